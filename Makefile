@@ -1,0 +1,34 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECIPE ?= recipes/quickstart.yaml
+
+.PHONY: help quickstart test slow-test lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# torch first and pinned: anything newer that another package would pull in costs gigabytes.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+
+$(VENV)/.%-installed: setup.py | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evaluate and index a real model (5 minutes)
+	$(BIN)/csr-hf run $(RECIPE)
+
+test: $(VENV)/.tests-installed  ## install what tests need and run them
+	$(BIN)/python -m pytest
+
+slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev-installed  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/mypy
+
+clean:  ## remove the virtual environment and all runs
+	rm -rf $(VENV) runs *.egg-info

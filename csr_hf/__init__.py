@@ -1,0 +1,57 @@
+"""csr_hf: sparse, adaptive embeddings from any sentence-transformers model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from csr_hf import auto_classes
+
+__version__ = "0.1.0"
+
+# Public name -> module. Imported on first use, so that `import csr_hf` and `csr-hf --help` stay quick.
+_PUBLIC = {
+    "CSRConfig": "csr_hf.configuration_csr",
+    "CSRModel": "csr_hf.modeling_csr",
+    "CSROutput": "csr_hf.modeling_csr",
+    "SparseCodes": "csr_hf.sparse_codes",
+    "Backbone": "csr_hf.backbone",
+    "load_backbone": "csr_hf.backbone",
+    "CSREncoder": "csr_hf.encoder",
+    "EmbeddingCache": "csr_hf.training.embeddings",
+    "embed_dataset": "csr_hf.training.embeddings",
+    "CSRTrainer": "csr_hf.training.trainer",
+    "TrainingArguments": "csr_hf.training.arguments",
+    "InvertedIndex": "csr_hf.search.index",
+    "Results": "csr_hf.evaluation.results",
+    "Recipe": "csr_hf.recipe",
+}
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from csr_hf.backbone import Backbone, load_backbone
+    from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.encoder import CSREncoder
+    from csr_hf.evaluation.results import Results
+    from csr_hf.modeling_csr import CSRModel, CSROutput
+    from csr_hf.recipe import Recipe
+    from csr_hf.search.index import InvertedIndex
+    from csr_hf.sparse_codes import SparseCodes
+    from csr_hf.training.arguments import TrainingArguments
+    from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
+    from csr_hf.training.trainer import CSRTrainer
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'csr_hf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+auto_classes.register()

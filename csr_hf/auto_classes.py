@@ -1,0 +1,68 @@
+"""Registers CSRConfig and CSRModel with transformers' Auto classes, without importing transformers early.
+
+`import csr_hf` takes milliseconds and `import transformers.AutoModel` seconds. So the registration runs at once when
+transformers' Auto modules are loaded already, and else right after somebody loads them.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+
+def _register_config() -> None:
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    from csr_hf.configuration_csr import CSRConfig
+
+    AutoConfig.register("csr", CSRConfig, exist_ok=True)
+    # Saved folders then carry the two source files, and load where csr_hf is not installed.
+    CSRConfig.register_for_auto_class()
+
+
+def _register_model() -> None:
+    from transformers.models.auto.modeling_auto import AutoModel
+
+    from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.modeling_csr import CSRModel
+
+    AutoModel.register(CSRConfig, CSRModel, exist_ok=True)
+    CSRModel.register_for_auto_class("AutoModel")
+
+
+_REGISTRATIONS: dict[str, Callable[[], None]] = {
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_model,
+}
+
+
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Runs a registration when its module has just been imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        registration = _REGISTRATIONS.get(fullname)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if registration else None
+        if spec is None or spec.loader is None or registration is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            registration()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def register() -> None:
+    """Register now what can be, and the rest when transformers' Auto modules are imported."""
+    for name, registration in _REGISTRATIONS.items():
+        if name in sys.modules:
+            registration()
+    if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterImport())

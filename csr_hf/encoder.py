@@ -1,0 +1,192 @@
+"""Backbone and head together: text in, sparse codes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from csr_hf.backbone import Backbone, load_backbone
+from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
+
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
+
+class CSREncoder:
+    """A frozen backbone with a CSR head behind it.
+
+    Args:
+        backbone: from `load_backbone`.
+        head: the trained `CSRModel`.
+
+    Raises:
+        ValueError: if the backbone's width is not the head's `input_dim`.
+    """
+
+    def __init__(self, backbone: Backbone, head: CSRModel) -> None:
+        if backbone.dim != head.config.input_dim:
+            raise ValueError(
+                f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
+                f"{head.config.input_dim} (it was trained on {head.config.base_model_name_or_path}). "
+                "Use that backbone, or train a head for this one."
+            )
+        self.backbone = backbone
+        self.head = head.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, device: str | None = None
+    ) -> CSREncoder:
+        """Load a head and the backbone its config names.
+
+        Args:
+            name_or_path: a folder that `csr-hf run` or `CSRModel.save_pretrained` wrote, or a Hub id.
+            revision: of the head's repository.
+            device: for backbone and head; default the best at hand.
+
+        Raises:
+            ValueError: if the config names no backbone, or its width differs.
+        """
+        from csr_hf.modeling_csr import CSRModel
+
+        head = CSRModel.from_pretrained(name_or_path, revision=revision)
+        base = head.config.base_model_name_or_path
+        if base is None:
+            raise ValueError(
+                f"the config of {name_or_path} names no backbone (`base_model_name_or_path`). "
+                "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+            )
+        backbone = load_backbone(base, revision=head.config.base_model_revision, device=device)
+        return cls(backbone, head.to(backbone.model.device))
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the head, carried by the codes it makes."""
+        return head_fingerprint(self.head)
+
+    def embed(
+        self, texts: str | Sequence[str], *, prompt_name: str | None = None, batch_size: int = 32, progress: bool = False
+    ) -> np.ndarray:
+        """Dense embeddings of the backbone, float32, shape (n, input_dim); one string gives one row."""
+        texts = [texts] if isinstance(texts, str) else texts
+        return self.backbone.embed(texts, prompt_name, batch_size, progress=progress)
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        k: int | None = None,
+        refine: bool = False,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> SparseCodes:
+        """Sparse codes of texts; exactly the head applied to the backbone's embeddings.
+
+        Args:
+            texts: one string or a sequence of strings; an empty sequence gives codes of length 0.
+            k: active latents; default the head's.
+            refine: least-squares values on the chosen support, see `CSRModel.encode`.
+            prompt_name: one of the backbone's prompts.
+            batch_size: texts in one pass of the backbone.
+            progress: show a bar.
+
+        Raises:
+            ValueError: if `k` exceeds hidden_dim or the prompt is unknown.
+            TypeError: if an element is not a string.
+        """
+        embeddings = self.embed(texts, prompt_name=prompt_name, batch_size=batch_size, progress=progress)
+        return encode_embeddings(self.head, embeddings, k, refine=refine)
+
+    def encode_query(self, texts: str | Sequence[str], **options: object) -> SparseCodes:
+        """`encode` with the backbone's "query" prompt, if it has one."""
+        return self.encode(texts, **{"prompt_name": "query", **options})  # type: ignore[arg-type]
+
+    def encode_document(self, texts: str | Sequence[str], **options: object) -> SparseCodes:
+        """`encode` with the backbone's "document" prompt, if it has one."""
+        return self.encode(texts, **{"prompt_name": "document", **options})  # type: ignore[arg-type]
+
+
+def head_fingerprint(head: CSRModel) -> str:
+    """Identifies a head by its weights: codes of heads with different fingerprints cannot be compared."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(head.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(np.ascontiguousarray(parameter.detach().float().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def encode_embeddings(
+    head: CSRModel,
+    embeddings: np.ndarray,
+    k: int | None = None,
+    *,
+    refine: bool = False,
+    dtype: Literal["float32", "float16"] = "float32",
+    batch_size: int = 2048,
+) -> SparseCodes:
+    """Sparse codes of cached embeddings.
+
+    Args:
+        head: the CSR head.
+        embeddings: shape (n, input_dim), any float type.
+        k: active latents; default the head's.
+        refine: least-squares values on the chosen support.
+        dtype: of the values; float16 is what an index stores.
+        batch_size: rows in one pass.
+
+    Raises:
+        ValueError: for NaN or infinite embeddings (the first such row is named), a wrong width, or k > hidden_dim.
+    """
+    import torch
+
+    config = head.config
+    k = config.k if k is None else k
+    indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
+    values = np.empty((len(embeddings), k), np.dtype(dtype))
+    # Even with no rows the head checks k and the width.
+    for start in range(0, max(len(embeddings), 1), batch_size):
+        block = _batch(head, embeddings, start, batch_size)
+        with torch.inference_mode():
+            block_values, block_indices = head.encode(block, k, refine=refine)
+        values[start : start + batch_size] = block_values.float().cpu().numpy()
+        indices[start : start + batch_size] = block_indices.cpu().numpy()
+    return SparseCodes(indices, values, config.hidden_dim, head_fingerprint(head), check=False)
+
+
+def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> np.ndarray:
+    """||decode(z)|| of every code, float32, shape (n,): what the "self" second stage divides by."""
+    import torch
+
+    norms = np.empty(len(codes), np.float32)
+    weight = head.encoder.weight
+    for start in range(0, len(codes), batch_size):
+        part = codes[start : start + batch_size]
+        values = torch.from_numpy(part.values.astype(np.float32)).to(weight)
+        indices = torch.from_numpy(part.indices.astype(np.int64)).to(weight.device)
+        with torch.inference_mode():
+            norms[start : start + batch_size] = head.decode(values, indices).float().norm(dim=-1).cpu().numpy()
+    return norms
+
+
+def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
+    """Dense queries seen from the latents, for `InvertedIndex.search(rescore="self")`; see `CSRModel.project`."""
+    import torch
+
+    with torch.inference_mode():
+        latents, offset = head.project(_batch(head, embeddings, 0, len(embeddings)))
+    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy())
+
+
+def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:  # type: ignore[name-defined]  # noqa: F821
+    import torch
+
+    block = np.asarray(embeddings[start : start + size], dtype=np.float32)
+    finite = np.isfinite(block).all(axis=-1)
+    if not finite.all():
+        row = start + int(np.argmin(finite))
+        raise ValueError(f"embeddings[{row}] holds NaN or infinity. Check that text, or embed it in float32.")
+    return torch.from_numpy(np.ascontiguousarray(block)).to(head.encoder.weight)

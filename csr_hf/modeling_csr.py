@@ -1,0 +1,191 @@
+"""The CSR head: dense embeddings to sparse codes and back. Travels inside each model repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_csr import CSRConfig
+
+_REFINE_ROUNDS = 3
+_RIDGE = 1e-5
+
+
+@dataclass
+class CSROutput(ModelOutput):
+    """What `CSRModel.forward` returns.
+
+    Attributes:
+        loss: reconstruction error at k, squared, summed over dimensions, averaged over the batch; a scalar.
+        values: values of the active latents, descending, shape (n, k).
+        indices: the active latents, int64, shape (n, k).
+        reconstruction: decoded codes, shape (n, input_dim).
+    """
+
+    loss: torch.FloatTensor | None = None
+    values: torch.FloatTensor | None = None
+    indices: torch.LongTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+
+
+class CSRModel(PreTrainedModel):
+    r"""A sparse autoencoder with a TopK activation on frozen embeddings (arXiv 2503.01776, equations 2 and 3).
+
+    .. code-block:: text
+
+        z     = ReLU(top_k(W (x - pre_bias) + latent_bias))
+        x_hat = W^T z + pre_bias                (tied; with `tied_decoder=False` a matrix of its own replaces W^T)
+
+    Parameters keep the names of sentence-transformers' `SparseAutoEncoder`: `encoder.weight` (hidden_dim, input_dim),
+    `pre_bias` (input_dim,), `latent_bias` (hidden_dim,). The buffer `stats_last_nonzero` (hidden_dim,) counts, for
+    each latent, the training examples since it last fired; only training changes it.
+    """
+
+    config_class = CSRConfig
+    config: CSRConfig
+    base_model_prefix = "csr"
+    main_input_name = "embeddings"
+    _no_split_modules: list[str] = []  # noqa: RUF012 - the attribute transformers reads
+
+    def __init__(self, config: CSRConfig) -> None:
+        super().__init__(config)
+        self.encoder = nn.Linear(config.input_dim, config.hidden_dim, bias=False)
+        self.pre_bias = nn.Parameter(torch.zeros(config.input_dim))
+        self.latent_bias = nn.Parameter(torch.zeros(config.hidden_dim))
+        if not config.tied_decoder:
+            self.decoder = nn.Linear(config.hidden_dim, config.input_dim, bias=False)
+        self.register_buffer("stats_last_nonzero", torch.zeros(config.hidden_dim, dtype=torch.long))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self.encoder:
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+        elif module is self:
+            init.zeros_(self.pre_bias)
+            init.zeros_(self.latent_bias)
+            init.zeros_(self.stats_last_nonzero)
+            if not self.config.tied_decoder:
+                init.copy_(self.decoder.weight, self.encoder.weight.t())
+
+    @property
+    def dictionary(self) -> torch.Tensor:
+        """The atoms that codes are decoded with, shape (hidden_dim, input_dim)."""
+        return self.encoder.weight if self.config.tied_decoder else self.decoder.weight.t()
+
+    def pre_activations(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """W (x - pre_bias) + latent_bias, shape (n, hidden_dim).
+
+        Raises:
+            ValueError: if the last axis of `embeddings` is not `input_dim`.
+        """
+        self._check_width(embeddings)
+        return F.linear(embeddings - self.pre_bias, self.encoder.weight, self.latent_bias)
+
+    def encode(
+        self, embeddings: torch.Tensor, k: int | None = None, *, refine: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sparse codes of dense embeddings.
+
+        Args:
+            embeddings: shape (n, input_dim).
+            k: active latents; default the config's. Any k up to hidden_dim works, whatever the head was trained at.
+            refine: keep the support the encoder chose and solve the least-squares problem on it (non-negative).
+                Better values at no cost in bytes; meant for documents. Float32 arithmetic, no gradient.
+
+        Returns:
+            values (n, k), descending, non-negative, and indices (n, k), int64. Latents that ReLU cut have value 0.
+
+        Raises:
+            ValueError: if `k` is not between 1 and hidden_dim, or the embeddings have another width.
+        """
+        k = self.config.k if k is None else k
+        if not 1 <= k <= self.config.hidden_dim:
+            raise ValueError(
+                f"`k` ({k}) must be between 1 and `hidden_dim` ({self.config.hidden_dim}). "
+                "Lower k, or train a head with a larger hidden_dim."
+            )
+        values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
+        values = torch.relu(values)
+        return self._refine(embeddings, values, indices) if refine else (values, indices)
+
+    def decode(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Dense embeddings of sparse codes: sum_j z_j * dictionary[j] + pre_bias.
+
+        Args:
+            values: shape (n, k).
+            indices: integers, shape (n, k).
+
+        Returns:
+            Embeddings, shape (n, input_dim).
+        """
+        latents = values.new_zeros((*values.shape[:-1], self.config.hidden_dim))
+        return latents.scatter_add(-1, indices.long(), values) @ self.dictionary + self.pre_bias
+
+    def project(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inner products of embeddings with every atom, and with pre_bias.
+
+        With them, <x, decode(z)> = sum_j latents[j] * z_j + offset: the second stage of a search scores a sparse
+        document against a dense query without decoding it.
+
+        Args:
+            embeddings: shape (n, input_dim).
+
+        Returns:
+            latents (n, hidden_dim) and offset (n,).
+        """
+        self._check_width(embeddings)
+        return embeddings @ self.dictionary.t(), embeddings @ self.pre_bias
+
+    def forward(self, embeddings: torch.Tensor, k: int | None = None, return_dict: bool = True) -> CSROutput | tuple:
+        """Encode, decode, and measure the reconstruction error at k.
+
+        Args:
+            embeddings: shape (n, input_dim).
+            k: active latents; default the config's.
+            return_dict: a `CSROutput`; a plain tuple in the same order if False.
+        """
+        values, indices = self.encode(embeddings, k)
+        reconstruction = self.decode(values, indices)
+        loss = (reconstruction - embeddings).pow(2).sum(-1).mean()
+        output = CSROutput(loss=loss, values=values, indices=indices, reconstruction=reconstruction)
+        return output if return_dict else output.to_tuple()
+
+    def _check_width(self, embeddings: torch.Tensor) -> None:
+        if embeddings.shape[-1] != self.config.input_dim:
+            raise ValueError(
+                f"embeddings are {embeddings.shape[-1]} wide, this head takes `input_dim` {self.config.input_dim}. "
+                "Use the backbone the head was trained on, or train a head for this one."
+            )
+
+    @torch.no_grad()
+    def _refine(
+        self, embeddings: torch.Tensor, values: torch.Tensor, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Non-negative least squares on the chosen support: normal equations, dropping what turns negative."""
+        atoms = self.dictionary.float()
+        support = atoms[indices]
+        gram = support @ support.transpose(-1, -2)
+        target = torch.einsum("nkd,nd->nk", support, embeddings.float() - self.pre_bias.float())
+        ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)[:, None]
+        active = values > 0
+        solution = torch.zeros_like(target)
+        for _ in range(_REFINE_ROUNDS):
+            # An inactive latent gets the equation 1 * z = 0, so that every system keeps the size k.
+            mask = active[:, :, None] & active[:, None, :]
+            system = torch.where(mask, gram, 0.0) + torch.diag_embed(torch.where(active, ridge, 1.0))
+            solution = torch.cholesky_solve(
+                torch.where(active, target, 0.0)[..., None], torch.linalg.cholesky(system)
+            )[..., 0]
+            negative = solution < 0
+            if not negative.any():
+                break
+            active &= ~negative
+        refined, order = torch.sort(solution.clamp_min(0), dim=-1, descending=True, stable=True)
+        return refined.to(values.dtype), torch.gather(indices, -1, order)

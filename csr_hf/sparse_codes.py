@@ -1,0 +1,236 @@
+"""Sparse codes as two small arrays: the active latents of every row and their values."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from scipy.sparse import csr_matrix
+
+_MAX_UINT16_DIM = 65_536
+
+
+class QueryProjections(NamedTuple):
+    """Dense queries seen from the latents: <x, decode(z)> = sum_j latents[j] * z_j + offset (see `CSRModel.project`)."""
+
+    latents: np.ndarray
+    """float32, shape (n, hidden_dim)."""
+    offset: np.ndarray
+    """float32, shape (n,)."""
+
+
+class SparseCodes:
+    """`n` codes of at most `k` active latents out of `dim`.
+
+    Rows are sorted by value, largest first, so a smaller `k` is a slice and never a second encoding. Values are
+    non-negative; a row with fewer than `k` active latents ends in zeros.
+
+    Args:
+        indices: active latents, integers in [0, dim), shape (n, k). Stored as uint16 when `dim` allows, else int32.
+        values: their values, shape (n, k), descending. float16 stays float16; every other type becomes float32.
+        dim: length of the latents axis (the head's `hidden_dim`).
+        head: fingerprint of the head that made the codes; None when unknown. An index refuses codes of another head.
+        check: verify ranges, order and finiteness. Costs one pass; off where the arrays are known to be good.
+
+    Raises:
+        ValueError: for shapes that differ, indices out of range, or values that are unsorted, negative or not finite.
+    """
+
+    __slots__ = ("dim", "head", "indices", "values")
+
+    def __init__(
+        self, indices: np.ndarray, values: np.ndarray, dim: int, head: str | None = None, *, check: bool = True
+    ) -> None:
+        if indices.ndim != 2 or indices.shape != values.shape:
+            raise ValueError(
+                f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k)."
+            )
+        if check and indices.size:
+            _check_arrays(indices, values, dim)
+        self.indices = indices.astype(index_dtype(dim), copy=False)
+        self.values = values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False)
+        self.dim = int(dim)
+        self.head = head
+
+    @property
+    def k(self) -> int:
+        """Latents kept in a row."""
+        return self.indices.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix the codes stand for: (n, dim)."""
+        return len(self), self.dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the two arrays."""
+        return self.indices.nbytes + self.values.nbytes
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    def __repr__(self) -> str:
+        return f"SparseCodes(n={len(self)}, k={self.k}, dim={self.dim}, {self.nbytes / max(len(self), 1):.0f} bytes a row)"
+
+    def __getitem__(self, rows: int | slice | np.ndarray) -> SparseCodes:
+        """Some of the rows, still as `SparseCodes` (a single integer gives one row)."""
+        if isinstance(rows, (int, np.integer)):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)} codes")
+            rows = slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+        return self._like(self.indices[rows], self.values[rows])
+
+    def truncate(self, k: int) -> SparseCodes:
+        """Keep the `k` largest latents of every row; a view, no copy.
+
+        Raises:
+            ValueError: if `k` is below 1 or above the k of these codes.
+        """
+        if not 1 <= k <= self.k:
+            raise ValueError(f"`k` ({k}) must be between 1 and the k of these codes ({self.k}). Encode with a larger k.")
+        return self._like(self.indices[:, :k], self.values[:, :k])
+
+    def normalize(self) -> SparseCodes:
+        """Rows of unit Euclidean norm, so that the dot product is the cosine. A row of zeros stays zero."""
+        values = self.values.astype(np.float32)
+        norms = np.linalg.norm(values, axis=1, keepdims=True)
+        values /= np.where(norms > 0, norms, 1)
+        return self._like(self.indices, values.astype(self.values.dtype))
+
+    def astype(self, dtype: Literal["float32", "float16"]) -> SparseCodes:
+        """The same codes with values of another width."""
+        return self._like(self.indices, self.values.astype(np.dtype(dtype)))
+
+    def to_scipy(self) -> csr_matrix:
+        """As a scipy matrix of shape (n, dim), float32, without explicit zeros."""
+        from scipy.sparse import csr_matrix
+
+        n, k = self.indices.shape
+        pointers = np.arange(0, n * k + 1, k, dtype=np.int64) if k else np.zeros(n + 1, np.int64)
+        data = self.values.astype(np.float32).ravel()
+        matrix = csr_matrix((data, self.indices.ravel().astype(np.int32), pointers), shape=self.shape)
+        matrix.eliminate_zeros()
+        matrix.sort_indices()
+        return matrix
+
+    def to_torch(self, layout: Literal["sparse", "dense"] = "sparse") -> torch.Tensor:
+        """As a torch tensor of shape (n, dim): sparse COO (what sentence-transformers uses) or dense, float32."""
+        import torch
+
+        rows, columns = np.nonzero(self.values)
+        latents = self.indices[rows, columns].astype(np.int64)
+        values = torch.from_numpy(self.values[rows, columns].astype(np.float32))
+        coordinates = torch.from_numpy(np.stack([rows, latents]))
+        tensor = torch.sparse_coo_tensor(coordinates, values, self.shape)
+        return tensor.to_dense() if layout == "dense" else tensor.coalesce()
+
+    @staticmethod
+    def concatenate(parts: list[SparseCodes]) -> SparseCodes:
+        """Stack codes of one head and one k.
+
+        Raises:
+            ValueError: if there are none, or their `k`, `dim` or `head` differ.
+        """
+        if not parts:
+            raise ValueError("`parts` is empty: nothing to concatenate.")
+        first = parts[0]
+        for part in parts[1:]:
+            if (part.k, part.dim, part.head) != (first.k, first.dim, first.head):
+                raise ValueError(
+                    f"codes differ in (k, dim, head): {(first.k, first.dim, first.head)} and "
+                    f"{(part.k, part.dim, part.head)}. Truncate to one k and use one head."
+                )
+        indices = np.concatenate([part.indices for part in parts])
+        return first._like(indices, np.concatenate([part.values for part in parts]))
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: if the folder cannot be written; nothing is left behind.
+        """
+        from safetensors.numpy import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": "csr_hf.sparse_codes", "dim": str(self.dim), "head": json.dumps(self.head)}
+        tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path, *, mmap: bool = True) -> SparseCodes:
+        """Read what `save` wrote.
+
+        Args:
+            path: the safetensors file.
+            mmap: map the arrays into memory (pages are read when touched) instead of reading them.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is truncated or holds something else.
+        """
+        path = Path(path)
+        metadata, layout, start = _read_header(path)
+        arrays = {}
+        for name in ("indices", "values"):
+            entry = layout[name]
+            begin, end = entry["data_offsets"]
+            if start + end > path.stat().st_size:
+                raise ValueError(f"{path} is truncated: `{name}` ends at byte {start + end}. Encode and save again.")
+            array = np.memmap(
+                path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=start + begin, shape=tuple(entry["shape"])
+            ) if end > begin else np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+            arrays[name] = array if mmap else np.array(array)
+        return cls(arrays["indices"], arrays["values"], int(metadata["dim"]), json.loads(metadata["head"]), check=not mmap)
+
+    def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
+        return SparseCodes(indices, values, self.dim, self.head, check=False)
+
+
+_DTYPES = {"U16": np.uint16, "I32": np.int32, "F16": np.float16, "F32": np.float32}
+
+
+def index_dtype(dim: int) -> type[np.uint16] | type[np.int32]:
+    """The narrowest integer type that holds every latent of `dim`."""
+    return np.uint16 if dim <= _MAX_UINT16_DIM else np.int32
+
+
+def _check_arrays(indices: np.ndarray, values: np.ndarray, dim: int) -> None:
+    if int(indices.min()) < 0 or int(indices.max()) >= dim:
+        raise ValueError(f"`indices` must lie in [0, {dim}); found {int(indices.min())} to {int(indices.max())}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"`values` holds NaN or infinity, first in row {int(np.argmin(np.isfinite(values).all(1)))}.")
+    if values.min() < 0 or (np.diff(values, axis=1) > 0).any():
+        raise ValueError("`values` must be non-negative and descend within each row.")
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict], int]:
+    """Metadata, tensor layout and first data byte of a safetensors file that `SparseCodes.save` wrote."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < 1 << 20:
+            raise ValueError(f"{path} is not a file of sparse codes. Write one with `SparseCodes.save`.")
+        raw = file.read(length)
+    try:
+        layout = json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"{path} is corrupt: its header cannot be read. Encode and save again.") from error
+    metadata = layout.pop("__metadata__", {})
+    if metadata.get("format") != "csr_hf.sparse_codes" or {"indices", "values"} - layout.keys():
+        raise ValueError(f"{path} does not hold sparse codes. Write one with `SparseCodes.save`.")
+    return metadata, layout, 8 + length

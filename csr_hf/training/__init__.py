@@ -1,0 +1,1 @@
+"""From texts to a trained head: data -> embeddings (once, cached) -> objectives -> trainer."""

