@@ -31,6 +31,7 @@ setup(
         "numba>=0.68",
         "scipy>=1.17",
         "pyyaml>=6.0",
+        "pydantic>=2.12",
         "tqdm>=4.67",
         "rich>=15",
     ],

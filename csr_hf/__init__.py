@@ -26,7 +26,7 @@ _PUBLIC = {
     "Results": "csr_hf.evaluation.results",
     "Recipe": "csr_hf.recipe",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.backbone import Backbone, load_backbone
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from csr_hf.training.trainer import CSRTrainer
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'csr_hf' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

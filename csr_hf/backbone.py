@@ -96,7 +96,7 @@ class Backbone:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{position}] is {type(text).__name__}, not a string.")
-        prompt = self._prompt(prompt_name)
+        prompt = self.prompt(prompt_name)
         if len(texts) == 0:
             return np.zeros((0, self.dim), np.float32)
         embeddings = self.model.encode(
@@ -104,7 +104,12 @@ class Backbone:
         )
         return np.asarray(embeddings, dtype=np.float32)
 
-    def _prompt(self, prompt_name: str | None) -> str | None:
+    def prompt(self, prompt_name: str | None) -> str | None:
+        """The text that is put before every input; None for none.
+
+        Raises:
+            ValueError: if the name is unknown ("query" and "document" are known to every backbone).
+        """
         if prompt_name is None:
             return None
         if prompt_name in self.prompts:

@@ -16,7 +16,7 @@ class CSRConfig(PretrainedConfig):
         k: active latents of a code.
         k_aux: dead latents that the auxiliary loss revives; None means min(512, hidden_dim // 2), 0 switches it off.
         dead_threshold: a latent is dead when it has not fired for this many training examples.
-        tied_decoder: decode with the transpose of the encoder (no decoder parameter). False gives a decoder of its own.
+        tied_decoder: decode with the transpose of the encoder (no decoder parameter); False: a decoder of its own.
         base_model_name_or_path: the backbone these embeddings come from.
         base_model_revision: its commit, when known.
 
@@ -36,7 +36,7 @@ class CSRConfig(PretrainedConfig):
         tied_decoder: bool = True,
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
-        **kwargs: Any,  # noqa: ANN401 - what PretrainedConfig takes
+        **kwargs: Any,
     ) -> None:
         sizes = {"input_dim": input_dim, "hidden_dim": hidden_dim, "k": k, "dead_threshold": dead_threshold}
         for name, size in sizes.items():

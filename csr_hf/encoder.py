@@ -15,6 +15,7 @@ from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
+
 class CSREncoder:
     """A frozen backbone with a CSR head behind it.
 
@@ -68,7 +69,12 @@ class CSREncoder:
         return head_fingerprint(self.head)
 
     def embed(
-        self, texts: str | Sequence[str], *, prompt_name: str | None = None, batch_size: int = 32, progress: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
     ) -> np.ndarray:
         """Dense embeddings of the backbone, float32, shape (n, input_dim); one string gives one row."""
         texts = [texts] if isinstance(texts, str) else texts

@@ -7,15 +7,19 @@ import difflib
 import importlib.metadata
 import os
 import platform
-import sys
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from csr_hf.training.arguments import PRESETS, TrainingArguments
+from csr_hf.atomic import written_whole
+from csr_hf.training.arguments import TrainingArguments
 from csr_hf.training.data import DataArguments
 
 _VERSIONED = ("csr_hf", "torch", "transformers", "sentence-transformers", "datasets", "accelerate", "numpy", "numba")
+
+# Sections that a finished run adds: a resolved recipe can be run again as it is.
+_RECORDED = ("versions", "results")
 
 
 @dataclass
@@ -49,13 +53,10 @@ class ModelArguments:
 
     def hidden_dim_for(self, input_dim: int) -> int:
         """The number of latents for embeddings `input_dim` wide."""
-        if isinstance(self.hidden_dim, int):
-            return self.hidden_dim
-        try:
-            return round(float(self.hidden_dim.removesuffix("x")) * input_dim) if self.hidden_dim.endswith("x") else int(
-                self.hidden_dim)
-        except ValueError:
-            raise ValueError(f"`model.hidden_dim` ({self.hidden_dim!r}) must be a number, or a multiple such as 4x.") from None
+        match = re.fullmatch(r"([0-9.]+)x|([0-9]+)", str(self.hidden_dim))
+        if match is None:
+            raise ValueError(f"`model.hidden_dim` ({self.hidden_dim!r}) must be a number, or a multiple such as 4x.")
+        return int(match[2]) if match[2] else round(float(match[1]) * input_dim)
 
 
 @dataclass
@@ -127,11 +128,14 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], overrides: dict[str, Any] | None = None) -> Recipe:
-        """Build a recipe from nested dictionaries; `versions`, which a resolved recipe records, is ignored."""
+        """Build a recipe from nested dictionaries; what a resolved recipe records of its run is ignored."""
         if not isinstance(content, dict):
-            raise ValueError(f"a recipe is a mapping of sections, not {type(content).__name__}. See recipes/quickstart.yaml.")
+            raise ValueError(
+                f"a recipe is a mapping of sections, not {type(content).__name__}. See recipes/quickstart.yaml."
+            )
         content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
-        content.pop("versions", None)
+        for recorded in _RECORDED:
+            content.pop(recorded, None)
         for dotted, value in (overrides or {}).items():
             *section, key = dotted.split(".")
             target = content
@@ -140,7 +144,12 @@ class Recipe:
                 if not isinstance(target, dict):
                     raise ValueError(f"`{dotted}` is unknown: `{name}` is not a section.")
             target[key] = value
-        return _build(cls, content, "")
+        content = {key: {} if value is None and key in _SECTIONS else value for key, value in content.items()}
+        _check_keys(cls, content)
+        training = content.get("training", {})
+        preset = TrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
+        content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
+        return _validated(content)
 
     @property
     def embeddings_dir(self) -> Path:
@@ -152,18 +161,12 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
-        """Write the resolved recipe with the versions it ran with, whole or not at all."""
+        """Write the resolved recipe, the versions it ran with, and `extra` sections."""
         import yaml
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({**self.to_dict(), "versions": {**versions(), **(extra or {})}}, sort_keys=False)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        resolved = {**self.to_dict(), "versions": versions(), **(extra or {})}
+        with written_whole(path) as temporary:
+            temporary.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -174,49 +177,46 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found["platform"] = f"{sys.platform} {platform.machine()}, {os.cpu_count()} cores"
+    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return found
 
 
-def _build(kind: type, content: Any, prefix: str) -> Any:  # noqa: ANN401 - a dataclass of any section
-    if not isinstance(content, dict):
-        raise ValueError(f"`{prefix.rstrip('.')}` must be a section with keys, not {content!r}.")
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    allowed = [*fields, "preset"] if kind is TrainingArguments else list(fields)
-    for key in content:
-        if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
-            hint = f"Did you mean `{prefix}{near[0]}`?" if near else f"Known keys: {', '.join(allowed)}."
-            raise ValueError(f"`{prefix}{key}` is not a key of a recipe. {hint}")
-    values = {}
+def _check_keys(kind: type, content: dict[str, Any], prefix: str = "") -> None:
+    """Refuse unknown keys, naming the nearest known one; descends into sections."""
+    sections = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
+    known = [*sections, "preset"] if kind is TrainingArguments else list(sections)
     for key, value in content.items():
-        factory = fields[key].default_factory if key in fields else dataclasses.MISSING
-        default = factory() if factory is not dataclasses.MISSING else None
-        if dataclasses.is_dataclass(default):
-            values[key] = _build(type(default), value or {}, f"{prefix}{key}.")
-        else:
-            values[key] = _check_type(f"{prefix}{key}", value, fields[key].type) if key in fields else value
-    if kind is TrainingArguments:
-        return TrainingArguments.from_preset(values.pop("preset", "csr_hf" if "csr_hf" in PRESETS else ""), **values)
-    return kind(**values)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"Did you mean `{prefix}{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
+            raise ValueError(f"`{prefix}{key}` is not a key of a recipe. {hint}")
+        section = _SECTIONS.get(key) if kind is Recipe else None
+        if section is not None and not isinstance(value, dict):
+            raise ValueError(f"`{key}` is a section with keys, not {value!r}.")
+        if section is not None:
+            _check_keys(section, value, f"{key}.")
 
 
-def _check_type(name: str, value: Any, annotation: Any) -> Any:  # noqa: ANN401 - any YAML value
-    """Catch the slips YAML makes easy: a quoted number, a float for a count, a word for a switch."""
-    kinds = {part.strip().split("[")[0] for part in str(annotation).split("|")}
-    if value is None:
-        if "None" in kinds:
-            return None
-        raise ValueError(f"`{name}` must be {annotation}, not empty.")
-    if "float" in kinds and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    names = {"int": int, "str": str, "bool": bool, "list": list, "dict": dict, "Literal": str, "float": str}
-    accepted = tuple(names[kind] for kind in kinds if kind in names and kind != "float")
-    if isinstance(value, bool) and "bool" not in kinds or (accepted and not isinstance(value, accepted)):
-        raise ValueError(f"`{name}` ({value!r}) must be {annotation}.")
-    if accepted == () and "float" in kinds:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"`{name}` ({value!r}) must be {annotation}.") from None
-    return value
+def _validated(content: dict[str, Any]) -> Recipe:
+    """Let pydantic check and convert every value (YAML reads 1e-3 as text, for one)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Recipe).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from None
+        raise ValueError(f"`{key}` ({first['input']!r}): {first['msg']}.") from None
+
+
+_SECTIONS: dict[str, type] = {
+    "backbone": BackboneArguments,
+    "data": DataArguments,
+    "model": ModelArguments,
+    "training": TrainingArguments,
+    "evaluation": EvaluationArguments,
+    "index": IndexArguments,
+}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+
+from csr_hf.atomic import written_whole
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ _MAX_UINT16_DIM = 65_536
 
 
 class QueryProjections(NamedTuple):
-    """Dense queries seen from the latents: <x, decode(z)> = sum_j latents[j] * z_j + offset (see `CSRModel.project`)."""
+    """Dense queries seen from the latents: <x, decode(z)> = sum_j latents[j] * z_j + offset, `CSRModel.project`."""
 
     latents: np.ndarray
     """float32, shape (n, hidden_dim)."""
@@ -49,9 +49,7 @@ class SparseCodes:
         self, indices: np.ndarray, values: np.ndarray, dim: int, head: str | None = None, *, check: bool = True
     ) -> None:
         if indices.ndim != 2 or indices.shape != values.shape:
-            raise ValueError(
-                f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k)."
-            )
+            raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
         if check and indices.size:
             _check_arrays(indices, values, dim)
         self.indices = indices.astype(index_dtype(dim), copy=False)
@@ -78,7 +76,8 @@ class SparseCodes:
         return self.indices.shape[0]
 
     def __repr__(self) -> str:
-        return f"SparseCodes(n={len(self)}, k={self.k}, dim={self.dim}, {self.nbytes / max(len(self), 1):.0f} bytes a row)"
+        size = self.nbytes / max(len(self), 1)
+        return f"SparseCodes(n={len(self)}, k={self.k}, dim={self.dim}, {size:.0f} bytes a row)"
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> SparseCodes:
         """Some of the rows, still as `SparseCodes` (a single integer gives one row)."""
@@ -95,7 +94,9 @@ class SparseCodes:
             ValueError: if `k` is below 1 or above the k of these codes.
         """
         if not 1 <= k <= self.k:
-            raise ValueError(f"`k` ({k}) must be between 1 and the k of these codes ({self.k}). Encode with a larger k.")
+            raise ValueError(
+                f"`k` ({k}) must be between 1 and the k of these codes ({self.k}). Encode with a larger k."
+            )
         return self._like(self.indices[:, :k], self.values[:, :k])
 
     def normalize(self) -> SparseCodes:
@@ -159,18 +160,10 @@ class SparseCodes:
         """
         from safetensors.numpy import save_file
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"format": "csr_hf.sparse_codes", "dim": str(self.dim), "head": json.dumps(self.head)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
+        with written_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
     @classmethod
     def load(cls, path: str | Path, *, mmap: bool = True) -> SparseCodes:
@@ -192,11 +185,17 @@ class SparseCodes:
             begin, end = entry["data_offsets"]
             if start + end > path.stat().st_size:
                 raise ValueError(f"{path} is truncated: `{name}` ends at byte {start + end}. Encode and save again.")
-            array = np.memmap(
-                path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=start + begin, shape=tuple(entry["shape"])
-            ) if end > begin else np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+            array = (
+                np.memmap(
+                    path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=start + begin, shape=tuple(entry["shape"])
+                )
+                if end > begin
+                else np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+            )
             arrays[name] = array if mmap else np.array(array)
-        return cls(arrays["indices"], arrays["values"], int(metadata["dim"]), json.loads(metadata["head"]), check=not mmap)
+        return cls(
+            arrays["indices"], arrays["values"], int(metadata["dim"]), json.loads(metadata["head"]), check=not mmap
+        )
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head, check=False)

@@ -65,16 +65,25 @@ class TrainingArguments:
         for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
-        _require(self.lr_scheduler_type in ("cosine", "constant"), "lr_scheduler_type", self.lr_scheduler_type,
-                 "cosine or constant")
-        _require(self.mixed_precision in ("no", "fp16", "bf16"), "mixed_precision", self.mixed_precision,
-                 "no, fp16 or bf16")
+        _require(
+            self.lr_scheduler_type in ("cosine", "constant"),
+            "lr_scheduler_type",
+            self.lr_scheduler_type,
+            "cosine or constant",
+        )
+        _require(
+            self.mixed_precision in ("no", "fp16", "bf16"), "mixed_precision", self.mixed_precision, "no, fp16 or bf16"
+        )
         self.reconstruction = {str(multiple): float(weight) for multiple, weight in self.reconstruction.items()}
-        _require(bool(self.reconstruction) and all(float(m) > 0 for m in self.reconstruction), "reconstruction",
-                 self.reconstruction, "multiples of k above 0, each with a weight")
+        _require(
+            bool(self.reconstruction) and all(float(m) > 0 for m in self.reconstruction),
+            "reconstruction",
+            self.reconstruction,
+            "multiples of k above 0, each with a weight",
+        )
 
     @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> TrainingArguments:  # noqa: ANN401 - any field
+    def from_preset(cls, preset: str, **overrides: Any) -> TrainingArguments:
         """The arguments of a preset, some of them overridden.
 
         Args:
@@ -95,8 +104,13 @@ class TrainingArguments:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "csr": {"gamma": 0.1, "learning_rate": 4e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0},
-    "csrv2": {"gamma": 0.1, "learning_rate": 1e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0,
-              "k_start": 64},
+    "csrv2": {
+        "gamma": 0.1,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
+        "k_start": 64,
+    },
     "csr_hf": {"reconstruction": {"0.25": 0.25, "0.5": 0.5, "1": 1.0, "2": 0.5, "4": 0.125}, "balance": 0.1},
 }
 """Named sets of arguments; what a preset leaves out has the default."""

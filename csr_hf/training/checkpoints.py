@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from csr_hf.atomic import written_whole
 from csr_hf.modeling_csr import CSRModel
 
 _STATE = "trainer_state.json"
@@ -26,18 +26,11 @@ def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], recor
         keep: number of checkpoints to keep.
     """
     target = folder / f"step_{record['step']:07d}"
-    temporary = folder / f".{target.name}.{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with written_whole(target) as temporary:
         model.save_pretrained(temporary)
         for name, state in states.items():
             torch.save(state, temporary / f"{name}.pt")
         (temporary / _STATE).write_text(json.dumps(record, indent=2))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -70,7 +70,7 @@ def explained_variance(embeddings: torch.Tensor, reconstructions: torch.Tensor) 
 
 
 def annealed_k(step: int, total_steps: int, k: int, k_start: int, fraction: float = 0.7) -> int:
-    """k falls linearly from `k_start` to `k` over the first `fraction` of the steps (arXiv 2602.05735)."""
+    """Annealed k: falls linearly from `k_start` to `k` over the first `fraction` of the steps (arXiv 2602.05735)."""
     if k_start <= k or fraction <= 0:
         return k
     progress = min(1.0, step / max(1.0, fraction * total_steps))

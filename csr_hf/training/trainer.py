@@ -143,7 +143,8 @@ class CSRTrainer:
                 if self.step % self.arguments.logging_steps == 0 or self.step == last:
                     figures = self._log(output)
                     bar.set_postfix(
-                        loss=f"{figures['loss']:.4f}", ev=f"{figures['explained_variance']:.3f}",
+                        loss=f"{figures['loss']:.4f}",
+                        ev=f"{figures['explained_variance']:.3f}",
                         dead=f"{figures['dead_fraction']:.1%}",
                     )
                 if self.arguments.save_steps and self.step % self.arguments.save_steps == 0:
@@ -203,8 +204,9 @@ class CSRTrainer:
 
     def _take_step(self) -> LossOutput:
         arguments, model = self.arguments, self.model
-        k = objectives.annealed_k(self.step, arguments.max_steps, model.config.k,
-                                  min(arguments.k_start, model.config.hidden_dim // 4))
+        k = objectives.annealed_k(
+            self.step, arguments.max_steps, model.config.k, min(arguments.k_start, model.config.hidden_dim // 4)
+        )
         batch = torch.from_numpy(self.data.rows(self._batch_indices(self.step))).to(self.accelerator.device)
         with self.accelerator.autocast():
             output: LossOutput = self.loss(batch, k)

@@ -1,0 +1,118 @@
+"""Results: rows that a table, a plot and a model card are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csr_hf.atomic import written_whole
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_FORMAT = "csr_hf.results/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure."""
+
+    task: str
+    metric: str
+    method: str
+    k: int | None
+    """Active latents of a document; None where a method has none."""
+    bytes_per_vector: int
+    """Stored for one document."""
+    score: float
+    retention: float
+    """Score / the dense model's score on the same task and metric."""
+
+
+@dataclass
+class Results:
+    """All figures of one run, and how they came about."""
+
+    rows: list[Row]
+    details: dict[str, Any] = field(default_factory=dict)
+    """Command, machine, versions, settings: what somebody needs to repeat the run."""
+
+    def select(self, **wanted: Any) -> list[Row]:
+        """Rows whose fields equal all of `wanted`."""
+        return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `results.json` and `results.md` into a folder."""
+        content = {"format": _FORMAT, **self.details, "rows": [dataclasses.asdict(row) for row in self.rows]}
+        for name, text in (("results.json", json.dumps(content, indent=1)), ("results.md", self.to_markdown())):
+            with written_whole(Path(folder) / name) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read `results.json`, or a folder that holds one.
+
+        Raises:
+            ValueError: if there is none, or the file is something else.
+        """
+        path = Path(path)
+        path = path / "results.json" if path.is_dir() else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT:
+                raise ValueError(f"it is not of the format {_FORMAT}")
+            rows = [Row(**row) for row in content.pop("rows")]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no results of csr_hf: {error!r}. `csr-hf run` writes them.") from error
+        return cls(rows, content)
+
+    def to_markdown(self) -> str:
+        """A table for each task, and how it was made."""
+        lines = []
+        for task in dict.fromkeys(row.task for row in self.rows):
+            header, body = self._table(task)
+            lines += [f"### {task}", "", _markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
+            lines += [*map(_markdown_row, body), ""]
+        for name in ("command", "machine", "note"):
+            if name in self.details:
+                lines.append(f"{name.capitalize()}: {self.details[name]}  ")
+        return "\n".join(lines).rstrip()
+
+    def to_tables(self) -> list[Table]:
+        """The same tables for a terminal."""
+        from rich.table import Table
+
+        tables = []
+        for task in dict.fromkeys(row.task for row in self.rows):
+            header, body = self._table(task)
+            table = Table(title=task, title_justify="left")
+            for number, name in enumerate(header):
+                table.add_column(name, justify="right" if number else "left")
+            for line in body:
+                table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)
+            tables.append(table)
+        return tables
+
+    def _table(self, task: str) -> tuple[list[str], list[list[str]]]:
+        """Header and lines: a line a method and k, for each metric the score and what is kept of the dense score."""
+        rows = [row for row in self.rows if row.task == task]
+        metrics = list(dict.fromkeys(row.metric for row in rows))
+        lines: dict[tuple, dict[str, Row]] = {}
+        for row in rows:
+            lines.setdefault((row.method, row.k, row.bytes_per_vector), {})[row.metric] = row
+        header = ["method", "k", "bytes a vector", *(name for metric in metrics for name in (metric, "retention"))]
+        body = []
+        for (method, k, size), found in lines.items():
+            figures = []
+            for metric in metrics:
+                figure = found.get(metric)
+                figures += [f"{figure.score:.4f}", f"{figure.retention:.3f}"] if figure else ["", ""]
+            body.append([method, "" if k is None else str(k), str(size), *figures])
+        return header, body
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,114 @@
+"""Queries as the kernels take them: unit-norm values, integer steps, and the error bound of the integer scan."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csr_hf.search import kernels
+from csr_hf.search.building import LEVELS
+from csr_hf.sparse_codes import QueryProjections, SparseCodes
+
+_MAX_QUERY_K = 16_384
+
+
+class PreparedQueries(NamedTuple):
+    """Read-only arrays of the queries' codes."""
+
+    latents: np.ndarray
+    """uint16 or int32, shape (n, query_k)."""
+    values: np.ndarray
+    """Of unit norm, float32, shape (n, query_k)."""
+    steps: np.ndarray
+    """What a posting of full weight adds, times 256 / 255; uint16, shape (n, query_k); 0 for latents not active."""
+    units: np.ndarray
+    """Accumulator units of a score of 1, float32, shape (n,)."""
+    slack: np.ndarray
+    """Units by which an accumulator may exceed the true score, int64, shape (n,)."""
+
+
+def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
+    """Normalise and check the codes of queries.
+
+    A posting holds ceil(255 u) for a component u of a unit vector, and adds floor(step * that / 256) + 1 where
+    step = ceil(w * units * 256 / 255). That is more than w * u * units and at most w * units / 255 + 2 above it.
+    Summed over the latents of a query: the slack. `units` is the largest scale at which 16 bits cannot overflow,
+    given that the cosine is at most 1.
+
+    Args:
+        codes: of the queries.
+        query_k: latents to keep; None keeps all.
+
+    Raises:
+        ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
+            query that names a latent twice.
+    """
+    codes = codes if query_k is None else _truncated(codes, query_k)
+    if codes.k > _MAX_QUERY_K:
+        raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
+    raw = codes.values.astype(np.float64)
+    if not (np.isfinite(raw) & (raw >= 0)).all():
+        raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
+    _check_latents(codes.indices, raw > 0, codes.dim)
+    norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
+    values = (raw / np.where(norms > 0, norms, 1)).astype(np.float32)
+    spread = values.sum(axis=1, dtype=np.float64) / LEVELS
+    units = np.floor((kernels.ACCUMULATORS - 1 - 2 * codes.k - 8) / (1 + spread))
+    # Two more than the bound above, for the rounding of float32.
+    slack = np.ceil(units * spread) + 2 * codes.k + 2
+    steps = np.ceil(values * units[:, None] * (LEVELS + 1) / LEVELS)
+    arrays = (np.array(codes.indices, order="C"), values, steps.astype(np.uint16), units.astype(np.float32), slack)
+    prepared = PreparedQueries(*arrays[:4], arrays[4].astype(np.int64))
+    for array in prepared:
+        array.flags.writeable = False
+    return prepared
+
+
+def check_projections(projections: QueryProjections | None, n: int, dim: int, has_norms: bool) -> None:
+    """Verify what `rescore="self"` needs.
+
+    Raises:
+        ValueError: if the projections are missing, of another shape or not finite, or the index has no decoded norms.
+    """
+    if not has_norms:
+        raise ValueError(
+            '`rescore="self"` needs the norms of the decoded documents. '
+            "Build the index with `decoded_norms=csr_hf.encoder.decoded_norms(head, codes)`."
+        )
+    if projections is None:
+        raise ValueError(
+            '`rescore="self"` needs `projections` of the dense queries. '
+            "Pass `csr_hf.encoder.project_queries(head, embeddings)`."
+        )
+    for name, array, shape in (("latents", projections.latents, (n, dim)), ("offset", projections.offset, (n,))):
+        if np.shape(array) != shape:
+            raise ValueError(
+                f"`projections.{name}` has the shape {np.shape(array)} instead of {shape}. "
+                "Project the embeddings of the same queries with the index's head."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"`projections.{name}` holds NaN or infinity. Check the query embeddings.")
+
+
+def _truncated(codes: SparseCodes, query_k: int) -> SparseCodes:
+    if not 1 <= query_k <= codes.k:
+        raise ValueError(
+            f"`query_k` ({query_k}) must be between 1 and the k of the query codes ({codes.k}). "
+            "Encode the queries with a larger k."
+        )
+    return codes.truncate(query_k)
+
+
+def _check_latents(indices: np.ndarray, active: np.ndarray, dim: int) -> None:
+    if not indices.size:
+        return
+    if not 0 <= int(indices.min()) <= int(indices.max()) < dim:
+        raise ValueError(f"`codes.indices` must lie in [0, {dim}); found {indices.min()} to {indices.max()}.")
+    # Places that are not active may repeat an index, so each gets a number of its own below zero.
+    own = np.where(active, indices.astype(np.int64), -1 - np.arange(indices.shape[1]))
+    repeated = (np.diff(np.sort(own, axis=1), axis=1) == 0).any(axis=1)
+    if repeated.any():
+        raise ValueError(
+            f"query {int(np.argmax(repeated))} names a latent twice. Every latent may appear once in a row."
+        )

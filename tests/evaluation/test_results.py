@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from csr_hf.evaluation.plots import plot_retention
+from csr_hf.evaluation.results import Results, Row
+
+
+@pytest.fixture
+def results():
+    rows = [Row("pairs", "nDCG@10", "dense", None, 1536, 0.8, 1.0), Row("pairs", "recall", "dense", None, 1536, 1, 1)]
+    for k in (8, 16):
+        rows += [Row("pairs", "nDCG@10", "CSR", k, 4 * k, 0.6 + k / 100, 0.75 + k / 80)]
+        rows += [Row("pairs", "recall", "CSR", k, 4 * k, 0.5, 0.5)]
+    return Results(rows, {"command": "csr-hf run x.yaml", "machine": "a machine"})
+
+
+def test_round_trip(results, tmp_path):
+    results.save(tmp_path)
+    assert Results.load(tmp_path) == results
+    assert Results.load(tmp_path / "results.json") == results
+    stored = json.loads((tmp_path / "results.json").read_text())["rows"][2]
+    assert set(stored) == {"task", "metric", "method", "k", "bytes_per_vector", "score", "retention"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
+
+
+def test_markdown_has_a_line_a_method_and_k_with_every_metric(results):
+    lines = results.to_markdown().splitlines()
+    assert "| method | k | bytes a vector | nDCG@10 | retention | recall | retention |" in lines
+    assert "| CSR | 16 | 64 | 0.7600 | 0.950 | 0.5000 | 0.500 |" in lines
+    assert "| dense |  | 1536 | 0.8000 | 1.000 | 1.0000 | 1.000 |" in lines
+    assert any("csr-hf run x.yaml" in line for line in lines)
+
+
+def test_terminal_tables_show_the_same_figures(results):
+    (table,) = results.to_tables()
+    assert [column.header for column in table.columns][:3] == ["method", "k", "bytes a vector"]
+    assert list(table.columns[3].cells) == ["0.8000", "0.6800", "0.7600"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"format": "other", "rows": []}', '{"rows": []}'])
+def test_other_files_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match="holds no results"):
+        Results.load(tmp_path)
+
+
+def test_plot_is_a_png_and_replaces_an_older_one(results, tmp_path):
+    path = tmp_path / "retention.png"
+    path.write_text("old")
+    plot_retention(results, path)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plot_without_rows_says_what_there_is(results, tmp_path):
+    with pytest.raises(ValueError, match=r"`metric` \('MRR'\).*'nDCG@10', 'recall'"):
+        plot_retention(results, tmp_path / "plot.png", "MRR")
+    assert list(tmp_path.iterdir()) == []

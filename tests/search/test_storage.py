@@ -1,0 +1,158 @@
+"""Indexes on disk: equal after a round trip, whole or not at all, refused when damaged."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from csr_hf.search import storage
+from csr_hf.search.index import InvertedIndex
+from csr_hf.sparse_codes import QueryProjections
+from tests.search.test_index import random_codes
+
+
+@pytest.fixture
+def codes():
+    return random_codes(700, 6, 120, 20, head="fingerprint")
+
+
+@pytest.fixture
+def saved(codes, tmp_path):
+    folder = tmp_path / "index"
+    InvertedIndex.build(codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700), block_size=256).save(folder)
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_round_trip(codes, saved, mmap):
+    built = InvertedIndex.build(
+        codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700), block_size=256
+    )  # fmt: skip
+    loaded = InvertedIndex.load(saved, mmap=mmap)
+    assert repr(loaded) == repr(built)
+    assert (loaded.head, loaded.nbytes) == ("fingerprint", built.nbytes)
+    projections = QueryProjections(np.random.default_rng(0).normal(size=(9, 120)), np.zeros(9))
+    for options in ({}, {"rescore": "self", "projections": projections}):
+        expected, result = built.search(codes[:9], 5, **options), loaded.search(codes[:9], 5, **options)
+        for left, right in zip(expected, result, strict=True):
+            np.testing.assert_array_equal(left, right)
+    mapped = [isinstance(array, np.memmap) for array in storage.load_folder(saved, mmap=mmap)[0].values()]
+    assert all(mapped) if mmap else not any(mapped)
+
+
+def test_empty_index_round_trip(codes, tmp_path):
+    InvertedIndex.build(codes[:0]).save(tmp_path / "a" / "index")
+    assert len(InvertedIndex.load(tmp_path / "a" / "index")) == 0
+
+
+def test_save_replaces_an_index_that_is_still_open(codes, saved):
+    old = InvertedIndex.load(saved)
+    before = old.search(codes[:3], 5)
+    InvertedIndex.build(codes[:10]).save(saved)
+    assert len(InvertedIndex.load(saved)) == 10
+    np.testing.assert_array_equal(old.search(codes[:3], 5).ids, before.ids)
+    assert names(saved.parent) == ["index"]
+    old.save(saved)
+    assert len(InvertedIndex.load(saved)) == 700
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("at", ["write", "first rename", "second rename"])
+def test_failed_save_leaves_everything_as_it_was(codes, saved, monkeypatch, fresh, at):
+    target = saved.parent / "other" if fresh else saved
+    calls = []
+
+    def fail_from(number, original):
+        def call(*arguments, **options):
+            calls.append(1)
+            if len(calls) == number:
+                raise OSError(28, "No space left on device")
+            return original(*arguments, **options)
+
+        return call
+
+    if at == "write":
+        monkeypatch.setattr(np, "save", fail_from(3, np.save))
+    else:
+        rename = storage.Path.rename
+        number = 1 if fresh or at == "first rename" else 2
+        monkeypatch.setattr(storage.Path, "rename", fail_from(number, rename))
+    with pytest.raises(OSError, match="No space left"):
+        InvertedIndex.build(codes[:10]).save(target)
+    monkeypatch.undo()
+    assert names(saved.parent) == ["index"]
+    assert len(InvertedIndex.load(saved)) == 700
+
+
+def test_save_leaves_foreign_paths_alone(codes, tmp_path):
+    index = InvertedIndex.build(codes)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name in ("folder", "file"):
+        with pytest.raises(ValueError, match="Choose another path"):
+            index.save(tmp_path / name)
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
+    assert names(tmp_path) == ["file", "folder"]
+    (tmp_path / "empty").mkdir()
+    index.save(tmp_path / "empty")
+    assert len(InvertedIndex.load(tmp_path / "empty")) == 700
+
+
+def test_load_errors(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no index folder"):
+        InvertedIndex.load(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(ValueError, match="not an index"):
+        InvertedIndex.load(tmp_path / "foreign")
+    (tmp_path / "foreign" / "manifest.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(ValueError, match="another format"):
+        InvertedIndex.load(tmp_path / "foreign")
+    (tmp_path / "foreign" / "manifest.json").write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match="damaged"):
+        InvertedIndex.load(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("name", ["indices", "values", "inverse_norms", "starts", "documents", "weights", "ids"])
+def test_truncated_or_missing_file(saved, name):
+    path = saved / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"incomplete: {name}.npy has"):
+        InvertedIndex.load(saved)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"incomplete: {name}.npy is missing"):
+        InvertedIndex.load(saved)
+
+
+def test_manifest_is_checked(saved, tmp_path):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    newer = {**manifest, "version": 99}
+    (saved / "manifest.json").write_text(json.dumps(newer))
+    with pytest.raises(ValueError, match="version 99"):
+        InvertedIndex.load(saved)
+    manifest["settings"]["dim"] = 5
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="checksum"):
+        InvertedIndex.load(saved)
+
+
+def test_load_finds_damaged_content_without_mmap(saved):
+    """Kernels do not check bounds, so what is read into memory is verified; a map is trusted."""
+    path = saved / "indices.npy"
+    array = np.load(path)
+    array[3, 2] = 60_000
+    np.save(path, array)
+    with pytest.raises(ValueError, match="damaged"):
+        InvertedIndex.load(saved, mmap=False)
+
+
+def test_swapped_file_of_another_index(codes, saved, tmp_path):
+    InvertedIndex.build(codes[:10]).save(tmp_path / "small")
+    shutil.copy(tmp_path / "small" / "weights.npy", saved / "weights.npy")
+    with pytest.raises(ValueError, match="incomplete"):
+        InvertedIndex.load(saved)

@@ -1,0 +1,36 @@
+import pytest
+
+from csr_hf import CSRConfig
+
+
+@pytest.mark.parametrize("name", ["input_dim", "hidden_dim", "k", "dead_threshold"])
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8", True, None])
+def test_sizes_must_be_positive_integers(name, size):
+    with pytest.raises(ValueError, match=rf"`{name}` \({size!r}\) must be a positive integer"):
+        CSRConfig(**{name: size})
+
+
+def test_k_and_k_aux_must_fit_hidden_dim():
+    with pytest.raises(ValueError, match=r"`k` \(65\) must not exceed `hidden_dim` \(64\)"):
+        CSRConfig(hidden_dim=64, k=65)
+    with pytest.raises(ValueError, match=r"`k_aux` \(65\) must not exceed `hidden_dim` \(64\)"):
+        CSRConfig(hidden_dim=64, k=8, k_aux=65)
+    with pytest.raises(ValueError, match=r"`k_aux` \(-1\)"):
+        CSRConfig(k_aux=-1)
+    assert CSRConfig(hidden_dim=64, k=64, k_aux=64).k == 64
+
+
+def test_k_aux_defaults_to_half_of_small_heads():
+    assert CSRConfig(hidden_dim=64, k=8).k_aux == 32
+    assert CSRConfig(hidden_dim=4096).k_aux == 512
+    assert CSRConfig(k_aux=0).k_aux == 0
+
+
+def test_json_round_trip(tmp_path):
+    config = CSRConfig(input_dim=8, hidden_dim=16, k=2, tied_decoder=False, base_model_name_or_path="a/b")
+    config.save_pretrained(tmp_path)
+    assert (
+        CSRConfig.from_pretrained(tmp_path).to_dict()
+        == config.to_dict() | {"_name_or_path": CSRConfig.from_pretrained(tmp_path).to_dict().get("_name_or_path")}
+        or CSRConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
+    )

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+
+from csr_hf import CSRConfig, CSREncoder, CSRModel, SparseCodes
+from csr_hf.encoder import decoded_norms, encode_embeddings, head_fingerprint, project_queries
+from tests.conftest import MINILM, make_head
+
+
+@pytest.fixture(scope="module")
+def encoder(backbone):
+    torch.manual_seed(0)
+    return CSREncoder(backbone, CSRModel(CSRConfig(hidden_dim=256, k=8, base_model_name_or_path=MINILM)))
+
+
+def test_codes_are_the_head_applied_to_the_embeddings(encoder):
+    texts = ["a first text", "and a second, longer one", ""]
+    values, indices = encoder.head.encode(torch.from_numpy(encoder.backbone.embed(texts)))
+    codes = encoder.encode(texts)
+    assert np.array_equal(codes.indices, indices.numpy())
+    assert np.array_equal(codes.values, values.detach().numpy())
+    assert (codes.dim, codes.head) == (256, encoder.fingerprint)
+
+
+def test_odd_inputs_behave(encoder):
+    assert len(encoder.encode([])) == 0
+    assert len(encoder.encode("one string")) == 1
+    assert np.array_equal(encoder.encode("one string").values, encoder.encode(["one string"]).values)
+    assert (encoder.encode("").values > 0).any()
+    very_long = encoder.encode("word " * 20_000)
+    assert np.isfinite(very_long.values).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 20, 256])
+def test_k_is_chosen_at_call_time(encoder, k):
+    assert encoder.encode(["a text"], k=k).k == k
+    with pytest.raises(ValueError, match=r"`k` \(257\)"):
+        encoder.encode(["a text"], k=257)
+    with pytest.raises(ValueError, match=r"`k` \(257\)"):
+        encoder.encode([], k=257)
+
+
+def test_queries_and_documents_use_their_prompts(encoder, monkeypatch):
+    monkeypatch.setitem(encoder.backbone.model.prompts, "query", "ask: ")
+    monkeypatch.setitem(encoder.backbone.model.prompts, "document", "say: ")
+    for method, prompt in ((encoder.encode_query, "ask: "), (encoder.encode_document, "say: ")):
+        np.testing.assert_allclose(method(["x"]).values, encoder.encode([prompt + "x"]).values, atol=1e-5)
+
+
+def test_other_width_is_refused(backbone):
+    with pytest.raises(ValueError, match=r"gives 384 dimensions, the head takes `input_dim` 12"):
+        CSREncoder(backbone, make_head())
+
+
+def test_encoder_loads_head_and_the_backbone_it_names(encoder, tmp_path):
+    encoder.head.save_pretrained(tmp_path)
+    loaded = CSREncoder.from_pretrained(tmp_path, device="cpu")
+    assert loaded.fingerprint == encoder.fingerprint
+    first, second = loaded.encode(["a text"]), encoder.encode(["a text"])
+    assert np.array_equal(first.values, second.values)
+    make_head().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="names no backbone"):
+        CSREncoder.from_pretrained(tmp_path)
+
+
+def test_cached_embeddings_in_any_batch_size_give_the_same_codes(embeddings):
+    head = make_head()
+    whole = encode_embeddings(head, embeddings, batch_size=10_000)
+    parts = encode_embeddings(head, embeddings, batch_size=7)
+    assert np.array_equal(whole.indices, parts.indices)
+    np.testing.assert_allclose(whole.values, parts.values, atol=1e-6)
+    assert encode_embeddings(head, embeddings.astype(np.float16), dtype="float16").values.dtype == np.float16
+    assert len(encode_embeddings(head, embeddings[:0])) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_named(embeddings, bad):
+    embeddings[5, 3] = bad
+    with pytest.raises(ValueError, match=r"embeddings\[5\] holds NaN or infinity"):
+        encode_embeddings(make_head(), embeddings, batch_size=4)
+
+
+def test_other_width_of_cached_embeddings_is_refused(embeddings):
+    with pytest.raises(ValueError, match="embeddings are 11 wide"):
+        encode_embeddings(make_head(), embeddings[:, :11])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_norms_and_projections_score_like_decoding(embeddings, tied):
+    head = make_head(tied)
+    codes = encode_embeddings(head, embeddings[:40], refine=True, dtype="float16")
+    decoded = head.decode(
+        torch.from_numpy(codes.values.astype(np.float32)), torch.from_numpy(codes.indices.astype(np.int64))
+    ).detach()
+    norms = decoded_norms(head, codes, batch_size=7)
+    np.testing.assert_allclose(norms, decoded.norm(dim=1), rtol=1e-5)
+    queries = embeddings[40:50]
+    latents, offset = project_queries(head, queries)
+    rows = codes.to_scipy().toarray()
+    scores = (latents @ rows.T + offset[:, None]) / norms
+    expected = torch.from_numpy(queries) @ torch.nn.functional.normalize(decoded, dim=1).T
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_fingerprint_tells_heads_apart():
+    head, same = make_head(), make_head()
+    assert head_fingerprint(head) == head_fingerprint(same)
+    same.stats_last_nonzero += 1  # A counter of the training, not a weight.
+    assert head_fingerprint(head) == head_fingerprint(same)
+    with torch.no_grad():
+        same.pre_bias[0] += 1
+    assert head_fingerprint(head) != head_fingerprint(same)
+
+
+def test_half_precision_heads_encode(embeddings):
+    head = make_head().half()
+    codes = encode_embeddings(head, embeddings)
+    assert isinstance(codes, SparseCodes)
+    assert np.isfinite(codes.values).all()

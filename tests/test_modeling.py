@@ -1,0 +1,219 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from transformers import AutoConfig, AutoModel
+
+from csr_hf import CSRConfig, CSRModel
+from tests.conftest import make_head
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def head(request):
+    return make_head(request.param)
+
+
+@pytest.fixture
+def inputs(embeddings):
+    return torch.from_numpy(embeddings[:50])
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_encode_follows_its_formula(head, inputs):
+    weight, pre_bias, bias = (
+        t.detach().double().numpy() for t in (head.encoder.weight, head.pre_bias, head.latent_bias)
+    )
+    values, indices = head.encode(inputs, 7)
+    for row, x in enumerate(inputs.double().numpy()):
+        latents = weight @ (x - pre_bias) + bias
+        best = np.argsort(-latents)[:7]
+        assert indices[row].tolist() == best.tolist()
+        np.testing.assert_allclose(values[row].detach(), np.maximum(latents[best], 0), atol=1e-5)
+
+
+def test_values_descend_and_relu_cuts(head, inputs):
+    values, indices = head.encode(inputs, head.config.hidden_dim)
+    assert (values.diff(dim=-1) <= 0).all()
+    assert (values[:, -1] == 0).all()
+    assert (indices.sort(dim=-1).values == torch.arange(40)).all()
+
+
+def test_smaller_k_is_a_prefix(head, inputs):
+    large, small = head.encode(inputs, 20), head.encode(inputs, 3)
+    assert equal([tensor[:, :3] for tensor in large], small)
+
+
+def test_decode_is_the_dictionary_times_the_latents(head, inputs):
+    values, indices = head.encode(inputs)
+    latents = torch.zeros(50, 40).scatter(1, indices, values)
+    matrix = head.encoder.weight if head.config.tied_decoder else head.decoder.weight.t()
+    torch.testing.assert_close(head.decode(values, indices), latents @ matrix + head.pre_bias)
+
+
+def test_tied_head_has_no_decoder_parameter():
+    names = {"encoder.weight", "pre_bias", "latent_bias", "stats_last_nonzero"}
+    assert set(make_head(True).state_dict()) == names
+    assert set(make_head(False).state_dict()) == names | {"decoder.weight"}
+
+
+def test_untied_decoder_starts_as_the_transposed_encoder():
+    model = CSRModel(CSRConfig(input_dim=4, hidden_dim=8, k=2, tied_decoder=False))
+    assert torch.equal(model.decoder.weight, model.encoder.weight.t())
+
+
+def test_projection_scores_codes_without_decoding(head, inputs):
+    values, indices = head.encode(inputs)
+    latents, offset = head.project(inputs)
+    scores = (latents.gather(1, indices) * values).sum(-1) + offset
+    torch.testing.assert_close(scores, (inputs * head.decode(values, indices)).sum(-1))
+
+
+def test_refined_values_solve_least_squares_on_the_support(head, inputs):
+    _, plain_indices = head.encode(inputs, 6)
+    values, indices = head.encode(inputs, 6, refine=True)
+    atoms = head.dictionary.detach().double().numpy()
+    for row in range(len(inputs)):
+        active = plain_indices[row][head.encode(inputs[row : row + 1], 6)[0][0] > 0]
+        target = inputs[row].double().numpy() - head.pre_bias.detach().double().numpy()
+        _, error = nnls(atoms[active.numpy()].T, target)
+        mine = values[row].detach().double().numpy() @ atoms[indices[row].numpy()] - target
+        assert np.linalg.norm(mine) == pytest.approx(error, rel=2e-2, abs=1e-4)
+    assert torch.equal(indices.sort(dim=-1).values, plain_indices.sort(dim=-1).values)
+    assert (values.diff(dim=-1) <= 0).all()
+    assert (values >= 0).all()
+
+
+def test_refined_codes_reconstruct_better(head, inputs):
+    errors = [
+        (head.decode(*head.encode(inputs, 6, refine=refine)) - inputs).pow(2).sum(-1) for refine in (False, True)
+    ]
+    assert (errors[1] <= errors[0] + 1e-5).all()
+    assert errors[1].mean() < errors[0].mean()
+
+
+def test_forward_measures_the_reconstruction_and_gives_gradients(head, inputs):
+    output = head(embeddings=inputs, k=4)
+    values, indices = head.encode(inputs, 4)
+    assert torch.equal(output.values, values)
+    assert torch.equal(output.indices, indices)
+    expected = ((output.reconstruction - inputs) ** 2).sum(1).mean()
+    torch.testing.assert_close(output.loss, expected)
+    assert head(inputs, return_dict=False)[0].shape == ()
+    output.loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+def test_transformers_trainer_takes_the_head(tmp_path, embeddings):
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    model = make_head()
+    before = float(model(torch.from_numpy(embeddings)).loss)
+    arguments = TrainingArguments(
+        tmp_path, max_steps=60, learning_rate=1e-2, report_to=[], save_strategy="no", use_cpu=True, label_names=[]
+    )
+    data = Dataset.from_dict({"embeddings": embeddings.tolist()}).with_format("torch")
+    Trainer(model=model, args=arguments, train_dataset=data).train()
+    assert float(model(torch.from_numpy(embeddings)).loss) < 0.5 * before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_saved_and_loaded_heads_have_equal_bits(head, inputs, tmp_path, dtype):
+    model = head.to(dtype)
+    model.stats_last_nonzero += torch.arange(40)
+    model.save_pretrained(tmp_path)
+    loaded = CSRModel.from_pretrained(tmp_path)
+    assert loaded.dtype == dtype
+    assert model.state_dict().keys() == loaded.state_dict().keys()
+    assert equal(model.state_dict().values(), loaded.state_dict().values())
+    assert equal(model.encode(inputs.to(dtype)), loaded.encode(inputs.to(dtype)))
+    assert CSRModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+def test_construction_on_the_meta_device(head, tmp_path):
+    with torch.device("meta"):
+        empty = CSRModel(head.config)
+    assert empty.encoder.weight.is_meta
+    head.save_pretrained(tmp_path)
+    empty.load_state_dict(CSRModel.from_pretrained(tmp_path).state_dict(), assign=True)
+    assert equal(empty.state_dict().values(), head.state_dict().values())
+
+
+def test_compiled_head_gives_the_same_codes(head, inputs):
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    expected, found = head(inputs), compiled(inputs)
+    assert torch.equal(expected.indices, found.indices)
+    torch.testing.assert_close(expected.reconstruction, found.reconstruction)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_independent(head, inputs, duplicate):
+    twin = duplicate(head)
+    expected = head.encode(inputs)
+    assert equal(twin.encode(inputs), expected)
+    with torch.no_grad():
+        twin.encoder.weight.zero_()
+    assert equal(head.encode(inputs), expected)
+
+
+def test_auto_classes_know_the_head(head, tmp_path):
+    head.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is CSRConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is CSRModel
+
+
+def test_saved_folder_loads_where_csr_hf_is_not_installed(head, inputs, tmp_path):
+    head.save_pretrained(tmp_path / "head")
+    names = {path.name for path in (tmp_path / "head").iterdir()}
+    assert {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py"} <= names
+    torch.save(inputs, tmp_path / "inputs.pt")
+    script = f"""
+import sys
+sys.modules["csr_hf"] = None  # importing it fails, as where it is not installed
+import torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained({str(tmp_path / "head")!r}, trust_remote_code=True)
+values, indices = model.encode(torch.load({str(tmp_path / "inputs.pt")!r}), refine=True)
+torch.save((values, indices, type(model).__module__), {str(tmp_path / "outputs.pt")!r})
+"""
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    values, indices, module = torch.load(tmp_path / "outputs.pt")
+    assert module.startswith("transformers_modules.")
+    assert equal((values, indices), head.encode(inputs, refine=True))
+
+
+@pytest.mark.parametrize(
+    "order", ["import csr_hf, transformers", "import transformers; transformers.AutoModel; import csr_hf"]
+)
+def test_auto_classes_know_the_head_in_either_import_order(tmp_path, order):
+    make_head().save_pretrained(tmp_path)
+    script = (
+        f"{order}\nmodel = transformers.AutoModel.from_pretrained({str(tmp_path)!r})\n"
+        "assert type(model).__module__ == 'csr_hf.modeling_csr', type(model)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_widths_are_refused(head):
+    for call in (head.encode, head.project, head):
+        with pytest.raises(ValueError, match=r"embeddings are 7 wide, this head takes `input_dim` 12"):
+            call(torch.zeros(2, 7))
+
+
+@pytest.mark.parametrize("k", [0, 41])
+def test_k_out_of_range_is_refused(head, inputs, k):
+    with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and `hidden_dim` \(40\)"):
+        head.encode(inputs, k)

@@ -1,0 +1,191 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from csr_hf import SparseCodes
+
+
+def make_codes(n=20, k=6, dim=50, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    indices = np.stack([rng.permutation(dim)[:k] for _ in range(n)]) if n else np.zeros((0, k), int)
+    values = -np.sort(-rng.random((n, k)), axis=1).astype(dtype)
+    values[values < 0.15] = 0
+    return SparseCodes(indices, values, dim, "a-head")
+
+
+def dense(codes):
+    matrix = np.zeros(codes.shape, np.float32)
+    for row in range(len(codes)):
+        for latent, value in zip(codes.indices[row], codes.values[row], strict=True):
+            matrix[row, latent] += value
+    return matrix
+
+
+def same(first, second):
+    return (
+        np.array_equal(first.indices, second.indices)
+        and np.array_equal(first.values, second.values)
+        and (first.dim, first.head, first.values.dtype) == (second.dim, second.head, second.values.dtype)
+    )
+
+
+@pytest.fixture
+def codes():
+    return make_codes()
+
+
+def test_arrays_take_the_narrowest_types():
+    codes = SparseCodes(np.array([[65_535, 3]]), np.array([[2.0, 1.0]]), 65_536)
+    assert (codes.indices.dtype, codes.values.dtype) == (np.uint16, np.float32)
+    codes = SparseCodes(np.array([[65_536, 3]]), np.array([[2.0, 1.0]], np.float16), 65_537)
+    assert (codes.indices.dtype, codes.values.dtype) == (np.int32, np.float16)
+    assert (codes.k, codes.shape, codes.nbytes) == (2, (1, 65_537), 12)
+
+
+def test_arrays_of_the_right_type_are_not_copied():
+    indices, values = np.zeros((3, 2), np.uint16), np.ones((3, 2), np.float32)
+    codes = SparseCodes(indices, values, 8)
+    assert np.shares_memory(codes.indices, indices)
+    assert np.shares_memory(codes.values, values)
+
+
+def test_truncation_is_a_view_of_the_largest(codes):
+    small = codes.truncate(2)
+    assert np.shares_memory(small.values, codes.values)
+    assert np.array_equal(small.indices, codes.indices[:, :2])
+    assert small.head == codes.head
+    for k in (0, 7):
+        with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and the k of these codes \(6\)"):
+            codes.truncate(k)
+
+
+@pytest.mark.parametrize("rows", [slice(3, 9, 2), [4, 1], np.arange(20) % 3 == 0, np.array([-1, 0])])
+def test_rows_can_be_sliced(codes, rows):
+    assert np.array_equal(dense(codes[rows]), dense(codes)[rows])
+
+
+def test_single_rows(codes):
+    assert np.array_equal(dense(codes[5])[0], dense(codes)[5])
+    assert np.array_equal(dense(codes[-1])[0], dense(codes)[-1])
+    for row in (20, -21):
+        with pytest.raises(IndexError, match="of 20 codes"):
+            codes[row]
+
+
+def test_normalised_rows_have_unit_norm_and_zeros_stay():
+    codes = make_codes()
+    codes.values[3] = 0
+    norms = np.linalg.norm(dense(codes.normalize()), axis=1)
+    np.testing.assert_allclose(np.delete(norms, 3), 1, rtol=1e-6)
+    assert norms[3] == 0
+    assert codes.astype("float16").normalize().values.dtype == np.float16
+
+
+def test_conversions_equal_the_written_out_matrix(codes):
+    expected = dense(codes)
+    matrix = codes.to_scipy()
+    assert np.array_equal(matrix.toarray(), expected)
+    assert matrix.nnz == np.count_nonzero(codes.values)
+    assert np.array_equal(codes.to_torch("dense").numpy(), expected)
+    sparse = codes.to_torch()
+    assert sparse.is_sparse
+    assert sparse.is_coalesced()
+    assert np.array_equal(sparse.to_dense().numpy(), expected)
+    assert np.array_equal(codes.astype("float16").to_scipy().toarray(), dense(codes.astype("float16")))
+
+
+def test_concatenation_stacks_and_refuses_what_differs(codes):
+    assert same(SparseCodes.concatenate([codes[:5], codes[5:]]), codes)
+    with pytest.raises(ValueError, match="`parts` is empty"):
+        SparseCodes.concatenate([])
+    for other in (codes.truncate(3), make_codes(dim=60), SparseCodes(codes.indices, codes.values, 50, "another")):
+        with pytest.raises(ValueError, match=r"codes differ in \(k, dim, head\)"):
+            SparseCodes.concatenate([codes, other])
+
+
+def test_no_rows_at_all(tmp_path):
+    codes = make_codes(0)
+    assert (len(codes), codes.k) == (0, 6)
+    assert codes.to_scipy().shape == codes.to_torch().shape == (0, 50)
+    assert len(codes.normalize()) == len(codes[:3]) == 0
+    codes.save(tmp_path / "codes")
+    assert same(SparseCodes.load(tmp_path / "codes"), codes)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("codes", [make_codes(), make_codes(dtype=np.float16), make_codes(dim=70_000)])
+def test_save_and_load(tmp_path, codes, mmap):
+    codes.save(tmp_path / "deep" / "codes.safetensors")
+    loaded = SparseCodes.load(tmp_path / "deep" / "codes.safetensors", mmap=mmap)
+    assert same(loaded, codes)
+    assert isinstance(loaded.values, np.memmap) is mmap
+    assert same(loaded[3:7].truncate(2), codes[3:7].truncate(2))
+
+
+def test_a_slice_can_be_saved(tmp_path, codes):
+    codes[::2].truncate(3).save(tmp_path / "codes")
+    assert same(SparseCodes.load(tmp_path / "codes"), codes[::2].truncate(3))
+
+
+def test_failed_save_leaves_the_old_file_alone(tmp_path, codes, monkeypatch):
+    codes.save(tmp_path / "codes")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        codes[:1].save(tmp_path / "codes")
+    monkeypatch.undo()
+    assert same(SparseCodes.load(tmp_path / "codes"), codes)
+    assert [path.name for path in tmp_path.iterdir()] == ["codes"]
+
+
+def header(layout):
+    raw = json.dumps(layout).encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"x" * 100,
+        struct.pack("<Q", 10) + b"not json!!",
+        header({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + b"\0" * 4,
+    ],
+)
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=r"sparse codes|corrupt"):
+        SparseCodes.load(tmp_path / "file")
+
+
+def test_truncated_file_is_refused(tmp_path, codes):
+    codes.save(tmp_path / "codes")
+    content = (tmp_path / "codes").read_bytes()
+    (tmp_path / "codes").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="is truncated"):
+        SparseCodes.load(tmp_path / "codes")
+    with pytest.raises(FileNotFoundError):
+        SparseCodes.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("indices", "values", "message"),
+    [
+        ([[0, 1]], [[1.0]], "must both have the shape"),
+        ([0, 1], [1.0, 0.5], "must both have the shape"),
+        ([[0, 9]], [[1.0, 0.5]], r"must lie in \[0, 9\); found 0 to 9"),
+        ([[-1, 3]], [[1.0, 0.5]], "found -1 to 3"),
+        ([[0, 1], [2, 3]], [[1.0, 0.5], [np.nan, 0.5]], "NaN or infinity, first in row 1"),
+        ([[0, 1]], [[0.5, 1.0]], "descend within each row"),
+        ([[0, 1]], [[0.5, -1.0]], "non-negative"),
+    ],
+)
+def test_bad_arrays_are_named(indices, values, message):
+    with pytest.raises(ValueError, match=message):
+        SparseCodes(np.array(indices), np.array(values), 9)

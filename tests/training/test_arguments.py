@@ -1,0 +1,49 @@
+import pytest
+
+from csr_hf import TrainingArguments
+from csr_hf.training.arguments import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_can_be_overridden(preset):
+    arguments = TrainingArguments.from_preset(preset, max_steps=7)
+    assert arguments.max_steps == 7
+    for name, value in PRESETS[preset].items():
+        assert getattr(arguments, name) == value
+    assert TrainingArguments(**arguments.to_dict()) == arguments
+
+
+def test_unknown_preset_names_those_there_are():
+    with pytest.raises(ValueError, match=r"`preset` \('fast'\) is unknown. Choose one of: csr, csrv2, csr_hf"):
+        TrainingArguments.from_preset("fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", 0),
+        ("per_device_train_batch_size", 1),
+        ("logging_steps", 0),
+        ("save_total_limit", 0),
+        ("learning_rate", 0),
+        ("temperature", -1),
+        ("distillation_temperature", 0),
+        ("beta", -0.1),
+        ("gamma", -1),
+        ("balance", -1),
+        ("max_grad_norm", -1),
+        ("save_steps", -1),
+        ("warmup_ratio", 1),
+        ("lr_scheduler_type", "linear"),
+        ("mixed_precision", "fp8"),
+        ("reconstruction", {}),
+        ("reconstruction", {"0": 1.0}),
+    ],
+)
+def test_values_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        TrainingArguments(**{name: value})
+
+
+def test_multiples_from_yaml_may_be_numbers():
+    assert TrainingArguments(reconstruction={1: 1, 0.25: 2}).reconstruction == {"1": 1.0, "0.25": 2.0}

@@ -1,0 +1,178 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from csr_hf import CSRModel, CSRTrainer, TrainingArguments
+from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
+from csr_hf.training.trainer import NonFiniteLossError
+from tests.conftest import make_head
+
+EVERYTHING = {"gamma": 0.1, "distillation": 0.2, "balance": 0.1, "k_start": 9}
+
+
+def make_trainer(folder, embeddings, head=None, **arguments):
+    settings = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 5, **arguments}
+    head = make_head(dead_threshold=300) if head is None else head
+    return CSRTrainer(head, TrainingArguments(**settings), embeddings, folder)
+
+
+def state(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_explains_the_data(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
+    before = trainer.measure()["explained_variance"]
+    figures = trainer.train(progress=False)
+    assert figures["explained_variance"] > 0.75 > before + 0.3
+    assert figures["steps"] == 300
+    log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]
+    assert [line["step"] for line in log] == list(range(5, 301, 5))
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert {"reconstruction_5", "explained_variance", "dead_fraction", "learning_rate"} <= log[0].keys()
+
+
+def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings)
+    figures = trainer.measure()
+    values, indices = trainer.model.encode(torch.from_numpy(embeddings))
+    share = torch.bincount(indices[values > 0], minlength=40).double() / len(embeddings)
+    assert figures["postings_per_document"] == pytest.approx(float((share**2).sum()), rel=1e-5)
+    assert figures["active_latents"] == pytest.approx(float(share.sum()), rel=1e-5)
+    assert figures["most_used_latent"] == pytest.approx(float(share.max()), rel=1e-5)
+    assert figures["postings_per_document_if_even"] == 25 / 40
+
+
+def test_interrupted_run_ends_with_the_same_bits(tmp_path, embeddings):
+    whole = make_trainer(tmp_path / "whole", embeddings, **EVERYTHING)
+    whole.train(progress=False)
+    cut = make_trainer(tmp_path / "cut", embeddings, **EVERYTHING)
+    cut.train(progress=False, until=25)
+    assert not equal(state(cut), state(whole))
+    resumed = make_trainer(tmp_path / "cut", embeddings, head=make_head(dead_threshold=300), **EVERYTHING)
+    resumed.train(resume_from_checkpoint=True, progress=False)
+    assert resumed.step == 40
+    assert equal(state(resumed), state(whole))
+    # Clocks were running: some latents fire rarely in this data.
+    assert len(set(whole.model.stats_last_nonzero.tolist())) > 1
+
+
+def test_resuming_without_a_checkpoint_starts_anew(tmp_path, embeddings):
+    first, second = make_trainer(tmp_path / "a", embeddings), make_trainer(tmp_path / "b", embeddings)
+    first.train(progress=False)
+    second.train(resume_from_checkpoint=True, progress=False)
+    assert equal(state(first), state(second))
+
+
+def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
+    trainers = [make_trainer(tmp_path / str(n), embeddings, seed=seed) for n, seed in enumerate((0, 0, 1))]
+    for trainer in trainers:
+        trainer.train(progress=False)
+    assert equal(state(trainers[0]), state(trainers[1]))
+    assert not equal(state(trainers[0]), state(trainers[2]))
+
+
+def test_every_row_is_seen_once_an_epoch(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings[:100])
+    seen = np.concatenate([trainer._batch_indices(step) for step in range(25)])
+    assert all(sorted(seen[epoch * 100 : epoch * 100 + 100]) == list(range(100)) for epoch in range(16))
+    assert list(seen[:100]) != list(seen[100:200])
+
+
+def test_several_arrays_are_one_data_set(tmp_path, embeddings):
+    parts = [embeddings[:100].astype(np.float16), embeddings[100:101].astype(np.float16), embeddings[101:]]
+    trainer = make_trainer(tmp_path, parts)
+    rows = np.array([599, 0, 100, 99, 101, 100])
+    expected = np.concatenate([part.astype(np.float32) for part in parts])[rows]
+    assert np.array_equal(trainer.data.rows(rows), expected)
+
+
+def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
+    make_trainer(tmp_path, embeddings).train(progress=False)
+    for other in (
+        make_trainer(tmp_path, embeddings, learning_rate=1e-5),
+        make_trainer(tmp_path, embeddings[:500]),
+    ):
+        with pytest.raises(ValueError, match="belongs to a run with other arguments or data"):
+            other.train(resume_from_checkpoint=True, progress=False)
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=tmp_path, progress=False)
+
+
+def test_dead_clock_counts_examples(tmp_path, embeddings):
+    head = make_head(dead_threshold=300)
+    with torch.no_grad():
+        head.latent_bias[4] = -100
+    trainer = make_trainer(tmp_path, embeddings, head=head, max_steps=6)
+    figures = trainer.train(progress=False)
+    assert head.stats_last_nonzero[4] == 6 * 64
+    assert (head.stats_last_nonzero >= 0).all()
+    assert figures["dead_fraction"] == pytest.approx(float((head.stats_last_nonzero > 300).float().mean()))
+    assert figures["dead_fraction"] > 0
+
+
+def test_checkpoints_are_pruned_and_unfinished_ones_ignored(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings)
+    trainer.train(progress=False)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in list_checkpoints(folder)] == ["step_0000030", "step_0000040"]
+    (folder / "step_0000050").mkdir()
+    assert list_checkpoints(folder)[-1].name == "step_0000040"
+    weights, _, record = load_checkpoint(list_checkpoints(folder)[-1], ["optimizer", "scheduler"])
+    assert equal(weights, state(trainer))
+    assert record["step"] == 40
+    assert equal(CSRModel.from_pretrained(folder / "step_0000040").state_dict(), state(trainer))
+
+
+def test_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, embeddings, monkeypatch):
+    trainer = make_trainer(tmp_path, embeddings)
+    trainer.train(progress=False, until=10)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    trainer.step = 11
+    with pytest.raises(OSError, match="No space"):
+        trainer.save_checkpoint()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000010"]
+
+
+def test_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings)
+    trainer.train(progress=False, until=12)
+    with torch.no_grad():
+        trainer.model.pre_bias[0] = float("inf")
+    with pytest.raises(NonFiniteLossError, match=r"is not finite at step 12: .*step_0000010.*Lower learning_rate"):
+        trainer.train(progress=False)
+    kept = CSRModel.from_pretrained(tmp_path / "checkpoints" / "step_0000010")
+    assert all(torch.isfinite(parameter).all() for parameter in kept.parameters())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_named(tmp_path, embeddings, bad):
+    embeddings[17, 2] = bad
+    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, row 17"):
+        make_trainer(tmp_path, embeddings)
+
+
+def test_unusable_embeddings_are_refused(tmp_path, embeddings):
+    with pytest.raises(ValueError, match="the data set is empty"):
+        make_trainer(tmp_path, embeddings[:0])
+    with pytest.raises(ValueError, match=r"embeddings are 11 wide, the head takes `input_dim` 12"):
+        make_trainer(tmp_path, embeddings[:, :11])
+    with pytest.raises(ValueError, match="embeddings differ in width"):
+        make_trainer(tmp_path, [embeddings, embeddings[:, :11]])
+
+
+def test_mixed_precision_trains(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
+    before = trainer.measure()["explained_variance"]
+    assert trainer.train(progress=False)["explained_variance"] > before + 0.2
+    assert trainer.model.dtype == torch.float32
