@@ -48,7 +48,7 @@ class Backbone:
     @property
     def prompts(self) -> dict[str, str]:
         """Prompt texts by name, as the model declares them."""
-        return dict(self.model.prompts or {})
+        return {name: prompt or "" for name, prompt in self.model.prompts.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -139,7 +139,7 @@ def load_backbone(
     """
     if Path(name_or_path).is_dir():
         return _load(name_or_path, name_or_path, None, device, trust_remote_code, f"folder {name_or_path}")
-    tried = []
+    tried: list[str] = []
     commit = _hub_commit(name_or_path, revision, tried)
     for local_only, where in ((False, "the Hub"), (True, "the local Hub cache")):
         if not local_only and commit is None:

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks, warnings and the log")
     common.add_argument("--no-progress", action="store_true", help="no progress bars")
     common.add_argument("--device", help="cpu, cuda, ...; default the best at hand")

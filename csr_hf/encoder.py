@@ -53,7 +53,7 @@ class CSREncoder:
         """
         from csr_hf.modeling_csr import CSRModel
 
-        head = CSRModel.from_pretrained(name_or_path, revision=revision)
+        head = CSRModel.from_pretrained(name_or_path, revision=revision or "main")
         base = head.config.base_model_name_or_path
         if base is None:
             raise ValueError(
@@ -61,7 +61,8 @@ class CSREncoder:
                 "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
             )
         backbone = load_backbone(base, revision=head.config.base_model_revision, device=device)
-        return cls(backbone, head.to(backbone.model.device))
+        head.to(backbone.model.device)  # type: ignore[arg-type]
+        return cls(backbone, head)
 
     @property
     def fingerprint(self) -> str:

@@ -13,8 +13,11 @@ from transformers.utils import ModelOutput
 
 from .configuration_csr import CSRConfig
 
-_REFINE_ROUNDS = 3
 _RIDGE = 1e-5
+_SWEEPS = 50
+_TOLERANCE = 1e-5
+# Up to here all inner products of atoms (64 MB) are computed once and looked up.
+_GRAM_LATENTS = 4096
 
 
 @dataclass
@@ -28,10 +31,10 @@ class CSROutput(ModelOutput):
         reconstruction: decoded codes, shape (n, input_dim).
     """
 
-    loss: torch.FloatTensor | None = None
-    values: torch.FloatTensor | None = None
-    indices: torch.LongTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    values: torch.Tensor | None = None  # type: ignore[assignment]
+    indices: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
 
 
 class CSRModel(PreTrainedModel):
@@ -49,6 +52,7 @@ class CSRModel(PreTrainedModel):
 
     config_class = CSRConfig
     config: CSRConfig
+    stats_last_nonzero: torch.Tensor
     base_model_prefix = "csr"
     main_input_name = "embeddings"
     _no_split_modules: list[str] = []  # noqa: RUF012 - the attribute transformers reads
@@ -168,24 +172,43 @@ class CSRModel(PreTrainedModel):
     def _refine(
         self, embeddings: torch.Tensor, values: torch.Tensor, indices: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Non-negative least squares on the chosen support: normal equations, dropping what turns negative."""
+        """Non-negative least squares on the chosen support; latents that ReLU cut stay at zero."""
         atoms = self.dictionary.float()
-        support = atoms[indices]
-        gram = support @ support.transpose(-1, -2)
-        target = torch.einsum("nkd,nd->nk", support, embeddings.float() - self.pre_bias.float())
-        ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)[:, None]
+        target = (embeddings.float() - self.pre_bias.float()) @ atoms.t()
+        target = torch.gather(target, -1, indices)
+        gram = _gram_of_supports(atoms, indices)
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        diagonal += _RIDGE * diagonal.mean(-1, keepdim=True).clamp_min(1e-12)
         active = values > 0
-        solution = torch.zeros_like(target)
-        for _ in range(_REFINE_ROUNDS):
-            # An inactive latent gets the equation 1 * z = 0, so that every system keeps the size k.
-            mask = active[:, :, None] & active[:, None, :]
-            system = torch.where(mask, gram, 0.0) + torch.diag_embed(torch.where(active, ridge, 1.0))
-            solution = torch.cholesky_solve(
-                torch.where(active, target, 0.0)[..., None], torch.linalg.cholesky(system)
-            )[..., 0]
-            negative = solution < 0
-            if not negative.any():
-                break
-            active &= ~negative
-        refined, order = torch.sort(solution.clamp_min(0), dim=-1, descending=True, stable=True)
+        # An inactive latent gets the equation 1 * z = 0, so that every system keeps the size k.
+        both = active[:, :, None] & active[:, None, :]
+        system = torch.where(both, gram, 0.0) + torch.diag_embed((~active).to(gram))
+        target = torch.where(active, target, 0.0)
+        solution = torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
+        constrained = (solution < 0).any(-1)
+        if constrained.any():
+            start = solution[constrained].clamp_min(0)
+            solution[constrained] = _descend_non_negative(system[constrained], target[constrained], start)
+        refined, order = torch.sort(solution, dim=-1, descending=True, stable=True)
         return refined.to(values.dtype), torch.gather(indices, -1, order)
+
+
+def _gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Inner products of the chosen atoms, shape (n, k, k)."""
+    if len(atoms) <= _GRAM_LATENTS:
+        return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
+    support = atoms[indices]
+    return support @ support.transpose(-1, -2)
+
+
+def _descend_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Minimise z^T system z / 2 - target^T z over z >= 0, one coordinate of all rows at a time."""
+    solution = start.clone()
+    for _ in range(_SWEEPS):
+        before = solution.clone()
+        for j in range(target.shape[-1]):
+            slope = (system[:, j] * solution).sum(-1) - target[:, j]
+            solution[:, j] = (solution[:, j] - slope / system[:, j, j]).clamp_min(0)
+        if (solution - before).abs().max() <= _TOLERANCE * solution.max():
+            break
+    return solution

@@ -116,7 +116,7 @@ def test_transformers_trainer_takes_the_head(tmp_path, embeddings):
     from transformers import Trainer, TrainingArguments
 
     model = make_head()
-    before = float(model(torch.from_numpy(embeddings)).loss)
+    before = model(torch.from_numpy(embeddings)).loss.item()
     arguments = TrainingArguments(
         tmp_path, max_steps=60, learning_rate=1e-2, report_to=[], save_strategy="no", use_cpu=True, label_names=[]
     )

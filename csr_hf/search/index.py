@@ -10,7 +10,7 @@ import numpy as np
 
 from csr_hf.search import kernels, storage
 from csr_hf.search.documents import build_lists, check_loaded, checked_ids, checked_norms, storable
-from csr_hf.search.queries import PreparedQueries, check_projections, prepare_queries
+from csr_hf.search.queries import PreparedQueries, checked_projections, prepare_queries
 from csr_hf.search.threads import available_threads, run
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
@@ -123,9 +123,9 @@ class InvertedIndex:
         depth = self._checked_depth(codes, top_k, rescore, candidates)
         threads = _checked_threads(threads)
         if rescore == "self":
-            check_projections(projections, len(codes), self._dim, "decoded_norms" in self._arrays)
+            projections = checked_projections(projections, len(codes), self._dim, "decoded_norms" in self._arrays)
         keys = self._first_stage(prepare_queries(codes, query_k), depth, threads)
-        if rescore == "self":
+        if rescore == "self" and projections is not None:
             keys = self._rescore_self(keys, top_k, projections, threads)
         scores, positions = kernels.split_keys(keys)
         return SearchResult(self._ids_of(positions), scores, positions)
@@ -176,9 +176,7 @@ class InvertedIndex:
         best[:, :found] = merged
         return best
 
-    def _rescore_self(
-        self, keys: np.ndarray, top_k: int, projections: QueryProjections | None, threads: int
-    ) -> np.ndarray:
+    def _rescore_self(self, keys: np.ndarray, top_k: int, projections: QueryProjections, threads: int) -> np.ndarray:
         """Keys of the best `top_k` of the candidates, shape (n_queries, top_k), by the dense query's cosine."""
         latents = _frozen(projections.latents, np.float32)
         offsets = _frozen(projections.offset, np.float32)
@@ -297,6 +295,6 @@ def _checked_threads(threads: int | None) -> int:
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
     """A read-only contiguous view, so that kernels see one type of array whoever made it."""
-    view = np.ascontiguousarray(array, dtype=dtype).view()
+    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view

@@ -65,8 +65,8 @@ def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
     return prepared
 
 
-def check_projections(projections: QueryProjections | None, n: int, dim: int, has_norms: bool) -> None:
-    """Verify what `rescore="self"` needs.
+def checked_projections(projections: QueryProjections | None, n: int, dim: int, has_norms: bool) -> QueryProjections:
+    """Verify what `rescore="self"` needs; gives the projections back.
 
     Raises:
         ValueError: if the projections are missing, of another shape or not finite, or the index has no decoded norms.
@@ -89,6 +89,7 @@ def check_projections(projections: QueryProjections | None, n: int, dim: int, ha
             )
         if not np.isfinite(array).all():
             raise ValueError(f"`projections.{name}` holds NaN or infinity. Check the query embeddings.")
+    return projections
 
 
 def _truncated(codes: SparseCodes, query_k: int) -> SparseCodes:

@@ -99,6 +99,7 @@ class CSRTrainer:
             )
         self.arguments = arguments
         self.output_dir = Path(output_dir)
+        _forget_other_precision(arguments.mixed_precision)
         self.accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
         optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
@@ -259,9 +260,9 @@ class CSRTrainer:
         return float((self.model.stats_last_nonzero > self.model.config.dead_threshold).float().mean())
 
     def _log(self, output: LossOutput) -> dict[str, float]:
-        figures = {"loss": float(output.loss.detach()), **{name: float(part) for name, part in output.parts.items()}}
-        figures["dead_fraction"] = self._dead_fraction()
-        figures["learning_rate"] = self.scheduler.get_last_lr()[0]
+        figures = {"loss": float(output.loss.detach())}
+        figures |= {name: float(part) for name, part in output.parts.items()}
+        figures |= {"dead_fraction": self._dead_fraction(), "learning_rate": float(self.scheduler.get_last_lr()[0])}
         if self._is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             with (self.output_dir / "training_log.jsonl").open("a") as file:
@@ -269,7 +270,7 @@ class CSRTrainer:
         return figures
 
     def _resume(self, checkpoint: bool | str | Path) -> None:
-        if checkpoint is True:
+        if isinstance(checkpoint, bool):
             found = list_checkpoints(self._checkpoints)
             if not found:
                 return
@@ -297,3 +298,11 @@ class CSRTrainer:
             f"{what} is not finite at step {self.step}: {parts}. {where}. "
             "Lower learning_rate, use mixed_precision no or bf16, or check the embeddings' scale."
         )
+
+
+def _forget_other_precision(mixed_precision: str) -> None:
+    """Accelerate keeps the precision of a process's first Accelerator and refuses another one later."""
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()

@@ -93,7 +93,7 @@ def test_column_of_numbers_is_refused(tmp_path):
     ("name", "content", "reason"),
     [
         ("empty.csv", "", "the file is empty"),
-        ("header.csv", "text\n", "no rows with text"),
+        ("header.csv", "text\n", "no data"),
         ("blank.jsonl", '{"text": " "}\n', "no rows with text"),
         ("broken.parquet", "not parquet", "cannot be read"),
         ("rows.docx", "x", "'.docx' are unknown. Known: .csv"),
