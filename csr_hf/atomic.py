@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         The temporary path, which does not exist yet.
 
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, also where safetensors has an error of its own for that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +34,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         _remove(temporary)
 

@@ -206,7 +206,7 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
     folder, arguments, texts = Path(recipe.output_dir), recipe.index, embedded.texts
     index = index_documents(head, embedded.documents, arguments.k or head.config.k, refine=arguments.refine)
     index.save(folder / _INDEX)
-    kept = texts.dataset.select_columns(["id", *texts.roles]).rename_column(texts.document_role, "text")
+    kept = texts.dataset.select_columns(["id", texts.document_role]).rename_columns({texts.document_role: "text"})
     with written_whole(folder / _DOCUMENTS) as temporary:
         kept.to_parquet(str(temporary))
     say(f"index      {len(index):,} documents, {index.bytes_per_vector} bytes each, in {folder / _INDEX}")

@@ -87,7 +87,7 @@ class TrainingArguments:
         """The arguments of a preset, some of them overridden.
 
         Args:
-            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k and balance).
+            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k, even use of latents).
             **overrides: fields of this class.
 
         Raises:
@@ -111,7 +111,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_ratio": 0.0,
         "k_start": 64,
     },
-    "csr_hf": {"reconstruction": {"0.25": 0.25, "0.5": 0.5, "1": 1.0, "2": 0.5, "4": 0.125}, "balance": 0.1},
+    "csr_hf": {
+        "reconstruction": {"0.25": 0.25, "1": 1.0, "4": 0.125},
+        "balance": 0.3,
+        "per_device_train_batch_size": 256,
+    },
 }
 """Named sets of arguments; what a preset leaves out has the default."""
 

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from csr_hf.encoder import encode_embeddings
+from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
+from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
+from tests.conftest import make_head
+
+
+@pytest.fixture(scope="module")
+def measured():
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((200, 12)).astype(np.float32)
+    queries = documents + 0.5 * rng.standard_normal((200, 12)).astype(np.float32)
+    queries, documents = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, documents))
+    head = make_head()
+    rows = evaluate_retrieval(
+        head, queries, documents, documents[::-1], task="t", ks=[2, 5, 99], query_k_factor=3, candidates=200
+    )
+    return head, queries, documents, {(row.metric, row.method, row.k): row for row in rows}, rows
+
+
+def test_sparse_rows_equal_a_search_written_out(measured):
+    head, queries, documents, rows, _ = measured
+    neighbors = top_neighbors(queries, documents)
+    for k in (2, 5):
+        stored = encode_embeddings(head, documents, k, refine=True, dtype="float16")
+        codes = stored.to_scipy().toarray()
+        asked = encode_embeddings(head, queries, 3 * k).to_scipy().toarray()
+        norms = np.linalg.norm(codes, axis=1, keepdims=True)
+        found = top_neighbors(asked, codes / np.where(norms > 0, norms, 1))
+        assert rows[NDCG, "CSR", k].score == pytest.approx(ndcg_at(found, np.arange(200)), abs=0.01)
+        assert rows[RECALL, "CSR", k].score == pytest.approx(neighbor_recall(found, neighbors), abs=0.01)
+        assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k
+
+
+def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
+    head, queries, documents, rows, _ = measured
+    for k in (2, 5):
+        stored = encode_embeddings(head, documents, k, refine=True, dtype="float16")
+        arrays = torch.from_numpy(stored.values.astype(np.float32)), torch.from_numpy(stored.indices.astype(np.int64))
+        decoded = torch.nn.functional.normalize(head.decode(*arrays).detach(), dim=1).numpy()
+        # Documents that share no latent with the query are no candidates.
+        asked = encode_embeddings(head, queries, min(40, 3 * k)).to_scipy()
+        scores = np.where((asked @ stored.to_scipy().T).toarray() > 0, queries @ decoded.T, -2)
+        found = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        row = rows[NDCG, "CSR, self-rescored", k]
+        assert row.score == pytest.approx(ndcg_at(found, np.arange(200)), abs=0.01)
+        assert row.bytes_per_vector == 4 * k + 4
+
+
+def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
+    *_, rows = measured
+    rescored = sorted({row.bytes_per_vector for row in rows if row.method == "CSR, self-rescored"})
+    for method in ("truncation", "PCA"):
+        sizes = sorted({row.bytes_per_vector for row in rows if row.method == method})
+        assert sizes == rescored
+    assert {row.bytes_per_vector for row in rows if row.method == "int8"} == {12}
+    assert {row.bytes_per_vector for row in rows if row.method == "binary"} == {2}
+
+
+def test_retention_is_the_share_of_the_dense_score(measured):
+    *_, rows, listed = measured
+    assert rows[NDCG, "dense", None].retention == 1
+    for row in listed:
+        assert row.retention == pytest.approx(row.score / rows[row.metric, "dense", None].score)
+    assert rows[RECALL, "int8", None].score > 0.9
+    # k beyond hidden_dim is left out.
+    assert {row.k for row in listed} == {None, 2, 5}
+
+
+def test_without_pairs_only_neighbours_are_compared(measured):
+    head, queries, documents, _, _ = measured
+    rows = evaluate_retrieval(
+        head, queries[:50], documents, documents, task="t", ks=[2], baselines=False, paired=False
+    )
+    assert {row.metric for row in rows} == {RECALL}
+    assert {row.method for row in rows} == {"dense", "CSR", "CSR, self-rescored"}
