@@ -140,7 +140,11 @@ def _add_encode_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", "-o", type=Path, required=True, help="safetensors file to write")
     command.add_argument("--column", default="text", help="column of a data file (default: %(default)s)")
     command.add_argument("--k", type=int, help="active latents (default: the head's)")
-    command.add_argument("--refine", action="store_true", help="least-squares values: better, for documents")
+    command.add_argument(
+        "--refine",
+        choices=["values", "pursuit"],
+        help="better codes for documents: least-squares values, or support and values by matching pursuit",
+    )
     command.add_argument("--prompt-name", help="one of the backbone's prompts")
     command.add_argument("--batch-size", type=int, default=32, help="texts in one pass (default: %(default)s)")
 
@@ -206,7 +210,7 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
     codes = encoder.encode(
         texts,
         k=options.k,
-        refine=options.refine,
+        refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
         prompt_name=options.prompt_name,
         batch_size=options.batch_size,
         progress=not options.no_progress,

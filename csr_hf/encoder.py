@@ -86,7 +86,7 @@ class CSREncoder:
         texts: str | Sequence[str],
         *,
         k: int | None = None,
-        refine: bool = False,
+        refine: bool | Literal["pursuit"] = False,
         prompt_name: str | None = None,
         batch_size: int = 32,
         progress: bool = False,
@@ -96,7 +96,7 @@ class CSREncoder:
         Args:
             texts: one string or a sequence of strings; an empty sequence gives codes of length 0.
             k: active latents; default the head's.
-            refine: least-squares values on the chosen support, see `CSRModel.encode`.
+            refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
             prompt_name: one of the backbone's prompts.
             batch_size: texts in one pass of the backbone.
             progress: show a bar.
@@ -131,7 +131,7 @@ def encode_embeddings(
     embeddings: np.ndarray,
     k: int | None = None,
     *,
-    refine: bool = False,
+    refine: bool | Literal["pursuit"] = False,
     dtype: Literal["float32", "float16"] = "float32",
     batch_size: int = 2048,
 ) -> SparseCodes:
@@ -141,7 +141,7 @@ def encode_embeddings(
         head: the CSR head.
         embeddings: shape (n, input_dim), any float type.
         k: active latents; default the head's.
-        refine: least-squares values on the chosen support.
+        refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
         dtype: of the values; float16 is what an index stores.
         batch_size: rows in one pass.
 

@@ -10,7 +10,7 @@ import platform
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from csr_hf.atomic import written_whole
 from csr_hf.training.arguments import TrainingArguments
@@ -79,8 +79,8 @@ class IndexArguments:
 
     k: int | None = None
     """Latents of a document; default the head's k."""
-    refine: bool = True
-    """Least-squares values for the documents."""
+    refine: bool | Literal["pursuit"] = "pursuit"
+    """How documents are encoded, see `CSRModel.encode`: "pursuit" is best with the second stage."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""
 

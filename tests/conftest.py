@@ -1,3 +1,8 @@
+import os
+
+# Before any of the libraries is imported; a command of its own process gets the same from `csr_hf.cli`.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
 import numpy as np
 import pytest
 import torch

@@ -99,6 +99,42 @@ def test_refined_codes_reconstruct_better(head, inputs):
     assert errors[1].mean() < errors[0].mean()
 
 
+def test_pursuit_follows_its_definition(head, inputs):
+    values, indices = head.encode(inputs, 4, refine="pursuit")  # As many rounds as latents: one atom a round.
+    atoms = head.dictionary.detach().double().numpy()
+    norms = np.linalg.norm(atoms, axis=1)
+    for row, x in enumerate(inputs.double().numpy()):
+        target = x - head.pre_bias.detach().double().numpy()
+        support, left = [], target
+        for _ in range(4):
+            gain = atoms @ left / norms
+            gain[support] = -np.inf
+            support.append(int(gain.argmax()))
+            fitted, _ = nnls(atoms[support].T, target)
+            left = target - fitted @ atoms[support]
+        assert sorted(indices[row].tolist()) == sorted(support)
+        order = [support.index(latent) for latent in indices[row].tolist()]
+        np.testing.assert_allclose(values[row].detach(), fitted[order], atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 7, 20, 40])
+def test_pursuit_reconstructs_best(head, inputs, k):
+    errors = []
+    for refine in (True, "pursuit"):
+        values, indices = head.encode(inputs, k, refine=refine)
+        assert values.shape == indices.shape == (50, k)
+        assert (values.diff(dim=-1) <= 0).all()
+        assert (values >= 0).all()
+        assert all(len(set(row.tolist())) == k for row in indices)
+        errors.append((head.decode(values, indices) - inputs).pow(2).sum(-1).mean().item())
+    assert errors[1] <= errors[0] * (1.01 if k == 40 else 1)
+
+
+def test_unknown_refinement_is_refused(head, inputs):
+    with pytest.raises(ValueError, match=r"`refine` \('best'\) is unknown. Choose False, True or 'pursuit'"):
+        head.encode(inputs, refine="best")
+
+
 def test_forward_measures_the_reconstruction_and_gives_gradients(head, inputs):
     output = head(embeddings=inputs, k=4)
     values, indices = head.encode(inputs, 4)

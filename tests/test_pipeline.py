@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +132,7 @@ def test_info_describes_every_part(finished, capsys, part):
 def test_texts_without_pairs_are_measured_by_neighbours(finished, capsys):
     flags = ["--data.columns", "{text: positive}"]
     assert run(finished, *flags, output="texts") == 0
-    assert {row.metric for row in Results.load(finished / "texts").rows} == {"recall of dense top 10"}
+    assert {row.metric for row in Results.load(finished / "texts").rows} == {"dense top 10"}
 
 
 def test_without_held_out_rows_there_are_no_results(finished, capsys):
@@ -182,3 +185,33 @@ def test_library_accepts_the_same_recipe(finished):
     recipe = Recipe.load(finished / "first" / "recipe.yaml")
     assert recipe.model.k == 16
     assert InvertedIndex.load(finished / "first" / "index").k == 16
+
+
+def test_readme_example_runs(finished, tmp_path, monkeypatch, backbone):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(finished / "first")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    assert names["hits"].positions[0][0] == 1
+
+
+def test_full_disk_gives_one_line_and_no_half_model(finished):
+    # The limit on the size of a file stands for a full disk: embeddings fit, weights do not.
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "from csr_hf.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [str(finished / "recipe.yaml"), "--output-dir", str(finished / "full"), "--training.save_steps", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", *arguments, "--no-progress"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in (finished / "full").iterdir()] == ["training_log.jsonl"]

@@ -87,7 +87,8 @@ class TrainingArguments:
         """The arguments of a preset, some of them overridden.
 
         Args:
-            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k, even use of latents).
+            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k, even use of
+                latents).
             **overrides: fields of this class.
 
         Raises:

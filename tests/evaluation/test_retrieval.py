@@ -38,7 +38,7 @@ def test_sparse_rows_equal_a_search_written_out(measured):
 def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
     head, queries, documents, rows, _ = measured
     for k in (2, 5):
-        stored = encode_embeddings(head, documents, k, refine=True, dtype="float16")
+        stored = encode_embeddings(head, documents, k, refine="pursuit", dtype="float16")
         arrays = torch.from_numpy(stored.values.astype(np.float32)), torch.from_numpy(stored.indices.astype(np.int64))
         decoded = torch.nn.functional.normalize(head.decode(*arrays).detach(), dim=1).numpy()
         # Documents that share no latent with the query are no candidates.
