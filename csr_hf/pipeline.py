@@ -209,9 +209,8 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
     kept = texts.dataset.select_columns(["id", texts.document_role]).rename_columns({texts.document_role: "text"})
     with written_whole(folder / _DOCUMENTS) as temporary:
         kept.to_parquet(str(temporary))
-    say(
-        f"index      {len(index):,} documents, {index.bytes_per_vector:.0f} bytes each with postings, in {folder / _INDEX}"
-    )
+    size = f"{index.bytes_per_vector:.0f} bytes each with postings"
+    say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
     return index
 
 

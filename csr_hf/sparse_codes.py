@@ -130,7 +130,7 @@ class SparseCodes:
         latents = self.indices[rows, columns].astype(np.int64)
         values = torch.from_numpy(self.values[rows, columns].astype(np.float32))
         coordinates = torch.from_numpy(np.stack([rows, latents]))
-        tensor = torch.sparse_coo_tensor(coordinates, values, self.shape)
+        tensor = torch.sparse_coo_tensor(coordinates, values, self.shape, check_invariants=False)
         return tensor.to_dense() if layout == "dense" else tensor.coalesce()
 
     @staticmethod
