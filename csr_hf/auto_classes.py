@@ -19,8 +19,6 @@ def _register_config() -> None:
     from csr_hf.configuration_csr import CSRConfig
 
     AutoConfig.register("csr", CSRConfig, exist_ok=True)
-    # Saved folders then carry the two source files, and load where csr_hf is not installed.
-    CSRConfig.register_for_auto_class()
 
 
 def _register_model() -> None:
@@ -30,7 +28,6 @@ def _register_model() -> None:
     from csr_hf.modeling_csr import CSRModel
 
     AutoModel.register(CSRConfig, CSRModel, exist_ok=True)
-    CSRModel.register_for_auto_class("AutoModel")
 
 
 _REGISTRATIONS: dict[str, Callable[[], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch.nn import Module
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Backbone:
         self.revision = revision
         self.source = source
         self.dim = _dimension(model)
-        self._fingerprint: str | None = None
+        self._weights_digest: bytes | None = None
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -54,18 +56,17 @@ class Backbone:
     def fingerprint(self) -> str:
         """Identifies weights and settings that change an embedding: modules, tensors, prompts, maximum length.
 
-        The same weights from the Hub and from a folder have the same fingerprint.
+        The same weights from the Hub and from a folder have the same fingerprint. Weights are read once.
         """
-        if self._fingerprint is None:
-            digest = hashlib.blake2b(digest_size=12)
-            modules = [type(module).__name__ for module in self.model]
-            digest.update(repr((modules, sorted(self.prompts.items()), self.model.max_seq_length)).encode())
-            for name, tensor in sorted(self.model.state_dict().items()):
-                flat = tensor.detach().reshape(-1)
-                sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float().cpu().numpy()
-                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        if self._weights_digest is None:
+            self._weights_digest = _digest_weights(self.model)
+        # The first module's own settings hold file names and the like; what matters of them is the maximum length.
+        modules = [
+            (type(module).__name__, _settings(module) if place else "") for place, module in enumerate(self.model)
+        ]
+        prompts = sorted(self.prompts.items()), self.prompt(None)
+        settings = repr((modules, prompts, self.model.max_seq_length, self.model.truncate_dim))
+        return hashlib.blake2b(self._weights_digest + settings.encode(), digest_size=12).hexdigest()
 
     def embed(
         self,
@@ -79,8 +80,8 @@ class Backbone:
 
         Args:
             texts: any number of strings. What exceeds the model's maximum length is cut, as the model itself does.
-            prompt_name: one of the model's prompts; None for no prompt ("query" and "document" fall back to none
-                when the model declares no such prompt).
+            prompt_name: one of the model's prompts; None for the model's default prompt, which most have not. "query"
+                and "document" mean None when the model declares no such prompt.
             batch_size: texts in one forward pass.
             progress: show a bar.
 
@@ -110,12 +111,10 @@ class Backbone:
         Raises:
             ValueError: if the name is unknown ("query" and "document" are known to every backbone).
         """
-        if prompt_name is None:
-            return None
         if prompt_name in self.prompts:
             return self.prompts[prompt_name]
-        if prompt_name in ("query", "document"):
-            return None
+        if prompt_name in (None, "query", "document"):
+            return self.prompts.get(self.model.default_prompt_name)
         known = ", ".join(sorted(self.prompts)) or "none"
         raise ValueError(f"`prompt_name` ({prompt_name!r}) is unknown to {self.name}. Its prompts: {known}.")
 
@@ -149,7 +148,9 @@ def load_backbone(
         except (OSError, ValueError) as error:
             tried.append(f"{where}: {_first_line(error)}")
     packaged = _packaged_folder(name_or_path, tried)
-    if packaged is not None and revision is None:
+    if packaged is not None and revision is not None:
+        tried.append(f"the Python package {packaged[1]}: says nothing of revision {revision}")
+    elif packaged is not None:
         folder, package = packaged
         return _load(str(folder), name_or_path, None, device, trust_remote_code, f"the Python package {package}")
     raise ValueError(
@@ -205,6 +206,21 @@ def _dimension(model: SentenceTransformer) -> int:
     if dim is None:
         dim = int(model.encode(["width"], show_progress_bar=False).shape[-1])
     return dim
+
+
+def _digest_weights(model: SentenceTransformer) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
+    return digest.digest()
+
+
+def _settings(module: Module) -> str:
+    """What a module saves about itself, pooling mode and the like."""
+    config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,6 +25,8 @@ class CSRConfig(PretrainedConfig):
     """
 
     model_type = "csr"
+    # Saved folders carry this file, and so load where csr_hf is not installed.
+    _auto_class = "AutoConfig"
 
     def __init__(
         self,

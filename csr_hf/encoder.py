@@ -13,6 +13,8 @@ from csr_hf.backbone import Backbone, load_backbone
 from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 
 if TYPE_CHECKING:
+    import torch
+
     from csr_hf.modeling_csr import CSRModel
 
 
@@ -146,21 +148,31 @@ def encode_embeddings(
         batch_size: rows in one pass.
 
     Raises:
-        ValueError: for NaN or infinite embeddings (the first such row is named), a wrong width, or k > hidden_dim.
+        ValueError: for NaN or infinite embeddings (the first such row is named), a wrong width, k > hidden_dim, or
+            values that overflow `dtype`.
     """
     import torch
 
     config = head.config
     k = config.k if k is None else k
-    indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
-    values = np.empty((len(embeddings), k), np.dtype(dtype))
-    # Even with no rows the head checks k and the width.
+    indices = values = np.empty(0)
+    # Even with no rows the head checks k and the width, before anything of the size k is made.
     for start in range(0, max(len(embeddings), 1), batch_size):
         block = _batch(head, embeddings, start, batch_size)
         with torch.inference_mode():
             block_values, block_indices = head.encode(block, k, refine=refine)
-        values[start : start + batch_size] = block_values.float().cpu().numpy()
+        if start == 0:
+            indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
+            values = np.empty((len(embeddings), k), np.dtype(dtype))
+        with np.errstate(over="ignore"):
+            values[start : start + batch_size] = block_values.float().cpu().numpy()
         indices[start : start + batch_size] = block_indices.cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"the code of embeddings[{int(np.argmin(finite))}] overflows {np.dtype(dtype)} or the head's type. "
+            'Use dtype="float32" and a float32 head, or normalise the embeddings.'
+        )
     return SparseCodes(indices, values, config.hidden_dim, head_fingerprint(head), check=False)
 
 
@@ -188,7 +200,7 @@ def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
     return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy())
 
 
-def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:  # type: ignore[name-defined]  # noqa: F821
+def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:
     import torch
 
     block = np.asarray(embeddings[start : start + size], dtype=np.float32)

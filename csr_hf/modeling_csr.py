@@ -18,8 +18,10 @@ _PURSUIT_ROUNDS = 8
 _RIDGE = 1e-5
 _SWEEPS = 50
 _TOLERANCE = 1e-5
-# Up to here all inner products of atoms (64 MB) are computed once and looked up.
+# Up to here the inner products of all atoms (64 MB) may be computed at once and looked up.
 _GRAM_LATENTS = 4096
+# Floats of one work array: more rows are refined in several parts (128 MB).
+_WORK_FLOATS = 1 << 25
 
 
 @dataclass
@@ -54,6 +56,7 @@ class CSRModel(PreTrainedModel):
 
     config_class = CSRConfig
     config: CSRConfig
+    _auto_class = "AutoModel"
     stats_last_nonzero: torch.Tensor
     base_model_prefix = "csr"
     main_input_name = "embeddings"
@@ -123,13 +126,13 @@ class CSRModel(PreTrainedModel):
                 f"`k` ({k}) must be between 1 and `hidden_dim` ({self.config.hidden_dim}). "
                 "Lower k, or train a head with a larger hidden_dim."
             )
-        if refine == "pursuit":
-            return self._pursue(embeddings, k)
+        if refine:
+            rows = max(1, _WORK_FLOATS // (k * max(k, self.config.input_dim)))
+            better = self._pursue if refine == "pursuit" else self._refine
+            parts = [better(part, k) for part in embeddings.split(rows)]
+            return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
         values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
-        values = torch.relu(values)
-        if not refine:
-            return values, indices
-        return self._fit(self._correlations(embeddings), indices, values > 0, values.dtype)
+        return torch.relu(values), indices
 
     def decode(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Dense embeddings of sparse codes: sum_j z_j * dictionary[j] + pre_bias.
@@ -186,34 +189,39 @@ class CSRModel(PreTrainedModel):
         return (embeddings.float() - self.pre_bias.float()) @ self.dictionary.float().t()
 
     @torch.no_grad()
+    def _refine(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's support with least-squares values."""
+        values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
+        fitted, indices = self._fit(self._correlations(embeddings), indices, values > 0)
+        return fitted.to(values.dtype), indices
+
+    @torch.no_grad()
     def _pursue(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Several times: add the atoms that explain most of what is left, then fit all values anew."""
         self._check_width(embeddings)
         atoms = self.dictionary.float()
         correlations, norms = self._correlations(embeddings), atoms.norm(dim=-1).clamp_min(1e-12)
-        left = correlations
-        indices = torch.empty((len(embeddings), 0), dtype=torch.long, device=embeddings.device)
-        values = torch.empty((len(embeddings), 0), dtype=embeddings.dtype, device=embeddings.device)
+        values = correlations.new_empty((len(embeddings), 0))
+        indices = torch.empty_like(values, dtype=torch.long)
         step = -(-k // _PURSUIT_ROUNDS)
         while indices.shape[-1] < k:
-            gain = (left / norms).scatter(-1, indices, -torch.inf)
+            decoded = torch.zeros_like(correlations).scatter(-1, indices, values) @ atoms
+            gain = ((correlations - decoded @ atoms.t()) / norms).scatter(-1, indices, -torch.inf)
             chosen = torch.topk(gain, min(step, k - indices.shape[-1]), dim=-1).indices
             indices = torch.cat([indices, chosen], dim=-1)
-            values, indices = self._fit(
-                correlations, indices, torch.ones_like(indices, dtype=torch.bool), values.dtype
-            )
-            left = self._correlations(embeddings - self.decode(values, indices) + self.pre_bias)
-        return values, indices
+            values, indices = self._fit(correlations, indices, torch.ones_like(indices, dtype=torch.bool))
+        return values.to(embeddings.dtype), indices
 
     @torch.no_grad()
     def _fit(
-        self, correlations: torch.Tensor, indices: torch.Tensor, active: torch.Tensor, dtype: torch.dtype
+        self, correlations: torch.Tensor, indices: torch.Tensor, active: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Non-negative least squares on a support, shape (n, k); what is not `active` stays at zero."""
         target = torch.gather(correlations, -1, indices)
         gram = _gram_of_supports(self.dictionary.float(), indices)
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        diagonal += _RIDGE * diagonal.mean(-1, keepdim=True).clamp_min(1e-12)
+        # Relative to each atom: rescaling an atom rescales its value and changes nothing else.
+        diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
         # An inactive latent gets the equation 1 * z = 0, so that every system keeps the size k.
         both = active[:, :, None] & active[:, None, :]
         system = torch.where(both, gram, 0.0) + torch.diag_embed((~active).to(gram))
@@ -224,12 +232,13 @@ class CSRModel(PreTrainedModel):
             start = solution[constrained].clamp_min(0)
             solution[constrained] = _descend_non_negative(system[constrained], target[constrained], start)
         fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
-        return fitted.to(dtype), torch.gather(indices, -1, order)
+        return fitted, torch.gather(indices, -1, order)
 
 
 def _gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Inner products of the chosen atoms, shape (n, k, k)."""
-    if len(atoms) <= _GRAM_LATENTS:
+    # Looking up is cheaper per row; computing all of them first pays off from about this many rows.
+    if len(atoms) <= _GRAM_LATENTS and 4 * indices.numel() * indices.shape[-1] >= len(atoms) ** 2:
         return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
     support = atoms[indices]
     return support @ support.transpose(-1, -2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ class SparseCodes:
         check: verify ranges, order and finiteness. Costs one pass; off where the arrays are known to be good.
 
     Raises:
-        ValueError: for shapes that differ, indices out of range, or values that are unsorted, negative or not finite.
+        ValueError: for shapes that differ, indices that are no integers or out of range, or values that are unsorted, negative or not finite.
     """
 
     __slots__ = ("dim", "head", "indices", "values")
@@ -50,6 +51,8 @@ class SparseCodes:
     ) -> None:
         if indices.ndim != 2 or indices.shape != values.shape:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
+        if indices.dtype.kind not in "iu":
+            raise ValueError(f"`indices` ({indices.dtype}) must be integers.")
         if check and indices.size:
             _check_arrays(indices, values, dim)
         self.indices = indices.astype(index_dtype(dim), copy=False)
@@ -178,24 +181,18 @@ class SparseCodes:
             ValueError: if the file is truncated or holds something else.
         """
         path = Path(path)
-        metadata, layout, start = _read_header(path)
+        layout, dim, head = _read_header(path)
         arrays = {}
-        for name in ("indices", "values"):
-            entry = layout[name]
-            begin, end = entry["data_offsets"]
-            if start + end > path.stat().st_size:
-                raise ValueError(f"{path} is truncated: `{name}` ends at byte {start + end}. Encode and save again.")
+        for name, (dtype, shape, begin, end) in layout.items():
+            if end > path.stat().st_size:
+                raise ValueError(f"{path} is truncated: `{name}` ends at byte {end}. Encode and save again.")
             array = (
-                np.memmap(
-                    path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=start + begin, shape=tuple(entry["shape"])
-                )
+                np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=shape)
                 if end > begin
-                else np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+                else np.empty(shape, dtype)
             )
             arrays[name] = array if mmap else np.array(array)
-        return cls(
-            arrays["indices"], arrays["values"], int(metadata["dim"]), json.loads(metadata["head"]), check=not mmap
-        )
+        return cls(arrays["indices"], arrays["values"], dim, head, check=not mmap)
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head, check=False)
@@ -218,18 +215,30 @@ def _check_arrays(indices: np.ndarray, values: np.ndarray, dim: int) -> None:
         raise ValueError("`values` must be non-negative and descend within each row.")
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict], int]:
-    """Metadata, tensor layout and first data byte of a safetensors file that `SparseCodes.save` wrote."""
+def _read_header(path: Path) -> tuple[dict[str, tuple[type, tuple[int, ...], int, int]], int, str | None]:
+    """Of a file that `SparseCodes.save` wrote: type, shape, first and end byte of the arrays; dim and head."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length < 1 << 20:
             raise ValueError(f"{path} is not a file of sparse codes. Write one with `SparseCodes.save`.")
         raw = file.read(length)
     try:
-        layout = json.loads(raw)
+        header = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"{path} is corrupt: its header cannot be read. Encode and save again.") from error
-    metadata = layout.pop("__metadata__", {})
-    if metadata.get("format") != "csr_hf.sparse_codes" or {"indices", "values"} - layout.keys():
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    if metadata.get("format") != "csr_hf.sparse_codes" or {"indices", "values"} - header.keys():
         raise ValueError(f"{path} does not hold sparse codes. Write one with `SparseCodes.save`.")
-    return metadata, layout, 8 + length
+    try:
+        layout = {name: _read_entry(header[name], 8 + length) for name in ("indices", "values")}
+        return layout, int(metadata["dim"]), json.loads(metadata["head"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is corrupt: its header does not describe sparse codes. Save again.") from error
+
+
+def _read_entry(entry: dict, start: int) -> tuple[type, tuple[int, ...], int, int]:
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    if begin < 0 or end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError("shape and bytes differ")
+    return dtype, shape, start + begin, start + end

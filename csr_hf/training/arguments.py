@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,12 +58,13 @@ class TrainingArguments:
     """Checkpoints kept."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("max_steps", "per_device_train_batch_size", "logging_steps", "save_total_limit"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.per_device_train_batch_size >= 2, "per_device_train_batch_size", 1, "at least 2")
         for name in ("learning_rate", "temperature", "distillation_temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start"):
+        for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
         _require(
@@ -74,13 +76,25 @@ class TrainingArguments:
         _require(
             self.mixed_precision in ("no", "fp16", "bf16"), "mixed_precision", self.mixed_precision, "no, fp16 or bf16"
         )
-        self.reconstruction = {str(multiple): float(weight) for multiple, weight in self.reconstruction.items()}
         _require(
-            bool(self.reconstruction) and all(float(m) > 0 for m in self.reconstruction),
+            bool(self.reconstruction)
+            and all(_is_number(multiple) and float(multiple) > 0 for multiple in self.reconstruction)
+            and all(_is_number(weight) and float(weight) >= 0 for weight in self.reconstruction.values()),
             "reconstruction",
             self.reconstruction,
-            "multiples of k above 0, each with a weight",
+            "multiples of k above 0, each with a weight of 0 or more",
         )
+        self.reconstruction = {str(multiple): float(weight) for multiple, weight in self.reconstruction.items()}
+
+    def _check_types(self) -> None:
+        for known in dataclasses.fields(self):
+            value = getattr(self, known.name)
+            if known.type == "int":
+                _require(isinstance(value, int) and not isinstance(value, bool), known.name, value, "an integer")
+            elif known.type == "float":
+                # YAML reads 2e-3 as text and 2.0e-3 as a number.
+                _require(not isinstance(value, bool) and _is_number(value), known.name, value, "a finite number")
+                setattr(self, known.name, float(value))
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> TrainingArguments:
@@ -119,6 +133,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Named sets of arguments; what a preset leaves out has the default."""
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:

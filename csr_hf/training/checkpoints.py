@@ -18,6 +18,8 @@ _STATE = "trainer_state.json"
 def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], record: dict[str, Any], keep: int) -> Path:
     """Write `folder/step_XXXXXXX` under a temporary name, rename it, and remove all but the newest `keep`.
 
+    Later steps are of a run that this one has gone back behind; they are removed too, not mistaken for its newest.
+
     Args:
         folder: where checkpoints live.
         model: the head.
@@ -31,8 +33,10 @@ def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], recor
         for name, state in states.items():
             torch.save(state, temporary / f"{name}.pt")
         (temporary / _STATE).write_text(json.dumps(record, indent=2))
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    checkpoints = list_checkpoints(folder)
+    end = checkpoints.index(target) + 1
+    for other in checkpoints[: max(0, end - keep)] + checkpoints[end:]:
+        shutil.rmtree(other)
     return target
 
 
@@ -51,5 +55,5 @@ def load_checkpoint(path: Path, names: list[str]) -> tuple[dict[str, torch.Tenso
 
     if not (path / _STATE).is_file():
         raise ValueError(f"{path} is not a checkpoint (no {_STATE}). Give a step_* folder, or True for the newest.")
-    states = {name: torch.load(path / f"{name}.pt", weights_only=True) for name in names}
+    states = {name: torch.load(path / f"{name}.pt", map_location="cpu", weights_only=True) for name in names}
     return load_file(path / "model.safetensors"), states, json.loads((path / _STATE).read_text())

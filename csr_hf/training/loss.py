@@ -40,10 +40,11 @@ class CSRLoss(nn.Module):
     def forward(self, embeddings: torch.Tensor, k: int) -> LossOutput:
         """Loss of a batch of embeddings, shape (n, input_dim), at `k` active latents."""
         hidden_dim = self.model.config.hidden_dim
-        levels = {
-            min(hidden_dim, max(1, round(float(multiple) * k))): weight
-            for multiple, weight in self.arguments.reconstruction.items()
-        }
+        levels: dict[int, float] = {}
+        for multiple, weight in self.arguments.reconstruction.items():
+            level = min(hidden_dim, max(1, round(float(multiple) * k)))
+            # At the ends several multiples meet in one level.
+            levels[level] = levels.get(level, 0.0) + weight
         pre_activations = self.model.pre_activations(embeddings)
         values, indices = torch.topk(pre_activations, max(k, *levels), dim=-1)
         values = torch.relu(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr_hf.atomic import written_whole
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.training import objectives
 from csr_hf.training.arguments import TrainingArguments
@@ -34,6 +36,8 @@ class EmbeddingRows:
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        if any(array.ndim != 2 for array in arrays):
+            raise ValueError(f"embeddings must have the shape (n, input_dim): {[array.shape for array in arrays]}.")
         if not arrays or sum(len(array) for array in arrays) == 0:
             raise ValueError("no embeddings to train on: the data set is empty.")
         if len({array.shape[1] for array in arrays}) > 1:
@@ -54,6 +58,12 @@ class EmbeddingRows:
     def dim(self) -> int:
         """Width of the embeddings."""
         return self.arrays[0].shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the number of rows and an even sample of them."""
+        sample = self.rows(np.linspace(0, len(self) - 1, min(len(self), 1024)).astype(np.int64))
+        return hashlib.blake2b(f"{len(self)} {self.dim}".encode() + sample.tobytes(), digest_size=8).hexdigest()
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The given rows, float32, shape (len(indices), dim)."""
@@ -78,7 +88,7 @@ class CSRTrainer:
         output_dir: for checkpoints and `training_log.jsonl`.
 
     Raises:
-        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide.
+        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the head is not float32.
     """
 
     def __init__(
@@ -96,6 +106,11 @@ class CSRTrainer:
             raise ValueError(
                 f"embeddings are {self.data.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
                 "Set input_dim to the width of the backbone."
+            )
+        if model.dtype != torch.float32:
+            raise ValueError(
+                f"the head's weights are {model.dtype}, too coarse to train. "
+                "Load it with dtype=torch.float32; `mixed_precision` makes the arithmetic fast."
             )
         self.arguments = arguments
         self.output_dir = Path(output_dir)
@@ -135,6 +150,7 @@ class CSRTrainer:
 
         if resume_from_checkpoint:
             self._resume(resume_from_checkpoint)
+        self._forget_later_log()
         last = self.arguments.max_steps if until is None else min(until, self.arguments.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
         bar = tqdm(total=last, initial=first, desc="training", unit="step", disable=not progress or not self._is_main)
@@ -186,14 +202,31 @@ class CSRTrainer:
         }
 
     def save_checkpoint(self) -> Path | None:
-        """Write a checkpoint of this step (on the main process only)."""
+        """Write a checkpoint of this step (on the main process only).
+
+        Raises:
+            NonFiniteLossError: if a weight is not finite; nothing is written.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._non_finite("a weight", {})
         if not self._is_main:
             return None
         states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
         if self.accelerator.scaler is not None:
             states["scaler"] = self.accelerator.scaler.state_dict()
-        record = {"step": self.step, "data_rows": len(self.data), "arguments": self.arguments.to_dict()}
+        record = {"step": self.step, **self._identity()}
         return save_checkpoint(self._checkpoints, self.model, states, record, self.arguments.save_total_limit)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to end with the same bits."""
+        config = self.model.config.to_dict()
+        sizes = ("input_dim", "hidden_dim", "k", "k_aux", "dead_threshold", "tied_decoder")
+        return {
+            "arguments": self.arguments.to_dict(),
+            "head": {name: config[name] for name in sizes},
+            "data": self.data.fingerprint,
+            "batch_size": self.batch_size,
+        }
 
     @property
     def _is_main(self) -> bool:
@@ -212,12 +245,12 @@ class CSRTrainer:
         with self.accelerator.autocast():
             output: LossOutput = self.loss(batch, k)
         if not math.isfinite(float(output.loss.detach())):
-            raise self._non_finite("the loss", output)
+            raise self._non_finite("the loss", output.parts)
         self.accelerator.backward(output.loss)
         norm = self.accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm or math.inf)
         # With fp16 the scaler skips a step whose gradients overflow; only full-range types must never see one.
         if arguments.mixed_precision != "fp16" and not math.isfinite(float(norm)):
-            raise self._non_finite("a gradient", output)
+            raise self._non_finite("a gradient", output.parts)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -269,6 +302,15 @@ class CSRTrainer:
                 file.write(json.dumps({"step": self.step, **figures}) + "\n")
         return figures
 
+    def _forget_later_log(self) -> None:
+        """Drop lines of steps that are about to be taken (again)."""
+        path = self.output_dir / "training_log.jsonl"
+        if not self._is_main or not path.exists():
+            return
+        kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
+        with written_whole(path) as temporary:
+            temporary.write_text("".join(kept))
+
     def _resume(self, checkpoint: bool | str | Path) -> None:
         if isinstance(checkpoint, bool):
             found = list_checkpoints(self._checkpoints)
@@ -277,9 +319,10 @@ class CSRTrainer:
             checkpoint = found[-1]
         names = ["optimizer", "scheduler"] + (["scaler"] if self.accelerator.scaler is not None else [])
         weights, states, record = load_checkpoint(Path(checkpoint), names)
-        if record["arguments"] != self.arguments.to_dict() or record["data_rows"] != len(self.data):
+        differing = [name for name, value in self._identity().items() if record.get(name) != value]
+        if differing:
             raise ValueError(
-                f"{checkpoint} belongs to a run with other arguments or data. "
+                f"{checkpoint} belongs to a run with other arguments or data ({', '.join(differing)}). "
                 "Resume with the same recipe, or start in a new output folder."
             )
         self.model.load_state_dict(weights)
@@ -290,8 +333,8 @@ class CSRTrainer:
         self.step = int(record["step"])
         logger.info("resumed at step %d from %s", self.step, checkpoint)
 
-    def _non_finite(self, what: str, output: LossOutput) -> NonFiniteLossError:
-        parts: dict[str, Any] = {name: f"{float(part):.4g}" for name, part in output.parts.items()}
+    def _non_finite(self, what: str, figures: dict[str, torch.Tensor]) -> NonFiniteLossError:
+        parts = {name: f"{float(part):.4g}" for name, part in figures.items()}
         kept = list_checkpoints(self._checkpoints)
         where = f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written yet"
         return NonFiniteLossError(
