@@ -7,7 +7,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,7 @@ class Backbone:
         if prompt_name in self.prompts:
             return self.prompts[prompt_name]
         if prompt_name in (None, "query", "document"):
-            return self.prompts.get(self.model.default_prompt_name)
+            return self.prompts.get(self.model.default_prompt_name or "")
         known = ", ".join(sorted(self.prompts)) or "none"
         raise ValueError(f"`prompt_name` ({prompt_name!r}) is unknown to {self.name}. Its prompts: {known}.")
 
@@ -219,8 +219,8 @@ def _digest_weights(model: SentenceTransformer) -> bytes:
 
 def _settings(module: Module) -> str:
     """What a module saves about itself, pooling mode and the like."""
-    config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-    return json.dumps(config, sort_keys=True, default=str)
+    read: Callable[[], dict] = getattr(module, "get_config_dict", dict)
+    return json.dumps(read(), sort_keys=True, default=str)
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from .configuration_csr import CSRConfig
 
 _PURSUIT_ROUNDS = 8
 _RIDGE = 1e-5
+_PIVOTS = 10
 _SWEEPS = 50
 _TOLERANCE = 1e-5
 # Up to here the inner products of all atoms (64 MB) may be computed at once and looked up.
@@ -56,7 +57,7 @@ class CSRModel(PreTrainedModel):
 
     config_class = CSRConfig
     config: CSRConfig
-    _auto_class = "AutoModel"
+    _auto_class = "AutoModel"  # type: ignore[assignment]
     stats_last_nonzero: torch.Tensor
     base_model_prefix = "csr"
     main_input_name = "embeddings"
@@ -76,12 +77,13 @@ class CSRModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if module is self.encoder:
             init.kaiming_uniform_(module.weight, a=5**0.5)
+        elif module is getattr(self, "decoder", None):
+            # By itself, not with `self`: a tied checkpoint loaded as untied lacks this module alone.
+            init.copy_(module.weight, self.encoder.weight.t())
         elif module is self:
             init.zeros_(self.pre_bias)
             init.zeros_(self.latent_bias)
             init.zeros_(self.stats_last_nonzero)
-            if not self.config.tied_decoder:
-                init.copy_(self.decoder.weight, self.encoder.weight.t())
 
     @property
     def dictionary(self) -> torch.Tensor:
@@ -222,15 +224,12 @@ class CSRModel(PreTrainedModel):
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         # Relative to each atom: rescaling an atom rescales its value and changes nothing else.
         diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
-        # An inactive latent gets the equation 1 * z = 0, so that every system keeps the size k.
-        both = active[:, :, None] & active[:, None, :]
-        system = torch.where(both, gram, 0.0) + torch.diag_embed((~active).to(gram))
-        target = torch.where(active, target, 0.0)
-        solution = torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
+        system, target = _restrict(gram, target, active)
+        solution = _solve(system, target)
         constrained = (solution < 0).any(-1)
         if constrained.any():
-            start = solution[constrained].clamp_min(0)
-            solution[constrained] = _descend_non_negative(system[constrained], target[constrained], start)
+            start = solution[constrained]
+            solution[constrained] = _solve_non_negative(system[constrained], target[constrained], start)
         fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
         return fitted, torch.gather(indices, -1, order)
 
@@ -242,6 +241,41 @@ def _gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
         return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
     support = atoms[indices]
     return support @ support.transpose(-1, -2)
+
+
+def _restrict(system: torch.Tensor, target: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same equations with the unknowns that are not `kept` at zero: theirs become 1 * z = 0."""
+    both = kept[:, :, None] & kept[:, None, :]
+    system = torch.where(both, system, 0.0) + torch.diag_embed((~kept).to(system))
+    return system, torch.where(kept, target, 0.0)
+
+
+def _solve(system: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
+
+
+def _solve_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Minimise z^T system z / 2 - target^T z over z >= 0, given the minimum without that bound.
+
+    Block pivoting (Kim and Park, doi 10.1137/110821172): solve for the positive values alone, exchange every one that
+    violates the optimality conditions, repeat. A few rounds suffice unless k exceeds the width of the embeddings;
+    descent takes the rows that are left.
+    """
+    solution, positive = start.clamp_min(0), start > 0
+    rows = torch.arange(len(target), device=target.device)
+    for _ in range(_PIVOTS):
+        part, wanted = system[rows], target[rows]
+        fitted = _solve(*_restrict(part, wanted, positive))
+        slope = (part @ fitted[..., None])[..., 0] - wanted
+        bound = -_TOLERANCE * wanted.abs().amax(-1, keepdim=True)
+        wrong = torch.where(positive, fitted < 0, slope < bound)
+        undecided = wrong.any(-1)
+        solution[rows[~undecided]] = fitted[~undecided]
+        rows, positive = rows[undecided], (positive ^ wrong)[undecided]
+        if len(rows) == 0:
+            return solution
+    solution[rows] = _descend_non_negative(system[rows], target[rows], solution[rows])
+    return solution
 
 
 def _descend_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

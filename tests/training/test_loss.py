@@ -32,6 +32,11 @@ def test_levels_stop_at_hidden_dim(head, batch):
     assert "reconstruction_40" in output.parts
 
 
+def test_multiples_that_meet_in_one_level_add_their_weights(head, batch):
+    output = compute(head, batch, reconstruction={"8": 0.5, "100": 1.0, "1e9": 2.0}, beta=0)
+    torch.testing.assert_close(output.loss.detach(), 3.5 * output.parts["reconstruction_40"])
+
+
 def test_every_term_is_weighted(head, batch):
     weights = {"gamma": 0.3, "distillation": 0.7, "balance": 0.2}
     plain = compute(head, batch, beta=0)

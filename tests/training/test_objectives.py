@@ -33,7 +33,11 @@ def log_softmax(row):
 def test_reconstruction(arrays):
     x, x_hat, _ = arrays
     expected = np.mean([sum((a - b) ** 2 for a, b in zip(*rows, strict=True)) for rows in zip(x, x_hat, strict=True)])
-    assert objectives.reconstruction(*tensors(x, x_hat)).item() == pytest.approx(expected)
+    x, x_hat = tensors(x, x_hat)
+    loss = objectives.reconstruction(x, x_hat.requires_grad_())
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    torch.testing.assert_close(x_hat.grad, 2 * (x_hat.detach() - x) / len(x))
 
 
 def test_auxiliary(arrays):
@@ -41,7 +45,22 @@ def test_auxiliary(arrays):
     spread = sum(np.sum((row - e.mean(0)) ** 2) for row in e)
     expected = sum(np.sum((a - b) ** 2) for a, b in zip(e, e_hat, strict=True)) / spread
     assert objectives.auxiliary(*tensors(e, e_hat)).item() == pytest.approx(expected)
-    assert objectives.auxiliary(torch.ones(3, 2), torch.zeros(3, 2)).item() == 0
+
+
+def test_auxiliary_of_residuals_that_do_not_vary_is_nothing():
+    explained = torch.zeros(3, 2, requires_grad=True)
+    loss = objectives.auxiliary(torch.ones(3, 2), explained)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(explained.grad, torch.zeros(3, 2))
+
+
+def test_rows_without_active_latents_give_finite_gradients(arrays):
+    x, _, z = tensors(*arrays)
+    z[2] = 0
+    z.requires_grad_()
+    (objectives.contrast(z, z) + objectives.similarity_distillation(x, z) + objectives.balance(z)).backward()
+    assert torch.isfinite(z.grad).all()
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +46,9 @@ def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
     figures = trainer.measure()
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
+    left = trainer.model.decode(values, indices).detach().numpy() - embeddings
+    explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
+    assert figures["explained_variance"] == pytest.approx(explained, rel=1e-5)
     share = torch.bincount(indices[values > 0], minlength=40).double() / len(embeddings)
     assert figures["postings_per_document"] == pytest.approx(float((share**2).sum()), rel=1e-5)
     assert figures["active_latents"] == pytest.approx(float(share.sum()), rel=1e-5)
@@ -59,6 +66,12 @@ def test_interrupted_run_ends_with_the_same_bits(tmp_path, embeddings):
     resumed.train(resume_from_checkpoint=True, progress=False)
     assert resumed.step == 40
     assert equal(state(resumed), state(whole))
+    moments = [trainer.optimizer.state_dict()["state"] for trainer in (resumed, whole)]
+    assert all(equal(moments[0][number], moments[1][number]) for number in moments[1])
+    # Steps 25 to 40 were logged twice along the way.
+    assert (tmp_path / "cut" / "training_log.jsonl").read_text() == (
+        tmp_path / "whole" / "training_log.jsonl"
+    ).read_text()
     # Clocks were running: some latents fire rarely in this data.
     assert len(set(whole.model.stats_last_nonzero.tolist())) > 1
 
@@ -68,6 +81,33 @@ def test_resuming_without_a_checkpoint_starts_anew(tmp_path, embeddings):
     first.train(progress=False)
     second.train(resume_from_checkpoint=True, progress=False)
     assert equal(state(first), state(second))
+
+
+def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
+    first = make_trainer(tmp_path, embeddings)
+    figures = first.train(progress=False)
+    again = make_trainer(tmp_path, embeddings)
+    assert again.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
+    assert equal(state(first), state(again))
+    assert again.measure()["explained_variance"] == figures["explained_variance"]
+
+
+def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
+    make_trainer(tmp_path, embeddings).train(progress=False, until=10)
+    with (tmp_path / "training_log.jsonl").open("a") as file:
+        file.write('{"step": 15, "lo')
+    make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=True, progress=False)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "training_log.jsonl").open()]
+    assert steps == list(range(5, 41, 5))
+
+
+def test_run_that_starts_anew_outlives_older_checkpoints(tmp_path, embeddings):
+    make_trainer(tmp_path, embeddings).train(progress=False)
+    anew = make_trainer(tmp_path, embeddings, seed=1)
+    anew.train(progress=False, until=10)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_0000010"]
+    weights, _, _ = load_checkpoint(tmp_path / "checkpoints" / "step_0000010", [])
+    assert equal(weights, state(anew))
 
 
 def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
@@ -95,11 +135,14 @@ def test_several_arrays_are_one_data_set(tmp_path, embeddings):
 
 def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
     make_trainer(tmp_path, embeddings).train(progress=False)
-    for other in (
-        make_trainer(tmp_path, embeddings, learning_rate=1e-5),
-        make_trainer(tmp_path, embeddings[:500]),
+    for other, what in (
+        (make_trainer(tmp_path, embeddings, learning_rate=1e-5), "arguments"),
+        (make_trainer(tmp_path, embeddings[:500]), "data"),
+        (make_trainer(tmp_path, embeddings[::-1].copy()), "data"),
+        (make_trainer(tmp_path, embeddings, head=make_head(k=4)), "head"),
+        (make_trainer(tmp_path, embeddings, head=make_head(hidden_dim=50)), "head"),
     ):
-        with pytest.raises(ValueError, match="belongs to a run with other arguments or data"):
+        with pytest.raises(ValueError, match=rf"belongs to a run with other arguments or data \({what}\)"):
             other.train(resume_from_checkpoint=True, progress=False)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=tmp_path, progress=False)
@@ -155,6 +198,28 @@ def test_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path, em
     assert all(torch.isfinite(parameter).all() for parameter in kept.parameters())
 
 
+@pytest.mark.parametrize("learning_rate", [1e37, 1e25])
+def test_huge_learning_rate_stops_before_a_broken_checkpoint(tmp_path, embeddings, learning_rate):
+    settings = {"learning_rate": learning_rate, "save_steps": 1, "warmup_ratio": 0.0, "lr_scheduler_type": "constant"}
+    trainer = make_trainer(tmp_path, embeddings, **settings)
+    with pytest.raises(
+        NonFiniteLossError, match=r"(a weight|the loss|a gradient) is not finite at step \d+: .*heckpoint"
+    ):
+        trainer.train(progress=False)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        assert all(torch.isfinite(parameter).all() for parameter in CSRModel.from_pretrained(path).parameters())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings)
+    trainer.train(progress=False, until=10)
+    with torch.no_grad():
+        trainer.model.encoder.weight[3, 4] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"a weight is not finite at step 10: .*step_0000010"):
+        trainer.save_checkpoint()
+    assert torch.isfinite(CSRModel.from_pretrained(tmp_path / "checkpoints" / "step_0000010").encoder.weight).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_embeddings_that_are_not_finite_are_named(tmp_path, embeddings, bad):
     embeddings[17, 2] = bad
@@ -169,6 +234,13 @@ def test_unusable_embeddings_are_refused(tmp_path, embeddings):
         make_trainer(tmp_path, embeddings[:, :11])
     with pytest.raises(ValueError, match="embeddings differ in width"):
         make_trainer(tmp_path, [embeddings, embeddings[:, :11]])
+    with pytest.raises(ValueError, match=r"must have the shape \(n, input_dim\): \[\(12,\)\]"):
+        make_trainer(tmp_path, embeddings[0])
+
+
+def test_half_precision_heads_are_refused(tmp_path, embeddings):
+    with pytest.raises(ValueError, match=r"weights are torch.float16, .* Load it with dtype=torch.float32"):
+        make_trainer(tmp_path, embeddings, head=make_head().half())
 
 
 def test_mixed_precision_trains(tmp_path, embeddings):
@@ -176,3 +248,41 @@ def test_mixed_precision_trains(tmp_path, embeddings):
     before = trainer.measure()["explained_variance"]
     assert trainer.train(progress=False)["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
+
+
+WORKER = """
+import sys
+import numpy as np
+import torch
+from csr_hf import CSRTrainer, TrainingArguments
+from tests.conftest import make_head
+
+head = make_head(dead_threshold=300)
+arguments = TrainingArguments(max_steps=20, per_device_train_batch_size=32, save_steps=0, logging_steps=5)
+trainer = CSRTrainer(head, arguments, np.load(sys.argv[1] + "/embeddings.npy"), sys.argv[1] + "/run")
+assert trainer.accelerator.num_processes == 2
+trainer.train(progress=False)
+torch.save(head.state_dict(), f"{sys.argv[1]}/head-{trainer.accelerator.process_index}")
+"""
+
+
+def test_two_processes_train_like_one_with_their_batches_together(tmp_path, embeddings):
+    np.save(tmp_path / "embeddings.npy", embeddings)
+    (tmp_path / "worker.py").write_text(WORKER)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path)],
+        env=environment | {"GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"head-{rank}") for rank in (0, 1))
+    assert equal(first, second)
+    alone = make_trainer(tmp_path / "alone", embeddings, max_steps=20, save_steps=0)
+    alone.train(progress=False)
+    for name, tensor in state(alone).items():
+        torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3)
+    assert len((tmp_path / "run" / "training_log.jsonl").read_text().splitlines()) == 4
