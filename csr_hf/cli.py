@@ -1,4 +1,4 @@
-"""The command line: `csr-hf run | embed | train | encode | search | info`."""
+"""The command line: `csr-hf run | embed | train | encode | export | import | search | info`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ _EXAMPLES = {
     "encode": """
   csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
   csr-hf encode runs/quickstart/model faq.csv --column answer --k 16 --output codes.safetensors
+""",
+    "export": """
+  csr-hf export runs/quickstart/model exported
+  python -c "from sentence_transformers import SparseEncoder; print(SparseEncoder('exported').encode(['a text']))"
+""",
+    "import": """
+  csr-hf import a-sparse-encoder-folder imported
 """,
     "search": """
   csr-hf search runs/quickstart "how do I read a file line by line"
@@ -121,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, "train a head (embeds first if need be)", takes_recipe=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
     _add_encode_flags(add("encode", _encode, "encode texts into a file of sparse codes"))
+    export = add("export", _export, "write backbone and head as one folder that sentence-transformers loads")
+    export.add_argument("model", help="folder or Hub id of a head")
+    export.add_argument("output", type=Path, help="folder to write")
+    bring = add("import", _import, "turn a head saved by sentence-transformers into one of csr_hf")
+    bring.add_argument("source", type=Path, help="folder of a SparseEncoder or of its SparseAutoEncoder")
+    bring.add_argument("output", type=Path, help="folder to write")
+    bring.add_argument("--base-model", help="the backbone it was trained on: Hub id or folder")
     _add_search_flags(add("search", _search, "ask a finished run"))
     info = add("info", _info, "say what a run, model, index, cache or file of codes holds")
     info.add_argument("path", type=Path, help="folder or file")
@@ -217,6 +231,28 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
     )
     codes.astype("float16").save(options.output)
     console.print(f"{codes} in {options.output}", highlight=False, soft_wrap=True)
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    from csr_hf.atomic import check_writable
+    from csr_hf.encoder import CSREncoder
+    from csr_hf.publishing.sentence_transformers import export_sentence_transformers
+
+    check_writable(options.output.parent)
+    export_sentence_transformers(CSREncoder.from_pretrained(options.model, device=options.device), options.output)
+    _say(console)(f"Load it with SparseEncoder({str(options.output)!r}) or CSREncoder.from_pretrained(...)")
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    from csr_hf.atomic import check_writable, written_whole
+    from csr_hf.publishing.sentence_transformers import import_sparse_autoencoder
+
+    check_writable(options.output.parent)
+    head = import_sparse_autoencoder(options.source)
+    head.config.base_model_name_or_path = options.base_model
+    with written_whole(options.output) as temporary:
+        head.save_pretrained(temporary)
+    _say(console)(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:

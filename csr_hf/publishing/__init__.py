@@ -1,0 +1,1 @@
+"""One folder that every library of the ecosystem can load."""
