@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -157,6 +158,44 @@ def load_backbone(
         f"backbone {name_or_path!r} was not found. Tried: {'; '.join(tried)}. "
         "Give the id of a sentence-transformers model on the Hub, or a folder that holds one."
     )
+
+
+def load_packed_backbone(
+    name_or_path: str, name: str, *, revision: str | None = None, device: str | None = None
+) -> Backbone | None:
+    """The backbone inside a repository that holds backbone and head as modules of sentence-transformers.
+
+    Args:
+        name_or_path: folder or Hub id of the repository.
+        name: what the head's config calls its backbone.
+        revision: of the repository.
+        device: default the best at hand.
+
+    Returns:
+        The modules before the head; None if the repository holds the head alone.
+    """
+    from transformers.utils.hub import cached_file
+
+    listing = cached_file(
+        name_or_path,
+        "modules.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if listing is None:
+        return None
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+    # Loaded as what it is: SentenceTransformer would drop modules of a SparseEncoder without an error.
+    whole = SparseEncoder(name_or_path, revision=revision, device=device)
+    modules = list(itertools.takewhile(lambda module: not isinstance(module, SparseAutoEncoder), whole.children()))
+    prompts = {name: prompt or "" for name, prompt in whole.prompts.items()}
+    model = SentenceTransformer(
+        modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
+    )
+    return Backbone(model, name, revision, f"{name_or_path} itself")
 
 
 def _load(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from csr_hf.backbone import Backbone, load_backbone
+from csr_hf.backbone import Backbone, load_backbone, load_packed_backbone
 from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class CSREncoder:
     def from_pretrained(
         cls, name_or_path: str | Path, *, revision: str | None = None, device: str | None = None
     ) -> CSREncoder:
-        """Load a head and the backbone its config names.
+        """Load a head and its backbone: the one in the same repository, else the one its config names.
 
         Args:
-            name_or_path: a folder that `csr-hf run` or `CSRModel.save_pretrained` wrote, or a Hub id.
+            name_or_path: a folder that `csr-hf run`, `csr-hf export` or `CSRModel.save_pretrained` wrote, or a Hub id.
             revision: of the head's repository.
             device: for backbone and head; default the best at hand.
 
@@ -57,6 +57,10 @@ class CSREncoder:
 
         head = CSRModel.from_pretrained(name_or_path, revision=revision or "main")
         base = head.config.base_model_name_or_path
+        packed = load_packed_backbone(str(name_or_path), base or str(name_or_path), revision=revision, device=device)
+        if packed is not None:
+            head.to(packed.model.device)  # type: ignore[arg-type]
+            return cls(packed, head)
         if base is None:
             raise ValueError(
                 f"the config of {name_or_path} names no backbone (`base_model_name_or_path`). "

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -59,6 +60,16 @@ def test_every_other_door_opens_the_same_folder(encoder, exported):
     for head in (CSRModel.from_pretrained(exported), AutoModel.from_pretrained(exported)):
         assert all(torch.equal(weights[name], tensor) for name, tensor in head.state_dict().items())
     loaded = CSREncoder.from_pretrained(exported, device="cpu")
+    assert loaded.backbone.source == f"{exported} itself"
+    assert loaded.backbone.fingerprint == encoder.backbone.fingerprint
+    assert np.array_equal(loaded.encode(TEXTS).values, encoder.encode(TEXTS).values)
+
+
+def test_exported_folder_needs_no_other_backbone(encoder, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "elsewhere")
+    change_config(folder, base_model_name_or_path="nobody/nothing")
+    loaded = CSREncoder.from_pretrained(folder, device="cpu")
+    assert loaded.backbone.name == "nobody/nothing"
     assert np.array_equal(loaded.encode(TEXTS).values, encoder.encode(TEXTS).values)
 
 
@@ -109,8 +120,6 @@ def test_commands_export_and_import(encoder, tmp_path, capsys):
 
 
 def copy_of(exported, folder):
-    import shutil
-
     return shutil.copytree(exported / "3_SparseAutoEncoder", folder / "sae")
 
 
