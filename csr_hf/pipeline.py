@@ -189,8 +189,9 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     )
     found = versions()
     note = (
-        f"queries keep {arguments.query_k_factor} x k latents; self-rescored: the dense query against the best "
-        f"{arguments.candidates} decoded documents; bytes are those stored for a document"
+        f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
+        f"self-rescored: documents by matching pursuit, the dense query against the best {arguments.candidates} of "
+        "them decoded; bytes are those stored for a document"
     )
     details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
     results = Results(rows, details)
