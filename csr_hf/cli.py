@@ -167,8 +167,8 @@ def _add_search_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="output folder of `csr-hf run`")
     command.add_argument("question", nargs="+", help="one or more questions, quoted")
     command.add_argument("--top-k", type=int, default=5, help="answers to show (default: %(default)s)")
-    command.add_argument("--query-k", type=int, help="latents of the query (default: twice the documents')")
-    command.add_argument("--candidates", type=int, default=100, help="documents to rescore (default: %(default)s)")
+    command.add_argument("--query-k", type=int, help="latents of the query (default: the recipe's)")
+    command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
@@ -186,7 +186,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         console.print(table)
     searcher = pipeline.RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
     for question in recipe.index.questions:
-        _print_hits(console, question, searcher.search(question, 3, candidates=recipe.evaluation.candidates))
+        _print_hits(console, question, searcher.search(question, 3))
     folder = recipe.output_dir
     console.print(
         f"\nEverything is in {folder}/ (results.md, retention.png, model/, index/). Go on with:\n"

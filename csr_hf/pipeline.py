@@ -15,7 +15,7 @@ from csr_hf.atomic import check_writable, written_whole
 from csr_hf.backbone import Backbone, load_backbone
 from csr_hf.encoder import CSREncoder, encode_embeddings, project_queries
 from csr_hf.evaluation.results import Results
-from csr_hf.recipe import Recipe, versions
+from csr_hf.recipe import EvaluationArguments, Recipe, versions
 from csr_hf.search.index import InvertedIndex
 from csr_hf.training.data import TextData, load_texts
 from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
@@ -222,9 +222,13 @@ class RunSearcher:
         encoder: backbone and head.
         index: of the documents' codes.
         documents: rows with `id` and `text`, in the order of the index.
+        settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
     """
 
-    def __init__(self, encoder: CSREncoder, index: InvertedIndex, documents: Dataset) -> None:
+    def __init__(
+        self, encoder: CSREncoder, index: InvertedIndex, documents: Dataset, settings: EvaluationArguments
+    ) -> None:
+        self.settings = settings
         self.encoder = encoder
         self.index = index
         self.documents = documents
@@ -239,7 +243,7 @@ class RunSearcher:
         from datasets import Dataset
 
         folder = Path(folder)
-        for name in (_MODEL, _INDEX, _DOCUMENTS):
+        for name in (_MODEL, _INDEX, _DOCUMENTS, _RECIPE):
             if not (folder / name).exists():
                 raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
         index = InvertedIndex.load(folder / _INDEX)
@@ -249,25 +253,28 @@ class RunSearcher:
                 f"{folder / _INDEX} was built with another head ({index.head}) than {folder / _MODEL} "
                 f"({encoder.fingerprint}). Run the recipe again, or index the documents with this head."
             )
-        return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)))
+        settings = Recipe.load(folder / _RECIPE).evaluation
+        return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
 
-    def search(self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int = 100) -> list[Hit]:
+    def search(
+        self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
+    ) -> list[Hit]:
         """The best documents for a question, self-rescored.
 
         Args:
             question: any text.
             top_k: answers wanted.
-            query_k: latents of the query; default twice the documents'.
-            candidates: documents that the first stage hands to the second.
+            query_k: latents of the query; default as the run was measured.
+            candidates: documents that the first stage hands to the second; default as the run was measured.
         """
         head = self.encoder.head
-        query_k = min(query_k or 2 * self.index.k, head.config.hidden_dim)
+        query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
         embedding = self.encoder.embed(question, prompt_name="query")
         found = self.index.search(
             encode_embeddings(head, embedding, query_k),
             top_k,
             rescore="self",
-            candidates=max(candidates, top_k),
+            candidates=max(candidates or self.settings.candidates, top_k),
             projections=project_queries(head, embedding),
         )
         hits = []

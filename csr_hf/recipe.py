@@ -66,7 +66,7 @@ class EvaluationArguments:
     ks: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
     """Active latents to report."""
     query_k_factor: int = 2
-    """A self-rescored query keeps this many times the documents' latents, at no cost in storage."""
+    """A query keeps this many times the documents' latents, at no cost in storage."""
     candidates: int = 100
     """Documents the first stage hands to the second."""
     baselines: bool = True

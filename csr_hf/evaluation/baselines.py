@@ -6,6 +6,7 @@ Each baseline is fitted on training embeddings (or needs no fit) and gives the v
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,28 +32,38 @@ class Baseline(Protocol):
         ...
 
 
-@dataclass
-class Truncation:
-    """The first `dims` dimensions in float16, renormalised; what Matryoshka models are trained for."""
+class _Float16Projection(ABC):
+    """Fewer dimensions, two bytes each; a subclass says which ones."""
 
     dims: int
-    name: str = "truncation"
 
     @property
     def bytes_per_vector(self) -> int:
         """Two bytes a dimension."""
         return 2 * self.dims
 
+    @abstractmethod
+    def queries(self, embeddings: np.ndarray) -> np.ndarray:
+        """Unit vectors of `dims` dimensions."""
+
     def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """The prefixes as float16 keeps them."""
+        """The same as float16 keeps them."""
         return self.queries(embeddings).astype(np.float16).astype(np.float32)
+
+
+@dataclass
+class Truncation(_Float16Projection):
+    """The first `dims` dimensions in float16, renormalised; what Matryoshka models are trained for."""
+
+    dims: int
+    name: str = "truncation"
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The prefixes."""
         return _unit(embeddings[:, : self.dims])
 
 
-class PCA:
+class PCA(_Float16Projection):
     """The `dims` directions of largest variance of the training embeddings, in float16, renormalised.
 
     Args:
@@ -68,15 +79,6 @@ class PCA:
         centred = train.astype(np.float64) - self.mean
         _, vectors = np.linalg.eigh(centred.T @ centred)
         self.directions = vectors[:, ::-1][:, :dims].astype(np.float32)
-
-    @property
-    def bytes_per_vector(self) -> int:
-        """Two bytes a direction."""
-        return 2 * self.dims
-
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """The projections as float16 keeps them."""
-        return self.queries(embeddings).astype(np.float16).astype(np.float32)
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The projections."""

@@ -59,9 +59,10 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("max_steps", "per_device_train_batch_size", "logging_steps", "save_total_limit"):
+        for name in ("max_steps", "logging_steps", "save_total_limit"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.per_device_train_batch_size >= 2, "per_device_train_batch_size", 1, "at least 2")
+        batch_size = self.per_device_train_batch_size
+        _require(batch_size >= 2, "per_device_train_batch_size", batch_size, "at least 2")
         for name in ("learning_rate", "temperature", "distillation_temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start", "seed"):

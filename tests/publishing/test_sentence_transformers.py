@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel
 from csr_hf.cli import main
-from csr_hf.publishing.sentence_transformers import export_sentence_transformers, import_sparse_autoencoder
+from csr_hf.publishing.sentence_transformers import (
+    _native_head,
+    export_sentence_transformers,
+    import_sparse_autoencoder,
+)
 from tests.conftest import MINILM
 
 TEXTS = ["a first text", "another, longer one about matrices", ""]
@@ -73,15 +78,14 @@ def test_exported_folder_needs_no_other_backbone(encoder, exported, tmp_path):
     assert np.array_equal(loaded.encode(TEXTS).values, encoder.encode(TEXTS).values)
 
 
-def test_exported_model_can_be_sent_to_other_processes(exported):
-    import pickle
+def test_native_head_can_be_pickled_unlike_one_that_trains(encoder):
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-    from sentence_transformers import SparseEncoder
-
-    from csr_hf.publishing.sentence_transformers import _native_head
-
-    assert isinstance(SparseEncoder(str(exported), device="cpu"), SparseEncoder)
-    pickle.dumps(_native_head(CSRModel.from_pretrained(exported)))
+    native = pickle.loads(pickle.dumps(_native_head(encoder.head)))
+    assert torch.equal(native.encoder.weight, encoder.head.encoder.weight)
+    # Fails the day sentence-transformers mends this, and the workaround can go.
+    with pytest.raises(AttributeError, match="local object"):
+        pickle.dumps(SparseAutoEncoder(8, 16, 4, 4))
 
 
 def test_export_of_an_untied_head(backbone, tmp_path):
