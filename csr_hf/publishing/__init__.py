@@ -1,1 +1,1 @@
-"""One folder that every library of the ecosystem can load."""
+"""One repository that every library of the ecosystem can load: layouts, model card, and the way to the Hub."""

@@ -1,0 +1,246 @@
+"""What the commands of `csr-hf` do once their arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from csr_hf.publishing.export import Exported
+    from csr_hf.recipe import Recipe
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Embed, train, evaluate and index as a recipe says."""
+    from csr_hf import pipeline
+
+    recipe = _recipe(options)
+    results = pipeline.run(
+        recipe,
+        say=_say(console),
+        progress=not options.no_progress,
+        resume=options.resume,
+        command=options.command_line,
+    )
+    for table in results.to_tables() if results else ():
+        console.print(table)
+    searcher = pipeline.RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
+    for question in recipe.index.questions:
+        _print_hits(console, question, searcher.search(question, 3))
+    folder = recipe.output_dir
+    console.print(
+        f"\nEverything is in {folder}/ (results.md, retention.png, model/, index/). Go on with:\n"
+        f'  csr-hf search {folder} "how do I ..."\n'
+        f"  csr-hf info {folder}\n"
+        f"  csr-hf encode {folder}/model texts.txt --output codes.safetensors",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def embed(options: argparse.Namespace, console: Console) -> None:
+    """Embed the texts of a recipe."""
+    from csr_hf import pipeline
+
+    pipeline.embed(_recipe(options), say=_say(console), progress=not options.no_progress)
+
+
+def train(options: argparse.Namespace, console: Console) -> None:
+    """Embed and train."""
+    from csr_hf import pipeline
+
+    recipe, progress = _recipe(options), not options.no_progress
+    embedded = pipeline.embed(recipe, say=_say(console), progress=progress)
+    pipeline.train(recipe, embedded, say=_say(console), progress=progress, resume=options.resume)
+    console.print(f"The head is in {recipe.output_dir}/model", highlight=False, soft_wrap=True)
+
+
+def encode(options: argparse.Namespace, console: Console) -> None:
+    """Encode texts into a file."""
+    from csr_hf.atomic import check_writable
+    from csr_hf.encoder import CSREncoder
+
+    check_writable(options.output.parent)
+    texts = _texts(options.input, options.column)
+    encoder = CSREncoder.from_pretrained(options.model, device=options.device)
+    codes = encoder.encode(
+        texts,
+        k=options.k,
+        refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
+        prompt_name=options.prompt_name,
+        batch_size=options.batch_size,
+        progress=not options.no_progress,
+    )
+    codes.astype("float16").save(options.output)
+    console.print(f"{codes} in {options.output}", highlight=False, soft_wrap=True)
+
+
+def export(options: argparse.Namespace, console: Console) -> None:
+    """Write a head as a folder that is ready to be shared."""
+    from csr_hf.atomic import check_writable
+    from csr_hf.publishing.export import export as write
+
+    check_writable(options.output.parent)
+    exported = write(options.model, options.output, **_export_options(options))
+    _tell_exported(exported, _say(console))
+    _say(console)(_how_to_load(str(options.output), exported.layout == "full"))
+
+
+def push(options: argparse.Namespace, console: Console) -> None:
+    """Export to a temporary folder and publish that."""
+    import tempfile
+
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    from csr_hf.publishing.export import export as write
+    from csr_hf.publishing.hub import push as publish
+
+    say = _say(console)
+    # Of all the bars that the libraries show, those of the upload are wanted.
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        exported = write(options.model, Path(temporary) / "model", **_export_options(options))
+        _tell_exported(exported, say)
+        if not options.no_progress:
+            enable_progress_bars()
+        done = publish(
+            exported.folder,
+            options.repo_id,
+            private=options.private,
+            create_pr=options.create_pr,
+            revision=options.revision,
+            edited_card="keep" if options.keep_card else "overwrite" if options.overwrite_card else "refuse",
+        )
+    say(f"{'pull request' if options.create_pr else 'pushed'}: {done.url}, commit {done.commit}. Load it with:")
+    say(_how_to_load(done.repo_id, exported.layout == "full", done.revision))
+
+
+def card(options: argparse.Namespace, console: Console) -> None:
+    """Write a model card and what it quotes."""
+    from csr_hf.publishing.export import write_card_folder
+
+    settings = _export_options(options)
+    settings.pop("device")
+    notes = write_card_folder(options.model, options.output, overwrite=options.overwrite_card, **settings)
+    for line in [*notes, f"{options.output}/README.md, made from {options.output}/results/"]:
+        _say(console)(line)
+
+
+def import_head(options: argparse.Namespace, console: Console) -> None:
+    """Turn a head that others saved into one of csr_hf."""
+    from csr_hf.atomic import check_writable, written_whole
+    from csr_hf.backbone import load_packed_backbone
+    from csr_hf.encoder import CSREncoder
+    from csr_hf.heads import import_head as read
+    from csr_hf.publishing.sentence_transformers import write_full
+
+    check_writable(options.output.parent)
+    head, repository = read(options.source, k=options.k, file=options.file, revision=options.revision)
+    backbone = None
+    if repository is not None and options.base_model is None:
+        # Sentence-transformers trains the backbone too: the head fits the one it comes with.
+        backbone = load_packed_backbone(repository, options.source, device=options.device)
+    head.config.base_model_name_or_path = options.base_model
+    with written_whole(options.output) as temporary:
+        if backbone is not None:
+            write_full(CSREncoder(backbone, head), temporary)
+        else:
+            head.save_pretrained(temporary)
+    say = _say(console)
+    say(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")
+    if backbone is None and options.base_model is None:
+        say("It names no backbone: --base-model says on which one it was trained")
+
+
+def search(options: argparse.Namespace, console: Console) -> None:
+    """Ask a finished run."""
+    from csr_hf.pipeline import RunSearcher
+
+    searcher = RunSearcher.load(options.run, device=options.device)
+    for question in options.question:
+        hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
+        _print_hits(console, question, hits)
+
+
+def info(options: argparse.Namespace, console: Console) -> None:
+    """Describe what a path holds."""
+    from csr_hf.description import describe
+
+    for line in describe(options.path):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _export_options(options: argparse.Namespace) -> dict[str, Any]:
+    from csr_hf.publishing.model_card import CardOptions
+
+    facts = {"license": options.license, "datasets": options.dataset}
+    return {
+        "layout": options.layout,
+        "base_model": options.base_model,
+        "card": CardOptions(**({"repo_id": options.repo_id} if options.repo_id else {}), **facts),
+        "device": options.device,
+    }
+
+
+def _tell_exported(exported: Exported, say: Any) -> None:
+    for line in [f"layout     {exported.layout}: {exported.reason}", *exported.notes]:
+        say(line)
+
+
+def _how_to_load(name: str, full: bool, revision: str | None = None) -> str:
+    """A line a door."""
+    at = f', revision="{revision}"' if revision else ""
+    doors = {
+        f'CSREncoder.from_pretrained("{name}"{at})': "csr_hf",
+        f'SparseEncoder("{name}"{at})'
+        if full
+        else f'SparseAutoEncoder.load("{name}", "SparseAutoEncoder"{at})': "sentence-transformers",
+        f'AutoModel.from_pretrained("{name}"{at}, trust_remote_code=True)': "transformers",
+    }
+    width = max(map(len, doors))
+    return "\n".join(f"  {call:{width}}  # {library}" for call, library in doors.items())
+
+
+def _print_hits(console: Console, question: str, hits: list) -> None:
+    console.print(f"\n[bold]{question}[/bold]", highlight=False)
+    for rank, hit in enumerate(hits, 1):
+        text = " ".join(hit.text.split())
+        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"     {text[:100]}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from csr_hf.recipe import Recipe
+
+    flags = {
+        "output_dir": options.output_dir,
+        "data.limit": options.limit,
+        "model.k": options.k,
+        "backbone.device": options.device,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    return Recipe.load(options.recipe, {**options.overrides, **given})
+
+
+def _texts(source: str, column: str) -> list[str]:
+    if source == "-":
+        return sys.stdin.read().splitlines()
+    if Path(source).suffix in ("", ".txt"):
+        if not Path(source).is_file():
+            raise ValueError(f"input {source} does not exist.")
+        return Path(source).read_text(encoding="utf-8").splitlines()
+    from csr_hf.training.data import DataArguments, load_texts
+
+    return list(load_texts(DataArguments(source=source, columns={"text": column}, held_out=0)).dataset["text"])
+
+
+def _say(console: Console) -> Any:
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return say

@@ -1,0 +1,156 @@
+"""One folder that every library of the ecosystem can load, with its card: what `csr-hf push` uploads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from csr_hf.atomic import written_whole
+from csr_hf.encoder import CSREncoder
+from csr_hf.heads import load_head
+from csr_hf.publishing.backbone_facts import find_backbone_facts
+from csr_hf.publishing.model_card import RESULTS, CardOptions, is_generated, write_card, write_run_files
+from csr_hf.publishing.sentence_transformers import write_full, write_head
+from csr_hf.repository import NATIVE_HEAD, Repository, is_hub_id, open_repository
+
+Layout = Literal["full", "head"]
+
+LARGE_BACKBONE = 1_000_000_000
+"""Bytes of weights above which a backbone stays where it is."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    layout: Layout
+    reason: str
+    """Why this layout, in words."""
+    notes: list[str]
+    """What the user should know."""
+
+
+def export(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    layout: Layout | None = None,
+    base_model: str | None = None,
+    card: CardOptions | None = None,
+    device: str | None = None,
+) -> Exported:
+    """Write a head as a folder that is ready to be shared.
+
+    `layout="full"` holds the backbone too: `SparseEncoder`, `CSREncoder`, `CSRModel` and `AutoModel` load it.
+    `layout="head"` holds the head alone and names the backbone; `CSREncoder` fetches that itself.
+
+    Args:
+        source: output folder of `csr-hf run`, folder or Hub id of a head.
+        folder: the folder to write, whole or not at all; an older one is replaced.
+        layout: default "full", and "head" above 1 GB of backbone weights.
+        base_model: Hub id of the backbone; default what the head's config says.
+        card: what the model card says beside the figures.
+        device: for the backbone.
+
+    Raises:
+        ValueError: if `source` is no head, the backbone of a `layout="head"` is a folder, or the licence is freer than
+            the backbone's.
+        OSError: if the folder cannot be written; nothing is left behind.
+    """
+    repository = open_repository(model_folder(source), extra=[f"{RESULTS}/*"])
+    head = load_head(repository)
+    base = base_model or head.config.base_model_name_or_path
+    facts = find_backbone_facts(base, revision=head.config.base_model_revision) if base else None
+    if layout is None:
+        chosen, reason = _default_layout(repository, facts.weight_bytes if facts else None)
+    else:
+        chosen, reason = layout, "as asked"
+    notes = []
+    if base is None or not is_hub_id(base):
+        if chosen == "head":
+            raise ValueError(
+                f"the backbone {base!r} is not on the Hub, and a head alone must name one that others can fetch. "
+                "Use layout full (--layout full), or say which it is (--base-model user/name)."
+            )
+        if base is not None:
+            notes.append(
+                f"the backbone {base} is a folder here: its name is left out (or give --base-model user/name)"
+            )
+        base = None
+    revision = head.config.base_model_revision if base == head.config.base_model_name_or_path else None
+    head.config.base_model_name_or_path, head.config.base_model_revision = base, revision
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        if chosen == "full":
+            encoder = CSREncoder.from_pretrained(repository.name, device=device)
+            write_full(CSREncoder(encoder.backbone, head), temporary)
+        else:
+            write_head(head, temporary)
+        write_run_files(source if Path(source).is_dir() else repository.folder, temporary)
+        notes += write_card(temporary, chosen, card or CardOptions(), facts)
+    return Exported(Path(folder), chosen, reason, notes)
+
+
+def write_card_folder(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    layout: Layout | None = None,
+    base_model: str | None = None,
+    card: CardOptions | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write a model card and what it quotes, without the weights: `README.md`, `config.json`, `results/`.
+
+    Args:
+        source: output folder of `csr-hf run`, an exported folder, an earlier folder of this function, or a Hub id.
+        folder: where to write; may be `source`.
+        layout: as for `export`.
+        base_model: as for `export`.
+        card: what the model card says beside the figures.
+        overwrite: replace a README.md that a person wrote or changed.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        ValueError: if `source` holds no head's config.json, a person's README.md is in the way, or the licence is
+            freer than the backbone's.
+    """
+    folder = Path(folder)
+    readme = folder / "README.md"
+    if readme.is_file() and not overwrite and not is_generated(readme.read_text(encoding="utf-8")):
+        raise ValueError(f"{readme} was written or changed by a person. Use --overwrite-card to replace it.")
+    repository = open_repository(model_folder(source), extra=[f"{RESULTS}/*"])
+    config = repository.read_json("config.json")
+    if not isinstance(config, dict) or config.get("model_type") != "csr":
+        raise ValueError(f"{repository.name} holds no CSR head: its config.json is not one's.")
+    base = base_model or config.get("base_model_name_or_path")
+    facts = find_backbone_facts(base, revision=config.get("base_model_revision")) if base else None
+    if layout is None:
+        layout, _ = _default_layout(repository, facts.weight_bytes if facts else None)
+    config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
+    with written_whole(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_run_files(source if Path(source).is_dir() else repository.folder, folder)
+    return write_card(folder, layout, card or CardOptions(), facts)
+
+
+def model_folder(source: str | Path) -> str:
+    """The head of a run's output folder, or the source itself."""
+    inside = Path(source) / "model"
+    return str(inside if (inside / "config.json").is_file() else source)
+
+
+def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:
+    if weight_bytes is None and repository.folder_of(NATIVE_HEAD) is not None:
+        weight_bytes = sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
+    if weight_bytes is None:
+        return "full", "the size of the backbone is unknown"
+    size = f"the backbone's weights are {weight_bytes / 1e9:.2f} GB"
+    if weight_bytes > LARGE_BACKBONE:
+        return "head", f"{size}, above 1 GB: it stays where it is (--layout full takes it along)"
+    return "full", size

@@ -1,0 +1,142 @@
+"""Push an exported folder to the Hub: one commit, or nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from csr_hf.publishing.model_card import is_generated
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+# What an earlier push may have left, and a later one of another layout must take away. Other files stay.
+_OURS = re.compile(
+    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|SparseAutoEncoder/.*|\.eval_results/.*|results/.*"
+)
+_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where it is now."""
+
+    repo_id: str
+    commit: str
+    revision: str | None
+    """Branch, or the reference of the pull request; None for the main branch."""
+    url: str
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    edited_card: Literal["refuse", "keep", "overwrite"] = "refuse",
+    token: str | bool | None = None,
+) -> Pushed:
+    """Publish a folder that `export` wrote, as one commit.
+
+    Whatever is interrupted publishes nothing; the same call again completes it. Should somebody commit between our
+    reading of the repository and our commit, the commit is refused.
+
+    Args:
+        folder: the exported folder.
+        repo_id: `user/name`. The repository is made if there is none.
+        private: make it private.
+        create_pr: open a pull request instead of committing.
+        revision: branch to commit to; made if there is none. Default the main branch.
+        edited_card: what to do with a model card on the Hub that a person wrote or changed.
+        token: default the one of `hf auth login` or of HF_TOKEN.
+
+    Raises:
+        ValueError: if a person's card is in the way, a public repository should be private, the name is not valid, or
+            the token may not write there.
+        OSError: if the upload was interrupted.
+    """
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi(token=token)
+    try:
+        return _push(api, Path(folder), repo_id, private, create_pr, revision, edited_card)
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except errors.HfHubHTTPError as error:
+        raise _explained(error, repo_id) from error
+    # The transport below huggingface_hub has errors of its own, and they change with its version.
+    except Exception as error:
+        raise OSError(
+            f"the upload to {repo_id} was interrupted ({str(error) or type(error).__name__}). Nothing of it was "
+            "published; the same command again completes it."
+        ) from error
+
+
+def _push(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+    edited_card: str,
+) -> Pushed:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.ASCII):
+        raise ValueError(f"{repo_id!r} is not a name on the Hub. Give user/name.")
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(
+            f"{repo_id} exists and is public. Make it private in its settings first, or choose a new name."
+        )
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    parent = api.model_info(repo_id, revision=revision).sha
+    present = set(api.list_repo_files(repo_id, revision=parent))
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if _CARD in present and not _may_replace(api, repo_id, parent, edited_card):
+        paths.pop(_CARD)
+    stale = [name for name in sorted(present - paths.keys()) if _OURS.fullmatch(name)]
+    done = api.create_commit(
+        repo_id,
+        operations=[
+            *(CommitOperationAdd(name, str(path)) for name, path in paths.items()),
+            *(CommitOperationDelete(name) for name in stale),
+        ],
+        commit_message="Push a CSR head with csr_hf",
+        revision=revision,
+        create_pr=create_pr,
+        parent_commit=parent,
+    )
+    return Pushed(repo_id, done.oid, done.pr_revision or revision, done.pr_url or done.repo_url.url)
+
+
+def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str) -> bool:
+    """Whether our card takes the place of the one on the Hub."""
+    card = Path(api.hf_hub_download(repo_id, _CARD, revision=commit)).read_text(encoding="utf-8")
+    if is_generated(card) or edited_card == "overwrite":
+        return True
+    if edited_card == "keep":
+        return False
+    raise ValueError(
+        f"the model card of {repo_id} was written or changed by a person. Use --keep-card to leave it as it is, or "
+        "--overwrite-card to replace it by the generated one."
+    )
+
+
+def _explained(error: Exception, repo_id: str) -> Exception:
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in (401, 403):
+        return ValueError(
+            f"no right to write to {repo_id}: log in with `hf auth login`, or set HF_TOKEN, with a token that has the "
+            "write permission there."
+        )
+    if status == 412:
+        return OSError(f"somebody changed {repo_id} just now; nothing was published. Look at it, then push again.")
+    return OSError(f"the Hub refused the push to {repo_id}: {str(error).splitlines()[0]} Nothing was published.")
