@@ -36,7 +36,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         f"\nEverything is in {folder}/ (results.md, retention.png, model/, index/). Go on with:\n"
         f'  csr-hf search {folder} "how do I ..."\n'
         f"  csr-hf info {folder}\n"
-        f"  csr-hf encode {folder}/model texts.txt --output codes.safetensors",
+        f"  csr-hf encode {folder}/model texts.txt --output codes.safetensors\n"
+        f"  csr-hf push {folder} user/name",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -95,18 +96,19 @@ def push(options: argparse.Namespace, console: Console) -> None:
     """Export to a temporary folder and publish that."""
     import tempfile
 
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     from csr_hf.publishing.export import export as write
     from csr_hf.publishing.hub import push as publish
 
     say = _say(console)
     # Of all the bars that the libraries show, those of the upload are wanted.
+    show_upload = not (options.no_progress or are_progress_bars_disabled())
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as temporary:
         exported = write(options.model, Path(temporary) / "model", **_export_options(options))
         _tell_exported(exported, say)
-        if not options.no_progress:
+        if show_upload:
             enable_progress_bars()
         done = publish(
             exported.folder,

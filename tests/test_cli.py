@@ -5,7 +5,7 @@ import pytest
 
 from csr_hf.cli import _overrides, main
 
-COMMANDS = ["run", "embed", "train", "encode", "export", "import", "search", "info"]
+COMMANDS = ["run", "embed", "train", "encode", "search", "info", "export", "push", "card", "import"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

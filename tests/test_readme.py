@@ -5,17 +5,18 @@ from pathlib import Path
 from csr_hf import Results
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs" / "results"
 
 
 def test_figures_are_those_of_the_results_file():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    results = Results.load(ROOT / "recipes" / "results" / "quickstart")
+    results = Results.load(RESULTS)
     assert results.details["command"] in readme
     shown = [line.strip("│ ").split("│") for line in readme.splitlines() if line.startswith("│")]
     (task,) = {row.task for row in results.rows}
     _, expected = results._table(task)
     assert [[cell.strip() for cell in line] for line in shown] == expected
-    assert (ROOT / "recipes" / "results" / "quickstart" / "retention.png").is_file()
+    assert (RESULTS / "retention.png").is_file()
 
 
 def test_files_in_the_tree_exist():

@@ -94,7 +94,7 @@ def _push(
         raise ValueError(
             f"{repo_id} exists and is public. Make it private in its settings first, or choose a new name."
         )
-    if revision is not None:
+    if revision is not None and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     parent = api.model_info(repo_id, revision=revision).sha
     present = set(api.list_repo_files(repo_id, revision=parent))

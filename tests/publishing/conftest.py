@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from csr_hf import CSRConfig, CSRModel, Recipe, Results
+from csr_hf import Backbone, CSRConfig, CSRModel, Recipe, Results
 from csr_hf.evaluation.results import Row
 from tests.conftest import MINILM
 
@@ -47,6 +47,24 @@ def write_run(folder, head, results=None):
         results.save(folder)
         (folder / "retention.png").write_bytes(b"\x89PNG not really")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory):
+    """An untrained transformer of a few kilobytes, 32 dimensions."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "text", "first"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    modules = [Transformer(str(folder)), Pooling(32, "mean"), Normalize()]
+    return Backbone(SentenceTransformer(modules=modules, device="cpu"), "user/tiny")
 
 
 @pytest.fixture

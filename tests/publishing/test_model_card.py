@@ -1,0 +1,200 @@
+"""The model card is made from the files of a run, and from nothing else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from csr_hf.cli import main
+from csr_hf.evaluation.results import Results, Row
+from csr_hf.publishing.backbone_facts import BackboneFacts, check_license, find_backbone_facts
+from csr_hf.publishing.card_sections import limits, summary
+from csr_hf.publishing.export import write_card_folder
+from csr_hf.publishing.model_card import CardOptions, is_generated
+from csr_hf.redaction import shareable, without_secrets
+from tests.conftest import MINILM
+from tests.publishing.conftest import make_head, make_results, write_run
+
+ROOT = Path(__file__).parents[2]
+FIRST = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs"
+
+
+@pytest.fixture
+def card(run_folder, tmp_path):
+    write_card_folder(run_folder, tmp_path / "card", card=CardOptions(repo_id="user/minilm-csr"))
+    return tmp_path / "card"
+
+
+def test_front_matter(card):
+    data = ModelCard.load(card / "README.md").data.to_dict()
+    index = data.pop("model-index")
+    assert data == {
+        "base_model": MINILM,
+        "base_model_relation": "adapter",
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "feature-extraction",
+        "license": "apache-2.0",
+        "language": "en",
+        "tags": ["sentence-transformers", "sparse-encoder", "sparse", "csr", "csr_hf"],
+    }
+    metrics = {
+        (entry["dataset"]["name"], m["name"]): m["value"] for entry in index[0]["results"] for m in entry["metrics"]
+    }
+    assert metrics == {
+        ("faq, 50 held-out pairs", "nDCG@10, k=16, 64 bytes (CSR)"): 0.7,
+        ("faq, 50 held-out pairs", "nDCG@10, k=16, 68 bytes (CSR, self-rescored)"): 0.76,
+        ("SciFact", "nDCG@10, k=16, 64 bytes (CSR)"): 0.5,
+    }
+    assert {m["type"] for entry in index[0]["results"] for m in entry["metrics"]} == {"ndcg_at_10"}
+
+
+def test_results_of_tasks_on_the_hub_are_in_the_new_format_too(card):
+    files = list((card / ".eval_results").iterdir())
+    assert [file.name for file in files] == ["SciFact.yaml"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[0].read_text()))
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("mteb/scifact", "SciFact", "0228b52")
+    assert (entry.value, entry.notes) == (0.5, "nDCG@10, k=16, 64 bytes a document (CSR)")
+
+
+def test_body_says_what_the_files_say(card):
+    text = (card / "README.md").read_text()
+    assert "# minilm-csr\n" in text
+    assert "at k=16 a document takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (faq" in text
+    assert "](results/retention.png)" in text
+    assert make_results().to_markdown().split("\n\nCommand")[0] in text
+    for line in (
+        "| data | `faq.csv`, at most 500 rows, 10% of them held out |",
+        "| head | 384 -> 256 latents, k 16, tied decoder |",
+        "| explained variance | 0.853 |",
+        "| dead latents | 1.0% |",
+        "| postings a document and query | 2.28 |",
+        "| training time | 53 s |",
+        "- By size alone it is not the best: 48 bytes of binary keep 97.5%.",
+    ):
+        assert line in text.splitlines(), line
+    assert "@inproceedings{wen2025beyond," in text
+    assert text.count("```") % 2 == 0
+    for link in ("results/results.json", "results/retention.png"):
+        assert (card / link).is_file()
+
+
+def test_card_without_figures_says_so(tmp_path):
+    write_run(tmp_path / "run", make_head(base_model_name_or_path=None))
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    notes = write_card_folder(tmp_path / "run", tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert len(notes) == 2
+    assert "Not evaluated yet." in text
+    assert "## Training" not in text
+    assert "base_model" not in text.partition("\n# ")[0]
+
+
+def test_same_files_give_the_same_card(card, tmp_path):
+    write_card_folder(card, tmp_path / "again", card=CardOptions(repo_id="user/minilm-csr"))
+    names = {path.relative_to(card) for path in card.rglob("*") if path.is_file()}
+    assert names == {
+        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()
+    }
+    assert all((card / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+def test_changes_of_a_person_are_noticed(card, run_folder, capsys):
+    readme = card / "README.md"
+    text = readme.read_text()
+    assert is_generated(text)
+    assert is_generated(text.replace("\n", "\r\n"))
+    for changed in (
+        text.replace("apache-2.0", "mit"),
+        text + "more",
+        text.replace("sha256 ", "sha256 0"),
+        "",
+        "# Mine",
+    ):
+        assert not is_generated(changed)
+    readme.write_text(text.replace("adapter", "finetune"))
+    call = ["card", str(run_folder), str(card), "--repo-id", "user/minilm-csr"]
+    assert main(call) == 2
+    assert "--overwrite-card" in capsys.readouterr().err
+    assert main([*call, "--overwrite-card"]) == 0
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("license", "backbone", "allowed"),
+    [
+        ("apache-2.0", "apache-2.0", True),
+        ("mit", "apache-2.0", True),
+        ("cc-by-nc-4.0", "apache-2.0", True),
+        ("cc0-1.0", "mit", False),
+        ("apache-2.0", "cc-by-nc-4.0", False),
+        ("llama3", "gemma", False),
+        ("mit", "cc0-1.0", True),
+        ("anything", None, True),
+    ],
+)
+def test_licence_is_not_freer_than_the_backbones(license, backbone, allowed):
+    if allowed:
+        check_license(license, BackboneFacts(license=backbone))
+    else:
+        with pytest.raises(ValueError, match="freer than the backbone's"):
+            check_license(license, BackboneFacts(license=backbone))
+
+
+def test_licence_is_checked_on_the_way_to_the_card(run_folder, tmp_path, capsys):
+    assert main(["export", str(run_folder), str(tmp_path / "out"), "--layout", "head", "--license", "cc0-1.0"]) == 2
+    assert "'cc0-1.0' is freer than the backbone's" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_facts_of_a_backbone_on_the_hub(hub, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: gemma\nlicense_link: https://x\nlanguage: [de, en]\n---\n")
+    for name, size in (("model.safetensors", 3000), ("pytorch_model.bin", 3010)):
+        (tmp_path / name).write_bytes(b"0" * size)
+    hub.add("user/backbone", tmp_path)
+    facts = find_backbone_facts("user/backbone")
+    assert facts == BackboneFacts("gemma", ["de", "en"], 3000, {"license_link": "https://x"})
+    assert find_backbone_facts(str(tmp_path)) == facts
+    assert find_backbone_facts("user/none") == BackboneFacts()
+
+
+def test_best_figure_and_rivals():
+    rows = [
+        Row("t", "m", "dense", None, 100, 0.5, 1.0),
+        Row("t", "m", "CSR", 4, 16, 0.45, 0.9),
+        Row("t", "m", "CSR", 8, 32, 0.6, 1.2),
+        Row("t", "m", "binary", None, 12, 0.4, 0.8),
+        Row("t", "m", "int8", None, 15, 0.46, 0.92),
+    ]
+    config = {"k": 4, "hidden_dim": 64}
+    assert "at k=4 a document takes 16 bytes instead of 100 and keeps 90.0%" in summary(config, None, Results(rows))
+    found = limits(config, {}, Results(rows))
+    assert [line for line in found if "size alone" in line] == [
+        "By size alone it is not the best: 15 bytes of int8 keep 92.0%."
+    ]
+
+
+def test_secrets_and_folders_are_masked():
+    said = {
+        "csr-hf run /home/me/recipe.yaml": "csr-hf run recipe.yaml",
+        "C:\\Users\\me\\faq.csv": "faq.csv",
+        "~/data/faq.csv": "faq.csv",
+        "https://me:secret@host.org/a/b": "https://***@host.org/a/b",
+        "--token hf_abcdefghijklmn": "--token hf_***",
+        "user/name and recipes/quickstart.yaml, 1/32": "user/name and recipes/quickstart.yaml, 1/32",
+    }
+    for text, masked in said.items():
+        assert shareable({"a": [text]}) == {"a": [masked]}
+    assert without_secrets("/home/me hf_abcdefghijklmn") == "/home/me hf_***"
+
+
+def test_first_published_card_is_what_the_command_makes(tmp_path):
+    """The command in model_cards/README.md."""
+    call = "csr-hf card model_cards/csr-all-MiniLM-L6-v2-python-docs model_cards/csr-all-MiniLM-L6-v2-python-docs"
+    call += " --repo-id csr-hf/csr-all-MiniLM-L6-v2-python-docs"
+    assert call in " ".join((ROOT / "model_cards" / "README.md").read_text().replace("\\\n", " ").split())
+    assert main(["card", str(FIRST), str(tmp_path / "card"), *call.split()[4:]]) == 0
+    for path in (tmp_path / "card").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (FIRST / path.relative_to(tmp_path / "card")).read_bytes(), path
+    assert is_generated((FIRST / "README.md").read_text())
