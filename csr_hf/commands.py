@@ -61,6 +61,52 @@ def train(options: argparse.Namespace, console: Console) -> None:
     console.print(f"The head is in {recipe.output_dir}/model", highlight=False, soft_wrap=True)
 
 
+def sweep(options: argparse.Namespace, console: Console) -> None:
+    """Train and measure a head for every combination of settings."""
+    from csr_hf.sweep import sweep as measure
+
+    recipe = _recipe(options)
+    results = measure(
+        recipe,
+        hidden_dims=options.hidden_dim,
+        ks=options.ks,
+        max_steps=options.max_steps,
+        say=_say(console),
+        progress=not options.no_progress,
+        command=options.command_line,
+    )
+    for table in results.to_tables():
+        console.print(table)
+    _say(console)(f"Everything is in {recipe.output_dir}/ (results.json, sweep.png)")
+
+
+def evaluate(options: argparse.Namespace, console: Console) -> int:
+    """Measure a head on MTEB; 1 if a task failed."""
+    from csr_hf.benchmark import evaluate as measure
+
+    say = _say(console)
+    benchmark = measure(
+        options.model,
+        options.tasks,
+        ks=options.k,
+        baselines=options.baselines,
+        two_stage=options.two_stage,
+        output_dir=options.output_dir,
+        submit_dir=options.submit_dir,
+        trained_on=options.trained_on,
+        batch_size=options.batch_size,
+        device=options.device,
+        progress=not options.no_progress,
+        say=say,
+        command=options.command_line,
+    )
+    for table in benchmark.results.to_tables():
+        console.print(table)
+    for task, reason in benchmark.failures.items():
+        say(f"{task} could not be measured: {reason}")
+    return 1 if benchmark.failures else 0
+
+
 def encode(options: argparse.Namespace, console: Console) -> None:
     """Encode texts into a file."""
     from csr_hf.atomic import check_writable

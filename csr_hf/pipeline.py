@@ -162,6 +162,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
 
     Pairs are measured by what their first half finds; single texts by the neighbours of every fifth among the rest.
     """
+    from csr_hf.evaluation.methods import all_methods
     from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 
     texts, arguments = embedded.texts, recipe.evaluation
@@ -175,23 +176,21 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
         asked = np.arange(len(documents)) % 5 == 0
         queries, documents = documents[asked], documents[~asked]
         task = f"{texts.name}, {len(queries):,} held-out texts among {len(documents):,}"
-    rows = evaluate_retrieval(
+    methods = all_methods(
         head,
-        queries,
-        documents,
         embedded.train,
-        task=task,
         ks=arguments.ks,
+        baselines=arguments.baselines,
+        two_stage=arguments.two_stage,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
-        baselines=arguments.baselines,
-        paired=texts.is_pairs,
     )
+    rows = evaluate_retrieval(methods, queries, documents, task=task, paired=texts.is_pairs)
     found = versions()
     note = (
         f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
-        f"self-rescored: documents by matching pursuit, the dense query against the best {arguments.candidates} of "
-        "them decoded; bytes are those stored for a document"
+        f"CSR, decoded: documents by matching pursuit, the dense query against the best {arguments.candidates} of "
+        "them decoded; CSR + int8: the dense query against int8 copies of them; bytes are those stored for a document"
     )
     details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
     results = Results(rows, details)
@@ -283,6 +282,15 @@ class RunSearcher:
                 row = self.documents[int(position)]
                 hits.append(Hit(float(score), row["id"], row["text"]))
         return hits
+
+
+def check_sizes(recipe: Recipe, backbone: Backbone) -> None:
+    """Find out before any training whether the head's sizes fit.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    _config(recipe, backbone)
 
 
 def _config(recipe: Recipe, backbone: Backbone) -> Any:

@@ -69,8 +69,10 @@ class EvaluationArguments:
     """A query keeps this many times the documents' latents, at no cost in storage."""
     candidates: int = 100
     """Documents the first stage hands to the second."""
-    baselines: bool = True
-    """Also truncation, PCA, int8 and binary."""
+    baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
+    """What CSR is compared with: truncate, pca, int8, binary, pq."""
+    two_stage: list[str] = field(default_factory=lambda: ["int8"])
+    """Copies of the embeddings that rank what CSR finds: int8, binary."""
 
 
 @dataclass
@@ -150,6 +152,13 @@ class Recipe:
         preset = TrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
         content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
         return _validated(content)
+
+    @staticmethod
+    def recorded(path: str | Path, section: str) -> dict[str, Any]:
+        """A section that a finished run added to its resolved recipe: `results` or `versions`."""
+        import yaml
+
+        return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get(section, {})
 
     @property
     def embeddings_dir(self) -> Path:

@@ -5,7 +5,20 @@ import pytest
 
 from csr_hf.cli import _overrides, main
 
-COMMANDS = ["run", "embed", "train", "encode", "search", "info", "export", "push", "card", "import"]
+COMMANDS = [
+    "run",
+    "embed",
+    "train",
+    "sweep",
+    "evaluate",
+    "encode",
+    "search",
+    "info",
+    "export",
+    "push",
+    "card",
+    "import",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -24,6 +24,7 @@ LAYERS = [
     {"publishing"},
     {"recipe"},
     {"pipeline"},
+    {"benchmark", "sweep"},
     {"description"},
     {"commands"},
     {"cli"},
@@ -34,7 +35,6 @@ LAYERS = [
 FORBIDDEN = {
     "search": {"torch", "transformers", "sentence_transformers", "datasets", "accelerate"},
     "sparse_codes": {"transformers", "sentence_transformers", "datasets", "accelerate"},
-    "evaluation": {"mteb"},
     "publishing": {"mteb"},
 }
 

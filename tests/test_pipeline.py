@@ -52,13 +52,13 @@ def test_everything_lands_in_the_output_folder(finished):
 def test_results_have_every_method_at_every_k(finished):
     results = Results.load(finished / "first")
     methods = {(row.method, row.k) for row in results.rows}
-    assert methods >= {("dense", None), ("CSR", 8), ("CSR", 16), ("CSR, self-rescored", 16)}
+    assert methods >= {("dense", None), ("CSR", 8), ("CSR", 16), ("CSR, decoded", 16)}
     assert {row.method for row in results.rows} >= {"truncation", "PCA", "int8", "binary"}
     for row in results.select(metric="nDCG@10"):
         dense = results.select(metric="nDCG@10", method="dense")[0]
         assert row.retention == pytest.approx(row.score / dense.score)
     # Truncation and PCA never get fewer bytes than CSR with the norm.
-    sizes = {row.bytes_per_vector for row in results.select(method="CSR, self-rescored")}
+    sizes = {row.bytes_per_vector for row in results.select(method="CSR, decoded")}
     assert {row.bytes_per_vector for row in results.select(method="PCA")} == sizes
     assert results.details["command"].startswith("csr-hf run")
 

@@ -6,11 +6,18 @@ Each baseline is fitted on training embeddings (or needs no fit) and gives the v
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+_CENTROIDS = 256
+_TRAIN_ROWS = 10_240
+_ITERATIONS = 15
 
 
 class Baseline(Protocol):
@@ -132,6 +139,96 @@ class Binary:
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The embeddings themselves."""
         return embeddings.astype(np.float32)
+
+
+class ProductQuantization:
+    """One byte for each part of the vector: its nearest of 256 centroids, by k-means on training embeddings.
+
+    Args:
+        train: embeddings to learn the centroids on, shape (n, dim); 10,240 of them are used.
+        size: bytes, that is parts. Vectors are filled up with zeros where `size` does not divide their width.
+
+    Raises:
+        ImportError: if scikit-learn is missing, with the line to type.
+        ValueError: if there are fewer than 256 training embeddings, or more bytes than dimensions.
+    """
+
+    name = "PQ"
+
+    def __init__(self, train: np.ndarray, size: int) -> None:
+        try:
+            from sklearn.cluster import KMeans
+        except ImportError as error:
+            raise ImportError('product quantisation needs scikit-learn: pip install "csr_hf[eval]"') from error
+        if not 1 <= size <= train.shape[1]:
+            raise ValueError(f"product quantisation to {size} bytes needs that many of {train.shape[1]} dimensions.")
+        if len(train) < _CENTROIDS:
+            raise ValueError(f"product quantisation needs {_CENTROIDS} training embeddings; there are {len(train)}.")
+        self.bytes_per_vector = size
+        self.dim = train.shape[1]
+        rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
+        means = KMeans(_CENTROIDS, init="random", n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0)
+        with warnings.catch_warnings():
+            # Parts that are all padding have one distinct value.
+            warnings.simplefilter("ignore")
+            self.centroids = [means.fit(part).cluster_centers_ for part in self._parts(train[rows])]
+
+    def documents(self, embeddings: np.ndarray) -> np.ndarray:
+        """The centroids."""
+        from sklearn.metrics import pairwise_distances_argmin
+
+        parts = zip(self._parts(embeddings), self.centroids, strict=True)
+        stored = [centroids[pairwise_distances_argmin(part, centroids)] for part, centroids in parts]
+        return np.concatenate(stored, axis=1)[:, : self.dim].astype(np.float32)
+
+    def queries(self, embeddings: np.ndarray) -> np.ndarray:
+        """The embeddings themselves."""
+        return embeddings.astype(np.float32)
+
+    def _parts(self, embeddings: np.ndarray) -> list[np.ndarray]:
+        padding = -self.dim % self.bytes_per_vector
+        padded = np.pad(embeddings.astype(np.float32), ((0, 0), (0, padding)))
+        return [np.ascontiguousarray(part) for part in np.split(padded, self.bytes_per_vector, axis=1)]
+
+
+NAMES = ("truncate", "pca", "int8", "binary", "pq")
+"""What `make_baselines` knows."""
+
+
+def make_baselines(names: Sequence[str], train: np.ndarray | None, dim: int, budgets: Sequence[int]) -> list[Baseline]:
+    """Baselines by name; those of any size once for each budget.
+
+    Args:
+        names: of `NAMES`.
+        train: embeddings to fit on, shape (n, dim); without them only truncation and binary can be had.
+        dim: width of the embeddings.
+        budgets: bytes of a vector.
+
+    Raises:
+        ValueError: for an unknown name; the nearest is named.
+        ImportError: if product quantisation is wanted and scikit-learn is missing.
+    """
+    for name in names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(NAMES)}."
+            raise ValueError(f"baseline {name!r} is unknown. {hint}")
+    made: list[Baseline] = []
+    if "truncate" in names:
+        made += [Truncation(dims) for dims in _kept_dims(budgets, dim)]
+    if "pca" in names and train is not None:
+        made += [PCA(train, dims) for dims in _kept_dims(budgets, dim)]
+    if "pq" in names and train is not None:
+        made += [ProductQuantization(train, size) for size in sorted({min(size, dim) for size in budgets})]
+    if "int8" in names and train is not None:
+        made.append(Int8(train))
+    if "binary" in names:
+        made.append(Binary(dim))
+    return made
+
+
+def _kept_dims(budgets: Sequence[int], dim: int) -> list[int]:
+    return sorted({min(dim, size // 2) for size in budgets})
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from csr_hf.evaluation.baselines import PCA, Binary, Int8, Truncation
+from csr_hf.evaluation.baselines import PCA, Binary, Int8, ProductQuantization, Truncation, make_baselines
 
 
 @pytest.fixture
@@ -49,3 +49,34 @@ def test_binary_keeps_signs(embeddings):
     assert set(np.unique(baseline.documents(embeddings))) == {-1, 1}
     assert baseline.bytes_per_vector == 3
     assert Binary(25).bytes_per_vector == 4
+
+
+def test_product_quantisation_stores_the_nearest_centroid_of_each_part():
+    rng = np.random.default_rng(0)
+    train, held_out = rng.standard_normal((2000, 24)), rng.standard_normal((50, 24)).astype(np.float32)
+    baseline = ProductQuantization(train, 7)  # 24 is no multiple of 7: filled up to 28
+    assert baseline.bytes_per_vector == 7
+    centroids = np.stack(baseline.centroids)
+    parts = np.pad(held_out, ((0, 0), (0, 4))).reshape(50, 7, 4)
+    distances = ((parts[:, :, None] - centroids[None]) ** 2).sum(-1)
+    nearest = np.stack([centroids[part, distances[:, part].argmin(1)] for part in range(7)], axis=1)
+    np.testing.assert_allclose(baseline.documents(held_out), nearest.reshape(50, 28)[:, :24], atol=1e-5)
+    assert np.array_equal(baseline.queries(held_out), held_out)
+    coarse, fine = (
+        np.square(ProductQuantization(train, size).documents(held_out) - held_out).mean() for size in (4, 12)
+    )
+    assert fine < coarse
+
+
+def test_product_quantisation_of_too_little_is_refused():
+    with pytest.raises(ValueError, match="needs 256 training embeddings; there are 100"):
+        ProductQuantization(np.zeros((100, 24)), 4)
+    with pytest.raises(ValueError, match="to 25 bytes needs that many of 24 dimensions"):
+        ProductQuantization(np.zeros((300, 24)), 25)
+
+
+def test_baselines_get_the_bytes_they_are_given(embeddings):
+    made = make_baselines(["truncate", "pca", "int8", "binary"], embeddings, 24, [10, 20, 1000])
+    sizes = [(baseline.name, baseline.bytes_per_vector) for baseline in made]
+    expected = [(name, size) for name in ("truncation", "PCA") for size in (10, 20, 48)]
+    assert sizes == [*expected, ("int8", 24), ("binary", 3)]

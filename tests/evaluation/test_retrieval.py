@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from csr_hf.encoder import encode_embeddings
+from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 from tests.conftest import make_head
@@ -15,9 +16,8 @@ def measured():
     queries = documents + 0.5 * rng.standard_normal((200, 12)).astype(np.float32)
     queries, documents = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, documents))
     head = make_head()
-    rows = evaluate_retrieval(
-        head, queries, documents, documents[::-1], task="t", ks=[2, 5, 99], query_k_factor=3, candidates=200
-    )
+    methods = all_methods(head, documents[::-1], ks=[2, 5, 99], query_k_factor=3, candidates=200)
+    rows = evaluate_retrieval(methods, queries, documents, task="t")
     return head, queries, documents, {(row.metric, row.method, row.k): row for row in rows}, rows
 
 
@@ -45,19 +45,27 @@ def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
         asked = encode_embeddings(head, queries, min(40, 3 * k)).to_scipy()
         scores = np.where((asked @ stored.to_scipy().T).toarray() > 0, queries @ decoded.T, -2)
         found = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-        row = rows[NDCG, "CSR, self-rescored", k]
+        row = rows[NDCG, "CSR, decoded", k]
         assert row.score == pytest.approx(ndcg_at(found, np.arange(200)), abs=1e-3)
         assert row.bytes_per_vector == 4 * k + 4
 
 
 def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
     *_, rows = measured
-    rescored = sorted({row.bytes_per_vector for row in rows if row.method == "CSR, self-rescored"})
+    rescored = sorted({row.bytes_per_vector for row in rows if row.method == "CSR, decoded"})
     for method in ("truncation", "PCA"):
         sizes = sorted({row.bytes_per_vector for row in rows if row.method == method})
         assert sizes == rescored
     assert {row.bytes_per_vector for row in rows if row.method == "int8"} == {12}
     assert {row.bytes_per_vector for row in rows if row.method == "binary"} == {2}
+
+
+def test_two_stages_rank_by_the_copy_and_cost_both(measured):
+    rows = measured[3]
+    row = rows[NDCG, "CSR + int8", 5]
+    assert row.bytes_per_vector == 4 * 5 + 12
+    # With all documents as candidates nothing but int8 decides, but for documents that share no latent.
+    assert row.score == pytest.approx(rows[NDCG, "int8", None].score, abs=0.05)
 
 
 def test_retention_is_the_share_of_the_dense_score(measured):
@@ -72,8 +80,7 @@ def test_retention_is_the_share_of_the_dense_score(measured):
 
 def test_without_pairs_only_neighbours_are_compared(measured):
     head, queries, documents, _, _ = measured
-    rows = evaluate_retrieval(
-        head, queries[:50], documents, documents, task="t", ks=[2], baselines=False, paired=False
-    )
+    methods = all_methods(head, None, ks=[2], baselines=[])
+    rows = evaluate_retrieval(methods, queries[:50], documents, task="t", paired=False)
     assert {row.metric for row in rows} == {RECALL}
-    assert {row.method for row in rows} == {"dense", "CSR", "CSR, self-rescored"}
+    assert {row.method for row in rows} == {"dense", "CSR", "CSR, decoded"}

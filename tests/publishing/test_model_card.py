@@ -43,7 +43,7 @@ def test_front_matter(card):
     }
     assert metrics == {
         ("faq, 50 held-out pairs", "nDCG@10, k=16, 64 bytes (CSR)"): 0.7,
-        ("faq, 50 held-out pairs", "nDCG@10, k=16, 68 bytes (CSR, self-rescored)"): 0.76,
+        ("faq, 50 held-out pairs", "nDCG@10, k=16, 68 bytes (CSR, decoded)"): 0.76,
         ("SciFact", "nDCG@10, k=16, 64 bytes (CSR)"): 0.5,
     }
     assert {m["type"] for entry in index[0]["results"] for m in entry["metrics"]} == {"ndcg_at_10"}

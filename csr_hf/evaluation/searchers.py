@@ -1,0 +1,160 @@
+"""Searches among stored documents: dense and exact, through inverted lists, or in two stages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from csr_hf.encoder import decoded_norms, encode_embeddings, project_queries
+from csr_hf.evaluation.neighbors import top_neighbors
+from csr_hf.search.index import InvertedIndex
+
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
+    from csr_hf.sparse_codes import SparseCodes
+
+
+class Hits(NamedTuple):
+    """The best documents of each query, best first; positions of -1 are none."""
+
+    positions: np.ndarray
+    scores: np.ndarray
+
+
+class Searcher(ABC):
+    """Documents, stored as the method stores them."""
+
+    @abstractmethod
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """The best `top_k` documents of dense queries, shape (n, input_dim)."""
+
+    @abstractmethod
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Scores of chosen documents for one dense query, shape (input_dim,)."""
+
+
+class DenseSearcher(Searcher):
+    """All inner products.
+
+    Args:
+        documents: what is compared, shape (n, dim).
+        prepare: makes comparable vectors of dense queries.
+    """
+
+    def __init__(self, documents: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.documents, self.prepare = documents, prepare
+
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """As `Searcher.search`."""
+        queries = self.prepare(queries)
+        positions = top_neighbors(queries, self.documents, top_k)
+        scores = np.empty(positions.shape, np.float32)
+        for row, found in enumerate(positions):
+            scores[row] = self.documents[found] @ queries[row]
+        return Hits(positions, scores)
+
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """As `Searcher.score`."""
+        return self.documents[positions] @ self.prepare(query[None])[0]
+
+
+class InvertedSearcher(Searcher):
+    """Cosines of codes through inverted lists; with `candidates`, rescored against the decoded documents.
+
+    Args:
+        head: encodes the queries.
+        codes: of the documents.
+        query_k: latents that a query keeps.
+        candidates: documents to rescore; None for none.
+    """
+
+    def __init__(self, head: CSRModel, codes: SparseCodes, query_k: int, candidates: int | None = None) -> None:
+        self.head, self.codes, self.query_k, self.candidates = head, codes, query_k, candidates
+        norms = decoded_norms(head, codes) if candidates else None
+        self.inverted = InvertedIndex.build(codes, decoded_norms=norms)
+
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """As `Searcher.search`."""
+        codes = encode_embeddings(self.head, queries, self.query_k)
+        if self.candidates is None:
+            found = self.inverted.search(codes, top_k)
+            return _filled(Hits(found.positions, found.scores), len(self.codes))
+        projections = project_queries(self.head, unit_rows(queries))
+        depth = min(top_k, self.candidates)
+        found = self.inverted.search(codes, depth, rescore="self", candidates=self.candidates, projections=projections)
+        return Hits(found.positions, found.scores)
+
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """As `Searcher.score`."""
+        chosen = self.codes[positions]
+        if self.candidates is not None:
+            return unit_rows(decode(self.head, chosen)) @ unit_rows(query[None])[0]
+        wanted = encode_embeddings(self.head, query[None], self.query_k).normalize().to_scipy()
+        documents = chosen.astype("float32").normalize().to_scipy()
+        return np.asarray((documents @ wanted.T).todense()).ravel()
+
+
+class TwoStageSearcher(Searcher):
+    """One search finds candidates, another ranks them.
+
+    Args:
+        first: finds.
+        second: ranks.
+        candidates: how many.
+    """
+
+    def __init__(self, first: Searcher, second: Searcher, candidates: int) -> None:
+        self.first, self.second, self.candidates = first, second, candidates
+
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """As `Searcher.search`."""
+        found = self.first.search(queries, self.candidates).positions
+        positions = np.full((len(queries), min(top_k, self.candidates)), -1, np.int64)
+        scores = np.zeros(positions.shape, np.float32)
+        for row, candidates in enumerate(found):
+            candidates = np.sort(candidates[candidates >= 0])
+            rated = self.second.score(queries[row], candidates)
+            best = np.argsort(-rated, kind="stable")[: positions.shape[1]]
+            positions[row, : len(best)], scores[row, : len(best)] = candidates[best], rated[best]
+        return Hits(positions, scores)
+
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """As `Searcher.score`."""
+        return self.second.score(query, positions)
+
+
+def _filled(hits: Hits, n_documents: int) -> Hits:
+    """Documents that share no latent with a query score 0 and come last, by position."""
+    positions, scores = hits.positions.copy(), np.where(hits.positions < 0, 0, hits.scores)
+    for row in np.flatnonzero((positions < 0).any(axis=1)):
+        missing = positions[row] < 0
+        found = np.zeros(n_documents, bool)
+        found[positions[row][~missing]] = True
+        others = np.flatnonzero(~found)[: missing.sum()]
+        positions[row, np.flatnonzero(missing)[: len(others)]] = others
+    return Hits(positions, scores)
+
+
+def decode(head: CSRModel, codes: SparseCodes, batch_size: int = 4096) -> np.ndarray:
+    """Dense embeddings of codes, float32, shape (n, input_dim)."""
+    import torch
+
+    decoded = np.empty((len(codes), head.config.input_dim), np.float32)
+    weight = head.encoder.weight
+    for start in range(0, len(codes), batch_size):
+        part = codes[start : start + batch_size]
+        values = torch.from_numpy(part.values.astype(np.float32)).to(weight)
+        indices = torch.from_numpy(part.indices.astype(np.int64)).to(weight.device)
+        with torch.inference_mode():
+            decoded[start : start + batch_size] = head.decode(values, indices).float().cpu().numpy()
+    return decoded
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of unit norm, float32; a row of zeros stays one."""
+    vectors = vectors.astype(np.float32, copy=False)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)

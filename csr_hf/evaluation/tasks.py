@@ -1,0 +1,159 @@
+"""MTEB tasks by every method, from one pass of the backbone: resumable, and one failure does not stop the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csr_hf.evaluation.methods import CSRMethod, DenseMethod, Method
+from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder, model_meta
+from csr_hf.evaluation.results import Results, Row
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+_SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
+_MTEB = "mteb"
+
+
+@dataclass
+class Benchmark:
+    """What was measured, and what could not be.
+
+    Attributes:
+        results: a row for every task and method.
+        failures: task -> why it failed.
+    """
+
+    results: Results
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def load_tasks(names: Sequence[str]) -> list[AbsTask]:
+    """Tasks of mteb by name, `Name`, `Name:subset` or `Name:subset:split`.
+
+    Raises:
+        ValueError: for an unknown name, subset or split; the nearest name is given.
+        ImportError: if mteb is missing, with the line to type.
+    """
+    try:
+        import mteb
+    except ImportError as error:
+        raise ImportError('evaluation on MTEB needs mteb: pip install "csr_hf[eval]"') from error
+    tasks = []
+    for entry in names:
+        name, _, rest = entry.partition(":")
+        subset, _, split = rest.partition(":")
+        try:
+            task = mteb.get_task(name, hf_subsets=[subset] if subset else None, eval_splits=[split] if split else None)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"task {entry!r} is unknown to mteb: {str(error.args[0]).removeprefix('KeyError: ')}"
+            ) from error
+        if (subset and subset not in task.hf_subsets) or (split and split not in task.eval_splits):
+            raise ValueError(f"task {name} has the subsets {task.hf_subsets} and the splits {task.eval_splits}.")
+        tasks.append(task)
+    return tasks
+
+
+def evaluate_tasks(
+    tasks: Iterable[AbsTask],
+    methods: Sequence[Method],
+    source: EmbeddingSource,
+    output_dir: str | Path,
+    *,
+    model_name: str,
+    trained_on: set[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    details: dict[str, Any] | None = None,
+) -> Benchmark:
+    """Measure every method on every task; `results.json` and mteb's own files grow as it goes.
+
+    A second call goes on at the task and method where the first one stopped: results of the same model, head and
+    settings are taken from `output_dir/mteb`.
+
+    Args:
+        tasks: of `load_tasks`.
+        methods: of `all_methods`; the first is the dense model.
+        source: the backbone's embeddings.
+        output_dir: gets `results.json`, `results.md` and `mteb/`.
+        model_name: the head's, for mteb: `user/name`.
+        trained_on: tasks whose data the head was trained on, in mteb's names; None if unknown.
+        say: told what happens.
+        details: recorded with the results.
+
+    Returns:
+        Rows of each task's main score, and the tasks that failed.
+    """
+    output_dir = Path(output_dir)
+    details = {"task_types": {}, "datasets": {}, "seconds": {}, **(details or {})}
+    benchmark = Benchmark(Results([], details))
+    for task in tasks:
+        name = task.metadata.name
+        contaminated = " (the head was trained on its data)" if name in (trained_on or ()) else ""
+        say(f"{name}: {task.metadata.type}, {task.metadata.main_score}{contaminated}")
+        try:
+            rows, seconds = _evaluate_task(task, methods, source, output_dir / _MTEB, model_name, trained_on)
+        # Whatever a task raises, missing data or a defect of its own: the others go on, and the caller is told.
+        except Exception as error:  # noqa: BLE001
+            benchmark.failures[name] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            say(f"{name}: failed, {benchmark.failures[name]}")
+            continue
+        finally:
+            source.forget()
+        benchmark.results.rows += rows
+        details["task_types"][name] = task.metadata.type
+        dataset = task.metadata.dataset
+        details["datasets"][name] = {"id": dataset["path"], "task_id": name, "revision": dataset["revision"]}
+        details["seconds"][name] = {key: round(value, 1) for key, value in seconds.items()}
+        benchmark.results.save(output_dir)
+    return benchmark
+
+
+def _evaluate_task(
+    task: AbsTask,
+    methods: Sequence[Method],
+    source: EmbeddingSource,
+    cache_dir: Path,
+    model_name: str,
+    trained_on: set[str] | None,
+) -> tuple[list[Row], dict[str, float]]:
+    """Rows of one task, and the seconds that the dense model and all other methods took."""
+    import mteb
+
+    cache = mteb.ResultCache(cache_dir)
+    rows: list[Row] = []
+    seconds = {"dense": 0.0, "all others": 0.0}
+    dense = 0.0
+    try:
+        for method in methods:
+            if method.retrieval_only and task.metadata.type not in _SEARCH_TYPES:
+                continue
+            known = {}
+            if isinstance(method, CSRMethod):
+                known = {"name": model_name, "adapted_from": source.backbone.name, "training_datasets": trained_on}
+            encoder = MTEBEncoder(source, method, model_meta(source.backbone, method, **known))
+            began = time.perf_counter()
+            if not task.data_loaded and cache.load_task_result(task.metadata.name, encoder.mteb_model_meta) is None:
+                task.load_data()
+            found = mteb.evaluate(
+                encoder,
+                task,
+                cache=cache,
+                co2_tracker=False,
+                show_progress_bar=False,
+                encode_kwargs={"batch_size": 1024, "show_progress_bar": False},
+            )
+            seconds["dense" if isinstance(method, DenseMethod) else "all others"] += time.perf_counter() - began
+            score = float(found.task_results[0].get_score())
+            dense = score if isinstance(method, DenseMethod) else dense
+            retention = score / dense if dense else 0.0
+            described = task.metadata.name, task.metadata.main_score, method.name, method.k, method.bytes_per_vector
+            rows.append(Row(*described, score, retention))
+    finally:
+        if task.data_loaded:
+            task.unload_data()
+    return rows, seconds

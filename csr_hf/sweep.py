@@ -1,0 +1,118 @@
+"""The paper's figures on the user's data: score against k, hidden_dim and training time, dead latents against k."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from csr_hf import pipeline
+from csr_hf.evaluation.results import Results, Row
+from csr_hf.recipe import Recipe, versions
+
+
+def sweep(
+    recipe: Recipe,
+    *,
+    hidden_dims: Sequence[int | str] = (),
+    ks: Sequence[int] = (),
+    max_steps: Sequence[int] = (),
+    say: Callable[[str], None],
+    progress: bool = True,
+    command: str = "",
+) -> Results:
+    """Train and measure a head for every combination of settings, on one embedding of the data.
+
+    A second call goes on where the first one stopped: a combination whose results are there is not trained again.
+
+    Args:
+        recipe: everything but what is varied.
+        hidden_dims: numbers, or multiples of the embeddings' width such as "2x"; default the recipe's.
+        ks: active latents to train at; default the recipe's.
+        max_steps: lengths of the training; default the recipe's.
+        say: told what happens.
+        progress: show bars.
+        command: the command line, recorded with the results.
+
+    Returns:
+        Rows of every combination; `details["runs"]` has a line for each with its settings and training figures.
+        `results.json`, `results.md` and `sweep.png` are in the recipe's output folder.
+
+    Raises:
+        ValueError: for sizes that do not fit, or when nothing is held out to measure on.
+    """
+    combinations = list(
+        itertools.product(
+            hidden_dims or [recipe.model.hidden_dim], ks or [recipe.model.k], max_steps or [recipe.training.max_steps]
+        )
+    )
+    varied = [_variation(recipe, *combination) for combination in combinations]
+    embedded = pipeline.embed(recipe, say=say, progress=progress)
+    for each in varied:
+        pipeline.check_sizes(each, embedded.backbone)
+    found = versions()
+    details: dict[str, Any] = {"command": command, "machine": found.pop("machine"), "versions": found, "runs": []}
+    results = Results([], details)
+    for number, each in enumerate(varied, 1):
+        say(f"{number} of {len(varied)}: {Path(each.output_dir).name}")
+        measured = _measure(each, embedded, say, progress)
+        # The dense model is the same in all of them.
+        results.rows += [row for row in measured.rows if row.k is not None or not results.rows]
+        details["runs"].append(measured.details["run"])
+        results.save(recipe.output_dir)
+    _plot(results, Path(recipe.output_dir) / "sweep.png", say)
+    return results
+
+
+def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int) -> Recipe:
+    name = f"hidden_dim={hidden_dim},k={k},max_steps={max_steps}"
+    return dataclasses.replace(
+        recipe,
+        output_dir=str(Path(recipe.output_dir) / name),
+        cache_dir=str(recipe.embeddings_dir),
+        model=dataclasses.replace(recipe.model, hidden_dim=hidden_dim, k=k),
+        training=dataclasses.replace(recipe.training, max_steps=max_steps),
+        evaluation=dataclasses.replace(recipe.evaluation, ks=[k], baselines=[], two_stage=[]),
+    )
+
+
+def _measure(recipe: Recipe, embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool) -> Results:
+    """Train and measure one combination, or read what an earlier call measured."""
+    folder = Path(recipe.output_dir)
+    if (folder / "results.json").is_file():
+        return Results.load(folder)
+    head = pipeline.train(recipe, embedded, say=say, progress=progress)
+    results = pipeline.evaluate(recipe, embedded, head, say=say)
+    if results is None:
+        raise ValueError("nothing is held out to measure on: raise `data.held_out`.")
+    figures = Recipe.recorded(folder / "recipe.yaml", "results")
+    hidden_dim, k = head.config.hidden_dim, head.config.k
+    settings = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
+    best = [row for row in results.rows if row.k == k and row.metric == results.rows[0].metric]
+    results.details["run"] = settings | {
+        "score": max(row.score for row in best),
+        "metric": results.rows[0].metric,
+        **{
+            name: figures[name] for name in ("dead_fraction", "seconds", "explained_variance", "postings_per_document")
+        },
+    }
+    results.rows = [_named(row, settings) if row.k is not None else row for row in results.rows]
+    results.save(folder)
+    return results
+
+
+def _named(row: Row, settings: dict[str, int]) -> Row:
+    return dataclasses.replace(
+        row, method=f"{row.method}, hidden_dim {settings['hidden_dim']}, {settings['max_steps']} steps"
+    )
+
+
+def _plot(results: Results, path: Path, say: Callable[[str], None]) -> None:
+    from csr_hf.evaluation.plots import plot_sweep
+
+    try:
+        plot_sweep(results, path)
+    except ImportError as error:
+        say(f"plot: none, {error}")

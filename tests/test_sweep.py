@@ -1,0 +1,51 @@
+import json
+
+import pytest
+import yaml
+
+from csr_hf import Results
+from csr_hf.cli import main
+
+RECIPE = {
+    "data": {"limit": 120, "held_out": 0.3, "max_characters": 100},
+    "model": {"hidden_dim": 256, "k": 8},
+    "training": {"max_steps": 20, "per_device_train_batch_size": 64},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, backbone):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump({**RECIPE, "output_dir": str(tmp_path / "sweep"), "cache_dir": str(tmp_path / "e")})
+    )
+    return path
+
+
+def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
+    call = ["sweep", str(recipe), "--hidden-dim", "256,1x", "--k", "4,16", "--no-progress"]
+    assert main(call) == 0
+    results = Results.load(tmp_path / "sweep")
+    runs = results.details["runs"]
+    assert [(run["hidden_dim"], run["k"]) for run in runs] == [(256, 4), (256, 16), (384, 4), (384, 16)]
+    assert all(run["max_steps"] == 20 and 0 <= run["dead_fraction"] <= 1 and run["seconds"] > 0 for run in runs)
+    assert len(results.select(method="dense", metric="nDCG@10")) == 1
+    for run in runs:
+        name = f"CSR, decoded, hidden_dim {run['hidden_dim']}, 20 steps"
+        (row,) = results.select(method=name, k=run["k"], metric=run["metric"])
+        assert run["score"] >= row.score > 0
+    assert (tmp_path / "sweep" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    models = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("model.safetensors")}
+    assert len([path for path in models if path.parent.name == "model"]) == 4
+    capsys.readouterr()
+    # Again, with one more: only that is trained.
+    assert main([*call[:-2], "4,16,32", "--no-progress"]) == 0
+    assert capsys.readouterr().out.count("\nhead ") == 2
+    assert all(path.stat().st_mtime_ns == time for path, time in models.items())
+    assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())["runs"]) == 6
+
+
+def test_sizes_that_do_not_fit_stop_the_sweep_before_the_first_training(recipe, tmp_path, capsys):
+    assert main(["sweep", str(recipe), "--k", "4,1000", "--no-progress"]) == 2
+    assert "`k` (1000) must not exceed `hidden_dim` (256)" in capsys.readouterr().err
+    assert not list((tmp_path / "sweep").rglob("model.safetensors"))
