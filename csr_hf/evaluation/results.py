@@ -69,9 +69,31 @@ class Results:
             raise ValueError(f"{path} holds no results of csr_hf: {error!r}. `csr-hf run` writes them.") from error
         return cls(rows, content)
 
+    def summary_markdown(self) -> str:
+        """All tasks beside each other: scores of the dense model, for all else what is kept of them."""
+        tasks = list(dict.fromkeys(row.task for row in self.rows))
+        main = {row.task: row.metric for row in reversed(self.rows)}
+        lines: dict[tuple, dict[str, Row]] = {}
+        for row in self.rows:
+            if row.metric == main[row.task]:
+                lines.setdefault((row.method, row.k, row.bytes_per_vector), {})[row.task] = row
+        header = ["method", "k", "bytes", *(f"{task} ({main[task]})" for task in tasks), "mean"]
+        table = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
+        for (method, k, size), found in lines.items():
+            is_dense = method == "dense"
+            figures = [
+                (f"{found[task].score:.4f}" if is_dense else f"{found[task].retention:.3f}") if task in found else ""
+                for task in tasks
+            ]
+            kept = [row.retention for row in found.values()]
+            mean = f"{sum(kept) / len(kept):.3f}" if len(kept) == len(tasks) else ""
+            table.append(_markdown_row([method, "" if k is None else str(k), str(size), *figures, mean]))
+        return "\n".join(table)
+
     def to_markdown(self) -> str:
-        """A table for each task, and how it was made."""
-        lines = []
+        """A table for each task, of several tasks first one of all, and how they were made."""
+        several = len({row.task for row in self.rows}) > 1
+        lines = ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
         for task in dict.fromkeys(row.task for row in self.rows):
             header, body = self._table(task)
             lines += [f"### {task}", "", _markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]

@@ -33,13 +33,14 @@ def best_row(results: Results | None, k: int) -> Row | None:
     return max(rows, key=lambda row: row.retention, default=None)
 
 
-def results_section(results: Results | None, folder: str) -> str:
+def results_section(measured: list[Results], folder: str) -> str:
     """Every figure that was measured, and how."""
-    if results is None:
+    if not measured:
         return "Not evaluated yet."
+    tables = "\n\n".join(results.to_markdown() for results in measured)
     return (
-        f"{results.to_markdown()}\n\n*bytes* are those stored for a document, *retention* is the share of the dense "
-        f"score that is kept. All figures are in [`{folder}/results.json`]({folder}/results.json)."
+        f"{tables}\n\n*bytes* are those stored for a document, *retention* is the share of the dense "
+        f"score that is kept. All figures are in [`{folder}/`]({folder})."
     )
 
 

@@ -21,6 +21,15 @@ RESULTS = "results"
 """Folder of a published model that holds what its card quotes."""
 
 _FIGURES, _RECIPE, _PLOT = "results.json", "recipe.yaml", "retention.png"
+_MTEB_FIGURES, _MTEB_PLOT = "mteb.json", "mteb.png"
+# Name in `results/` -> where a run has it.
+_FILES = {
+    _FIGURES: ("results.json", "results/results.json"),
+    _RECIPE: ("recipe.yaml", "results/recipe.yaml", "model/recipe.yaml"),
+    _PLOT: ("retention.png", "results/retention.png"),
+    _MTEB_FIGURES: ("evaluation/results.json", "results/mteb.json"),
+    _MTEB_PLOT: ("evaluation/retention.png", "results/mteb.png"),
+}
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _MARK = re.compile(r"\n<!-- Made by csr-hf from the files in results/; sha256 ([0-9a-f]{16})\. [^>]*-->\n*\Z")
 
@@ -45,8 +54,10 @@ class CardFacts:
     """The head's config.json."""
     recipe: dict[str, Any]
     """The resolved recipe, with `versions` and `results`; empty without one."""
-    results: Results | None
-    has_plot: bool
+    measured: list[Results]
+    """On held-out rows, and on MTEB; what there is."""
+    plots: list[str]
+    """Files in `results/`, the most telling first."""
 
     @classmethod
     def read(cls, folder: Path) -> CardFacts:
@@ -61,9 +72,16 @@ class CardFacts:
         return cls(
             config=config,
             recipe=(yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}) if recipe.is_file() else {},
-            results=Results.load(files) if (files / _FIGURES).is_file() else None,
-            has_plot=(files / _PLOT).is_file(),
+            measured=[Results.load(files / name) for name in (_FIGURES, _MTEB_FIGURES) if (files / name).is_file()],
+            plots=[name for name in (_MTEB_PLOT, _PLOT) if (files / name).is_file()],
         )
+
+    @cached_property
+    def results(self) -> Results | None:
+        """All figures together."""
+        datasets = {task: known for part in self.measured for task, known in part.details.get("datasets", {}).items()}
+        rows = [row for part in self.measured for row in part.rows]
+        return Results(rows, {"datasets": datasets}) if rows else None
 
     @cached_property
     def base_model(self) -> str | None:
@@ -82,13 +100,12 @@ def write_run_files(source: str | Path, folder: Path) -> None:
     import yaml
 
     source = Path(source)
-    for name in (_FIGURES, _RECIPE, _PLOT):
-        places = (source / name, source / RESULTS / name, source / "model" / name)
-        path = next((place for place in places if place.is_file()), None)
+    for name, places in _FILES.items():
+        path = next((source / place for place in places if (source / place).is_file()), None)
         if path is None:
             continue
         content = path.read_bytes()
-        if name == _FIGURES:
+        if name.endswith(".json"):
             content = (json.dumps(shareable(json.loads(content)), indent=1) + "\n").encode()
         elif name == _RECIPE:
             content = yaml.safe_dump(shareable(yaml.safe_load(content)), sort_keys=False).encode()
@@ -148,9 +165,9 @@ def render(facts: CardFacts, layout: str, options: CardOptions, backbone: Backbo
         k=k,
         small_k=max(1, k // 2),
         query_k=min(2 * k, config["hidden_dim"]),
-        plot=f"{RESULTS}/{_PLOT}" if facts.has_plot else None,
+        plots=[f"{RESULTS}/{name}" for name in facts.plots],
         summary=summary(config, facts.base_model, facts.results),
-        results=results_section(facts.results, RESULTS),
+        results=results_section(facts.measured, RESULTS),
         training=training_section(config, facts.recipe, RESULTS),
         limits=limits(config, facts.recipe, facts.results),
         versions=versions_section(facts.recipe),

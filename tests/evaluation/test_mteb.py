@@ -1,5 +1,6 @@
 """Methods as models of the real mteb, on its mock tasks and on small tasks with known answers."""
 
+import json
 import math
 
 import mteb
@@ -256,6 +257,19 @@ def test_backbone_runs_once_whatever_the_number_of_methods(backbone, head, tmp_p
     third = EmbeddingSource(backbone, tmp_path / "b", progress=False)
     evaluate_tasks(tasks, methods, third, tmp_path / "z", model_name="user/x")
     assert third.embedded == 0
+
+
+def test_spared_lookups_change_no_score(source, head, tmp_path):
+    for task in TEXT_TASKS:
+        if "Classification" not in task.metadata.type:
+            continue
+        method = CSRMethod(head, 4)
+        expected = scores_of(MTEBEncoder(source, method), type(task)())
+        evaluate_tasks([type(task)()], [method], source, tmp_path / task.metadata.name, model_name="user/x")
+        (path,) = (tmp_path / task.metadata.name).rglob(f"{task.metadata.name}.json")
+        found = json.loads(path.read_text())["scores"]
+        main = [subset["main_score"] for subsets in found.values() for subset in subsets]
+        assert main == pytest.approx([score for key, score in expected.items() if key[-1] == "main_score"])
 
 
 class Interrupted(CSRMethod):

@@ -32,6 +32,19 @@ def test_markdown_has_a_line_a_method_and_k_with_every_metric(results):
     assert any("csr-hf run x.yaml" in line for line in lines)
 
 
+def test_several_tasks_are_summed_up(results):
+    other = [Row("sts", "rho", "dense", None, 1536, 0.5, 1.0), Row("sts", "rho", "CSR", 8, 32, 0.25, 0.5)]
+    lines = Results([*results.rows, *other]).to_markdown().splitlines()
+    assert lines[2:6] == [
+        "| method | k | bytes | pairs (nDCG@10) | sts (rho) | mean |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| dense |  | 1536 | 0.8000 | 0.5000 | 1.000 |",
+        "| CSR | 8 | 32 | 0.850 | 0.500 | 0.675 |",
+    ]
+    assert "| CSR | 16 | 64 | 0.950 |  |  |" in lines
+    assert not results.to_markdown().startswith("### All")
+
+
 def test_terminal_tables_show_the_same_figures(results):
     (table,) = results.to_tables()
     assert [column.header for column in table.columns][:3] == ["method", "k", "bytes"]

@@ -79,6 +79,25 @@ def test_body_says_what_the_files_say(card):
         assert (card / link).is_file()
 
 
+def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
+    (run_folder / "evaluation").mkdir()
+    rows = [Row("STSBenchmark", "cosine_spearman", "dense", None, 1536, 0.82, 1.0)]
+    rows += [Row("STSBenchmark", "cosine_spearman", "CSR, decoded", 16, 68, 0.81, 0.9878)]
+    details = {"datasets": {"STSBenchmark": {"id": "mteb/stsbenchmark-sts", "task_id": "STSBenchmark"}}}
+    Results(rows, details).save(run_folder / "evaluation")
+    (run_folder / "evaluation" / "retention.png").write_bytes(b"another plot")
+    write_card_folder(run_folder, tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "| CSR, decoded | 16 | 68 | 0.8100 | 0.988 |" in text.splitlines()
+    assert text.index("results/mteb.png") < text.index("results/retention.png")
+    assert {path.name for path in (tmp_path / "card" / ".eval_results").iterdir()} == {
+        "SciFact.yaml",
+        "STSBenchmark.yaml",
+    }
+    write_card_folder(tmp_path / "card", tmp_path / "again")
+    assert (tmp_path / "again" / "README.md").read_text() == text
+
+
 def test_card_without_figures_says_so(tmp_path):
     write_run(tmp_path / "run", make_head(base_model_name_or_path=None))
     (tmp_path / "run" / "recipe.yaml").unlink()
