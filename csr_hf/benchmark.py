@@ -11,7 +11,7 @@ import numpy as np
 
 from csr_hf.atomic import check_writable
 from csr_hf.encoder import CSREncoder
-from csr_hf.evaluation.leaderboard import write_submission
+from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.mteb import EmbeddingSource
 from csr_hf.evaluation.tasks import Benchmark, evaluate_tasks, load_tasks
@@ -52,7 +52,7 @@ def evaluate(
         two_stage: copies of the embeddings that rank what CSR finds: int8, binary.
         output_dir: where results go; default `evaluation/` in the run, or `evaluation/<name>`.
         submit_dir: also lay out the results of a published head as the leaderboard wants them (`write_submission`).
-        trained_on: tasks whose data the head was trained on, in mteb's names; their rows are marked.
+        trained_on: tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown.
         batch_size: texts in one pass of the backbone.
         device: default the best at hand.
         progress: show bars.
@@ -72,11 +72,17 @@ def evaluate(
     folder, recipe = Path(source), None
     if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
         recipe = Recipe.load(folder / "recipe.yaml")
-    output = Path(output_dir) if output_dir else (folder if recipe else Path()) / "evaluation"
-    if recipe is None and output_dir is None:
-        output = output / folder.name
+    if output_dir is not None:
+        output = Path(output_dir)
+    elif recipe is not None:
+        output = folder / "evaluation"
+    else:
+        output = Path("evaluation") / (folder.name if folder.exists() else folder)
     check_writable(output)
     encoder = CSREncoder.from_pretrained(folder / "model" if recipe else source, device=device)
+    if submit_dir is not None:
+        # What cannot be submitted is said before hours of work.
+        published_meta(str(source), encoder, encoder.head.config.k)
     train = _train_embeddings(recipe, encoder.backbone, say) if recipe else None
     settings = recipe.evaluation if recipe else EvaluationArguments()
     began = time.perf_counter()
@@ -93,8 +99,6 @@ def evaluate(
     cache_dir = recipe.embeddings_dir if recipe else output / "embeddings"
     embeddings = EmbeddingSource(encoder.backbone, cache_dir, batch_size=batch_size, progress=progress)
     contaminated = set(trained_on) if trained_on is not None else None
-    if submit_dir is not None:
-        write_submission(submit_dir, str(source), encoder, embeddings, loaded, ks, trained_on=contaminated, say=say)
     found = versions()
     benchmark = evaluate_tasks(
         loaded,
@@ -109,11 +113,16 @@ def evaluate(
             "machine": found.pop("machine"),
             "versions": found,
             "note": _note(settings),
-            "trained_on": sorted(trained_on or []),
+            "trained_on": sorted(trained_on) if trained_on is not None else None,
+            "head": encoder.fingerprint,
             "fit_seconds": fit_seconds,
         },
     )
-    benchmark.results.save(output)
+    if submit_dir is not None:
+        done = {name: task for name, task in loaded.items() if name not in benchmark.failures}
+        write_submission(
+            submit_dir, str(source), encoder, embeddings, list(done.values()), ks, trained_on=contaminated, say=say
+        )
     _plot(benchmark, output, say)
     return benchmark
 

@@ -185,23 +185,28 @@ def import_head(options: argparse.Namespace, console: Console) -> None:
     from csr_hf.backbone import load_packed_backbone
     from csr_hf.encoder import CSREncoder
     from csr_hf.heads import import_head as read
+    from csr_hf.publishing.export import check_target
     from csr_hf.publishing.sentence_transformers import write_full
 
-    check_writable(options.output.parent)
+    target = check_target(options.output, options.source)
+    check_writable(target.parent)
     head, repository = read(options.source, k=options.k, file=options.file, revision=options.revision)
     backbone = None
     if repository is not None and options.base_model is None:
         # Sentence-transformers trains the backbone too: the head fits the one it comes with.
         backbone = load_packed_backbone(repository, options.source, device=options.device)
-    head.config.base_model_name_or_path = options.base_model
-    with written_whole(options.output) as temporary:
+    base = options.base_model or head.config.base_model_name_or_path
+    if base != head.config.base_model_name_or_path:
+        head.config.base_model_revision = None
+    head.config.base_model_name_or_path = base
+    with written_whole(target) as temporary:
         if backbone is not None:
             write_full(CSREncoder(backbone, head), temporary)
         else:
             head.save_pretrained(temporary)
     say = _say(console)
     say(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")
-    if backbone is None and options.base_model is None:
+    if backbone is None and base is None:
         say("It names no backbone: --base-model says on which one it was trained")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
-_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
-_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_\w{8,}[\w.-]*")
+_PASSWORD = re.compile(r"(?<=://)[^\s'\"]+(?=@)")
+_PATH = re.compile(r"(?:file://)?(?:~|/|[A-Za-z]:[/\\]|\.\.?[/\\])")
 # Folders of an absolute path, but not of an address (https://...) or of a Hub id (user/name).
 _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*(?=[^/\\\s'\"])")
 
@@ -19,7 +21,26 @@ def without_secrets(text: str) -> str:
 def shareable(value: Any) -> Any:
     """Nested values whose texts hold no secrets, and of absolute paths the last part alone."""
     if isinstance(value, dict):
-        return {key: shareable(entry) for key, entry in value.items()}
+        return {key: _command(entry) if key == "command" else shareable(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [shareable(entry) for entry in value]
-    return _FOLDERS.sub("", without_secrets(value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return _FOLDERS.sub("", _last_part(without_secrets(value)))
+
+
+def _command(line: Any) -> Any:
+    """A command line, argument by argument: paths in it may hold spaces."""
+    try:
+        arguments = shlex.split(line)
+    except (ValueError, TypeError, AttributeError):
+        return shareable(line)
+    return " ".join(shlex.quote(shareable(argument)) for argument in arguments)
+
+
+def _last_part(text: str) -> str:
+    """Of a text that is a path, or a flag with one (`--flag=/path`), no more than the last part."""
+    flag, equals, path = text.partition("=") if text.startswith("--") else ("", "", text)
+    if not _PATH.match(path) or "\n" in path:
+        return text
+    return flag + equals + re.split(r"[/\\]", path.rstrip("/\\"))[-1]

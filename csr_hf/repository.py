@@ -97,7 +97,7 @@ def open_repository(
     """Open a folder, or fetch a Hub repository whole and at one commit; offline, what the local cache holds.
 
     Args:
-        name_or_path: folder or Hub id.
+        name_or_path: folder, output folder of `csr-hf run`, or Hub id.
         revision: branch, tag or commit of a Hub repository.
         token: default the one of `hf auth login` or of HF_TOKEN.
         extra: files that are wanted beside weights, settings and tokenizers.
@@ -107,7 +107,9 @@ def open_repository(
     """
     name = str(name_or_path)
     if Path(name).is_dir():
-        return Repository(name, Path(name))
+        # Of a whole run, its head.
+        is_run = not (Path(name) / "config.json").is_file() and (Path(name) / "model" / "config.json").is_file()
+        return Repository(name, Path(name, "model") if is_run else Path(name))
     from huggingface_hub import errors, snapshot_download
 
     try:

@@ -25,7 +25,8 @@ def sweep(
 ) -> Results:
     """Train and measure a head for every combination of settings, on one embedding of the data.
 
-    A second call goes on where the first one stopped: a combination whose results are there is not trained again.
+    A second call goes on where the first one stopped: a combination that was measured with the same recipe is not
+    trained again.
 
     Args:
         recipe: everything but what is varied.
@@ -81,7 +82,7 @@ def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int) ->
 def _measure(recipe: Recipe, embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool) -> Results:
     """Train and measure one combination, or read what an earlier call measured."""
     folder = Path(recipe.output_dir)
-    if (folder / "results.json").is_file():
+    if _is_done(recipe, folder):
         return Results.load(folder)
     head = pipeline.train(recipe, embedded, say=say, progress=progress)
     results = pipeline.evaluate(recipe, embedded, head, say=say)
@@ -101,6 +102,14 @@ def _measure(recipe: Recipe, embedded: pipeline.Embedded, say: Callable[[str], N
     results.rows = [_named(row, settings) if row.k is not None else row for row in results.rows]
     results.save(folder)
     return results
+
+
+def _is_done(recipe: Recipe, folder: Path) -> bool:
+    """Whether this very combination was measured to the end."""
+    if not (folder / "results.json").is_file() or not (folder / "recipe.yaml").is_file():
+        return False
+    trained = Recipe.load(folder / "recipe.yaml").to_dict()
+    return "run" in Results.load(folder).details and trained == recipe.to_dict()
 
 
 def _named(row: Row, settings: dict[str, int]) -> Row:

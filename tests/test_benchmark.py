@@ -64,6 +64,7 @@ def test_command_measures_every_method_and_writes_everything(run_folder, mock_ta
     assert results.details["datasets"]["MockRetrievalTask"]["id"] == MOCK["MockRetrievalTask"].metadata.dataset["path"]
     assert results.details["trained_on"] == ["MockSTSTask"]
     assert set(results.details["seconds"]["MockSTSTask"]) == {"dense", "all others"}
+    assert "### MockSTSTask (the head was trained on its data)" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "retention.png").read_bytes()[:4] == b"\x89PNG"
     metas = [json.loads(path.read_text()) for path in (tmp_path / "mteb").rglob("model_meta.json")]
     names = {meta["name"] for meta in metas}

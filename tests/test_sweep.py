@@ -45,6 +45,19 @@ def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())["runs"]) == 6
 
 
+def test_another_recipe_or_an_interruption_is_measured_anew(recipe, tmp_path, capsys):
+    call = ["sweep", str(recipe), "--k", "4", "--no-progress"]
+    for flags in ([], ["--training.learning_rate", "0.001"]):
+        assert main([*call, *flags]) == 0
+        assert capsys.readouterr().out.count("\nhead ") == 1
+    (path,) = (tmp_path / "sweep").glob("*/results.json")
+    content = json.loads(path.read_text())
+    del content["run"]
+    path.write_text(json.dumps(content))
+    assert main([*call, "--training.learning_rate", "0.001"]) == 0
+    assert capsys.readouterr().out.count("\nhead ") == 1
+
+
 def test_sizes_that_do_not_fit_stop_the_sweep_before_the_first_training(recipe, tmp_path, capsys):
     assert main(["sweep", str(recipe), "--k", "4,1000", "--no-progress"]) == 2
     assert "`k` (1000) must not exceed `hidden_dim` (256)" in capsys.readouterr().err

@@ -146,7 +146,7 @@ class ProductQuantization:
 
     Args:
         train: embeddings to learn the centroids on, shape (n, dim); 10,240 of them are used.
-        size: bytes, that is parts. Vectors are filled up with zeros where `size` does not divide their width.
+        size: bytes, that is parts; some are one dimension wider than others where it does not divide the width.
 
     Raises:
         ImportError: if scikit-learn is missing, with the line to type.
@@ -165,11 +165,10 @@ class ProductQuantization:
         if len(train) < _CENTROIDS:
             raise ValueError(f"product quantisation needs {_CENTROIDS} training embeddings; there are {len(train)}.")
         self.bytes_per_vector = size
-        self.dim = train.shape[1]
         rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
         means = KMeans(_CENTROIDS, init="random", n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0)
         with warnings.catch_warnings():
-            # Parts that are all padding have one distinct value.
+            # Fewer distinct values than centroids are no defect.
             warnings.simplefilter("ignore")
             self.centroids = [means.fit(part).cluster_centers_ for part in self._parts(train[rows])]
 
@@ -179,16 +178,15 @@ class ProductQuantization:
 
         parts = zip(self._parts(embeddings), self.centroids, strict=True)
         stored = [centroids[pairwise_distances_argmin(part, centroids)] for part, centroids in parts]
-        return np.concatenate(stored, axis=1)[:, : self.dim].astype(np.float32)
+        return np.concatenate(stored, axis=1).astype(np.float32)
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The embeddings themselves."""
         return embeddings.astype(np.float32)
 
     def _parts(self, embeddings: np.ndarray) -> list[np.ndarray]:
-        padding = -self.dim % self.bytes_per_vector
-        padded = np.pad(embeddings.astype(np.float32), ((0, 0), (0, padding)))
-        return [np.ascontiguousarray(part) for part in np.split(padded, self.bytes_per_vector, axis=1)]
+        parts = np.array_split(embeddings.astype(np.float32), self.bytes_per_vector, axis=1)
+        return [np.ascontiguousarray(part) for part in parts]
 
 
 NAMES = ("truncate", "pca", "int8", "binary", "pq")

@@ -40,14 +40,16 @@ def published_meta(repo_id: str, encoder: CSREncoder, k: int, trained_on: set[st
         ValueError: if the repository is not on the Hub, or holds no backbone.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
 
     try:
         info = HfApi().model_info(repo_id)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise ValueError(f"{repo_id} is not on the Hub. Push it first: `csr-hf push RUN user/name`.") from error
+    # No such name, no right to it, no connection: in each case it cannot be submitted.
+    except Exception as error:
+        raise ValueError(
+            f"{repo_id} is not on the Hub, or the Hub does not answer. Push it first: `csr-hf push RUN user/name`."
+        ) from error
     if "modules.json" not in {file.rfilename for file in info.siblings or []}:
         raise ValueError(f"{repo_id} holds the head alone. Push it with --layout full: the leaderboard loads that.")
     card = info.card_data.to_dict() if info.card_data else {}

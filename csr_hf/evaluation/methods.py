@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from csr_hf.sparse_codes import SparseCodes
 
 _NORM_BYTES = 4
+_COPIES = ("int8", "binary")
 
 
 class CodesMatrix(scipy.sparse.csr_matrix):
@@ -212,7 +213,7 @@ class TwoStageMethod(CSRMethod):
     retrieval_only = True
 
     def __init__(
-        self, head: CSRModel, k: int, copy: Baseline, *, query_k_factor: int = 1, candidates: int = 300
+        self, head: CSRModel, k: int, copy: BaselineMethod, *, query_k_factor: int = 1, candidates: int = 300
     ) -> None:
         super().__init__(head, k, query_k_factor=query_k_factor)
         self.copy, self.candidates = copy, candidates
@@ -222,12 +223,12 @@ class TwoStageMethod(CSRMethod):
     def index(self, documents: np.ndarray) -> Searcher:
         """Both stages."""
         first = InvertedSearcher(self.head, self._codes(documents), self.query_k)
-        return TwoStageSearcher(first, BaselineMethod(self.copy).index(documents), self.candidates)
+        return TwoStageSearcher(first, self.copy.index(documents), self.candidates)
 
     @property
     def settings(self) -> dict[str, Any]:
         """With what changes a score."""
-        return {**super().settings, "candidates": self.candidates}
+        return {**super().settings, "candidates": self.candidates, "fit": self.copy.fit or ""}
 
 
 def all_methods(
@@ -260,13 +261,17 @@ def all_methods(
     dim, train = head.config.input_dim, None if train is None else unit_rows(train)
     methods: list[Method] = [DenseMethod(dim)]
     budgets = []
-    copies = make_baselines([name for name in two_stage if name in ("int8", "binary")], train, dim, [])
+    for name in two_stage:
+        if name not in _COPIES:
+            raise ValueError(f"two-stage copy {name!r} is unknown. Known: {', '.join(_COPIES)}.")
+    fit = None if train is None else hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
+    copies = make_baselines(two_stage, train, dim, [])
     for k in [k for k in ks if k <= head.config.hidden_dim]:
         decoded = DecodedCSRMethod(head, k, query_k_factor=query_k_factor, candidates=candidates)
         budgets.append(decoded.bytes_per_vector)
         methods += [CSRMethod(head, k, query_k_factor=query_k_factor), decoded]
         methods += [
-            TwoStageMethod(head, k, copy, query_k_factor=query_k_factor, candidates=candidates) for copy in copies
+            TwoStageMethod(head, k, BaselineMethod(copy, fit), query_k_factor=query_k_factor, candidates=candidates)
+            for copy in copies
         ]
-    fit = None if train is None else hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
     return methods + [BaselineMethod(baseline, fit) for baseline in make_baselines(baselines, train, dim, budgets)]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _FORMAT = "csr_hf.results/1"
 
+SEEN = " (the head was trained on its data)"
+"""Stands behind the name of a task wherever it is shown."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -77,7 +80,7 @@ class Results:
         for row in self.rows:
             if row.metric == main[row.task]:
                 lines.setdefault((row.method, row.k, row.bytes_per_vector), {})[row.task] = row
-        header = ["method", "k", "bytes", *(f"{task} ({main[task]})" for task in tasks), "mean"]
+        header = ["method", "k", "bytes", *(f"{task} ({main[task]}){self._mark(task)}" for task in tasks), "mean"]
         table = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
         for (method, k, size), found in lines.items():
             is_dense = method == "dense"
@@ -96,7 +99,12 @@ class Results:
         lines = ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
         for task in dict.fromkeys(row.task for row in self.rows):
             header, body = self._table(task)
-            lines += [f"### {task}", "", _markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
+            lines += [
+                f"### {task}{self._mark(task)}",
+                "",
+                _markdown_row(header),
+                _markdown_row(["---"] + ["---:"] * (len(header) - 1)),
+            ]
             lines += [*map(_markdown_row, body), ""]
         for name in ("command", "machine", "note"):
             if name in self.details:
@@ -110,13 +118,16 @@ class Results:
         tables = []
         for task in dict.fromkeys(row.task for row in self.rows):
             header, body = self._table(task)
-            table = Table(title=task, title_justify="left")
+            table = Table(title=task + self._mark(task), title_justify="left")
             for number, name in enumerate(header):
                 table.add_column(name, justify="right" if number else "left", no_wrap=True)
             for line in body:
                 table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)
             tables.append(table)
         return tables
+
+    def _mark(self, task: str) -> str:
+        return SEEN if task in self.details.get("seen", ()) else ""
 
     def _table(self, task: str) -> tuple[list[str], list[list[str]]]:
         """Header and lines: a line a method and k, for each metric the score and what is kept of the dense score."""

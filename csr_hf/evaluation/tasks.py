@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.evaluation.methods import CSRMethod, DenseMethod, Method
 from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder, model_meta
-from csr_hf.evaluation.results import Results, Row
+from csr_hf.evaluation.results import SEEN, Results, Row
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -32,8 +32,11 @@ class Benchmark:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def load_tasks(names: Sequence[str]) -> list[AbsTask]:
+def load_tasks(names: Sequence[str]) -> dict[str, AbsTask]:
     """Tasks of mteb by name, `Name`, `Name:subset` or `Name:subset:split`.
+
+    Returns:
+        The names as they were given, and their tasks.
 
     Raises:
         ValueError: for an unknown name, subset or split; the nearest name is given.
@@ -43,7 +46,7 @@ def load_tasks(names: Sequence[str]) -> list[AbsTask]:
         import mteb
     except ImportError as error:
         raise ImportError('evaluation on MTEB needs mteb: pip install "csr_hf[eval]"') from error
-    tasks = []
+    tasks = {}
     for entry in names:
         name, _, rest = entry.partition(":")
         subset, _, split = rest.partition(":")
@@ -55,12 +58,12 @@ def load_tasks(names: Sequence[str]) -> list[AbsTask]:
             ) from error
         if (subset and subset not in task.hf_subsets) or (split and split not in task.eval_splits):
             raise ValueError(f"task {name} has the subsets {task.hf_subsets} and the splits {task.eval_splits}.")
-        tasks.append(task)
+        tasks[entry] = task
     return tasks
 
 
 def evaluate_tasks(
-    tasks: Iterable[AbsTask],
+    tasks: Mapping[str, AbsTask],
     methods: Sequence[Method],
     source: EmbeddingSource,
     output_dir: str | Path,
@@ -73,7 +76,7 @@ def evaluate_tasks(
     """Measure every method on every task; `results.json` and mteb's own files grow as it goes.
 
     A second call goes on at the task and method where the first one stopped: results of the same model, head and
-    settings are taken from `output_dir/mteb`.
+    settings are taken from `output_dir/mteb`. Rows of other tasks, measured earlier with the same head, stay.
 
     Args:
         tasks: of `load_tasks`.
@@ -89,14 +92,13 @@ def evaluate_tasks(
         Rows of each task's main score, and the tasks that failed.
     """
     output_dir = Path(output_dir)
-    details = {"task_types": {}, "datasets": {}, "seconds": {}, **(details or {})}
-    benchmark = Benchmark(Results([], details))
-    for task in tasks:
-        name = task.metadata.name
-        contaminated = " (the head was trained on its data)" if name in (trained_on or ()) else ""
-        say(f"{name}: {task.metadata.type}, {task.metadata.main_score}{contaminated}")
+    benchmark = Benchmark(_earlier(output_dir, tasks, details or {}))
+    details = benchmark.results.details
+    for name, task in tasks.items():
+        is_seen = task.metadata.name in (trained_on or ())
+        say(f"{name}: {task.metadata.type}, {task.metadata.main_score}{SEEN if is_seen else ''}")
         try:
-            rows, seconds = _evaluate_task(task, methods, source, output_dir / _MTEB, model_name, trained_on)
+            rows, seconds = _evaluate_task(name, task, methods, source, output_dir / _MTEB, model_name, trained_on)
         # Whatever a task raises, missing data or a defect of its own: the others go on, and the caller is told.
         except Exception as error:  # noqa: BLE001
             benchmark.failures[name] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
@@ -106,15 +108,45 @@ def evaluate_tasks(
             source.forget()
         benchmark.results.rows += rows
         details["task_types"][name] = task.metadata.type
+        details["seen"] = sorted({*details["seen"], name}) if is_seen else details["seen"]
         dataset = task.metadata.dataset
-        details["datasets"][name] = {"id": dataset["path"], "task_id": name, "revision": dataset["revision"]}
+        # A part of a task, or one that was trained on, is no result to submit.
+        if name == task.metadata.name and not is_seen:
+            details["datasets"][name] = {"id": dataset["path"], "task_id": name, "revision": dataset["revision"]}
         if seconds:
             details["seconds"][name] = {key: round(value, 1) for key, value in seconds.items()}
         benchmark.results.save(output_dir)
     return benchmark
 
 
+def _earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: dict[str, Any]) -> Results:
+    """Results of other tasks that were measured with the same head before."""
+    kept: dict[str, Any] = {"task_types": {}, "datasets": {}, "seconds": {}, "seen": []}
+    rows: list[Row] = []
+    if (output_dir / "results.json").is_file():
+        earlier = Results.load(output_dir)
+        if earlier.details.get("head") == details.get("head"):
+            rows = [row for row in earlier.rows if row.task not in tasks]
+            for name in ("task_types", "datasets", "seconds"):
+                known = earlier.details.get(name, {})
+                kept[name] = {task: value for task, value in known.items() if task not in tasks}
+            kept["seen"] = [task for task in earlier.details.get("seen", []) if task not in tasks]
+    return Results(rows, {**kept, **details})
+
+
+def _main_score(scores: Mapping[str, Sequence[Mapping[str, Any]]], task: AbsTask) -> float:
+    """Mean over the splits and subsets that were asked for; mteb's cache may hold more."""
+    found = [
+        entry["main_score"]
+        for split in task.eval_splits
+        for entry in scores.get(split, [])
+        if entry["hf_subset"] in task.hf_subsets
+    ]
+    return float(sum(found) / len(found))
+
+
 def _evaluate_task(
+    name: str,
     task: AbsTask,
     methods: Sequence[Method],
     source: EmbeddingSource,
@@ -152,10 +184,10 @@ def _evaluate_task(
                 encode_kwargs={"batch_size": 1024, "show_progress_bar": False},
             )
             seconds["dense" if isinstance(method, DenseMethod) else "all others"] += time.perf_counter() - began
-            score = float(found.task_results[0].get_score())
+            score = _main_score(found.task_results[0].scores, task)
             dense = score if isinstance(method, DenseMethod) else dense
             retention = score / dense if dense else 0.0
-            described = task.metadata.name, task.metadata.main_score, method.name, method.k, method.bytes_per_vector
+            described = name, task.metadata.main_score, method.name, method.k, method.bytes_per_vector
             rows.append(Row(*described, score, retention))
     finally:
         if task.data_loaded:

@@ -6,6 +6,9 @@ from typing import Any
 
 from csr_hf.evaluation.results import Results, Row
 
+HEAD_METHODS = ("CSR", "CSR, decoded")
+"""Methods that need the head's codes alone."""
+
 _HUB = "https://huggingface.co"
 
 
@@ -22,7 +25,7 @@ def summary(config: dict[str, Any], base_model: str | None, results: Results | N
     dense = results.select(task=best.task, metric=best.metric, method="dense")[0]
     return (
         f"{text}; at k={best.k} a document takes {best.bytes_per_vector} bytes instead of {dense.bytes_per_vector:,} "
-        f"and keeps {best.retention:.1%} of the dense {best.metric} ({best.task})."
+        f"and keeps {best.retention:.1%} of the dense {best.metric} ({best.method}; {best.task})."
     )
 
 
@@ -30,6 +33,7 @@ def best_row(results: Results | None, k: int) -> Row | None:
     """The head's best figure at its own k, on the first task and metric."""
     rows = results.rows if results else []
     rows = [row for row in rows if row.k == k and (row.task, row.metric) == (rows[0].task, rows[0].metric)]
+    rows = [row for row in rows if row.method in HEAD_METHODS]
     return max(rows, key=lambda row: row.retention, default=None)
 
 
@@ -75,7 +79,7 @@ def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | No
         rivals = [
             row
             for row in results.select(task=best.task, metric=best.metric)
-            if row.k is None and row.bytes_per_vector < best.bytes_per_vector and row.retention > best.retention
+            if row.k is None and row.bytes_per_vector < best.bytes_per_vector and row.retention >= best.retention
         ]
         found += [
             f"By size alone it is not the best: {row.bytes_per_vector} bytes of {row.method} keep {row.retention:.1%}."

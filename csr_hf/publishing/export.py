@@ -56,14 +56,16 @@ def export(
         device: for the backbone.
 
     Raises:
-        ValueError: if `source` is no head, the backbone of a `layout="head"` is a folder, or the licence is freer than
-            the backbone's.
+        ValueError: if `source` is no head, `folder` holds something else than an earlier export, the backbone of a
+            `layout="head"` is a folder, or the licence is freer than the backbone's.
         OSError: if the folder cannot be written; nothing is left behind.
     """
-    repository = open_repository(model_folder(source), extra=[f"{RESULTS}/*"])
+    folder = check_target(folder, source)
+    repository = open_repository(source, extra=[f"{RESULTS}/*"])
     head = load_head(repository)
     base = base_model or head.config.base_model_name_or_path
-    facts = find_backbone_facts(base, revision=head.config.base_model_revision) if base else None
+    revision = head.config.base_model_revision if base == head.config.base_model_name_or_path else None
+    facts = find_backbone_facts(base, revision=revision) if base else None
     if layout is None:
         chosen, reason = _default_layout(repository, facts.weight_bytes if facts else None)
     else:
@@ -79,8 +81,7 @@ def export(
             notes.append(
                 f"the backbone {base} is a folder here: its name is left out (or give --base-model user/name)"
             )
-        base = None
-    revision = head.config.base_model_revision if base == head.config.base_model_name_or_path else None
+        base = revision = None
     head.config.base_model_name_or_path, head.config.base_model_revision = base, revision
     with written_whole(folder) as temporary:
         temporary.mkdir()
@@ -91,7 +92,7 @@ def export(
             write_head(head, temporary)
         write_run_files(source if Path(source).is_dir() else repository.folder, temporary)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
-    return Exported(Path(folder), chosen, reason, notes)
+    return Exported(folder, chosen, reason, notes)
 
 
 def write_card_folder(
@@ -124,11 +125,13 @@ def write_card_folder(
     readme = folder / "README.md"
     if readme.is_file() and not overwrite and not is_generated(readme.read_text(encoding="utf-8")):
         raise ValueError(f"{readme} was written or changed by a person. Use --overwrite-card to replace it.")
-    repository = open_repository(model_folder(source), extra=[f"{RESULTS}/*"])
+    repository = open_repository(source, extra=[f"{RESULTS}/*"])
     config = repository.read_json("config.json")
     if not isinstance(config, dict) or config.get("model_type") != "csr":
         raise ValueError(f"{repository.name} holds no CSR head: its config.json is not one's.")
     base = base_model or config.get("base_model_name_or_path")
+    if base != config.get("base_model_name_or_path"):
+        config["base_model_revision"] = None
     facts = find_backbone_facts(base, revision=config.get("base_model_revision")) if base else None
     if layout is None:
         layout, _ = _default_layout(repository, facts.weight_bytes if facts else None)
@@ -139,10 +142,26 @@ def write_card_folder(
     return write_card(folder, layout, card or CardOptions(), facts)
 
 
-def model_folder(source: str | Path) -> str:
-    """The head of a run's output folder, or the source itself."""
-    inside = Path(source) / "model"
-    return str(inside if (inside / "config.json").is_file() else source)
+def check_target(folder: str | Path, source: str | Path) -> Path:
+    """Refuse to write an export where it would take the place of anything but an earlier export.
+
+    Args:
+        folder: where to write.
+        source: what is exported.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        ValueError: if it exists and holds something else, or holds the source.
+    """
+    folder = Path(folder).resolve()
+    if folder.is_dir() and Path(source).exists() and Path(source).resolve().is_relative_to(folder):
+        raise ValueError(f"{folder} holds what is to be read ({source}). Choose another folder to write.")
+    is_head = (folder / "config.json").is_file() and (folder / "modeling_csr.py").is_file()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_head):
+        raise ValueError(f"{folder} exists and is no exported head. Choose another folder to write, or remove it.")
+    return folder
 
 
 def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 # What an earlier push may have left, and a later one of another layout must take away. Other files stay.
 _OURS = re.compile(
-    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|SparseAutoEncoder/.*|\.eval_results/.*|results/.*"
+    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|SparseAutoEncoder/.*"
+    r"|results/(results\.json|recipe\.yaml|retention\.png|mteb\.json|mteb\.png)"
 )
 _CARD = "README.md"
 
@@ -55,8 +57,8 @@ def push(
         token: default the one of `hf auth login` or of HF_TOKEN.
 
     Raises:
-        ValueError: if a person's card is in the way, a public repository should be private, the name is not valid, or
-            the token may not write there.
+        ValueError: if the repository holds a model of another kind, a person's card is in the way, a public repository
+            should be private, the name is not valid, or the token may not write there.
         OSError: if the upload was interrupted.
     """
     from huggingface_hub import HfApi, errors
@@ -99,6 +101,8 @@ def _push(
     parent = api.model_info(repo_id, revision=revision).sha
     present = set(api.list_repo_files(repo_id, revision=parent))
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if "config.json" in present:
+        _check_is_head(api, repo_id, parent)
     if _CARD in present and not _may_replace(api, repo_id, parent, edited_card):
         paths.pop(_CARD)
     stale = [name for name in sorted(present - paths.keys()) if _OURS.fullmatch(name)]
@@ -114,6 +118,17 @@ def _push(
         parent_commit=parent,
     )
     return Pushed(repo_id, done.oid, done.pr_revision or revision, done.pr_url or done.repo_url.url)
+
+
+def _check_is_head(api: HfApi, repo_id: str, commit: str | None) -> None:
+    """Refuse to replace a model of another kind."""
+    path = api.hf_hub_download(repo_id, "config.json", revision=commit)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or config.get("model_type") != "csr":
+        raise ValueError(f"{repo_id} holds another model. Choose a new name, or another branch (--revision).")
 
 
 def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str) -> bool:

@@ -13,9 +13,17 @@ from typing import Any
 from csr_hf.atomic import written_whole
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.publishing.backbone_facts import BackboneFacts, check_license
-from csr_hf.publishing.card_sections import limits, results_section, summary, training_section, versions_section
+from csr_hf.publishing.card_sections import (
+    HEAD_METHODS,
+    limits,
+    results_section,
+    summary,
+    training_section,
+    versions_section,
+)
 from csr_hf.redaction import shareable
 from csr_hf.repository import is_hub_id
+from csr_hf.training.data import FILE_FORMATS
 
 RESULTS = "results"
 """Folder of a published model that holds what its card quotes."""
@@ -197,7 +205,8 @@ def _card_data(facts: CardFacts, layout: str, options: CardOptions, backbone: Ba
     if license is not None:
         check_license(license, backbone)
     source = facts.recipe.get("data", {}).get("source") or ""
-    datasets = options.datasets or ([source] if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else [])
+    is_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and Path(source).suffix not in FILE_FORMATS
+    datasets = options.datasets or ([source] if is_hub else [])
     evaluated = facts.results.rows if facts.results else []
     fields = {
         "base_model": facts.base_model,
@@ -219,7 +228,7 @@ def _card_data(facts: CardFacts, layout: str, options: CardOptions, backbone: Ba
 def _shown(rows: list[Row]) -> list[Row]:
     """The head's own figures in each task's main metric."""
     main = {row.task: row.metric for row in reversed(rows)}
-    return [row for row in rows if row.k is not None and row.metric == main[row.task]]
+    return [row for row in rows if row.method in HEAD_METHODS and row.metric == main[row.task]]
 
 
 def _legacy_result(facts: CardFacts, row: Row) -> Any:

@@ -19,7 +19,14 @@ PYTHON_DOCS = "python-docs"
 # Roles of a data set -> the role whose texts are the documents of a search. The backbone's prompt goes by role.
 _LAYOUTS = {("anchor", "positive"): "positive", ("text",): "text"}
 _PROMPTS = {"anchor": "query", "positive": "document", "text": "document"}
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+FILE_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 
 
 @dataclass
@@ -116,7 +123,10 @@ def load_texts(arguments: DataArguments) -> TextData:
     if len(dataset) == 0:
         raise ValueError(f"data set {arguments.source} has no rows with text. Check `data.source` and `data.columns`.")
     held_out = _held_out(dataset[_LAYOUTS[roles]], arguments.held_out, arguments.seed)
-    return TextData(arguments.source, dataset, roles, held_out)
+    # The name stands in tables, plots and model cards, where the folders of this machine have no place.
+    path = Path(arguments.source)
+    name = path.name if path.suffix in FILE_FORMATS or path.exists() else arguments.source
+    return TextData(name, dataset, roles, held_out)
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
@@ -148,7 +158,7 @@ def _read(arguments: DataArguments) -> Dataset:
     try:
         if path.is_dir():
             loaded: Any = datasets.load_from_disk(str(path))
-        elif path.suffix in _FORMATS or path.exists():
+        elif path.suffix in FILE_FORMATS or path.exists():
             return _read_file(path)
         else:
             loaded = datasets.load_dataset(
@@ -168,11 +178,11 @@ def _read_file(path: Path) -> Dataset:
 
     if not path.is_file():
         raise ValueError("there is no such file.")
-    if path.suffix not in _FORMATS:
-        raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(_FORMATS)}.")
+    if path.suffix not in FILE_FORMATS:
+        raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(FILE_FORMATS)}.")
     if path.stat().st_size == 0:
         raise ValueError("the file is empty.")
-    kind = _FORMATS[path.suffix]
+    kind = FILE_FORMATS[path.suffix]
     if kind == "arrow":
         return Dataset.from_file(str(path))
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}

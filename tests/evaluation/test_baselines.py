@@ -54,13 +54,16 @@ def test_binary_keeps_signs(embeddings):
 def test_product_quantisation_stores_the_nearest_centroid_of_each_part():
     rng = np.random.default_rng(0)
     train, held_out = rng.standard_normal((2000, 24)), rng.standard_normal((50, 24)).astype(np.float32)
-    baseline = ProductQuantization(train, 7)  # 24 is no multiple of 7: filled up to 28
+    baseline = ProductQuantization(train, 7)  # 24 is no multiple of 7: three parts of 4, four of 3
     assert baseline.bytes_per_vector == 7
-    centroids = np.stack(baseline.centroids)
-    parts = np.pad(held_out, ((0, 0), (0, 4))).reshape(50, 7, 4)
-    distances = ((parts[:, :, None] - centroids[None]) ** 2).sum(-1)
-    nearest = np.stack([centroids[part, distances[:, part].argmin(1)] for part in range(7)], axis=1)
-    np.testing.assert_allclose(baseline.documents(held_out), nearest.reshape(50, 28)[:, :24], atol=1e-5)
+    assert [centroids.shape for centroids in baseline.centroids] == [(256, 4)] * 3 + [(256, 3)] * 4
+    stored, start = baseline.documents(held_out), 0
+    for centroids in baseline.centroids:
+        part = held_out[:, start : start + centroids.shape[1]]
+        nearest = ((part[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
+        np.testing.assert_allclose(stored[:, start : start + centroids.shape[1]], centroids[nearest], atol=1e-5)
+        start += centroids.shape[1]
+    assert start == 24
     assert np.array_equal(baseline.queries(held_out), held_out)
     coarse, fine = (
         np.square(ProductQuantization(train, size).documents(held_out) - held_out).mean() for size in (4, 12)

@@ -55,6 +55,10 @@ class DenseArithmetic:
         return pairwise_cos_sim(embeddings1, embeddings2)
 
 
+def by_name(tasks):
+    return {task.metadata.name: task for task in tasks}
+
+
 def scores_of(model, task):
     found = mteb.evaluate(model, task, encode_kwargs={"batch_size": 32, "show_progress_bar": False}, **QUIET)
     return {
@@ -153,7 +157,8 @@ def written_out(method, documents, queries):
         decoded = stored @ method.head.encoder.weight.detach().numpy() + method.head.pre_bias.detach().numpy()
         return candidates(unit(queries) @ unit(decoded).T, "pursuit")
     if isinstance(method, TwoStageMethod):
-        copies = method.copy.queries(unit(queries)) @ method.copy.documents(unit(documents)).T
+        copy = method.copy.baseline
+        copies = copy.queries(unit(queries)) @ copy.documents(unit(documents)).T
         return candidates(copies, True)
     if isinstance(method, CSRMethod):
         return unit(codes(queries, method.query_k)) @ unit(codes(documents, method.k, True)).T
@@ -210,6 +215,8 @@ def test_without_training_embeddings_fitted_baselines_are_left_out(head):
 def test_unknown_baseline_names_the_nearest(head):
     with pytest.raises(ValueError, match=r"baseline 'truncat' is unknown\. Did you mean 'truncate'"):
         all_methods(head, None, ks=[8], baselines=["truncat"])
+    with pytest.raises(ValueError, match=r"two-stage copy 'in8' is unknown\. Known: int8, binary"):
+        all_methods(head, None, ks=[8], two_stage=["in8"])
 
 
 def test_documents_that_share_no_latent_come_last(head, searched):
@@ -249,13 +256,13 @@ def test_cache_keeps_models_methods_and_settings_apart(source, head, tmp_path):
 def test_backbone_runs_once_whatever_the_number_of_methods(backbone, head, tmp_path):
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockRetrievalTask", "MockSTSTask")]
     first = EmbeddingSource(backbone, tmp_path / "a", progress=False)
-    evaluate_tasks(tasks, [DenseMethod(384)], first, tmp_path / "x", model_name="user/x")
+    evaluate_tasks(by_name(tasks), [DenseMethod(384)], first, tmp_path / "x", model_name="user/x")
     second = EmbeddingSource(backbone, tmp_path / "b", progress=False)
     methods = all_methods(head, None, ks=[4, 8, 16], baselines=["truncate", "binary"])
-    evaluate_tasks(tasks, methods, second, tmp_path / "y", model_name="user/x")
+    evaluate_tasks(by_name(tasks), methods, second, tmp_path / "y", model_name="user/x")
     assert second.embedded == first.embedded > 0
     third = EmbeddingSource(backbone, tmp_path / "b", progress=False)
-    evaluate_tasks(tasks, methods, third, tmp_path / "z", model_name="user/x")
+    evaluate_tasks(by_name(tasks), methods, third, tmp_path / "z", model_name="user/x")
     assert third.embedded == 0
 
 
@@ -265,11 +272,47 @@ def test_spared_lookups_change_no_score(source, head, tmp_path):
             continue
         method = CSRMethod(head, 4)
         expected = scores_of(MTEBEncoder(source, method), type(task)())
-        evaluate_tasks([type(task)()], [method], source, tmp_path / task.metadata.name, model_name="user/x")
+        evaluate_tasks(by_name([type(task)()]), [method], source, tmp_path / task.metadata.name, model_name="user/x")
         (path,) = (tmp_path / task.metadata.name).rglob(f"{task.metadata.name}.json")
         found = json.loads(path.read_text())["scores"]
         main = [subset["main_score"] for subsets in found.values() for subset in subsets]
         assert main == pytest.approx([score for key, score in expected.items() if key[-1] == "main_score"])
+
+
+def test_a_part_of_a_task_has_a_name_and_a_score_of_its_own(source, head, tmp_path):
+    task = type(next(task for task in TEXT_TASKS if task.metadata.name == "MockMultilingualSTSTask"))
+    first, second = task().hf_subsets[:2]
+    whole = evaluate_tasks({"whole": task()}, [DenseMethod(384)], source, tmp_path, model_name="u/x").results
+    parts = {f"part:{name}": task().filter_languages(None, hf_subsets=[name]) for name in (first, second)}
+    # The cache holds the whole task by now.
+    found = evaluate_tasks(parts, [DenseMethod(384)], source, tmp_path, model_name="u/x").results
+    assert [row.task for row in found.rows] == ["whole", f"part:{first}", f"part:{second}"]
+    scores = [row.score for row in found.rows]
+    assert scores[0] == pytest.approx((scores[1] + scores[2]) / 2)
+    assert whole.rows[0] == found.rows[0]
+    assert found.details["datasets"] == {}
+
+
+def test_rows_of_earlier_calls_stay_with_the_same_head_alone(source, head, tmp_path):
+    tasks = {
+        task.metadata.name: task for task in TEXT_TASKS if task.metadata.name in ("MockSTSTask", "MockRetrievalTask")
+    }
+    for name, task in tasks.items():
+        seen = {"trained_on": {"MockSTSTask"}, "details": {"head": "a"}}
+        found = evaluate_tasks({name: task}, [DenseMethod(384)], source, tmp_path, model_name="u/x", **seen)
+    assert {row.task for row in found.results.rows} == set(tasks)
+    assert set(found.results.details["task_types"]) == set(tasks)
+    assert "### MockSTSTask (the head was trained on its data)" in found.results.to_markdown()
+    assert set(found.results.details["datasets"]) == {"MockRetrievalTask"}
+    other = evaluate_tasks(
+        {"MockSTSTask": tasks["MockSTSTask"]},
+        [DenseMethod(384)],
+        source,
+        tmp_path,
+        model_name="u/x",
+        details={"head": "b"},
+    )
+    assert {row.task for row in other.results.rows} == {"MockSTSTask"}
 
 
 class Interrupted(CSRMethod):
@@ -287,12 +330,18 @@ class Defective(CSRMethod):
 def test_interrupted_evaluation_goes_on_where_it_stopped(source, head, tmp_path):
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockSTSTask", "MockRetrievalTask")]
     tasks.sort(key=lambda task: task.metadata.name, reverse=True)
-    whole = evaluate_tasks(tasks, [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "whole", model_name="u/x")
+    whole = evaluate_tasks(
+        by_name(tasks), [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "whole", model_name="u/x"
+    )
     with pytest.raises(KeyboardInterrupt):
-        evaluate_tasks(tasks, [DenseMethod(384), Interrupted(head, 4)], source, tmp_path / "run", model_name="u/x")
+        evaluate_tasks(
+            by_name(tasks), [DenseMethod(384), Interrupted(head, 4)], source, tmp_path / "run", model_name="u/x"
+        )
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("Mock*.json")}
     assert len(done) == 3
-    again = evaluate_tasks(tasks, [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "run", model_name="u/x")
+    again = evaluate_tasks(
+        by_name(tasks), [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "run", model_name="u/x"
+    )
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for row, expected in zip(again.results.rows, whole.results.rows, strict=True):
         assert (row.task, row.method) == (expected.task, expected.method)
@@ -303,7 +352,7 @@ def test_task_that_fails_is_reported_and_the_others_go_on(source, head, tmp_path
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockRetrievalTask", "MockSTSTask")]
     said = []
     found = evaluate_tasks(
-        tasks, [DenseMethod(384), Defective(head, 4)], source, tmp_path, model_name="u/x", say=said.append
+        by_name(tasks), [DenseMethod(384), Defective(head, 4)], source, tmp_path, model_name="u/x", say=said.append
     )
     assert found.failures == {"MockRetrievalTask": "RuntimeError: no such data"}
     assert {row.task for row in found.results.rows} == {"MockSTSTask"}
@@ -318,5 +367,5 @@ def test_unknown_tasks_name_the_nearest():
         load_tasks(["STSBenchmark", "SciFac"])
     with pytest.raises(ValueError, match="xx"):
         load_tasks(["MTOPIntentClassification:xx"])
-    (task,) = load_tasks(["MTOPIntentClassification:en:test"])
+    (task,) = load_tasks(["MTOPIntentClassification:en:test"]).values()
     assert (task.hf_subsets, task.eval_splits) == (["en"], ["test"])

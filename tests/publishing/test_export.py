@@ -138,3 +138,36 @@ def test_export_of_something_else_is_refused(tmp_path, capsys):
         assert main(["export", str(source), str(tmp_path / "out")]) == 2
         assert re.search(reason, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_but_an_earlier_export_is_replaced(exported, tmp_path, capsys):
+    write_run(tmp_path / "runs" / "one", make_head(), make_results())
+    before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path / "runs", tmp_path / "runs" / "one", tmp_path):
+        assert main(["export", str(tmp_path / "runs" / "one"), str(target), "--layout", "head"]) == 2
+        assert "holds what is to be read" in capsys.readouterr().err
+        assert main(["import", str(exported), str(target), "--base-model", MINILM]) == 2
+        assert "exists and is no exported head" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    for _ in range(2):
+        assert main(["export", str(tmp_path / "runs" / "one"), str(tmp_path / "out"), "--layout", "head"]) == 0
+
+
+def test_another_backbone_has_no_revision_of_the_old_one(tmp_path):
+    write_run(tmp_path / "run", make_head(base_model_revision="c0ffee"), make_results())
+    named = export(tmp_path / "run", tmp_path / "out", layout="head", base_model="user/other")
+    config = CSRModel.from_pretrained(named.folder).config
+    assert (config.base_model_name_or_path, config.base_model_revision) == ("user/other", None)
+    assert "c0ffee" not in (named.folder / "README.md").read_text()
+    assert main(["card", str(tmp_path / "run"), str(tmp_path / "card"), "--base-model", "user/other"]) == 0
+    assert "c0ffee" not in "".join(path.read_text() for path in (tmp_path / "card").glob("*.[jm]*"))
+    assert main(["import", str(tmp_path / "out"), str(tmp_path / "in"), "--base-model", MINILM]) == 0
+    config = CSRModel.from_pretrained(tmp_path / "in").config
+    assert (config.base_model_name_or_path, config.base_model_revision) == (MINILM, None)
+    assert main(["import", str(tmp_path / "out"), str(tmp_path / "same")]) == 0
+    assert CSRModel.from_pretrained(tmp_path / "same").config.base_model_name_or_path == "user/other"
+
+
+def test_a_run_is_read_as_its_head(encoder, tmp_path):
+    write_run(tmp_path / "run", make_head())
+    assert CSREncoder.from_pretrained(tmp_path / "run", device="cpu").fingerprint == encoder.fingerprint

@@ -231,3 +231,11 @@ def test_data_set_on_the_hub_is_read_and_named_by_the_card(hub, token, tmp_path)
     from huggingface_hub import ModelCard
 
     assert ModelCard.load("user/on-pairs").data.datasets == ["user/pairs"]
+
+
+def test_model_of_another_kind_is_not_replaced(hub, token, backbone, tmp_path):
+    backbone.model.save(str(tmp_path / "dense"), create_model_card=False)
+    commit = hub.add("user/dense", tmp_path / "dense")
+    with pytest.raises(ValueError, match="user/dense holds another model"):
+        push_head(tmp_path, "user/dense", 0)
+    assert hub.repo("user/dense").sha("main") == commit

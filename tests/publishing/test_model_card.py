@@ -60,7 +60,7 @@ def test_results_of_tasks_on_the_hub_are_in_the_new_format_too(card):
 def test_body_says_what_the_files_say(card):
     text = (card / "README.md").read_text()
     assert "# minilm-csr\n" in text
-    assert "at k=16 a document takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (faq" in text
+    assert "at k=16 a document takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (CSR, decoded; faq" in text
     assert "](results/retention.png)" in text
     assert make_results().to_markdown().split("\n\nCommand")[0] in text
     for line in (
@@ -186,7 +186,10 @@ def test_best_figure_and_rivals():
         Row("t", "m", "int8", None, 15, 0.46, 0.92),
     ]
     config = {"k": 4, "hidden_dim": 64}
-    assert "at k=4 a document takes 16 bytes instead of 100 and keeps 90.0%" in summary(config, None, Results(rows))
+    rows.append(Row("t", "m", "CSR + int8", 4, 116, 0.5, 1.0))
+    assert "takes 16 bytes instead of 100 and keeps 90.0% of the dense m (CSR; t)." in summary(
+        config, None, Results(rows)
+    )
     found = limits(config, {}, Results(rows))
     assert [line for line in found if "size alone" in line] == [
         "By size alone it is not the best: 15 bytes of int8 keep 92.0%."
@@ -205,6 +208,20 @@ def test_secrets_and_folders_are_masked():
     for text, masked in said.items():
         assert shareable({"a": [text]}) == {"a": [masked]}
     assert without_secrets("/home/me hf_abcdefghijklmn") == "/home/me hf_***"
+    assert without_secrets("https://token@host/ hf_oauth_eyJabc.def-ghi x") == "https://***@host/ hf_*** x"
+    paths = [
+        "/home/jo hn/secret client/out",
+        "../../home/me/out",
+        "file:///home/me/out",
+        "~me/acme/out",
+        "C:\\A B\\out",
+    ]
+    for path in paths:
+        assert shareable({"source": path}) == {"source": "out"}, path
+        command = f"csr-hf run a.yaml --data.source '{path}' --output-dir='{path}'"
+        assert shareable({"command": command}) == {"command": "csr-hf run a.yaml --data.source out --output-dir=out"}
+    kept = "csr-hf run a/b.yaml --data.columns '{anchor: q, positive: a}'"
+    assert shareable({"command": kept}) == {"command": kept}
 
 
 def test_first_published_card_is_what_the_command_makes(tmp_path):
