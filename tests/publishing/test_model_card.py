@@ -60,7 +60,7 @@ def test_results_of_tasks_on_the_hub_are_in_the_new_format_too(card):
 def test_body_says_what_the_files_say(card):
     text = (card / "README.md").read_text()
     assert "# minilm-csr\n" in text
-    assert "at k=16 a document takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (CSR, decoded; faq" in text
+    assert "takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (CSR, decoded; faq" in text
     assert "](results/retention.png)" in text
     assert make_results().to_markdown().split("\n\nCommand")[0] in text
     for line in (
