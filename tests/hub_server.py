@@ -99,6 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/(models|datasets)/(.+)/paths-info/([^/]+)", "paths_info"),
         ("GET", r"/api/(models|datasets)/(.+?)/tree/([^/]+)(?:/(.*))?", "tree"),
         ("GET", r"/api/(models|datasets)/(.+?)/refs", "refs"),
+        ("GET", r"/api/(models|datasets)/(.+?)/commits/([^/]+)", "commits"),
         ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", "info"),
         ("POST", r"/(datasets/)?(.+)\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/([0-9a-f]+)", "lfs_put"),
@@ -238,6 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.find(kind, repo_id)
         named = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in repo.refs.items()]
         self.answer({"branches": named, "tags": [], "converts": []})
+
+    def commits(self, kind, repo_id, revision):
+        repo = self.find(kind, repo_id, revision)
+        listed = {"title": "a commit", "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
+        self.answer([{"id": sha, **listed} for sha in reversed(repo.log)])
 
     def info(self, kind, repo_id, revision):
         repo = self.find(kind, repo_id, revision or "main")

@@ -130,6 +130,17 @@ def test_submission_is_what_the_stock_loader_reproduces(published, backbone, tmp
         assert part in code
 
 
+def test_mteb_finds_a_published_model_by_its_name(published):
+    """What `mteb run -m user/board` loads: mteb's own wrapper, no trust asked for."""
+    from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
+
+    model = mteb.get_model("user/board", device="cpu")
+    assert type(model) is SparseEncoderWrapper
+    assert (model.mteb_model_meta.name, model.mteb_model_meta.revision) == ("user/board", published)
+    found = mteb.evaluate(model, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
+    assert -1 <= found.task_results[0].get_score() <= 1
+
+
 def test_head_layout_cannot_be_submitted(hub, published, tmp_path):
     make_head().save_pretrained(tmp_path / "head")
     hub.add("user/alone", tmp_path / "head")
