@@ -16,8 +16,11 @@ from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.mteb import EmbeddingSource
 from csr_hf.evaluation.tasks import Benchmark, evaluate_tasks, load_tasks
 from csr_hf.recipe import EvaluationArguments, Recipe, versions
+from csr_hf.repository import open_repository
 
 if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
     from csr_hf.backbone import Backbone
 
 _TRAIN_ROWS = 100_000
@@ -53,6 +56,7 @@ def evaluate(
         output_dir: where results go; default `evaluation/` in the run, or `evaluation/<name>`.
         submit_dir: also lay out the results of a published head as the leaderboard wants them (`write_submission`).
         trained_on: tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown.
+            A task whose data set is the source of the run counts without being named.
         batch_size: texts in one pass of the backbone.
         device: default the best at hand.
         progress: show bars.
@@ -79,11 +83,12 @@ def evaluate(
     else:
         output = Path("evaluation") / (folder.name if folder.exists() else folder)
     check_writable(output)
-    encoder = CSREncoder.from_pretrained(folder / "model" if recipe else source, device=device)
+    commit = open_repository(source).commit
+    encoder = CSREncoder.from_pretrained(source, revision=commit, device=device)
     if submit_dir is not None:
         # What cannot be submitted is said before hours of work.
         published_meta(str(source), encoder, encoder.head.config.k)
-    train = _train_embeddings(recipe, encoder.backbone, say) if recipe else None
+    train = _train_embeddings(recipe, encoder.backbone, say, progress) if recipe else None
     settings = recipe.evaluation if recipe else EvaluationArguments()
     began = time.perf_counter()
     methods = all_methods(
@@ -98,7 +103,7 @@ def evaluate(
     fit_seconds = round(time.perf_counter() - began, 1)
     cache_dir = recipe.embeddings_dir if recipe else output / "embeddings"
     embeddings = EmbeddingSource(encoder.backbone, cache_dir, batch_size=batch_size, progress=progress)
-    contaminated = set(trained_on) if trained_on is not None else None
+    contaminated = _trained_on(trained_on, recipe, loaded)
     found = versions()
     benchmark = evaluate_tasks(
         loaded,
@@ -106,6 +111,7 @@ def evaluate(
         embeddings,
         output,
         model_name=_model_name(source, recipe),
+        revision=commit or encoder.fingerprint,
         trained_on=contaminated,
         say=say,
         details={
@@ -113,7 +119,7 @@ def evaluate(
             "machine": found.pop("machine"),
             "versions": found,
             "note": _note(settings),
-            "trained_on": sorted(trained_on) if trained_on is not None else None,
+            "trained_on": sorted(contaminated) if contaminated is not None else None,
             "head": encoder.fingerprint,
             "fit_seconds": fit_seconds,
         },
@@ -127,17 +133,26 @@ def evaluate(
     return benchmark
 
 
-def _train_embeddings(recipe: Recipe, backbone: Backbone, say: Callable[[str], None]) -> np.ndarray | None:
+def _train_embeddings(
+    recipe: Recipe, backbone: Backbone, say: Callable[[str], None], progress: bool
+) -> np.ndarray | None:
     """What the head was trained on; None, and a word about it, when the data is not here any more."""
     from csr_hf import pipeline
 
     try:
-        train = pipeline.embed(recipe, say=say).train
+        train = pipeline.embed(recipe, say=say, progress=progress, backbone=backbone).train
     except ValueError as error:
         say(f"baselines that are fitted are left out: the training data is not at hand ({error})")
         return None
     rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
     return train[np.sort(rows)].astype(np.float32)
+
+
+def _trained_on(named: Sequence[str] | None, recipe: Recipe | None, tasks: dict[str, AbsTask]) -> set[str] | None:
+    """What the caller names, and every task whose data set the run was trained on; None if nobody says anything."""
+    source = recipe.data.source if recipe else None
+    own = {task.metadata.name for task in tasks.values() if task.metadata.dataset["path"] == source}
+    return {*(named or ()), *own} if named is not None or own else None
 
 
 def _model_name(source: str | Path, recipe: Recipe | None) -> str:
@@ -151,7 +166,7 @@ def _note(settings: EvaluationArguments) -> str:
     return (
         f"retrieval: queries keep {settings.query_k_factor} x k latents; CSR: documents with least-squares values; "
         f"CSR, decoded: documents by matching pursuit, the dense query against the best {settings.candidates} of them "
-        f"decoded; CSR + int8: the dense query against int8 copies of the best {settings.candidates}. "
+        f"decoded; CSR + int8, CSR + binary: the dense query against such copies of the best {settings.candidates}. "
         "Other tasks: CSR: plain codes on both sides; CSR, decoded: decoded codes on both sides; baselines: both "
         "sides as stored. Bytes are those stored for a document. Baselines are fitted on the training embeddings."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -192,19 +192,31 @@ def encode_embeddings(
     return SparseCodes(indices, values, config.hidden_dim, head_fingerprint(head), check=False)
 
 
+def decode_codes(head: CSRModel, codes: SparseCodes) -> np.ndarray:
+    """Dense embeddings of codes, float32, shape (n, input_dim)."""
+    blocks = list(_decoded_blocks(head, codes))
+    return (
+        np.concatenate([block.cpu().numpy() for block in blocks]) if blocks else np.zeros((0, head.config.input_dim))
+    )
+
+
 def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> np.ndarray:
     """||decode(z)|| of every code, float32, shape (n,): what the "self" second stage divides by."""
+    blocks = [block.norm(dim=-1).cpu().numpy() for block in _decoded_blocks(head, codes, batch_size)]
+    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+
+def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> Iterator[torch.Tensor]:
+    """Decoded codes in float32, some rows at a time: a dense copy of all latents would not fit."""
     import torch
 
-    norms = np.empty(len(codes), np.float32)
     weight = head.encoder.weight
     for start in range(0, len(codes), batch_size):
         part = codes[start : start + batch_size]
         values = torch.from_numpy(part.values.astype(np.float32)).to(weight)
         indices = torch.from_numpy(part.indices.astype(np.int64)).to(weight.device)
         with torch.inference_mode():
-            norms[start : start + batch_size] = head.decode(values, indices).float().norm(dim=-1).cpu().numpy()
-    return norms
+            yield head.decode(values, indices).float()
 
 
 def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:

@@ -88,8 +88,14 @@ def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False
     return results
 
 
-def embed(recipe: Recipe, *, say: Say, progress: bool = True) -> Embedded:
+def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone | None = None) -> Embedded:
     """Load backbone and texts, and embed every role once.
+
+    Args:
+        recipe: what to embed.
+        say: told what happens.
+        progress: show bars.
+        backbone: the recipe's, if it is loaded already.
 
     Raises:
         ValueError: for an unknown backbone, unreadable data, or a folder that cannot be written.
@@ -97,7 +103,8 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True) -> Embedded:
     check_writable(recipe.output_dir)
     check_writable(recipe.embeddings_dir)
     arguments = recipe.backbone
-    backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
+    if backbone is None:
+        backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
     say(f"backbone   {backbone.name}, {backbone.dim} dimensions, from {backbone.source}")
     _config(recipe, backbone)
     texts = load_texts(recipe.data)

@@ -17,7 +17,7 @@ import csr_hf
 from csr_hf import CSREncoder, Results
 from csr_hf.cli import main
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
-from csr_hf.evaluation.mteb import EmbeddingSource
+from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder
 from csr_hf.publishing.sentence_transformers import write_full
 from tests.publishing.conftest import make_head
 
@@ -71,6 +71,8 @@ def test_command_measures_every_method_and_writes_everything(run_folder, mock_ta
     assert names == {"sentence-transformers/all-MiniLM-L6-v2", f"local/{run_folder.name}"}
     csr = [meta for meta in metas if meta["name"].startswith("local/")]
     assert {meta["experiment_kwargs"]["k"] for meta in csr} == {4, 8}
+    assert {meta["revision"] for meta in csr} == {CSREncoder.from_pretrained(run_folder, device="cpu").fingerprint}
+    assert {meta["embed_dim"] for meta in csr} == {512}
     assert {tuple(meta["training_datasets"]) for meta in csr} == {("MockSTSTask",)}
 
 
@@ -130,7 +132,7 @@ def test_submission_is_what_the_stock_loader_reproduces(published, backbone, tmp
         assert part in code
 
 
-def test_mteb_finds_a_published_model_by_its_name(published):
+def test_mteb_finds_a_published_model_by_its_name(published, tmp_path):
     """What `mteb run -m user/board` loads: mteb's own wrapper, no trust asked for."""
     from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
 
@@ -138,7 +140,9 @@ def test_mteb_finds_a_published_model_by_its_name(published):
     assert type(model) is SparseEncoderWrapper
     assert (model.mteb_model_meta.name, model.mteb_model_meta.revision) == ("user/board", published)
     found = mteb.evaluate(model, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
-    assert -1 <= found.task_results[0].get_score() <= 1
+    own = MTEBEncoder.from_encoder(CSREncoder.from_pretrained("user/board", device="cpu"), tmp_path)
+    expected = mteb.evaluate(own, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
+    assert found.task_results[0].get_score() == pytest.approx(expected.task_results[0].get_score(), abs=1e-3)
 
 
 def test_head_layout_cannot_be_submitted(hub, published, tmp_path):

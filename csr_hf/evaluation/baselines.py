@@ -15,6 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
+from csr_hf.evaluation.neighbors import unit_rows
+
 _CENTROIDS = 256
 _TRAIN_ROWS = 10_240
 _ITERATIONS = 15
@@ -67,7 +69,7 @@ class Truncation(_Float16Projection):
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The prefixes."""
-        return _unit(embeddings[:, : self.dims])
+        return unit_rows(embeddings[:, : self.dims])
 
 
 class PCA(_Float16Projection):
@@ -89,7 +91,7 @@ class PCA(_Float16Projection):
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
         """The projections."""
-        return _unit((embeddings.astype(np.float32) - self.mean.astype(np.float32)) @ self.directions)
+        return unit_rows((embeddings.astype(np.float32) - self.mean.astype(np.float32)) @ self.directions)
 
 
 class Int8:
@@ -227,9 +229,3 @@ def make_baselines(names: Sequence[str], train: np.ndarray | None, dim: int, bud
 
 def _kept_dims(budgets: Sequence[int], dim: int) -> list[int]:
     return sorted({min(dim, size // 2) for size in budgets})
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)

@@ -14,16 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import scipy.sparse
 
-from csr_hf.encoder import encode_embeddings, head_fingerprint
+from csr_hf.encoder import decode_codes, encode_embeddings, head_fingerprint
 from csr_hf.evaluation.baselines import Baseline, make_baselines
-from csr_hf.evaluation.searchers import (
-    DenseSearcher,
-    InvertedSearcher,
-    Searcher,
-    TwoStageSearcher,
-    decode,
-    unit_rows,
-)
+from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.searchers import DenseSearcher, InvertedSearcher, Searcher, TwoStageSearcher
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
@@ -187,7 +181,7 @@ class DecodedCSRMethod(CSRMethod):
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray:
         """Decoded codes of unit norm, dense."""
-        return unit_rows(decode(self.head, self._codes(embeddings)))
+        return unit_rows(decode_codes(self.head, self._codes(embeddings)))
 
     def index(self, documents: np.ndarray) -> Searcher:
         """An inverted index with a second stage."""

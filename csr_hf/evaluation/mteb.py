@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.backbone import Backbone
-from csr_hf.evaluation.methods import CodesMatrix, CSRMethod, DenseMethod, Method
+from csr_hf.evaluation.methods import CodesMatrix, CSRMethod, Method
+from csr_hf.evaluation.neighbors import unit_rows
 from csr_hf.training.embeddings import embed_dataset
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class EmbeddingSource:
         cache_dir: where they are kept, float32; a later run finds them.
         batch_size: texts in one pass.
         progress: show a bar for what has to be computed.
+
+    Attributes:
+        embedded: texts that were computed, not found.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class MTEBEncoder:
         from mteb.similarity_functions import cos_sim
 
         if isinstance(embeddings1, CodesMatrix) and isinstance(embeddings2, CodesMatrix):
-            return torch.from_numpy((_unit(embeddings1) @ _unit(embeddings2).T).toarray())
+            return torch.from_numpy((unit_rows(embeddings1) @ unit_rows(embeddings2).T).toarray())
         return cos_sim(np.asarray(embeddings1), np.asarray(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
@@ -150,7 +154,7 @@ class MTEBEncoder:
         from mteb.similarity_functions import pairwise_cos_sim
 
         if isinstance(embeddings1, CodesMatrix) and isinstance(embeddings2, CodesMatrix):
-            products = _unit(embeddings1).multiply(_unit(embeddings2)).sum(axis=1)
+            products = unit_rows(embeddings1).multiply(unit_rows(embeddings2)).sum(axis=1)
             return torch.from_numpy(np.asarray(products).ravel())
         return torch.as_tensor(pairwise_cos_sim(np.asarray(embeddings1), np.asarray(embeddings2)))
 
@@ -194,10 +198,10 @@ def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
         "name": name,
         "revision": backbone.revision or backbone.fingerprint,
         "similarity_fn_name": ScoringFunction.COSINE,
-        "embed_dim": backbone.dim,
+        "embed_dim": method.head.config.hidden_dim if isinstance(method, CSRMethod) else backbone.dim,
         "max_tokens": backbone.model.max_seq_length,
         "framework": ["Sentence Transformers", "PyTorch"],
-        "model_type": ["dense" if isinstance(method, DenseMethod) else "sparse"],
+        "model_type": ["sparse" if isinstance(method, CSRMethod) else "dense"],
         "experiment_kwargs": method.settings or None,
     }
     return ModelMeta.create_empty(overwrites={**fields, **known})
@@ -210,9 +214,3 @@ def _loader(dataset: Any, task_metadata: Any, prompt_type: str) -> Any:
 
     role = PromptType(prompt_type)
     return create_dataloader(dataset, task_metadata=task_metadata, prompt_type=role, batch_size=1024)
-
-
-def _unit(matrix: CodesMatrix) -> CodesMatrix:
-    norms = np.sqrt(matrix.multiply(matrix).sum(axis=1)).A1
-    scale = 1 / np.where(norms > 0, norms, 1)
-    return CodesMatrix(matrix.multiply(scale[:, None]).tocsr())

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import scipy.sparse
 
 _SCORES_IN_MEMORY = 1 << 26
+
+
+def unit_rows(rows: Any) -> Any:
+    """Rows of unit norm, float32, dense or sparse as they came; a row of zeros stays one."""
+    if scipy.sparse.issparse(rows):
+        norms = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
+        return type(rows)(scipy.sparse.diags(1 / np.where(norms > 0, norms, 1)) @ rows)
+    rows = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
 
 
 def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -> np.ndarray:

@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse
 from datasets import Features, List, Value
 
+from csr_hf.evaluation.neighbors import unit_rows
+
 # Scores of one block of test rows against all training rows: 64 million floats, 256 MB.
 _SCORES_IN_MEMORY = 1 << 26
 
@@ -38,7 +40,7 @@ def knn_accuracy(train: Rows, train_labels: np.ndarray, test: Rows, test_labels:
     _check(test, test_labels, "test")
     if not 1 <= k <= len(train_labels):
         raise ValueError(f"`k` ({k}) must be between 1 and the number of training rows ({len(train_labels)}).")
-    train, test = _unit(train), _unit(test)
+    train, test = unit_rows(train), unit_rows(test)
     block = max(1, _SCORES_IN_MEMORY // len(train_labels))
     correct = 0
     for start in range(0, len(test_labels), block):
@@ -86,8 +88,8 @@ def linear_probe_accuracy(
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     _check(train, train_labels, "train")
     _check(test, test_labels, "test")
-    probe = LogisticRegression(C=regularization, max_iter=max_iter).fit(_unit(train), train_labels)
-    return float(probe.score(_unit(test), test_labels))
+    probe = LogisticRegression(C=regularization, max_iter=max_iter).fit(unit_rows(train), train_labels)
+    return float(probe.score(unit_rows(test), test_labels))
 
 
 class _Probe(evaluate.Metric):
@@ -128,12 +130,3 @@ class LinearProbeAccuracy(_Probe):
 def _check(rows: Rows, labels: np.ndarray, name: str) -> None:
     if rows.shape[0] != len(labels) or len(labels) == 0:
         raise ValueError(f"`{name}` has {rows.shape[0]} rows and {len(labels)} labels. Give one label a row.")
-
-
-def _unit(rows: Rows) -> Rows:
-    if scipy.sparse.issparse(rows):
-        norms = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
-        return (scipy.sparse.diags(1 / np.where(norms > 0, norms, 1)) @ rows).tocsr()
-    rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)

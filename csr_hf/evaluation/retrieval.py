@@ -9,9 +9,8 @@ import numpy as np
 
 from csr_hf.encoder import decoded_norms, encode_embeddings
 from csr_hf.evaluation.methods import Method
-from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
+from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors, unit_rows
 from csr_hf.evaluation.results import Row
-from csr_hf.evaluation.searchers import unit_rows
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:

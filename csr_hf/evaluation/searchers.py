@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from csr_hf.encoder import decoded_norms, encode_embeddings, project_queries
-from csr_hf.evaluation.neighbors import top_neighbors
+from csr_hf.encoder import decode_codes, decoded_norms, encode_embeddings, project_queries
+from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -76,12 +76,16 @@ class InvertedSearcher(Searcher):
         norms = decoded_norms(head, codes) if candidates else None
         self.inverted = InvertedIndex.build(codes, decoded_norms=norms)
 
+    def find(self, queries: np.ndarray, top_k: int) -> Hits:
+        """Documents that share a latent with the query, by cosine of codes; -1 where there are fewer."""
+        found = self.inverted.search(encode_embeddings(self.head, queries, self.query_k), top_k)
+        return Hits(found.positions, found.scores)
+
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
         """As `Searcher.search`."""
-        codes = encode_embeddings(self.head, queries, self.query_k)
         if self.candidates is None:
-            found = self.inverted.search(codes, top_k)
-            return _filled(Hits(found.positions, found.scores), len(self.codes))
+            return _filled(self.find(queries, top_k), len(self.codes))
+        codes = encode_embeddings(self.head, queries, self.query_k)
         projections = project_queries(self.head, unit_rows(queries))
         depth = min(top_k, self.candidates)
         found = self.inverted.search(codes, depth, rescore="self", candidates=self.candidates, projections=projections)
@@ -91,14 +95,14 @@ class InvertedSearcher(Searcher):
         """As `Searcher.score`."""
         chosen = self.codes[positions]
         if self.candidates is not None:
-            return unit_rows(decode(self.head, chosen)) @ unit_rows(query[None])[0]
+            return unit_rows(decode_codes(self.head, chosen)) @ unit_rows(query[None])[0]
         wanted = encode_embeddings(self.head, query[None], self.query_k).normalize().to_scipy()
         documents = chosen.astype("float32").normalize().to_scipy()
         return np.asarray((documents @ wanted.T).todense()).ravel()
 
 
 class TwoStageSearcher(Searcher):
-    """One search finds candidates, another ranks them.
+    """Inverted lists find candidates, another search ranks them.
 
     Args:
         first: finds.
@@ -106,12 +110,12 @@ class TwoStageSearcher(Searcher):
         candidates: how many.
     """
 
-    def __init__(self, first: Searcher, second: Searcher, candidates: int) -> None:
+    def __init__(self, first: InvertedSearcher, second: Searcher, candidates: int) -> None:
         self.first, self.second, self.candidates = first, second, candidates
 
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
         """As `Searcher.search`."""
-        found = self.first.search(queries, self.candidates).positions
+        found = self.first.find(queries, self.candidates).positions
         positions = np.full((len(queries), min(top_k, self.candidates)), -1, np.int64)
         scores = np.zeros(positions.shape, np.float32)
         for row, candidates in enumerate(found):
@@ -136,25 +140,3 @@ def _filled(hits: Hits, n_documents: int) -> Hits:
         others = np.flatnonzero(~found)[: missing.sum()]
         positions[row, np.flatnonzero(missing)[: len(others)]] = others
     return Hits(positions, scores)
-
-
-def decode(head: CSRModel, codes: SparseCodes, batch_size: int = 4096) -> np.ndarray:
-    """Dense embeddings of codes, float32, shape (n, input_dim)."""
-    import torch
-
-    decoded = np.empty((len(codes), head.config.input_dim), np.float32)
-    weight = head.encoder.weight
-    for start in range(0, len(codes), batch_size):
-        part = codes[start : start + batch_size]
-        values = torch.from_numpy(part.values.astype(np.float32)).to(weight)
-        indices = torch.from_numpy(part.indices.astype(np.int64)).to(weight.device)
-        with torch.inference_mode():
-            decoded[start : start + batch_size] = head.decode(values, indices).float().cpu().numpy()
-    return decoded
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of unit norm, float32; a row of zeros stays one."""
-    vectors = vectors.astype(np.float32, copy=False)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)

@@ -69,6 +69,7 @@ def evaluate_tasks(
     output_dir: str | Path,
     *,
     model_name: str,
+    revision: str,
     trained_on: set[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     details: dict[str, Any] | None = None,
@@ -84,6 +85,7 @@ def evaluate_tasks(
         source: the backbone's embeddings.
         output_dir: gets `results.json`, `results.md` and `mteb/`.
         model_name: the head's, for mteb: `user/name`.
+        revision: the head's commit, or its fingerprint.
         trained_on: tasks whose data the head was trained on, in mteb's names; None if unknown.
         say: told what happens.
         details: recorded with the results.
@@ -97,8 +99,9 @@ def evaluate_tasks(
     for name, task in tasks.items():
         is_seen = task.metadata.name in (trained_on or ())
         say(f"{name}: {task.metadata.type}, {task.metadata.main_score}{SEEN if is_seen else ''}")
+        known = {"name": model_name, "revision": revision, "training_datasets": trained_on}
         try:
-            rows, seconds = _evaluate_task(name, task, methods, source, output_dir / _MTEB, model_name, trained_on)
+            rows, seconds = _evaluate_task(name, task, methods, source, output_dir / _MTEB, known)
         # Whatever a task raises, missing data or a defect of its own: the others go on, and the caller is told.
         except Exception as error:  # noqa: BLE001
             benchmark.failures[name] = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
@@ -151,23 +154,20 @@ def _evaluate_task(
     methods: Sequence[Method],
     source: EmbeddingSource,
     cache_dir: Path,
-    model_name: str,
-    trained_on: set[str] | None,
+    head: dict[str, Any],
 ) -> tuple[list[Row], dict[str, float]]:
     """Rows of one task, and the seconds that the dense model and all others took; none if some were there before."""
     import mteb
+    from tqdm.auto import tqdm
 
     cache = mteb.ResultCache(cache_dir)
     rows: list[Row] = []
     seconds = {"dense": 0.0, "all others": 0.0}
     dense, resumed = 0.0, False
     try:
-        for method in methods:
-            if method.retrieval_only and task.metadata.type not in _SEARCH_TYPES:
-                continue
-            known = {}
-            if isinstance(method, CSRMethod):
-                known = {"name": model_name, "adapted_from": source.backbone.name, "training_datasets": trained_on}
+        wanted = [each for each in methods if task.metadata.type in _SEARCH_TYPES or not each.retrieval_only]
+        for method in tqdm(wanted, desc=name, unit="method", disable=not source.progress):
+            known = {**head, "adapted_from": source.backbone.name} if isinstance(method, CSRMethod) else {}
             encoder = MTEBEncoder(source, method, model_meta(source.backbone, method, **known))
             began = time.perf_counter()
             is_known = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta) is not None

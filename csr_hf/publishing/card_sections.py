@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from csr_hf.evaluation.results import Results, Row
@@ -69,9 +70,11 @@ def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | No
     """What a user should not expect, as far as the files tell."""
     found = ["The head was trained for this backbone's embeddings alone, prompts and normalisation included."]
     source = recipe.get("data", {}).get("source")
-    if results and source and any(row.task.startswith(source) for row in results.rows):
+    # Tasks of a run are called after their source, files without their folders.
+    name = Path(source).name if source else None
+    if results and name and any(row.task.startswith((f"{source}, ", f"{name}, ")) for row in results.rows):
         found.append(
-            f"The figures are of held-out rows of the data it was trained on ({source}). On other text it keeps less: "
+            f"The figures of {name} are of held-out rows of the data it was trained on. On other text it keeps less: "
             "train a head on a sample of your own."
         )
     best = best_row(results, config["k"])

@@ -89,7 +89,8 @@ class CardFacts:
         """All figures together."""
         datasets = {task: known for part in self.measured for task, known in part.details.get("datasets", {}).items()}
         rows = [row for part in self.measured for row in part.rows]
-        return Results(rows, {"datasets": datasets}) if rows else None
+        types = {task: kind for part in self.measured for task, kind in part.details.get("task_types", {}).items()}
+        return Results(rows, {"datasets": datasets, "task_types": types}) if rows else None
 
     @cached_property
     def base_model(self) -> str | None:
@@ -236,9 +237,11 @@ def _legacy_result(facts: CardFacts, row: Row) -> Any:
     from huggingface_hub import EvalResult
 
     dataset = _dataset(facts, row.task)
+    # What a run measures of its held-out rows is retrieval.
+    kind = facts.results.details["task_types"].get(row.task, "Retrieval") if facts.results else "Retrieval"
     return EvalResult(
-        task_type="information-retrieval",
-        task_name="Retrieval",
+        task_type=re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind).lower(),
+        task_name=kind,
         dataset_type=dataset.get("id") or re.sub(r"\W+", "-", row.task).strip("-").lower(),
         dataset_name=row.task,
         dataset_revision=dataset.get("revision"),

@@ -24,6 +24,7 @@ from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder, model_meta
 from csr_hf.evaluation.tasks import evaluate_tasks, load_tasks
 from tests.publishing.conftest import make_head
 
+NAMED = {"model_name": "user/x", "revision": "1"}
 QUIET = {"cache": None, "co2_tracker": False, "show_progress_bar": False}
 TEXT_TASKS = [task for task in MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
 
@@ -256,13 +257,13 @@ def test_cache_keeps_models_methods_and_settings_apart(source, head, tmp_path):
 def test_backbone_runs_once_whatever_the_number_of_methods(backbone, head, tmp_path):
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockRetrievalTask", "MockSTSTask")]
     first = EmbeddingSource(backbone, tmp_path / "a", progress=False)
-    evaluate_tasks(by_name(tasks), [DenseMethod(384)], first, tmp_path / "x", model_name="user/x")
+    evaluate_tasks(by_name(tasks), [DenseMethod(384)], first, tmp_path / "x", **NAMED)
     second = EmbeddingSource(backbone, tmp_path / "b", progress=False)
     methods = all_methods(head, None, ks=[4, 8, 16], baselines=["truncate", "binary"])
-    evaluate_tasks(by_name(tasks), methods, second, tmp_path / "y", model_name="user/x")
+    evaluate_tasks(by_name(tasks), methods, second, tmp_path / "y", **NAMED)
     assert second.embedded == first.embedded > 0
     third = EmbeddingSource(backbone, tmp_path / "b", progress=False)
-    evaluate_tasks(by_name(tasks), methods, third, tmp_path / "z", model_name="user/x")
+    evaluate_tasks(by_name(tasks), methods, third, tmp_path / "z", **NAMED)
     assert third.embedded == 0
 
 
@@ -272,7 +273,7 @@ def test_spared_lookups_change_no_score(source, head, tmp_path):
             continue
         method = CSRMethod(head, 4)
         expected = scores_of(MTEBEncoder(source, method), type(task)())
-        evaluate_tasks(by_name([type(task)()]), [method], source, tmp_path / task.metadata.name, model_name="user/x")
+        evaluate_tasks(by_name([type(task)()]), [method], source, tmp_path / task.metadata.name, **NAMED)
         (path,) = (tmp_path / task.metadata.name).rglob(f"{task.metadata.name}.json")
         found = json.loads(path.read_text())["scores"]
         main = [subset["main_score"] for subsets in found.values() for subset in subsets]
@@ -282,10 +283,10 @@ def test_spared_lookups_change_no_score(source, head, tmp_path):
 def test_a_part_of_a_task_has_a_name_and_a_score_of_its_own(source, head, tmp_path):
     task = type(next(task for task in TEXT_TASKS if task.metadata.name == "MockMultilingualSTSTask"))
     first, second = task().hf_subsets[:2]
-    whole = evaluate_tasks({"whole": task()}, [DenseMethod(384)], source, tmp_path, model_name="u/x").results
+    whole = evaluate_tasks({"whole": task()}, [DenseMethod(384)], source, tmp_path, **NAMED).results
     parts = {f"part:{name}": task().filter_languages(None, hf_subsets=[name]) for name in (first, second)}
     # The cache holds the whole task by now.
-    found = evaluate_tasks(parts, [DenseMethod(384)], source, tmp_path, model_name="u/x").results
+    found = evaluate_tasks(parts, [DenseMethod(384)], source, tmp_path, **NAMED).results
     assert [row.task for row in found.rows] == ["whole", f"part:{first}", f"part:{second}"]
     scores = [row.score for row in found.rows]
     assert scores[0] == pytest.approx((scores[1] + scores[2]) / 2)
@@ -299,7 +300,7 @@ def test_rows_of_earlier_calls_stay_with_the_same_head_alone(source, head, tmp_p
     }
     for name, task in tasks.items():
         seen = {"trained_on": {"MockSTSTask"}, "details": {"head": "a"}}
-        found = evaluate_tasks({name: task}, [DenseMethod(384)], source, tmp_path, model_name="u/x", **seen)
+        found = evaluate_tasks({name: task}, [DenseMethod(384)], source, tmp_path, **NAMED, **seen)
     assert {row.task for row in found.results.rows} == set(tasks)
     assert set(found.results.details["task_types"]) == set(tasks)
     assert "### MockSTSTask (the head was trained on its data)" in found.results.to_markdown()
@@ -309,7 +310,8 @@ def test_rows_of_earlier_calls_stay_with_the_same_head_alone(source, head, tmp_p
         [DenseMethod(384)],
         source,
         tmp_path,
-        model_name="u/x",
+        model_name="user/x",
+        revision="1",
         details={"head": "b"},
     )
     assert {row.task for row in other.results.rows} == {"MockSTSTask"}
@@ -331,16 +333,31 @@ def test_interrupted_evaluation_goes_on_where_it_stopped(source, head, tmp_path)
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockSTSTask", "MockRetrievalTask")]
     tasks.sort(key=lambda task: task.metadata.name, reverse=True)
     whole = evaluate_tasks(
-        by_name(tasks), [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "whole", model_name="u/x"
+        by_name(tasks),
+        [DenseMethod(384), CSRMethod(head, 4)],
+        source,
+        tmp_path / "whole",
+        model_name="user/x",
+        revision="1",
     )
     with pytest.raises(KeyboardInterrupt):
         evaluate_tasks(
-            by_name(tasks), [DenseMethod(384), Interrupted(head, 4)], source, tmp_path / "run", model_name="u/x"
+            by_name(tasks),
+            [DenseMethod(384), Interrupted(head, 4)],
+            source,
+            tmp_path / "run",
+            model_name="user/x",
+            revision="1",
         )
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("Mock*.json")}
     assert len(done) == 3
     again = evaluate_tasks(
-        by_name(tasks), [DenseMethod(384), CSRMethod(head, 4)], source, tmp_path / "run", model_name="u/x"
+        by_name(tasks),
+        [DenseMethod(384), CSRMethod(head, 4)],
+        source,
+        tmp_path / "run",
+        model_name="user/x",
+        revision="1",
     )
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for row, expected in zip(again.results.rows, whole.results.rows, strict=True):
@@ -352,7 +369,13 @@ def test_task_that_fails_is_reported_and_the_others_go_on(source, head, tmp_path
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockRetrievalTask", "MockSTSTask")]
     said = []
     found = evaluate_tasks(
-        by_name(tasks), [DenseMethod(384), Defective(head, 4)], source, tmp_path, model_name="u/x", say=said.append
+        by_name(tasks),
+        [DenseMethod(384), Defective(head, 4)],
+        source,
+        tmp_path,
+        model_name="user/x",
+        revision="1",
+        say=said.append,
     )
     assert found.failures == {"MockRetrievalTask": "RuntimeError: no such data"}
     assert {row.task for row in found.results.rows} == {"MockSTSTask"}

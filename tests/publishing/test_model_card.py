@@ -83,7 +83,10 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
     (run_folder / "evaluation").mkdir()
     rows = [Row("STSBenchmark", "cosine_spearman", "dense", None, 1536, 0.82, 1.0)]
     rows += [Row("STSBenchmark", "cosine_spearman", "CSR, decoded", 16, 68, 0.81, 0.9878)]
-    details = {"datasets": {"STSBenchmark": {"id": "mteb/stsbenchmark-sts", "task_id": "STSBenchmark"}}}
+    details = {
+        "datasets": {"STSBenchmark": {"id": "mteb/stsbenchmark-sts", "task_id": "STSBenchmark"}},
+        "task_types": {"STSBenchmark": "STS"},
+    }
     Results(rows, details).save(run_folder / "evaluation")
     (run_folder / "evaluation" / "retention.png").write_bytes(b"another plot")
     write_card_folder(run_folder, tmp_path / "card")
@@ -93,6 +96,12 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
     assert {path.name for path in (tmp_path / "card" / ".eval_results").iterdir()} == {
         "SciFact.yaml",
         "STSBenchmark.yaml",
+    }
+    index = ModelCard.load(tmp_path / "card" / "README.md").data.to_dict()["model-index"][0]["results"]
+    assert {entry["dataset"]["name"]: entry["task"]["type"] for entry in index} == {
+        "faq, 50 held-out pairs": "retrieval",
+        "SciFact": "retrieval",
+        "STSBenchmark": "sts",
     }
     write_card_folder(tmp_path / "card", tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == text
@@ -191,6 +200,12 @@ def test_best_figure_and_rivals():
         config, None, Results(rows)
     )
     found = limits(config, {}, Results(rows))
+    assert not [line for line in found if "held-out rows" in line]
+    for source in ("data/t", "t"):
+        rows[0] = Row("t, 5 held-out pairs", "m", "dense", None, 100, 0.5, 1.0)
+        assert (
+            "The figures of t are of held-out rows" in limits(config, {"data": {"source": source}}, Results(rows))[1]
+        )
     assert [line for line in found if "size alone" in line] == [
         "By size alone it is not the best: 15 bytes of int8 keep 92.0%."
     ]
