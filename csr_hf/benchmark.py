@@ -150,8 +150,8 @@ def _train_embeddings(
 
 def _trained_on(named: Sequence[str] | None, recipe: Recipe | None, tasks: dict[str, AbsTask]) -> set[str] | None:
     """What the caller names, and every task whose data set the run was trained on; None if nobody says anything."""
-    source = recipe.data.source if recipe else None
-    own = {task.metadata.name for task in tasks.values() if task.metadata.dataset["path"] == source}
+    sources = {source.source for source in recipe.data.sources or [recipe.data]} if recipe else set()
+    own = {task.metadata.name for task in tasks.values() if task.metadata.dataset["path"] in sources}
     return {*(named or ()), *own} if named is not None or own else None
 
 

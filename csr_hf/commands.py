@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Embed, train, evaluate and index as a recipe says."""
     from csr_hf import pipeline
+    from csr_hf.run_searcher import RunSearcher
 
     recipe = _recipe(options)
     results = pipeline.run(
@@ -28,9 +29,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
     for table in results.to_tables() if results else ():
         console.print(table)
-    searcher = pipeline.RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
-    for question in recipe.index.questions:
-        _print_hits(console, question, searcher.search(question, 3))
+    if recipe.index.questions:
+        searcher = RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
+        for question in recipe.index.questions:
+            _print_hits(console, question, searcher.search(question, 3))
     folder = recipe.output_dir
     console.print(
         f"\nEverything is in {folder}/ (results.md, retention.png, model/, index/). Go on with:\n"
@@ -212,7 +214,7 @@ def import_head(options: argparse.Namespace, console: Console) -> None:
 
 def search(options: argparse.Namespace, console: Console) -> None:
     """Ask a finished run."""
-    from csr_hf.pipeline import RunSearcher
+    from csr_hf.run_searcher import RunSearcher
 
     searcher = RunSearcher.load(options.run, device=options.device)
     for question in options.question:
@@ -287,9 +289,9 @@ def _texts(source: str, column: str) -> list[str]:
         if not Path(source).is_file():
             raise ValueError(f"input {source} does not exist.")
         return Path(source).read_text(encoding="utf-8").splitlines()
-    from csr_hf.training.data import DataArguments, load_texts
+    from csr_hf.training.data import DataArguments, load_data
 
-    return list(load_texts(DataArguments(source=source, columns={"text": column}, held_out=0)).dataset["text"])
+    return list(load_data(DataArguments(source=source, columns={"text": column}, held_out=0))[0].dataset["text"])
 
 
 def _say(console: Console) -> Any:

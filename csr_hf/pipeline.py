@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from csr_hf.atomic import check_writable, written_whole
 from csr_hf.backbone import Backbone, load_backbone
-from csr_hf.encoder import CSREncoder, encode_embeddings, project_queries
 from csr_hf.evaluation.results import Results
-from csr_hf.recipe import EvaluationArguments, Recipe, versions
+from csr_hf.recipe import Recipe, versions
 from csr_hf.search.index import InvertedIndex
-from csr_hf.training.data import TextData, load_texts
+from csr_hf.training.data import SourceData, load_data
+from csr_hf.training.distributed import rank_and_world, wait_for_all
+from csr_hf.training.embedded import Embedded, EmbeddedSource
 from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from csr_hf.modeling_csr import CSRModel
 
 Say = Callable[[str], None]
@@ -32,41 +29,10 @@ _CHECKPOINTS, _LOG = "checkpoints", "training_log.jsonl"
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE, _PLOT = "model", "index", "documents.parquet", "recipe.yaml", "retention.png"
 
 
-@dataclass
-class Embedded:
-    """Texts and their embeddings, by role."""
-
-    backbone: Backbone
-    texts: TextData
-    caches: dict[str, EmbeddingCache]
-
-    @cached_property
-    def train(self) -> np.ndarray:
-        """Embeddings of all roles that may be trained on, shape (n, dim), as stored."""
-        rows = ~self.texts.held_out
-        return np.concatenate([cache.to_numpy(rows) for cache in self.caches.values()])
-
-    @property
-    def documents(self) -> np.ndarray:
-        """Embeddings of every document, held out or not."""
-        return self.caches[self.texts.document_role].to_numpy()
-
-    def held_out(self, role: str) -> np.ndarray:
-        """Embeddings of a role's held-out texts."""
-        return self.caches[role].to_numpy(self.texts.held_out)
-
-
-class Hit(NamedTuple):
-    """One answer."""
-
-    score: float
-    """Cosine of the dense query and the decoded document."""
-    id: str
-    text: str
-
-
 def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False, command: str = "") -> Results | None:
     """All steps of a recipe; everything lands in its `output_dir`.
+
+    Several processes embed and train together; the first of them does the rest.
 
     Args:
         recipe: what to do.
@@ -83,6 +49,8 @@ def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False
     """
     embedded = embed(recipe, say=say, progress=progress)
     head = train(recipe, embedded, say=say, progress=progress, resume=resume)
+    if rank_and_world()[0] > 0:
+        return None
     results = evaluate(recipe, embedded, head, say=say, command=command)
     build_index(recipe, embedded, head, say=say)
     return results
@@ -102,28 +70,41 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
     """
     check_writable(recipe.output_dir)
     check_writable(recipe.embeddings_dir)
-    arguments = recipe.backbone
-    if backbone is None:
+    arguments, sources = recipe.backbone, []
+    data = load_data(recipe.data)
+    if backbone is None and any(source.embeddings is None for source in data):
         backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
-    say(f"backbone   {backbone.name}, {backbone.dim} dimensions, from {backbone.source}")
-    _config(recipe, backbone)
-    texts = load_texts(recipe.data)
-    held_out = int(texts.held_out.sum())
-    say(f"data       {texts.name}: {len(texts):,} rows of {' + '.join(texts.roles)}, {held_out:,} held out")
-    caches = {}
-    for role in texts.roles:
-        cache = embed_dataset(
-            texts.dataset[role],
-            backbone,
-            recipe.embeddings_dir,
-            prompt_name=texts.prompt_name(role),
-            batch_size=arguments.batch_size,
-            label=f"embedding {role}",
-            progress=progress,
-        )
-        say(f"embeddings {role}: {len(cache):,} x {cache.dim} {'found in' if cache.reused else '->'} {cache.folder}")
-        caches[role] = cache
-    return Embedded(backbone, texts, caches)
+    if backbone is not None:
+        say(f"backbone   {backbone.name}, {backbone.dim} dimensions, from {backbone.source}")
+        _config(recipe, backbone.dim, backbone)
+    for source in data:
+        held_out = int(source.held_out.sum())
+        say(f"data       {source.name}: {len(source):,} rows of {' + '.join(source.roles)}, {held_out:,} held out")
+        roles = source.roles if source.embeddings is None else ()
+        caches = {role: _embed_role(recipe, source, role, backbone, say, progress) for role in roles if backbone}
+        sources.append(EmbeddedSource(source, caches))
+    embedded = Embedded(backbone, sources)
+    widths = {source.embeddings(source.data.roles[0]).shape[1] for source in sources}
+    if len(widths) > 1:
+        raise ValueError(f"the sources' embeddings differ in width: {sorted(widths)}. They must be of one backbone.")
+    _config(recipe, embedded.dim, backbone)
+    return embedded
+
+
+def _embed_role(
+    recipe: Recipe, source: SourceData, role: str, backbone: Backbone, say: Say, progress: bool
+) -> EmbeddingCache:
+    cache = embed_dataset(
+        source.dataset[role],
+        backbone,
+        recipe.embeddings_dir,
+        prompt_name=source.prompt_name(role),
+        batch_size=recipe.backbone.batch_size,
+        label=f"embedding {role}",
+        progress=progress,
+    )
+    say(f"embeddings {role}: {len(cache):,} x {cache.dim} {'found in' if cache.reused else '->'} {cache.folder}")
+    return cache
 
 
 def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True, resume: bool = False) -> CSRModel:
@@ -133,26 +114,56 @@ def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True
         ValueError: for sizes that do not fit, embeddings that are not finite, or nothing to train on.
         NonFiniteLossError: if the training diverges; the last good checkpoint is kept.
     """
-    import torch
-
-    from csr_hf.modeling_csr import CSRModel
     from csr_hf.training.trainer import CSRTrainer
 
-    config = _config(recipe, embedded.backbone)
-    torch.manual_seed(recipe.training.seed)
-    folder = Path(recipe.output_dir)
-    trainer = CSRTrainer(CSRModel(config), recipe.training, embedded.train, folder)
-    if not resume:
+    folder, is_main = Path(recipe.output_dir), rank_and_world()[0] == 0
+    head = _fresh_head(recipe, embedded)
+    trainer = CSRTrainer(head, recipe.training, embedded.training, folder)
+    if not resume and is_main:
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
         (folder / _LOG).unlink(missing_ok=True)
+    wait_for_all()
     figures = trainer.train(resume_from_checkpoint=resume, progress=progress)
-    head = trainer.model
+    if not is_main:
+        return head
+    config = head.config
     save_model(head, recipe, folder, {"results": {name: round(value, 6) for name, value in figures.items()}})
     say(
         f"head       {config.input_dim} -> {config.hidden_dim}, k {config.k}: explained variance "
         f"{figures['explained_variance']:.3f}, dead {figures['dead_fraction']:.1%}, "
-        f"{figures['postings_per_document']:.2f} postings a document and query, {figures['seconds']:.0f} s"
+        f"{figures['postings_per_document']:.2f} postings a document and query "
+        f"(even use: {figures['postings_per_document_if_even']:.2f}; the busiest latent is in "
+        f"{figures['most_used_latent']:.0%} of the codes), {figures['seconds']:.0f} s"
     )
+    return head
+
+
+def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
+    """The head that training starts from: random, from the data, or one that was trained before."""
+    import torch
+
+    from csr_hf.heads import load_head
+    from csr_hf.modeling_csr import CSRModel
+    from csr_hf.repository import open_repository
+    from csr_hf.training.initialization import initialize_from_data
+
+    config, init = _config(recipe, embedded.dim, embedded.backbone), recipe.model.init
+    torch.manual_seed(recipe.training.seed)
+    if init == "kaiming":
+        return CSRModel(config)
+    if init == "data":
+        return initialize_from_data(CSRModel(config), embedded.training, recipe.training.seed)
+    head = load_head(open_repository(init)).float()
+    if head.config.input_dim != config.input_dim:
+        raise ValueError(
+            f"`model.init` {init} takes embeddings of width {head.config.input_dim}, these are {config.input_dim} "
+            "wide. "
+            "Start from a head of this backbone, or fresh (`kaiming`)."
+        )
+    for name in ("k", "k_aux", "dead_threshold", "base_model_name_or_path", "base_model_revision"):
+        setattr(head.config, name, getattr(config, name))
+    head.config.k_aux = min(head.config.k_aux, head.config.hidden_dim)
+    head.stats_last_nonzero.zero_()
     return head
 
 
@@ -172,17 +183,18 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     from csr_hf.evaluation.methods import all_methods
     from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 
-    texts, arguments = embedded.texts, recipe.evaluation
-    documents = embedded.held_out(texts.document_role)
+    arguments = recipe.evaluation
+    queries, documents = embedded.held_out_queries, embedded.held_out_documents
     if len(documents) < 20:
         say(f"results    none: {len(documents)} rows are held out, too few to measure (`data.held_out`)")
         return None
-    if texts.is_pairs:
-        queries, task = embedded.held_out("anchor"), f"{texts.name}, {len(documents):,} held-out pairs"
+    paired = queries is not None
+    if queries is not None:
+        task = f"{embedded.name}, {len(queries):,} held-out pairs"
     else:
         asked = np.arange(len(documents)) % 5 == 0
         queries, documents = documents[asked], documents[~asked]
-        task = f"{texts.name}, {len(queries):,} held-out texts among {len(documents):,}"
+        task = f"{embedded.name}, {len(queries):,} held-out texts among {len(documents):,}"
     methods = all_methods(
         head,
         embedded.train,
@@ -192,7 +204,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = evaluate_retrieval(methods, queries, documents, task=task, paired=texts.is_pairs)
+    rows = evaluate_retrieval(methods, queries, documents, task=task, paired=paired)
     found = versions()
     note = (
         f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
@@ -202,7 +214,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
     results = Results(rows, details)
     results.save(recipe.output_dir)
-    _plot(results, Path(recipe.output_dir) / _PLOT, NDCG if texts.is_pairs else RECALL, say)
+    _plot(results, Path(recipe.output_dir) / _PLOT, NDCG if paired else RECALL, say)
     return results
 
 
@@ -210,110 +222,41 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
     """Index every document of the corpus, and keep the texts beside it."""
     from csr_hf.evaluation.retrieval import index_documents
 
-    folder, arguments, texts = Path(recipe.output_dir), recipe.index, embedded.texts
+    folder, arguments = Path(recipe.output_dir), recipe.index
     index = index_documents(head, embedded.documents, arguments.k or head.config.k, refine=arguments.refine)
     index.save(folder / _INDEX)
-    kept = texts.dataset.select_columns(["id", texts.document_role]).rename_columns({texts.document_role: "text"})
-    with written_whole(folder / _DOCUMENTS) as temporary:
-        kept.to_parquet(str(temporary))
+    texts = embedded.texts()
+    if texts is not None:
+        with written_whole(folder / _DOCUMENTS) as temporary:
+            texts.to_parquet(str(temporary))
     size = f"{index.bytes_per_vector:.0f} bytes each with postings"
     say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
     return index
 
 
-class RunSearcher:
-    """Questions to a finished run: its head, index and texts.
-
-    Args:
-        encoder: backbone and head.
-        index: of the documents' codes.
-        documents: rows with `id` and `text`, in the order of the index.
-        settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
-    """
-
-    def __init__(
-        self, encoder: CSREncoder, index: InvertedIndex, documents: Dataset, settings: EvaluationArguments
-    ) -> None:
-        self.settings = settings
-        self.encoder = encoder
-        self.index = index
-        self.documents = documents
-
-    @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> RunSearcher:
-        """Open the output folder of `csr-hf run`.
-
-        Raises:
-            ValueError: if a part of it is missing or damaged, or the index was built with another head.
-        """
-        from datasets import Dataset
-
-        folder = Path(folder)
-        for name in (_MODEL, _INDEX, _DOCUMENTS, _RECIPE):
-            if not (folder / name).exists():
-                raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
-        index = InvertedIndex.load(folder / _INDEX)
-        encoder = CSREncoder.from_pretrained(folder / _MODEL, device=device)
-        if index.head != encoder.fingerprint:
-            raise ValueError(
-                f"{folder / _INDEX} was built with another head ({index.head}) than {folder / _MODEL} "
-                f"({encoder.fingerprint}). Run the recipe again, or index the documents with this head."
-            )
-        settings = Recipe.load(folder / _RECIPE).evaluation
-        return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
-
-    def search(
-        self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
-    ) -> list[Hit]:
-        """The best documents for a question, self-rescored.
-
-        Args:
-            question: any text.
-            top_k: answers wanted.
-            query_k: latents of the query; default as the run was measured.
-            candidates: documents that the first stage hands to the second; default as the run was measured.
-        """
-        head = self.encoder.head
-        query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
-        embedding = self.encoder.embed(question, prompt_name="query")
-        found = self.index.search(
-            encode_embeddings(head, embedding, query_k),
-            top_k,
-            rescore="self",
-            candidates=max(candidates or self.settings.candidates, top_k),
-            projections=project_queries(head, embedding),
-        )
-        hits = []
-        for position, score in zip(found.positions[0], found.scores[0], strict=True):
-            if position >= 0:
-                row = self.documents[int(position)]
-                hits.append(Hit(float(score), row["id"], row["text"]))
-        return hits
-
-
-def check_sizes(recipe: Recipe, backbone: Backbone) -> None:
+def check_sizes(recipe: Recipe, embedded: Embedded) -> None:
     """Find out before any training whether the head's sizes fit.
 
     Raises:
         ValueError: if they do not.
     """
-    _config(recipe, backbone)
+    _config(recipe, embedded.dim, embedded.backbone)
 
 
-def _config(recipe: Recipe, backbone: Backbone) -> Any:
+def _config(recipe: Recipe, dim: int, backbone: Backbone | None) -> Any:
     """The head's configuration; made early, so that sizes that do not fit stop the run before the embedding."""
     from csr_hf.configuration_csr import CSRConfig
 
     model = recipe.model
     return CSRConfig(
-        input_dim=backbone.dim,
-        hidden_dim=model.hidden_dim_for(backbone.dim),
+        input_dim=dim,
+        hidden_dim=model.hidden_dim_for(dim),
         k=model.k,
         k_aux=model.k_aux,
         dead_threshold=model.dead_threshold,
         tied_decoder=model.tied_decoder,
-        base_model_name_or_path=backbone.name,
-        base_model_revision=backbone.revision,
+        base_model_name_or_path=backbone.name if backbone else recipe.backbone.name_or_path,
+        base_model_revision=backbone.revision if backbone else recipe.backbone.revision,
     )
 
 

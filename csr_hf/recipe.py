@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from csr_hf.atomic import written_whole
 from csr_hf.training.arguments import TrainingArguments
-from csr_hf.training.data import DataArguments
+from csr_hf.training.data import DataArguments, SourceArguments
 
 _VERSIONED = ("csr_hf", "torch", "transformers", "sentence-transformers", "datasets", "accelerate", "numpy", "numba")
 
@@ -50,6 +50,9 @@ class ModelArguments:
     """Training examples without firing after which a latent is dead."""
     tied_decoder: bool = True
     """Decode with the transposed encoder."""
+    init: str = "kaiming"
+    """Where training starts: "kaiming" (random), "data" (atoms are training embeddings), or a head that was trained
+    before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
 
     def hidden_dim_for(self, input_dim: int) -> int:
         """The number of latents for embeddings `input_dim` wide."""
@@ -199,6 +202,11 @@ def _check_keys(kind: type, content: dict[str, Any], prefix: str = "") -> None:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"Did you mean `{prefix}{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
             raise ValueError(f"`{prefix}{key}` is not a key of a recipe. {hint}")
+        if kind is DataArguments and key == "sources" and isinstance(value, list):
+            for number, source in enumerate(value):
+                if not isinstance(source, dict):
+                    raise ValueError(f"`{prefix}sources` lists mappings such as {{source: FILE}}, not {source!r}.")
+                _check_keys(SourceArguments, source, f"{prefix}sources.{number}.")
         section = _SECTIONS.get(key) if kind is Recipe else None
         if section is not None and not isinstance(value, dict):
             raise ValueError(f"`{key}` is a section with keys, not {value!r}.")

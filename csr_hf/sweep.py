@@ -52,7 +52,7 @@ def sweep(
     varied = [_variation(recipe, *combination) for combination in combinations]
     embedded = pipeline.embed(recipe, say=say, progress=progress)
     for each in varied:
-        pipeline.check_sizes(each, embedded.backbone)
+        pipeline.check_sizes(each, embedded)
     found = versions()
     details: dict[str, Any] = {"command": command, "machine": found.pop("machine"), "versions": found, "runs": []}
     results = Results([], details)

@@ -17,13 +17,13 @@ MODULES = {
 PUBLIC = {f"csr_hf.{name}": module for name, module in csr_hf._PUBLIC.items()}
 EXEMPT = {"__init__", "auto_classes"}
 LAYERS = [
-    {"atomic", "redaction", "repository", "configuration_csr", "modeling_csr", "sparse_codes"},
+    {"atomic", "jit", "threads", "redaction", "repository", "configuration_csr", "modeling_csr", "sparse_codes"},
     {"backbone", "heads", "encoder"},
     {"training", "search"},
     {"evaluation"},
     {"publishing"},
     {"recipe"},
-    {"pipeline"},
+    {"pipeline", "run_searcher"},
     {"benchmark", "sweep"},
     {"description"},
     {"commands"},
@@ -85,7 +85,12 @@ def test_search_knows_sparse_codes_alone():
     known = {f"csr_hf.{name}" for name in MODULES} - {"csr_hf.__init__"}
     found = {name for module in MODULES if module.startswith("search") for name in imports(MODULES[module])} & known
     assert "csr_hf.sparse_codes" in found
-    assert {name for name in found if not name.startswith("csr_hf.search")} <= {"csr_hf.sparse_codes", "csr_hf.atomic"}
+    assert {name for name in found if not name.startswith("csr_hf.search")} <= {
+        "csr_hf.sparse_codes",
+        "csr_hf.atomic",
+        "csr_hf.jit",
+        "csr_hf.threads",
+    }
 
 
 @pytest.mark.parametrize(

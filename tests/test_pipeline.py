@@ -12,7 +12,7 @@ import yaml
 
 from csr_hf import CSREncoder, CSRModel, InvertedIndex, Recipe, Results, SparseCodes
 from csr_hf.cli import main
-from csr_hf.pipeline import RunSearcher
+from csr_hf.run_searcher import RunSearcher
 
 RECIPE = {
     "data": {"limit": 150, "held_out": 0.3, "max_characters": 200},

@@ -69,10 +69,10 @@ def training_section(config: dict[str, Any], recipe: dict[str, Any], folder: str
 def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | None) -> list[str]:
     """What a user should not expect, as far as the files tell."""
     found = ["The head was trained for this backbone's embeddings alone, prompts and normalisation included."]
-    source = recipe.get("data", {}).get("source")
-    # Tasks of a run are called after their source, files without their folders.
-    name = Path(source).name if source else None
-    if results and name and any(row.task.startswith((f"{source}, ", f"{name}, ")) for row in results.rows):
+    sources = data_sources(recipe)
+    # Tasks of a run are called after their source (the first of several), files without their folders.
+    name = Path(sources[0]).name if sources else None
+    if results and name and any(row.task.startswith((f"{sources[0]}, ", f"{name}")) for row in results.rows):
         found.append(
             f"The figures of {name} are of held-out rows of the data it was trained on. On other text it keeps less: "
             "train a head on a sample of your own."
@@ -98,8 +98,15 @@ def versions_section(recipe: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
+def data_sources(recipe: dict[str, Any]) -> list[str]:
+    """Names of the data sets of a recipe."""
+    data = recipe.get("data", {})
+    return [name for source in data.get("sources") or [data] if (name := source.get("source"))]
+
+
 def _data(data: dict[str, Any]) -> str:
-    parts = [f"`{data['source']}`"] if data.get("source") else []
+    parts = [", ".join(f"`{name}`" for name in data_sources({"data": data}))]
+    parts = [part for part in parts if part]
     if data.get("config_name"):
         parts.append(f"configuration {data['config_name']}")
     if data.get("limit"):

@@ -15,6 +15,7 @@ from csr_hf.evaluation.results import Results, Row
 from csr_hf.publishing.backbone_facts import BackboneFacts, check_license
 from csr_hf.publishing.card_sections import (
     HEAD_METHODS,
+    data_sources,
     limits,
     results_section,
     summary,
@@ -23,7 +24,7 @@ from csr_hf.publishing.card_sections import (
 )
 from csr_hf.redaction import shareable
 from csr_hf.repository import is_hub_id
-from csr_hf.training.data import FILE_FORMATS
+from csr_hf.training.reading import ARRAY_FORMATS, FILE_FORMATS
 
 RESULTS = "results"
 """Folder of a published model that holds what its card quotes."""
@@ -205,9 +206,11 @@ def _card_data(facts: CardFacts, layout: str, options: CardOptions, backbone: Ba
     license = options.license or backbone.license
     if license is not None:
         check_license(license, backbone)
-    source = facts.recipe.get("data", {}).get("source") or ""
-    is_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and Path(source).suffix not in FILE_FORMATS
-    datasets = options.datasets or ([source] if is_hub else [])
+    datasets = options.datasets or [
+        source
+        for source in data_sources(facts.recipe)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and Path(source).suffix not in (*FILE_FORMATS, *ARRAY_FORMATS)
+    ]
     evaluated = facts.results.rows if facts.results else []
     fields = {
         "base_model": facts.base_model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.search.jit import from_half, jit
+from csr_hf.jit import from_half, jit
 
 LEVELS = 255
 """Steps of an eight-bit posting value; 1.0 is the largest component of a unit vector."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from csr_hf.search import building
-from csr_hf.search.threads import available_threads, run
 from csr_hf.sparse_codes import SparseCodes, index_dtype
+from csr_hf.threads import available_threads, run
 
 _FLOAT16_INFINITY = 0x7C00
 _NEGATIVE_ZERO = 0x8000

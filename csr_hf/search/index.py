@@ -11,8 +11,8 @@ import numpy as np
 from csr_hf.search import kernels, storage
 from csr_hf.search.documents import build_lists, check_loaded, checked_ids, checked_norms, storable
 from csr_hf.search.queries import PreparedQueries, checked_projections, prepare_queries
-from csr_hf.search.threads import available_threads, run
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
+from csr_hf.threads import available_threads, run
 
 BLOCK_SIZE = 32_768
 """Documents in a block by default: its accumulators (two bytes each) stay in the cache next to the core."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.search.jit import from_half, jit
+from csr_hf.jit import from_half, jit
 
 ACCUMULATORS = 65_536
 """Accumulators of one block. Any uint16 is a valid place, so a damaged file cannot make the scan write elsewhere."""

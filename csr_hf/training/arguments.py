@@ -31,27 +31,44 @@ class TrainingArguments:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm; 0 switches clipping off."""
     reconstruction: dict[str, float] = field(default_factory=lambda: {"1": 1.0, "4": 0.125})
-    """Weight of the reconstruction error at each multiple of k."""
+    """Weight of the reconstruction error at each multiple of k: one head for all of them."""
+    error: Literal["variance", "element"] = "variance"
+    """What the squared error is divided by: the data's variance, so that weights fit embeddings of any scale and
+    width, or the number of elements, as published."""
+    cosine: float = 0.0
+    """Weight of the cosine reconstruction."""
     beta: float = 1 / 32
     """Weight of the auxiliary error, which revives dead latents."""
     gamma: float = 0.0
-    """Weight of the self-contrast."""
+    """Weight of the contrast."""
+    contrast: Literal["self", "pairs", "labels", "neighbours"] = "self"
+    """What a code is contrasted with the rest of the batch against: itself (the paper's released code), the other half
+    of its pair, codes of its class, or its nearest neighbour in the backbone's space."""
     temperature: float = 0.2
-    """Temperature of the self-contrast."""
+    """Temperature of the contrast."""
     distillation: float = 0.0
     """Weight of the similarity distillation."""
     distillation_temperature: float = 0.05
     """Temperature of the similarity distillation."""
+    distillation_memory: int = 0
+    """Embeddings of earlier steps that are compared with too; their codes are made anew, without a gradient."""
     balance: float = 0.0
     """Weight of the balance term."""
     k_start: int = 0
     """k at the first step, annealed to the head's k over the first 70 % of the steps; 0: no annealing."""
+    gradient_accumulation_steps: int = 1
+    """A step takes this many batches of each process. They are one batch to every objective, the contrast too; only
+    the pre-activations are made one batch after the other."""
+    num_processes: int | None = None
+    """Refuse to train with another number of processes; None: what `accelerate launch --num_processes` says."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Arithmetic of the forward pass."""
     seed: int = 0
     """Seed of weights and data order."""
     logging_steps: int = 50
     """Steps between two lines of the training log."""
+    report_to: list[str] = field(default_factory=list)
+    """Trackers of Accelerate that get the log too: tensorboard, wandb, ..."""
     save_steps: int = 500
     """Steps between two checkpoints; 0: none."""
     save_total_limit: int = 2
@@ -59,24 +76,19 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("max_steps", "logging_steps", "save_total_limit"):
+        for name in ("max_steps", "logging_steps", "save_total_limit", "gradient_accumulation_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         batch_size = self.per_device_train_batch_size
         _require(batch_size >= 2, "per_device_train_batch_size", batch_size, "at least 2")
         for name in ("learning_rate", "temperature", "distillation_temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("beta", "gamma", "distillation", "balance", "max_grad_norm", "save_steps", "k_start", "seed"):
+        for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        processes = self.num_processes
+        _require(processes is None or processes >= 1, "num_processes", processes, "at least 1")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
-        _require(
-            self.lr_scheduler_type in ("cosine", "constant"),
-            "lr_scheduler_type",
-            self.lr_scheduler_type,
-            "cosine or constant",
-        )
-        _require(
-            self.mixed_precision in ("no", "fp16", "bf16"), "mixed_precision", self.mixed_precision, "no, fp16 or bf16"
-        )
+        for name, choices in _CHOICES.items():
+            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of: {', '.join(choices)}")
         _require(
             bool(self.reconstruction)
             and all(_is_number(multiple) and float(multiple) > 0 for multiple in self.reconstruction)
@@ -113,10 +125,26 @@ class TrainingArguments:
             raise ValueError(f"`preset` ({preset!r}) is unknown. Choose one of: {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[preset], **overrides})
 
+    def decisive(self) -> dict[str, Any]:
+        """The arguments that the trained weights depend on."""
+        return {name: value for name, value in self.to_dict().items() if name not in _INDIFFERENT}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML or JSON."""
         return dataclasses.asdict(self)
 
+
+_NOT_NEGATIVE = (
+    "cosine", "beta", "gamma", "distillation", "distillation_memory", "balance", "max_grad_norm", "save_steps",
+    "k_start", "seed",
+)  # fmt: skip
+_CHOICES = {
+    "lr_scheduler_type": ("cosine", "constant"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+    "error": ("variance", "element"),
+    "contrast": ("self", "pairs", "labels", "neighbours"),
+}
+_INDIFFERENT = ("logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "csr": {"gamma": 0.1, "learning_rate": 4e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0},

@@ -1,14 +1,16 @@
-"""Texts to learn from: a Hub data set, a local file, or the built-in corpus; columns by role, split by hash."""
+"""What a run learns from: columns of data sets by role, split by hash into what is trained on and what is held out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from csr_hf.training.reading import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -16,29 +18,30 @@ if TYPE_CHECKING:
 PYTHON_DOCS = "python-docs"
 """Name of the built-in corpus."""
 
-# Roles of a data set -> the role whose texts are the documents of a search. The backbone's prompt goes by role.
-_LAYOUTS = {("anchor", "positive"): "positive", ("text",): "text"}
-_PROMPTS = {"anchor": "query", "positive": "document", "text": "document"}
-FILE_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
+# Roles of a data set -> the role whose texts are the documents of a search; the first that fit the columns.
+_LAYOUTS = {
+    ("anchor", "positive", "negative"): "positive",
+    ("anchor", "positive"): "positive",
+    ("text", "label"): "text",
+    ("text",): "text",
+    ("embedding", "label"): "embedding",
+    ("embedding",): "embedding",
 }
+# The backbone's prompt goes by role.
+_PROMPTS = {"anchor": "query", "positive": "document", "negative": "document", "text": "document"}
 
 
 @dataclass
-class DataArguments:
-    """Which texts a run learns from and is measured on.
+class SourceArguments:
+    """One data set.
 
     Raises:
-        ValueError: for a value out of range or an unknown role, naming it.
+        ValueError: for a value out of range or unknown roles, naming it.
     """
 
     source: str = PYTHON_DOCS
-    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow), a folder of `save_to_disk`, or a Hub id."""
+    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow, npy, npz), a folder of `save_to_disk`, or a Hub
+    id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"
@@ -46,9 +49,39 @@ class DataArguments:
     revision: str | None = None
     """Branch, tag or commit of a Hub data set."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Role (`anchor` and `positive`, or `text`) -> column; default: columns named like the roles."""
+    """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
+    `text` (and `label`), or `embedding` (and `label`): a column of floats, or the name of an array in an npz file."""
     limit: int | None = None
     """Take at most this many rows."""
+    streaming: bool = False
+    """Read the first `limit` rows of a Hub data set or file, shuffled through a buffer, without the rest of it."""
+    weight: float | None = None
+    """Share of the rows of a training batch, relative to other sources; default: its number of rows."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`data.limit` ({self.limit}) must be at least 1.")
+        if self.streaming and self.limit is None:
+            raise ValueError("`data.streaming` needs `data.limit`: how many rows to read.")
+        if self.weight is not None and not self.weight > 0:
+            raise ValueError(f"`data.weight` ({self.weight}) must be above 0. Leave the source out.")
+        if self.columns and set(self.columns) not in map(set, _LAYOUTS):
+            raise ValueError(
+                f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive` (and "
+                "`negative`), or `text` (and `label`), or `embedding` (and `label`)."
+            )
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """What a run learns from and is measured on: one data set, or several under `sources`.
+
+    Raises:
+        ValueError: for a value out of range or unknown roles, naming it.
+    """
+
+    sources: list[SourceArguments] = field(default_factory=list)
+    """Several data sets, instead of the one that the other keys name; `limit` then holds for each."""
     held_out: float = 0.1
     """Share of the rows, chosen by hash, that is never trained on and on which the run is measured."""
     max_characters: int | None = None
@@ -57,76 +90,69 @@ class DataArguments:
     """Changes which rows are held out."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.held_out < 1:
             raise ValueError(f"`data.held_out` ({self.held_out}) must be in [0, 1).")
-        for name in ("limit", "max_characters"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`data.{name}` ({value}) must be at least 1.")
-        if self.columns and tuple(sorted(self.columns)) not in _LAYOUTS:
-            raise ValueError(
-                f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive`, or `text`."
-            )
+        if self.max_characters is not None and self.max_characters < 1:
+            raise ValueError(f"`data.max_characters` ({self.max_characters}) must be at least 1.")
 
 
 @dataclass(frozen=True)
-class TextData:
-    """Texts by role, and which of them are held out."""
+class SourceData:
+    """The rows of a source, and which of them are held out."""
 
     name: str
     """Where they come from."""
     dataset: Dataset
-    """One column a role, and `id`: a name of the row to show (its number if the source gives none)."""
+    """One column a text role, `label` if there are labels, and `id`: a name of the row to show (its number if the
+    source gives none)."""
     roles: tuple[str, ...]
-    """`("anchor", "positive")` or `("text",)`."""
+    """What the rows hold, labels aside."""
     held_out: np.ndarray
     """Bool, shape (n,)."""
+    embeddings: np.ndarray | None = None
+    """Precomputed, shape (n, input_dim), where the role is `embedding`."""
+    weight: float | None = None
+    """Share of the rows of a batch."""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
     def document_role(self) -> str:
-        """The role whose texts a search returns."""
+        """The role that a search returns."""
         return _LAYOUTS[self.roles]
 
     @property
     def is_pairs(self) -> bool:
         """Whether each row is a query with its answer."""
-        return self.roles == ("anchor", "positive")
+        return "positive" in self.roles
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Classes as integers, shape (n,); -1 where a row has none."""
+        if "label" not in self.dataset.column_names:
+            return None
+        values = ["" if value is None or value == -1 else str(value) for value in self.dataset["label"]]
+        classes = {value: number for number, value in enumerate(sorted({*values} - {""}))}
+        return np.array([classes.get(value, -1) for value in values], np.int64)
 
     def prompt_name(self, role: str) -> str:
         """The backbone's prompt for a role."""
         return _PROMPTS[role]
 
 
-def load_texts(arguments: DataArguments) -> TextData:
-    """Load the texts of a run.
+def load_data(arguments: DataArguments) -> list[SourceData]:
+    """Load every source of a run.
 
     Rows with an empty text are dropped. Whether a row is held out depends on a hash of its document (case and spaces
     aside) and the seed: the same document never lies on both sides, and more rows never move one.
 
     Raises:
         ValueError: for a source that cannot be read, a missing column (those present are named), a column that holds
-            anything but strings, or no rows.
+            anything but strings (or floats, for embeddings), or no rows.
     """
-    dataset = _python_docs(arguments.limit) if arguments.source == PYTHON_DOCS else _read(arguments)
-    columns = arguments.columns or _columns_by_name(dataset.column_names, arguments.source)
-    for role, column in columns.items():
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"`data.columns` gives {role}: {column!r}, but {arguments.source} has no such column. "
-                f"Its columns: {', '.join(dataset.column_names)}."
-            )
-    roles = next(layout for layout in _LAYOUTS if set(layout) == set(columns))
-    dataset = _select(dataset, {role: columns[role] for role in roles}, arguments)
-    if len(dataset) == 0:
-        raise ValueError(f"data set {arguments.source} has no rows with text. Check `data.source` and `data.columns`.")
-    held_out = _held_out(dataset[_LAYOUTS[roles]], arguments.held_out, arguments.seed)
-    # The name stands in tables, plots and model cards, where the folders of this machine have no place.
-    path = Path(arguments.source)
-    name = path.name if path.suffix in FILE_FORMATS or path.exists() else arguments.source
-    return TextData(name, dataset, roles, held_out)
+    return [_load(source, arguments) for source in arguments.sources or [arguments]]
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
@@ -138,6 +164,53 @@ def fingerprint_texts(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def _load(source: SourceArguments, arguments: DataArguments) -> SourceData:
+    limits = [limit for limit in (source.limit, arguments.limit) if limit is not None]
+    source = replace(source, limit=min(limits, default=None))
+    path = Path(source.source)
+    # The name stands in tables, plots and model cards, where the folders of this machine have no place.
+    name = path.name if path.suffix in (*FILE_FORMATS, *ARRAY_FORMATS) or path.exists() else source.source
+    dataset, embeddings = _rows_of(source)
+    columns = source.columns or _columns_by_name(dataset.column_names, source.source)
+    for role, column in columns.items():
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"`data.columns` gives {role}: {column!r}, but {source.source} has no such column. "
+                f"Its columns: {', '.join(dataset.column_names)}."
+            )
+    layout = next(known for known in _LAYOUTS if set(known) == set(columns))
+    if "embedding" in layout:
+        if embeddings is None:
+            embeddings = _embedding_column(dataset, columns["embedding"])
+        selected = _select(dataset, {role: column for role, column in columns.items() if role == "label"})
+        # The bytes of an embedding decide on which side it lies.
+        keys: Sequence[str] = [row.tobytes().hex() for row in embeddings.astype(np.float16)]
+    else:
+        selected = _select(dataset, columns, arguments.max_characters)
+        keys = selected[_LAYOUTS[layout]]
+    if len(selected) == 0:
+        raise ValueError(f"data set {source.source} has no rows with text. Check `data.source` and `data.columns`.")
+    held_out = _held_out(keys, arguments.held_out, arguments.seed)
+    roles = tuple(role for role in layout if role != "label")
+    return SourceData(name, selected, roles, held_out, embeddings, source.weight)
+
+
+def _rows_of(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
+    """At most `limit` rows, and the array of an npy or npz file."""
+    from datasets import Dataset
+
+    if Path(source.source).suffix in ARRAY_FORMATS:
+        embeddings, others = read_array(Path(source.source), source.columns)
+        # The array itself is no column: its place is kept by row numbers.
+        columns = {source.columns.get("embedding", "embedding"): list(range(len(embeddings))), **others}
+        rows = {name: column[: source.limit] for name, column in columns.items()}
+        return Dataset.from_dict(rows), embeddings[: source.limit]
+    dataset = _python_docs(source.limit) if source.source == PYTHON_DOCS else read_dataset(source)
+    if source.limit is not None and len(dataset) > source.limit:
+        dataset = dataset.select(range(source.limit))
+    return dataset, None
+
+
 def _python_docs(limit: int | None) -> Dataset:
     from datasets import Dataset
 
@@ -147,74 +220,51 @@ def _python_docs(limit: int | None) -> Dataset:
     return Dataset.from_dict({"id": list(names), "anchor": list(summaries), "positive": list(bodies)})
 
 
-def _read(arguments: DataArguments) -> Dataset:
-    """The rows of a file, a folder or a Hub data set.
-
-    Everything that the reading libraries raise for a bad file or an unknown name becomes one ValueError.
-    """
-    import datasets
-
-    path = Path(arguments.source).expanduser()
-    try:
-        if path.is_dir():
-            loaded: Any = datasets.load_from_disk(str(path))
-        elif path.suffix in FILE_FORMATS or path.exists():
-            return _read_file(path)
-        else:
-            loaded = datasets.load_dataset(
-                arguments.source, arguments.config_name, split=arguments.split, revision=arguments.revision
-            )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"data set {arguments.source!r} cannot be read: {_causes(error)}") from error
-    if isinstance(loaded, dict):
-        if arguments.split not in loaded:
-            raise ValueError(f"`data.split` ({arguments.split!r}) is not in {path}. Its splits: {', '.join(loaded)}.")
-        loaded = loaded[arguments.split]
-    return loaded
-
-
-def _read_file(path: Path) -> Dataset:
-    from datasets import Dataset
-
-    if not path.is_file():
-        raise ValueError("there is no such file.")
-    if path.suffix not in FILE_FORMATS:
-        raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(FILE_FORMATS)}.")
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty.")
-    kind = FILE_FORMATS[path.suffix]
-    if kind == "arrow":
-        return Dataset.from_file(str(path))
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    reader = {"csv": Dataset.from_csv, "json": Dataset.from_json, "parquet": Dataset.from_parquet}[kind]
-    return reader(str(path), **options)
-
-
 def _columns_by_name(present: Sequence[str], source: str) -> dict[str, str]:
     for layout in _LAYOUTS:
         if set(layout) <= set(present):
             return {role: role for role in layout}
     raise ValueError(
-        f"{source} has neither a column `text` nor `anchor` and `positive`. Its columns: {', '.join(present)}. "
+        f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. "
+        f"Its columns: {', '.join(present)}. "
         "Say which is which with `data.columns`, for example {anchor: question, positive: answer}."
     )
 
 
-def _select(dataset: Dataset, columns: dict[str, str], arguments: DataArguments) -> Dataset:
-    """One column a role and `id`; empty rows dropped, texts cut, at most `limit` rows."""
+def _embedding_column(dataset: Dataset, column: str) -> np.ndarray:
+    try:
+        embeddings = np.array(dataset.with_format("numpy")[column][:], dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"column {column!r} does not hold embeddings of one width: {error}.") from error
+    if embeddings.ndim != 2:
+        raise ValueError(f"column {column!r} does not hold embeddings (lists of floats) of one width.")
+    return embeddings
+
+
+def _select(dataset: Dataset, columns: dict[str, str], max_characters: int | None = None) -> Dataset:
+    """One column a role and `id`; empty rows dropped, texts cut."""
     from datasets import Dataset
 
-    if arguments.limit is not None and len(dataset) > arguments.limit:
-        dataset = dataset.select(range(arguments.limit))
     ids = [str(value) for value in dataset["id"]] if "id" in dataset.column_names else None
-    texts: dict[str, list[str]] = {role: list(dataset[column]) for role, column in columns.items()}
-    for role, column in texts.items():
-        for row, text in enumerate(column):
-            if text is not None and not isinstance(text, str):
-                raise ValueError(f"column {columns[role]!r} holds {type(text).__name__}, not text, in row {row}.")
-    rows = [row for row in range(len(dataset)) if all((texts[role][row] or "").strip() for role in texts)]
-    selected = {role: [column[row][: arguments.max_characters] for row in rows] for role, column in texts.items()}
+    labels = {role: list(dataset[column]) for role, column in columns.items() if role == "label"}
+    texts = {
+        role: [_text(value, column, row) for row, value in enumerate(dataset[column])]
+        for role, column in columns.items()
+        if role != "label"
+    }
+    rows = [row for row in range(len(dataset)) if all(texts[role][row].strip() for role in texts)]
+    selected = {role: [column[row][:max_characters] for row in rows] for role, column in texts.items()}
+    selected |= {role: [column[row] for row in rows] for role, column in labels.items()}
     return Dataset.from_dict({"id": [ids[row] if ids else str(row) for row in rows], **selected})
+
+
+def _text(value: object, column: str, row: int) -> str:
+    """One text, of a text or a list of them; nothing is an empty one."""
+    parts: list[Any] = value if isinstance(value, list) else [value]
+    for part in parts:
+        if part is not None and not isinstance(part, str):
+            raise ValueError(f"column {column!r} holds {type(part).__name__}, not text, in row {row}.")
+    return " ".join(part for part in parts if part)
 
 
 def _held_out(documents: Sequence[str], share: float, seed: int) -> np.ndarray:
@@ -225,15 +275,3 @@ def _held_out(documents: Sequence[str], share: float, seed: int) -> np.ndarray:
         digest = hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         chosen[row] = int.from_bytes(digest, "little") < threshold
     return chosen
-
-
-def _causes(error: BaseException) -> str:
-    """First lines of an error and of what caused it: `datasets` hides the reason in the cause."""
-    lines: list[str] = []
-    current: BaseException | None = error
-    while current is not None and len(lines) < 3:
-        text = (str(current).strip() or type(current).__name__).splitlines()[0]
-        if text not in lines:
-            lines.append(text)
-        current = current.__cause__
-    return "; ".join(lines)

@@ -16,6 +16,7 @@ import numpy as np
 from csr_hf.atomic import written_whole
 from csr_hf.backbone import Backbone
 from csr_hf.training.data import fingerprint_texts
+from csr_hf.training.distributed import rank_and_world, wait_for_all
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,6 +104,8 @@ def embed_dataset(
 ) -> EmbeddingCache:
     """Embed texts once; later calls with the same input find the cache.
 
+    When several processes train together each embeds its share of the shards, and any number of them reads the cache.
+
     Args:
         texts: n strings, for example a column of a `datasets.Dataset`.
         backbone: the frozen model.
@@ -124,22 +127,29 @@ def embed_dataset(
     origin = _origin(texts, backbone, prompt_name, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
-    if (folder / _MANIFEST).exists():
+    # All look before any of them can have finished.
+    found, (rank, world) = (folder / _MANIFEST).exists(), rank_and_world()
+    wait_for_all()
+    if found:
         return _reuse(folder, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = []
-    with _progress_bar(len(texts), label, progress) as bar:
-        for number, start in enumerate(range(0, len(texts), _SHARD_ROWS)):
-            part = texts[start : start + _SHARD_ROWS]
-            path = folder / f"shard-{number:05d}.arrow"
-            if not _is_complete(path, len(part), backbone.dim):
-                embeddings = _embed(part, start, backbone, prompt_name, batch_size, np.dtype(dtype), bar)
-                _write_atomically(path, _arrow_bytes(embeddings))
-            else:
-                bar.update(len(part))
-            shards.append(_describe(path, len(part)))
-    manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
-    _write_atomically(folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
+    starts = range(0, len(texts), _SHARD_ROWS)
+    paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
+    sizes = [len(texts[start : start + _SHARD_ROWS]) for start in starts]
+    with _progress_bar(sum(sizes[rank::world]), label, progress) as bar:
+        for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
+            if _is_complete(path, size, backbone.dim):
+                bar.update(size)
+                continue
+            part = texts[start : start + size]
+            embeddings = _embed(part, start, backbone, prompt_name, batch_size, np.dtype(dtype), bar)
+            _write_atomically(path, _arrow_bytes(embeddings))
+    wait_for_all()
+    if rank == 0:
+        shards = [_describe(path, size) for path, size in zip(paths, sizes, strict=True)]
+        manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim}
+        _write_atomically(folder / _MANIFEST, json.dumps({**manifest, "shards": shards}, indent=2).encode())
+    wait_for_all()
     return EmbeddingCache.load(folder)
 
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.training import objectives
 from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.distributed import gathered, rank_and_world, summed
+from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
+
+Parts = dict[str, torch.Tensor]
+AddTerm = Callable[[str, float, torch.Tensor], None]
+
+
+class Batch(NamedTuple):
+    """What one process takes in one step."""
+
+    embeddings: torch.Tensor
+    """Rows, then their positives, then their negatives, as far as there are any; shape (parts * n, input_dim)."""
+    n: int
+    """Number of rows."""
+    labels: torch.Tensor | None = None
+    """Classes of the rows, shape (n,); those below 0 have none."""
+    memory: torch.Tensor | None = None
+    """Embeddings of earlier steps, for the distillation."""
 
 
 class LossOutput(NamedTuple):
     """Loss, its unweighted parts, and what the dead-latent clock needs."""
 
     loss: torch.Tensor
-    parts: dict[str, torch.Tensor]
+    parts: Parts
     """Detached scalars, by name, before weighting."""
     fired: torch.Tensor
     """Which latents fired in this batch at k; bool, shape (hidden_dim,)."""
@@ -25,81 +45,136 @@ class LossOutput(NamedTuple):
 class CSRLoss(nn.Module):
     """The weighted sum of the objectives that the arguments switch on.
 
-    A module, so that one forward call a step goes through the distributed wrapper, whatever the number of terms.
+    A module, so that one forward call a step goes through the distributed wrapper, whatever the number of terms. The
+    mean of its gradients over all processes is the gradient of one process with all their batches: codes are gathered
+    with gradients for every term that compares examples.
 
     Args:
         model: the head being trained.
         arguments: weights and temperatures.
+        variance: mean ||x - mean(x)||^2 of the training embeddings, which errors are divided by.
     """
 
-    def __init__(self, model: CSRModel, arguments: TrainingArguments) -> None:
+    def __init__(self, model: CSRModel, arguments: TrainingArguments, variance: float = 1.0) -> None:
         super().__init__()
         self.model = model
         self.arguments = arguments
+        self.divisor = variance if arguments.error == "variance" else float(model.config.input_dim)
 
-    def forward(self, embeddings: torch.Tensor, k: int) -> LossOutput:
-        """Loss of a batch of embeddings, shape (n, input_dim), at `k` active latents."""
-        hidden_dim = self.model.config.hidden_dim
-        levels: dict[int, float] = {}
-        for multiple, weight in self.arguments.reconstruction.items():
-            level = min(hidden_dim, max(1, round(float(multiple) * k)))
-            # At the ends several multiples meet in one level.
-            levels[level] = levels.get(level, 0.0) + weight
-        pre_activations = self.model.pre_activations(embeddings)
-        values, indices = torch.topk(pre_activations, max(k, *levels), dim=-1)
-        values = torch.relu(values)
+    def forward(self, batch: Batch, k: int) -> LossOutput:
+        """Loss of a batch at `k` active latents."""
+        embeddings, weights = batch.embeddings, self._weights_of_levels(k)
+        levels = sorted(weights)
+        codes, decoded = self._encode(embeddings, levels)
+        at_k = decoded[levels.index(k)]
+        codes = Codes(codes.values[:, :k], codes.indices[:, :k])
 
-        parts, terms = {}, []
-        at_k = None
-        for level, weight in levels.items():
-            decoded = self.model.decode(values[:, :level], indices[:, :level])
-            error = objectives.reconstruction(embeddings, decoded)
-            parts[f"reconstruction_{level}"] = error
-            terms.append(weight * error)
-            at_k = decoded if level == k else at_k
-        if at_k is None:
-            at_k = self.model.decode(values[:, :k], indices[:, :k])
+        parts: Parts = {}
+        terms: list[torch.Tensor] = []
+
+        def add(name: str, weight: float, value: torch.Tensor) -> None:
+            parts[name] = value
+            terms.append(weight * value)
+
+        for level, reconstructed in zip(levels, decoded, strict=True):
+            if weights[level]:
+                error = objectives.reconstruction(embeddings, reconstructed, self.divisor)
+                add(f"reconstruction_{level}", weights[level], error)
+        if self.arguments.cosine:
+            add("cosine", self.arguments.cosine, objectives.cosine_reconstruction(embeddings, at_k))
+        self._add_auxiliary(add, embeddings, at_k.detach())
+        self._add_on_codes(add, batch, codes.normalized(), k)
         parts["explained_variance"] = objectives.explained_variance(embeddings, at_k.detach())
-        parts["active_latents"] = (values[:, :k] > 0).float().sum(-1).mean()
-
-        terms += self._auxiliary(embeddings - at_k.detach(), pre_activations, parts)
-        terms += self._on_latents(embeddings, values[:, :k], indices[:, :k], parts)
-        fired = torch.zeros(hidden_dim, dtype=torch.bool, device=embeddings.device)
-        fired[indices[:, :k][values[:, :k] > 0]] = True
+        active = codes.values > 0
+        parts["active_latents"] = active.float().sum(-1).mean()
+        fired = torch.zeros(self.model.config.hidden_dim, dtype=torch.bool, device=embeddings.device)
+        fired[codes.indices[active].long()] = True
         loss = torch.stack([term.float() for term in terms]).sum()
         return LossOutput(loss, {name: part.detach() for name, part in parts.items()}, fired)
 
-    def _auxiliary(
-        self, residuals: torch.Tensor, pre_activations: torch.Tensor, parts: dict[str, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        config = self.model.config
-        dead = self.model.stats_last_nonzero > config.dead_threshold
-        count = min(config.k_aux, int(dead.sum()))
-        if count == 0 or self.arguments.beta == 0:
-            return []
-        values, indices = torch.topk(pre_activations.masked_fill(~dead, -torch.inf), count, dim=-1)
-        explained = self.model.decode(torch.relu(values), indices) - self.model.pre_bias
-        parts["auxiliary"] = objectives.auxiliary(residuals, explained)
-        return [self.arguments.beta * parts["auxiliary"]]
+    def _weights_of_levels(self, k: int) -> dict[int, float]:
+        weights = {k: 0.0}
+        for multiple, weight in self.arguments.reconstruction.items():
+            level = min(self.model.config.hidden_dim, max(1, round(float(multiple) * k)))
+            # At the ends several multiples meet in one level.
+            weights[level] = weights.get(level, 0.0) + weight
+        return weights
 
-    def _on_latents(
-        self, embeddings: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, parts: dict[str, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        arguments = self.arguments
+    def _encode(self, embeddings: torch.Tensor, levels: list[int]) -> tuple[Codes, torch.Tensor]:
+        model = self.model
+        decoder = None if model.config.tied_decoder else model.dictionary
+        rows = -(-len(embeddings) // self.arguments.gradient_accumulation_steps)
+        return encode_and_decode(
+            embeddings, model.encoder.weight, model.latent_bias, model.pre_bias, decoder, levels, rows
+        )
+
+    def _add_auxiliary(self, add: AddTerm, embeddings: torch.Tensor, decoded: torch.Tensor) -> None:
+        model = self.model
+        dead = torch.nonzero(model.stats_last_nonzero > model.config.dead_threshold).squeeze(-1)
+        count = min(model.config.k_aux, len(dead))
+        if count == 0 or self.arguments.beta == 0:
+            return
+        residuals = embeddings - decoded
+        # A matrix product with the dead latents alone: they are few, or soon will be.
+        pre = F.linear(embeddings - model.pre_bias, model.encoder.weight[dead], model.latent_bias[dead]).float()
+        if count < len(dead):
+            values, places = torch.topk(pre, count, dim=-1)
+            pre = torch.full_like(pre, -torch.inf).scatter(-1, places, values)
+        explained = torch.relu(pre) @ model.dictionary[dead].float()
+        # Over all processes: sums of squares are split between them, the mean is not.
+        n = summed(residuals.new_tensor(float(len(residuals))))
+        mean = summed(residuals.sum(0)) / n
+        spread = summed((residuals - mean).pow(2).sum()) / rank_and_world()[1]
+        add("auxiliary", self.arguments.beta, objectives.auxiliary(residuals, explained, spread))
+
+    def _add_on_codes(self, add: AddTerm, batch: Batch, codes: Codes, k: int) -> None:
+        arguments, hidden_dim = self.arguments, self.model.config.hidden_dim
         if not (arguments.gamma or arguments.distillation or arguments.balance):
-            return []
-        empty = values.new_zeros(len(values), self.model.config.hidden_dim)
-        latents = empty.scatter(-1, indices, values)
-        terms = []
+            return
+        everyone = Codes(gathered(codes.values), gathered(codes.indices))
         if arguments.gamma:
-            parts["contrast"] = objectives.contrast(latents, latents, arguments.temperature)
-            terms.append(arguments.gamma * parts["contrast"])
+            add("contrast", arguments.gamma, self._contrast(batch, codes, everyone))
         if arguments.distillation:
-            parts["distillation"] = objectives.similarity_distillation(
-                embeddings, latents, arguments.distillation_temperature
-            )
-            terms.append(arguments.distillation * parts["distillation"])
+            add("distillation", arguments.distillation, self._distillation(batch, codes, everyone, k))
         if arguments.balance:
-            parts["balance"] = objectives.balance(latents)
-            terms.append(arguments.balance * parts["balance"])
-        return terms
+            add("balance", arguments.balance, objectives.balance(*everyone, hidden_dim))
+
+    def _contrast(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
+        (rank, world), n, temperature = rank_and_world(), batch.n, self.arguments.temperature
+        hidden_dim = self.model.config.hidden_dim
+        own = rank * n + torch.arange(n, device=codes.values.device)
+        # Each process contributed its rows, then their positives, then their negatives.
+        parts = [Codes(*(_parts(tensor, world, n)[:, part].flatten(0, 1) for tensor in everyone)) for part in
+                 range(len(codes.values) // n)]  # fmt: skip
+        anchors = codes.rows(0, n)
+        if self.arguments.contrast == "labels" and batch.labels is not None:
+            labels = gathered(batch.labels)
+            others = torch.ones(n, len(labels), dtype=torch.bool, device=own.device)
+            others[torch.arange(n, device=own.device), own] = False
+            positives = (batch.labels[:, None] == labels) & (batch.labels[:, None] >= 0) & others
+            return objectives.supervised_contrast(
+                inner_products(anchors, parts[0], hidden_dim), positives, others, temperature
+            )
+        candidates = parts[1:] or parts[:1]
+        joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
+        return objectives.contrast(inner_products(anchors, joined, hidden_dim), own, temperature)
+
+    def _distillation(self, batch: Batch, codes: Codes, everyone: Codes, k: int) -> torch.Tensor:
+        (rank, _), n, hidden_dim = rank_and_world(), len(codes.values), self.model.config.hidden_dim
+        embeddings = gathered(batch.embeddings)
+        others = torch.ones(n, len(embeddings), dtype=torch.bool, device=embeddings.device)
+        others[torch.arange(n), rank * n + torch.arange(n)] = False
+        if batch.memory is not None and len(batch.memory):
+            with torch.no_grad():
+                remembered = self._encode(batch.memory, [k])[0].normalized()
+            everyone = Codes(*(torch.cat(both) for both in zip(everyone, remembered, strict=True)))
+            embeddings = torch.cat([embeddings, batch.memory])
+            others = F.pad(others, (0, len(batch.memory)), value=True)
+        unit = F.normalize(embeddings.float(), dim=-1)
+        teacher = F.normalize(batch.embeddings.float(), dim=-1) @ unit.t()
+        student = inner_products(codes, everyone, hidden_dim)
+        return objectives.similarity_distillation(teacher, student, others, self.arguments.distillation_temperature)
+
+
+def _parts(tensor: torch.Tensor, world: int, n: int) -> torch.Tensor:
+    return tensor.unflatten(0, (world, -1, n))

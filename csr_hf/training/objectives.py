@@ -1,8 +1,8 @@
 """Training objectives as pure functions, each with its equation and source.
 
-Shapes throughout: embeddings x and reconstructions x_hat (n, input_dim); latents z (n, hidden_dim), dense.
-Errors are summed over dimensions and averaged over the batch. The published recipe averages over dimensions as well;
-for unit-norm embeddings that makes the error about 1/input_dim as large, and the other terms then rule the training.
+Shapes: embeddings x and reconstructions x_hat (n, input_dim); similarities (n, m), cosines of n codes or
+embeddings with m others. Errors are divided by the variance of the data, so that one set of weights serves embeddings
+of any scale and width.
 """
 
 from __future__ import annotations
@@ -11,56 +11,112 @@ import torch
 import torch.nn.functional as F
 
 
-def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """mean_i ||x_i - x_hat_i||^2 (arXiv 2503.01776, equation 3, summed per sample)."""
-    return (reconstructions - embeddings).pow(2).sum(-1).mean()
+def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, variance: float = 1.0) -> torch.Tensor:
+    """mean_i ||x_i - x_hat_i||^2 / variance (arXiv 2503.01776, equation 3, but for the divisor).
+
+    Args:
+        embeddings: shape (n, input_dim).
+        reconstructions: shape (n, input_dim).
+        variance: mean ||x - mean(x)||^2 of the whole data makes 1 the error of the best constant; input_dim makes it
+            the published mean-squared error, which for unit-norm embeddings is 1/input_dim as large and leaves the
+            training to the other terms.
+    """
+    return (reconstructions - embeddings).pow(2).sum(-1).mean() / variance
 
 
-def auxiliary(residuals: torch.Tensor, reconstructed_residuals: torch.Tensor) -> torch.Tensor:
+def cosine_reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+    """mean_i 1 - cos(x_i, x_hat_i): the direction alone, as a search by cosine sees it."""
+    return (1 - F.cosine_similarity(embeddings, reconstructions, dim=-1)).mean()
+
+
+def auxiliary(
+    residuals: torch.Tensor, reconstructed_residuals: torch.Tensor, spread: torch.Tensor | None = None
+) -> torch.Tensor:
     """sum_i ||e_i - e_hat_i||^2 / sum_i ||e_i - mean(e)||^2: how well dead latents explain what is left.
 
     `residuals` e = x - x_hat carry no gradient (arXiv 2406.04093, section A.2; 2503.01776, equation 4). 0 when the
     residuals do not vary.
+
+    Args:
+        residuals: shape (n, input_dim).
+        reconstructed_residuals: from dead latents, shape (n, input_dim).
+        spread: the denominator, where the batch is only a part of what it is taken over.
     """
     error = (reconstructed_residuals - residuals).pow(2).sum()
-    spread = (residuals - residuals.mean(0)).pow(2).sum()
+    if spread is None:
+        spread = (residuals - residuals.mean(0)).pow(2).sum()
     return torch.where(spread > 0, error / spread.clamp_min(torch.finfo(spread.dtype).tiny), torch.zeros_like(error))
 
 
-def contrast(anchors: torch.Tensor, positives: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
-    """mean_i -log softmax_j(cos(z_i, z+_j) / temperature)[i] (arXiv 2503.01776, equation 6, with cosine).
+def contrast(similarities: torch.Tensor, positives: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
+    """mean_i -log softmax_j(s_ij / temperature)[p_i] (arXiv 2503.01776, equation 6, with cosines).
 
-    With `positives` the same latents as `anchors` (self-contrast) the positive logit is constant, and the term only
-    spreads the codes apart.
+    When the positive of a code is itself its logit is constant, and the term only spreads the codes apart.
+
+    Args:
+        similarities: of codes with candidates, shape (n, m).
+        positives: column of each row's positive, shape (n,).
+        temperature: of the softmax.
     """
-    logits = F.normalize(anchors, dim=-1) @ F.normalize(positives, dim=-1).t() / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    return F.cross_entropy(similarities / temperature, positives)
+
+
+def supervised_contrast(
+    similarities: torch.Tensor, positives: torch.Tensor, others: torch.Tensor, temperature: float = 0.2
+) -> torch.Tensor:
+    """mean_i -log(sum_{j in P_i} e^{s_ij / t} / sum_{j in O_i} e^{s_ij / t}), the sum inside (arXiv 2602.05735).
+
+    Rows without a positive are left out; 0 if there is none with one.
+
+    Args:
+        similarities: of codes with candidates, shape (n, m).
+        positives: P, bool, shape (n, m), for example codes of the same class.
+        others: O, bool, shape (n, m): what the positives compete with, themselves included; all but the code itself.
+        temperature: t.
+    """
+    logits = similarities / temperature
+    counted = positives.any(-1)
+    if not counted.any():
+        return similarities.sum() * 0
+    logits, positives, others = logits[counted], positives[counted], others[counted]
+    wanted = logits.masked_fill(~positives, -torch.inf).logsumexp(-1)
+    return (logits.masked_fill(~others, -torch.inf).logsumexp(-1) - wanted).mean()
 
 
 def similarity_distillation(
-    embeddings: torch.Tensor, latents: torch.Tensor, temperature: float = 0.05
+    teacher: torch.Tensor, student: torch.Tensor, others: torch.Tensor, temperature: float = 0.05
 ) -> torch.Tensor:
-    """mean_i KL(softmax_j(cos(x_i, x_j) / t) || softmax_j(cos(z_i, z_j) / t)), j != i.
+    """mean_i KL(softmax_j(t_ij / temperature) || softmax_j(s_ij / temperature)), j in O_i.
 
-    The codes' similarities within the batch follow the backbone's.
+    The codes' similarities follow the backbone's.
+
+    Args:
+        teacher: cosines of embeddings, shape (n, m); no gradient reaches them.
+        student: cosines of their codes, shape (n, m).
+        others: O, bool, shape (n, m): all but the row itself.
+        temperature: of both sides.
     """
-    itself = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
 
-    def log_neighbours(vectors: torch.Tensor) -> torch.Tensor:
-        unit = F.normalize(vectors.float(), dim=-1)
-        logits = (unit @ unit.t() / temperature).masked_select(~itself).view(len(unit), -1)
-        return F.log_softmax(logits, dim=-1)
+    def log_softmax(similarities: torch.Tensor) -> torch.Tensor:
+        return (similarities / temperature).masked_fill(~others, -torch.inf).log_softmax(-1)
 
-    target = log_neighbours(embeddings.detach())
-    return F.kl_div(log_neighbours(latents), target, log_target=True, reduction="batchmean")
+    target = log_softmax(teacher.detach())
+    divergence = target.exp() * (target - log_softmax(student)).masked_fill(~others, 0)
+    return divergence.sum(-1).mean()
 
 
-def balance(latents: torch.Tensor) -> torch.Tensor:
-    """sum_j (mean_i z_ij / ||z_i||)^2: even use of the latents, hence short posting lists.
+def balance(values: torch.Tensor, indices: torch.Tensor, hidden_dim: int) -> torch.Tensor:
+    """sum_j (mean_i z_ij)^2 of codes of unit norm: even use of the latents, hence short posting lists.
 
-    The FLOPS regulariser (arXiv 2004.05665) on normalised codes: the expected work of an inverted index.
+    The FLOPS regulariser (arXiv 2004.05665): the expected work of an inverted index.
+
+    Args:
+        values: of unit norm, shape (n, k).
+        indices: shape (n, k).
+        hidden_dim: number of latents.
     """
-    return F.normalize(latents, dim=-1).mean(0).pow(2).sum()
+    total = values.new_zeros(hidden_dim).index_add(0, indices.flatten(), values.flatten())
+    return (total / len(values)).pow(2).sum()
 
 
 def explained_variance(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:

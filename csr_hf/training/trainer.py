@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,12 @@ from csr_hf.modeling_csr import CSRModel
 from csr_hf.training import objectives
 from csr_hf.training.arguments import TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from csr_hf.training.loss import CSRLoss, LossOutput
-from csr_hf.training.rows import EmbeddingRows
+from csr_hf.training.distributed import check_processes, summed
+from csr_hf.training.loss import Batch, CSRLoss, LossOutput
+from csr_hf.training.measurement import dead_fraction, measure
+from csr_hf.training.neighbours import nearest_rows
+from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
+from csr_hf.training.tracking import make_accelerator, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -29,32 +35,38 @@ class NonFiniteLossError(RuntimeError):
 
 
 class CSRTrainer:
-    """Trains a CSR head on embeddings of a frozen backbone.
+    """Trains a CSR head on embeddings of a frozen backbone, on one process or many.
 
     The order of the data is a function of (seed, step) alone, and nothing else is random, so a resumed run ends with
     the same bits as one that was never interrupted. Dead-latent clocks count training examples over all processes.
 
+    Embeddings may have any scale: the head is trained on them divided by a power of two near their standard deviation,
+    and the biases are multiplied by it whenever the head is seen from outside. The weights do not depend on the scale,
+    and powers of two lose no bit.
+
     Args:
         model: the head, freshly made or loaded.
         arguments: how to train.
-        embeddings: one array (n, input_dim) or several, float16 or float32, memory-mapped if they like.
-        output_dir: for checkpoints and `training_log.jsonl`.
+        data: an array (n, input_dim) or several, float16 or float32, memory-mapped if they like; or sources that say
+            what belongs together.
+        output_dir: for checkpoints, `training_log.jsonl` and trackers.
 
     Raises:
-        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the head is not float32.
+        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, the head is not float32, the
+            contrast needs pairs or labels that the data does not have, a tracker is unknown, or another number of
+            processes was asked for than runs.
+        ImportError: if the package of a tracker is missing, with the line to type.
     """
 
     def __init__(
         self,
         model: CSRModel,
         arguments: TrainingArguments,
-        embeddings: np.ndarray | Sequence[np.ndarray],
+        data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource],
         output_dir: str | Path,
     ) -> None:
-        from accelerate import Accelerator
-
-        arrays = [embeddings] if isinstance(embeddings, np.ndarray) else embeddings
-        self.data = EmbeddingRows(arrays)
+        self.arguments, self.model = arguments, model.train()
+        self.data = _rows(data, arguments)
         if self.data.dim != model.config.input_dim:
             raise ValueError(
                 f"embeddings are {self.data.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
@@ -65,22 +77,25 @@ class CSRTrainer:
                 f"the head's weights are {model.dtype}, too coarse to train. "
                 "Load it with dtype=torch.float32; `mixed_precision` makes the arithmetic fast."
             )
-        self.arguments = arguments
         self.output_dir = Path(output_dir)
-        _forget_other_precision(arguments.mixed_precision)
-        self.accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+        self.accelerator = make_accelerator(arguments, self.output_dir)
+        check_processes(self.accelerator.num_processes, arguments.num_processes)
+        self.scale, variance = _scale(self.data)
+        self.order = RowOrder([len(array) for array in self.data.arrays], self.data.weights, arguments.seed)
         optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        self.model = model.train()
-        self.loss, self.optimizer = self.accelerator.prepare(CSRLoss(model, arguments), optimizer)
-        self.scheduler = scheduler
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        loss = CSRLoss(model, arguments, variance)
+        self.loss, self.optimizer = self.accelerator.prepare(loss, optimizer)
         self.step = 0
-        self._permuted: tuple[int, np.ndarray] | None = None
 
     @property
     def batch_size(self) -> int:
         """Examples in one step over all processes."""
-        return self.arguments.per_device_train_batch_size * self.accelerator.num_processes
+        return self._local_batch_size * self.accelerator.num_processes
+
+    @property
+    def _local_batch_size(self) -> int:
+        return self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
 
     def train(
         self, resume_from_checkpoint: bool | str | Path = False, *, progress: bool = True, until: int | None = None
@@ -93,8 +108,7 @@ class CSRTrainer:
             until: stop after this step, as an interruption would; the schedule stays that of the whole run.
 
         Returns:
-            Final figures: loss, explained variance, share of dead latents, mean active latents, postings a query
-            touches per document, seconds, examples a second.
+            Final figures: loss and its parts, those of `measurement.measure`, seconds, examples a second.
 
         Raises:
             NonFiniteLossError: when the loss or a gradient is not finite. The step is not taken.
@@ -107,11 +121,12 @@ class CSRTrainer:
         last = self.arguments.max_steps if until is None else min(until, self.arguments.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
         bar = tqdm(total=last, initial=first, desc="training", unit="step", disable=not progress or not self._is_main)
-        with bar:
+        with bar, tracking(self.accelerator, self.arguments) as track, self._scaled():
             while self.step < last:
                 output = self._take_step()
                 if self.step % self.arguments.logging_steps == 0 or self.step == last:
                     figures = self._log(output)
+                    track(figures, self.step)
                     bar.set_postfix(
                         loss=f"{figures['loss']:.4f}",
                         ev=f"{figures['explained_variance']:.3f}",
@@ -121,38 +136,10 @@ class CSRTrainer:
                     self.save_checkpoint()
                 bar.update()
         seconds = time.perf_counter() - started
-        figures |= self.measure()
+        figures |= measure(self.model, self.data)
         speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
         self.model.eval()
         return {**figures, "steps": self.step, "seconds": seconds, "examples_per_second": speed}
-
-    @torch.inference_mode()
-    def measure(self, sample: int = 16_384) -> dict[str, float]:
-        """Figures of the head at its own k over an even sample of the training embeddings.
-
-        `postings_per_document`: sum_j p_j^2 with p_j the share of codes that use latent j, the number of postings a
-        query touches for each document of the index; k^2 / hidden_dim is the least possible.
-        """
-        model, k = self.model, self.model.config.k
-        chosen = np.linspace(0, len(self.data) - 1, min(sample, len(self.data))).astype(np.int64)
-        usage = torch.zeros(model.config.hidden_dim)
-        error = spread = 0.0
-        mean = torch.from_numpy(self.data.rows(chosen).mean(0)).to(model.pre_bias)
-        for part in np.array_split(chosen, max(1, len(chosen) // 2048)):
-            embeddings = torch.from_numpy(self.data.rows(part)).to(model.pre_bias)
-            values, indices = model.encode(embeddings)
-            usage += torch.bincount(indices[values > 0].flatten().cpu(), minlength=len(usage))
-            error += float((model.decode(values, indices) - embeddings).pow(2).sum())
-            spread += float((embeddings - mean).pow(2).sum())
-        share = usage / len(chosen)
-        return {
-            "explained_variance": 1 - error / max(spread, 1e-12),
-            "dead_fraction": self._dead_fraction(),
-            "active_latents": float(share.sum()),
-            "postings_per_document": float(share.pow(2).sum()),
-            "postings_per_document_if_even": k * k / model.config.hidden_dim,
-            "most_used_latent": float(share.max()),
-        }
 
     def save_checkpoint(self) -> Path | None:
         """Write a checkpoint of this step (on the main process only).
@@ -168,14 +155,30 @@ class CSRTrainer:
         if self.accelerator.scaler is not None:
             states["scaler"] = self.accelerator.scaler.state_dict()
         record = {"step": self.step, **self._identity()}
-        return save_checkpoint(self._checkpoints, self.model, states, record, self.arguments.save_total_limit)
+        with self._scaled(inverse=True):
+            return save_checkpoint(self._checkpoints, self.model, states, record, self.arguments.save_total_limit)
+
+    @contextmanager
+    def _scaled(self, inverse: bool = False) -> Iterator[None]:
+        """The head for embeddings divided by the scale (or, within that, the head for embeddings as they are)."""
+        factor = self.scale if inverse else 1 / self.scale
+        biases = (self.model.pre_bias, self.model.latent_bias)
+        with torch.no_grad():
+            for bias in biases:
+                bias.mul_(factor)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for bias in biases:
+                    bias.div_(factor)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to end with the same bits."""
         config = self.model.config.to_dict()
         sizes = ("input_dim", "hidden_dim", "k", "k_aux", "dead_threshold", "tied_decoder")
         return {
-            "arguments": self.arguments.to_dict(),
+            "arguments": self.arguments.decisive(),
             "head": {name: config[name] for name in sizes},
             "data": self.data.fingerprint,
             "batch_size": self.batch_size,
@@ -194,7 +197,7 @@ class CSRTrainer:
         k = objectives.annealed_k(
             self.step, arguments.max_steps, model.config.k, min(arguments.k_start, model.config.hidden_dim // 4)
         )
-        batch = torch.from_numpy(self.data.rows(self._batch_indices(self.step))).to(self.accelerator.device)
+        batch = self._batch(self.step)
         with self.accelerator.autocast():
             output: LossOutput = self.loss(batch, k)
         if not math.isfinite(float(output.loss.detach())):
@@ -207,30 +210,44 @@ class CSRTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        self._advance_dead_clock(output.fired)
+        self._advance_dead_clock(output.fired, len(batch.embeddings) * self.accelerator.num_processes)
         self.step += 1
         return output
 
-    def _batch_indices(self, step: int) -> np.ndarray:
-        """This process's rows of the global batch at `step`: epochs of seeded permutations, end to end."""
-        n, size, rank = len(self.data), self.arguments.per_device_train_batch_size, self.accelerator.process_index
-        positions = np.arange(size) + step * self.batch_size + rank * size
-        epochs = positions // n
-        batch = np.empty(size, np.int64)
-        for epoch in np.unique(epochs):
-            batch[epochs == epoch] = self._permutation(int(epoch))[positions[epochs == epoch] % n]
-        return batch
+    def _batch(self, step: int) -> Batch:
+        """This process's share of the global batch at `step`, divided by the scale."""
+        chosen, contrast = self._rows_of_step(step), self.arguments.contrast if self.arguments.gamma else "self"
+        parts, labels, memory = [self.data.rows(chosen)], None, None
+        if contrast == "neighbours":
+            parts.append(self.data.rows(self._neighbours[chosen]))
+        elif contrast == "pairs":
+            parts.append(self.data.positives(chosen))
+            if self.data.has_negatives:
+                parts.append(self.data.negatives(chosen))
+        elif contrast == "labels":
+            labels = torch.from_numpy(self.data.labels(chosen)).to(self.accelerator.device)
+        if self.arguments.distillation and self.arguments.distillation_memory:
+            first = step * self.batch_size
+            places = np.arange(max(0, first - self.arguments.distillation_memory), first)
+            memory = self._tensor(self.data.rows(self.order.rows(places)))
+        return Batch(self._tensor(np.concatenate(parts)), len(chosen), labels, memory)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if self._permuted is None or self._permuted[0] != epoch:
-            self._permuted = (epoch, np.random.default_rng([self.arguments.seed, epoch]).permutation(len(self.data)))
-        return self._permuted[1]
+    def _rows_of_step(self, step: int) -> np.ndarray:
+        size = self._local_batch_size
+        first = step * self.batch_size + self.accelerator.process_index * size
+        return self.order.rows(np.arange(first, first + size))
 
-    def _advance_dead_clock(self, fired: torch.Tensor) -> None:
-        if self.accelerator.num_processes > 1:
-            fired = self.accelerator.reduce(fired.int(), "sum") > 0
+    def _tensor(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(rows / np.float32(self.scale)).to(self.accelerator.device)
+
+    @cached_property
+    def _neighbours(self) -> np.ndarray:
+        return nearest_rows(self.data, self.arguments.seed, self.accelerator.device)
+
+    def _advance_dead_clock(self, fired: torch.Tensor, examples: int) -> None:
+        fired = summed(fired.int()) > 0
         clock = self.model.stats_last_nonzero
-        clock += self.batch_size
+        clock += examples
         clock[fired] = 0
 
     def _learning_rate_factor(self, step: int) -> float:
@@ -242,13 +259,13 @@ class CSRTrainer:
         progress = (step - warmup) / max(1, self.arguments.max_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    def _dead_fraction(self) -> float:
-        return float((self.model.stats_last_nonzero > self.model.config.dead_threshold).float().mean())
-
     def _log(self, output: LossOutput) -> dict[str, float]:
         figures = {"loss": float(output.loss.detach())}
         figures |= {name: float(part) for name, part in output.parts.items()}
-        figures |= {"dead_fraction": self._dead_fraction(), "learning_rate": float(self.scheduler.get_last_lr()[0])}
+        figures |= {
+            "dead_fraction": dead_fraction(self.model),
+            "learning_rate": float(self.scheduler.get_last_lr()[0]),
+        }
         if self._is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             with (self.output_dir / "training_log.jsonl").open("a") as file:
@@ -297,9 +314,28 @@ class CSRTrainer:
         )
 
 
-def _forget_other_precision(mixed_precision: str) -> None:
-    """Accelerate keeps the precision of a process's first Accelerator and refuses another one later."""
-    from accelerate.state import AcceleratorState
+def _rows(
+    data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource], arguments: TrainingArguments
+) -> TrainingRows:
+    given = [data] if isinstance(data, np.ndarray) else data
+    sources = [each if isinstance(each, TrainingSource) else TrainingSource(each) for each in given]
+    contrast = arguments.contrast if arguments.gamma else "self"
+    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"))
+    missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
+    if missing.get(contrast):
+        raise ValueError(
+            f"`contrast` is {contrast!r}, and the data has no {contrast}. "
+            "Name columns for anchor and positive (or text and label), or choose contrast: neighbours."
+        )
+    return rows
 
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
+
+def _scale(rows: TrainingRows) -> tuple[float, float]:
+    """A power of two near the standard deviation of the data, and the variance of what is divided by it."""
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), 16_384)).astype(np.int64)
+    sample = rows.rows(chosen).astype(np.float64)
+    variance = float(np.square(sample - sample.mean(0)).sum(1).mean())
+    if not variance > 0:
+        return 1.0, 1.0
+    scale = 2.0 ** round(math.log2(variance) / 2)
+    return scale, variance / scale**2

@@ -217,12 +217,12 @@ def test_tokens_are_in_nothing_that_is_published_or_said(hub, token, run_folder,
 def test_data_set_on_the_hub_is_read_and_named_by_the_card(hub, token, tmp_path):
     from datasets import Dataset
 
-    from csr_hf.training.data import DataArguments, load_texts
+    from csr_hf.training.data import DataArguments, load_data
 
     rows = {"question": [f"question {i}" for i in range(40)], "answer": [f"answer {i}" for i in range(40)]}
     Dataset.from_dict(rows).push_to_hub("user/pairs")
     columns = {"anchor": "question", "positive": "answer"}
-    texts = load_texts(DataArguments(source="user/pairs", columns=columns, revision="main"))
+    texts = load_data(DataArguments(source="user/pairs", columns=columns, revision="main"))[0]
     assert texts.dataset["anchor"][:2] == ["question 0", "question 1"]
     write_run(tmp_path / "run", make_head(), make_results())
     recipe = tmp_path / "run" / "recipe.yaml"

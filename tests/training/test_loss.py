@@ -4,7 +4,7 @@ import torch
 
 from csr_hf import TrainingArguments
 from csr_hf.training import objectives
-from csr_hf.training.loss import CSRLoss
+from csr_hf.training.loss import Batch, CSRLoss
 from tests.conftest import make_head
 
 
@@ -13,8 +13,15 @@ def batch(embeddings):
     return torch.from_numpy(embeddings[:64])
 
 
-def compute(head, batch, k=5, **arguments):
-    return CSRLoss(head, TrainingArguments(**arguments))(batch, k)
+def compute(head, batch, k=5, variance=1.0, **arguments):
+    batch = batch if isinstance(batch, Batch) else Batch(batch, len(batch))
+    return CSRLoss(head, TrainingArguments(**arguments), variance)(batch, k)
+
+
+def codes(head, rows, k=5):
+    """Unit-norm dense latents."""
+    values, indices = head.encode(rows, k)
+    return torch.nn.functional.normalize(torch.zeros(len(rows), 40).scatter(1, indices, values), dim=-1)
 
 
 def test_levels_are_multiples_of_k(head, batch):
@@ -38,17 +45,68 @@ def test_multiples_that_meet_in_one_level_add_their_weights(head, batch):
 
 
 def test_every_term_is_weighted(head, batch):
-    weights = {"gamma": 0.3, "distillation": 0.7, "balance": 0.2}
     plain = compute(head, batch, beta=0)
-    output = compute(head, batch, beta=0, **weights)
-    parts = output.parts
-    values, indices = head.encode(batch)
-    latents = torch.zeros(64, 40).scatter(1, indices, values)
-    torch.testing.assert_close(parts["contrast"], objectives.contrast(latents, latents, 0.2).detach())
-    torch.testing.assert_close(parts["distillation"], objectives.similarity_distillation(batch, latents).detach())
-    torch.testing.assert_close(parts["balance"], objectives.balance(latents).detach())
-    expected = plain.loss + 0.3 * parts["contrast"] + 0.7 * parts["distillation"] + 0.2 * parts["balance"]
-    torch.testing.assert_close(output.loss, expected)
+    output = compute(head, batch, beta=0, gamma=0.3, distillation=0.7, balance=0.2, cosine=0.4)
+    parts, z, others = output.parts, codes(head, batch), ~torch.eye(64, dtype=torch.bool)
+    unit = torch.nn.functional.normalize(batch, dim=-1)
+    expected = {
+        "contrast": objectives.contrast(z @ z.t(), torch.arange(64), 0.2),
+        "distillation": objectives.similarity_distillation(unit @ unit.t(), z @ z.t(), others, 0.05),
+        "balance": z.mean(0).pow(2).sum(),
+        "cosine": objectives.cosine_reconstruction(batch, head.decode(*head.encode(batch))),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value.detach())
+    weighted = 0.3 * parts["contrast"] + 0.7 * parts["distillation"] + 0.2 * parts["balance"] + 0.4 * parts["cosine"]
+    torch.testing.assert_close(output.loss, plain.loss + weighted)
+
+
+def test_contrast_of_pairs_and_triplets(head, batch):
+    anchors, positives, negatives = batch[:20], batch[20:40], batch[40:60]
+    z = [codes(head, rows) for rows in (anchors, positives, negatives)]
+    for parts, candidates in (((anchors, positives), z[1:2]), ((anchors, positives, negatives), z[1:])):
+        output = compute(head, Batch(torch.cat(parts), 20), gamma=1.0, contrast="pairs", temperature=0.1)
+        similarities = z[0] @ torch.cat(candidates).t()
+        expected = objectives.contrast(similarities, torch.arange(20), 0.1)
+        torch.testing.assert_close(output.parts["contrast"], expected.detach())
+
+
+def test_contrast_of_classes(head, batch):
+    labels = torch.arange(64) % 7
+    labels[:5] = -1
+    output = compute(head, Batch(batch, 64, labels), gamma=1.0, contrast="labels")
+    z, others = codes(head, batch), ~torch.eye(64, dtype=torch.bool)
+    positives = (labels[:, None] == labels) & (labels[:, None] >= 0) & others
+    expected = objectives.supervised_contrast(z @ z.t(), positives, others)
+    torch.testing.assert_close(output.parts["contrast"], expected.detach())
+
+
+def test_distillation_compares_with_the_memory_too(head, batch):
+    output = compute(head, Batch(batch[:24], 24, memory=batch[24:]), distillation=1.0)
+    z, unit = codes(head, batch), torch.nn.functional.normalize(batch, dim=-1)
+    others = ~torch.eye(24, 64, dtype=torch.bool)
+    expected = objectives.similarity_distillation(unit[:24] @ unit.t(), z[:24] @ z.t(), others)
+    torch.testing.assert_close(output.parts["distillation"], expected.detach())
+    assert output.fired.sum() <= 24 * 5
+
+
+def test_error_is_divided_by_the_variance_or_the_number_of_elements(head, batch):
+    plain = compute(head, batch, beta=0).parts["reconstruction_5"]
+    torch.testing.assert_close(compute(head, batch, beta=0, variance=4.0).parts["reconstruction_5"], plain / 4)
+    element = compute(head, batch, beta=0, variance=4.0, error="element").parts["reconstruction_5"]
+    torch.testing.assert_close(element, plain / 12)
+    expected = torch.nn.functional.mse_loss(head.decode(*head.encode(batch)), batch)
+    torch.testing.assert_close(element, expected.detach())
+
+
+def test_accumulation_changes_neither_loss_nor_gradient(head, batch):
+    everything = {"gamma": 0.3, "distillation": 0.7, "balance": 0.2}
+    gradients = []
+    for parts in (1, 3):
+        head.zero_grad()
+        compute(head, batch, gradient_accumulation_steps=parts, **everything).loss.backward()
+        gradients.append(head.encoder.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
 
 
 def test_auxiliary_term_uses_dead_latents_alone(head, batch):

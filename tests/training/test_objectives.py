@@ -40,11 +40,29 @@ def test_reconstruction(arrays):
     torch.testing.assert_close(x_hat.grad, 2 * (x_hat.detach() - x) / len(x))
 
 
+def test_reconstruction_is_relative_to_the_variance(arrays):
+    x, x_hat, _ = tensors(*arrays)
+    plain = objectives.reconstruction(x, x_hat).item()
+    assert objectives.reconstruction(10 * x, 10 * x_hat, 100.0).item() == pytest.approx(plain)
+    mean = x.mean(0).expand_as(x)
+    variance = float((x - mean).pow(2).sum(-1).mean())
+    assert objectives.reconstruction(x, mean, variance).item() == pytest.approx(1)
+
+
+def test_cosine_reconstruction(arrays):
+    x, x_hat, _ = arrays
+    expected = np.mean([1 - cosine(a, b) for a, b in zip(x, x_hat, strict=True)])
+    assert objectives.cosine_reconstruction(*tensors(x, x_hat)).item() == pytest.approx(expected)
+    assert objectives.cosine_reconstruction(*tensors(x, 7 * x)).item() == pytest.approx(0, abs=1e-12)
+
+
 def test_auxiliary(arrays):
     e, e_hat, _ = arrays
     spread = sum(np.sum((row - e.mean(0)) ** 2) for row in e)
     expected = sum(np.sum((a - b) ** 2) for a, b in zip(e, e_hat, strict=True)) / spread
     assert objectives.auxiliary(*tensors(e, e_hat)).item() == pytest.approx(expected)
+    halves = [objectives.auxiliary(*tensors(e[p], e_hat[p]), torch.tensor(spread)) for p in (slice(2), slice(2, 6))]
+    assert sum(halves).item() == pytest.approx(expected)
 
 
 def test_auxiliary_of_residuals_that_do_not_vary_is_nothing():
@@ -55,21 +73,48 @@ def test_auxiliary_of_residuals_that_do_not_vary_is_nothing():
     assert torch.equal(explained.grad, torch.zeros(3, 2))
 
 
-def test_rows_without_active_latents_give_finite_gradients(arrays):
-    x, _, z = tensors(*arrays)
-    z[2] = 0
-    z.requires_grad_()
-    (objectives.contrast(z, z) + objectives.similarity_distillation(x, z) + objectives.balance(z)).backward()
-    assert torch.isfinite(z.grad).all()
-
-
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_contrast(arrays, temperature):
     _, _, z = arrays
     positives = z[::-1].copy()
     rows = [[cosine(anchor, positive) / temperature for positive in positives] for anchor in z]
-    expected = -np.mean([log_softmax(np.array(row))[i] for i, row in enumerate(rows)])
-    assert objectives.contrast(*tensors(z, positives), temperature).item() == pytest.approx(expected)
+    wanted = [3, 1, 0, 5, 4, 2]
+    expected = -np.mean([log_softmax(np.array(row))[i] for i, row in zip(wanted, rows, strict=True)])
+    similarities = torch.tensor(rows) * temperature
+    loss = objectives.contrast(similarities, torch.tensor(wanted), temperature)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_supervised_contrast(arrays):
+    _, _, z = arrays
+    labels = [0, 1, 0, 1, 0, 7]  # The last has no other of its class.
+    total, t = [], 0.2
+    for i in range(5):
+        scores = {j: np.exp(cosine(z[i], z[j]) / t) for j in range(6) if j != i}
+        positives = sum(score for j, score in scores.items() if labels[j] == labels[i])
+        total.append(-np.log(positives / sum(scores.values())))
+    similarities = torch.tensor([[cosine(a, b) for b in z] for a in z], requires_grad=True)
+    classes, others = torch.tensor(labels), ~torch.eye(6, dtype=torch.bool)
+    loss = objectives.supervised_contrast(similarities, (classes[:, None] == classes) & others, others, t)
+    assert loss.item() == pytest.approx(np.mean(total))
+    loss.backward()
+    assert torch.isfinite(similarities.grad).all()
+    assert not similarities.grad[5].any()
+
+
+def test_supervised_contrast_without_any_positive_is_nothing():
+    similarities = torch.rand(3, 3, requires_grad=True)
+    loss = objectives.supervised_contrast(
+        similarities, torch.zeros(3, 3, dtype=torch.bool), ~torch.eye(3, dtype=torch.bool)
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert not similarities.grad.any()
+
+
+def cosines(rows):
+    unit = torch.nn.functional.normalize(rows, dim=-1)
+    return unit @ unit.t()
 
 
 def test_similarity_distillation(arrays):
@@ -80,25 +125,28 @@ def test_similarity_distillation(arrays):
         target = log_softmax(np.array([cosine(x[i], x[j]) / 0.1 for j in others]))
         found = log_softmax(np.array([cosine(z[i], z[j]) / 0.1 for j in others]))
         total += np.sum(np.exp(target) * (target - found))
-    loss = objectives.similarity_distillation(*tensors(x, z), 0.1)
-    assert loss.item() == pytest.approx(total / len(x))
-    assert objectives.similarity_distillation(*tensors(x, x), 0.1).item() == pytest.approx(0, abs=1e-9)
-
-
-def test_distillation_teaches_the_codes_and_not_the_backbone(arrays):
-    x, _, z = tensors(*arrays)
+    x, z = tensors(x, z)
     x.requires_grad_(), z.requires_grad_()
-    objectives.similarity_distillation(x, z).backward()
+    others = ~torch.eye(len(x), dtype=torch.bool)
+    loss = objectives.similarity_distillation(cosines(x), cosines(z), others, 0.1)
+    assert loss.item() == pytest.approx(total / len(x))
+    same = objectives.similarity_distillation(cosines(x), cosines(x), others, 0.1)
+    assert same.item() == pytest.approx(0, abs=1e-9)
+    loss.backward()
     assert x.grad is None
+    assert torch.isfinite(z.grad).all()
     assert z.grad.abs().sum() > 0
 
 
 def test_balance(arrays):
     _, _, z = arrays
-    shares = [np.mean([row[j] / np.linalg.norm(row) for row in z]) for j in range(z.shape[1])]
-    assert objectives.balance(torch.from_numpy(z)).item() == pytest.approx(sum(share**2 for share in shares))
-    even, uneven = torch.eye(4), torch.eye(4)[[0, 0, 0, 0]]
-    assert objectives.balance(even) < objectives.balance(uneven)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    shares = [np.mean(z[:, j]) for j in range(z.shape[1])]
+    values, indices = torch.from_numpy(z).topk(9, dim=-1)
+    assert objectives.balance(values, indices, 9).item() == pytest.approx(sum(share**2 for share in shares))
+    ones = torch.ones(4, 1)
+    even = objectives.balance(ones, torch.arange(4)[:, None], 4)
+    assert (even.item(), objectives.balance(ones, torch.zeros(4, 1, dtype=torch.long), 4).item()) == (0.25, 1.0)
 
 
 def test_explained_variance(arrays):

@@ -3,7 +3,7 @@ import importlib.util
 import inspect
 import textwrap
 
-from csr_hf.training.data import DataArguments, load_texts
+from csr_hf.training.data import DataArguments, load_data
 from csr_hf.training.python_docs import _pairs_of_node, python_docs
 
 
@@ -73,7 +73,7 @@ def test_private_trivial_and_undocumented_definitions_are_left_out():
 
 
 def test_corpus_loads_as_pairs_with_names():
-    texts = load_texts(DataArguments(limit=50, held_out=0.2))
+    texts = load_data(DataArguments(limit=50, held_out=0.2))[0]
     assert texts.is_pairs
     assert len(texts) == 50
     assert all(importlib.util.find_spec(name.split(".")[0]) for name in texts.dataset["id"])

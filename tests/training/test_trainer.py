@@ -10,6 +10,7 @@ import torch
 
 from csr_hf import CSRModel, CSRTrainer, TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
+from csr_hf.training.measurement import measure
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -32,7 +33,7 @@ def equal(first, second):
 
 def test_training_explains_the_data(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
-    before = trainer.measure()["explained_variance"]
+    before = measure(trainer.model, trainer.data)["explained_variance"]
     figures = trainer.train(progress=False)
     assert figures["explained_variance"] > 0.75 > before + 0.3
     assert figures["steps"] == 300
@@ -44,7 +45,7 @@ def test_training_explains_the_data(tmp_path, embeddings):
 
 def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    figures = trainer.measure()
+    figures = measure(trainer.model, trainer.data)
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
     left = trainer.model.decode(values, indices).detach().numpy() - embeddings
     explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
@@ -89,7 +90,7 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
     again = make_trainer(tmp_path, embeddings)
     assert again.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
     assert equal(state(first), state(again))
-    assert again.measure()["explained_variance"] == figures["explained_variance"]
+    assert measure(again.model, again.data)["explained_variance"] == figures["explained_variance"]
 
 
 def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
@@ -120,9 +121,10 @@ def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
 
 def test_every_row_is_seen_once_an_epoch(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings[:100])
-    seen = np.concatenate([trainer._batch_indices(step) for step in range(25)])
-    assert all(sorted(seen[epoch * 100 : epoch * 100 + 100]) == list(range(100)) for epoch in range(16))
-    assert list(seen[:100]) != list(seen[100:200])
+    batches = np.concatenate([trainer._batch(step).embeddings.numpy() for step in range(25)])
+    for epoch in range(16):
+        rows = batches[epoch * 100 : epoch * 100 + 100]
+        assert np.array_equal(np.sort(rows, axis=0), np.sort(embeddings[:100], axis=0))
 
 
 def test_several_arrays_are_one_data_set(tmp_path, embeddings):
@@ -245,7 +247,7 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
 
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
-    before = trainer.measure()["explained_variance"]
+    before = measure(trainer.model, trainer.data)["explained_variance"]
     assert trainer.train(progress=False)["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
 

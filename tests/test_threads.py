@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from csr_hf.search.threads import run
+from csr_hf.threads import run
 
 FORK = """
 import os
-from csr_hf.search.threads import run
+from csr_hf.threads import run
 run(pow, [(i, 2) for i in range(9)], 3)
 child = os.fork()
 if child == 0:

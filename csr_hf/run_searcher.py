@@ -1,0 +1,94 @@
+"""Questions to a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from csr_hf.encoder import CSREncoder, encode_embeddings, project_queries
+from csr_hf.recipe import EvaluationArguments, Recipe
+from csr_hf.search.index import InvertedIndex
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
+
+
+class Hit(NamedTuple):
+    """One answer."""
+
+    score: float
+    """Cosine of the dense query and the decoded document."""
+    id: str
+    text: str
+
+
+class RunSearcher:
+    """Questions to a finished run: its head, index and texts.
+
+    Args:
+        encoder: backbone and head.
+        index: of the documents' codes.
+        documents: rows with `id` and `text`, in the order of the index.
+        settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
+    """
+
+    def __init__(
+        self, encoder: CSREncoder, index: InvertedIndex, documents: Dataset, settings: EvaluationArguments
+    ) -> None:
+        self.settings = settings
+        self.encoder = encoder
+        self.index = index
+        self.documents = documents
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> RunSearcher:
+        """Open the output folder of `csr-hf run`.
+
+        Raises:
+            ValueError: if a part of it is missing or damaged, or the index was built with another head.
+        """
+        from datasets import Dataset
+
+        folder = Path(folder)
+        for name in (_MODEL, _INDEX, _DOCUMENTS, _RECIPE):
+            if not (folder / name).exists():
+                raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
+        index = InvertedIndex.load(folder / _INDEX)
+        encoder = CSREncoder.from_pretrained(folder / _MODEL, device=device)
+        if index.head != encoder.fingerprint:
+            raise ValueError(
+                f"{folder / _INDEX} was built with another head ({index.head}) than {folder / _MODEL} "
+                f"({encoder.fingerprint}). Run the recipe again, or index the documents with this head."
+            )
+        settings = Recipe.load(folder / _RECIPE).evaluation
+        return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
+
+    def search(
+        self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
+    ) -> list[Hit]:
+        """The best documents for a question, self-rescored.
+
+        Args:
+            question: any text.
+            top_k: answers wanted.
+            query_k: latents of the query; default as the run was measured.
+            candidates: documents that the first stage hands to the second; default as the run was measured.
+        """
+        head = self.encoder.head
+        query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
+        embedding = self.encoder.embed(question, prompt_name="query")
+        found = self.index.search(
+            encode_embeddings(head, embedding, query_k),
+            top_k,
+            rescore="self",
+            candidates=max(candidates or self.settings.candidates, top_k),
+            projections=project_queries(head, embedding),
+        )
+        hits = []
+        for position, score in zip(found.positions[0], found.scores[0], strict=True):
+            if position >= 0:
+                row = self.documents[int(position)]
+                hits.append(Hit(float(score), row["id"], row["text"]))
+        return hits

@@ -1,0 +1,113 @@
+"""What several training processes tell each other, and whether there are as many as the user asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many train together."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def join_processes() -> None:
+    """Join the others that `torchrun` or `accelerate launch` started, if any; further calls do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState()
+
+
+def leave_processes() -> None:
+    """Say goodbye to the others, so that none waits for this one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if rank_and_world()[1] > 1:
+        dist.barrier()
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors of all processes, one after the other in order of rank; gradients flow back to their owners.
+
+    All must have the same shape. The gradient that arrives at a process is the sum over the losses of all.
+    """
+    if rank_and_world()[1] == 1:
+        return tensor
+    result: torch.Tensor = _Gather.apply(tensor)
+    return result
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, without a gradient."""
+    if rank_and_world()[1] == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        rank, world = rank_and_world()
+        return total.chunk(world)[rank]
+
+
+def expected_processes() -> int | None:
+    """Number of processes that the `accelerate launch` above this process was asked for; None if there is none.
+
+    `accelerate launch --cpu --num_processes 2` starts a single one and says nothing (accelerate 1.15).
+    """
+    import psutil
+
+    if "LOCAL_RANK" in os.environ:
+        return None
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    if not any("accelerate" in word for word in words[:4]) or "launch" not in words:
+        return None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.replace("_", "-").partition("=")
+        if name == "--num-processes":
+            number = value if equals else following
+            return int(number) if number.isdigit() else None
+    return None
+
+
+def check_processes(running: int, wanted: int | None) -> None:
+    """Refuse to train alone where the user meant to train with several.
+
+    Args:
+        running: processes that train.
+        wanted: what the recipe says; None: what the command line of `accelerate launch` says, if anything.
+
+    Raises:
+        ValueError: if the numbers differ, with a command that works.
+    """
+    asked = expected_processes() if wanted is None else wanted
+    if asked is not None and asked != running:
+        raise ValueError(
+            f"{asked} processes were asked for and {running} started. On a CPU `accelerate launch` starts one, "
+            f"whatever --num_processes says. Use `torchrun --nproc_per_node {asked} -m csr_hf.cli train RECIPE` with "
+            "ACCELERATE_USE_CPU=1 (recipes/accelerate_configs)."
+        )

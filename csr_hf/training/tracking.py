@@ -1,0 +1,70 @@
+"""Accelerate set up for a run: precision, processes, and trackers that stay offline unless told otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csr_hf.training.arguments import TrainingArguments
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PROJECT = "csr_hf"
+# Trackers whose logger imports another package than its own name.
+_PACKAGES = {"tensorboard": ("tensorboard",), "comet_ml": ("comet_ml",)}
+
+
+def make_accelerator(arguments: TrainingArguments, output_dir: Path) -> Accelerator:
+    """An accelerator for the arguments; events of trackers go below `output_dir/trackers`.
+
+    Raises:
+        ValueError: for an unknown tracker.
+        ImportError: if its package is missing, with the line to type.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    for name in arguments.report_to:
+        if name not in known:
+            raise ValueError(f"`report_to` ({name!r}) is no tracker of Accelerate. Known: {', '.join(known)}.")
+        for package in _PACKAGES.get(name, (name,)):
+            if importlib.util.find_spec(package) is None:
+                raise ImportError(f"`report_to` {name} needs the package {package}: pip install {package}")
+    if arguments.report_to:
+        # Nothing leaves the machine unless the user has said so.
+        os.environ.setdefault("WANDB_MODE", "offline")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != arguments.mixed_precision:
+        # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
+        AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to or None,
+        project_dir=output_dir / "trackers",
+        # The only buffer is the dead-latent clock, which every process advances alike.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+@contextmanager
+def tracking(
+    accelerator: Accelerator, arguments: TrainingArguments
+) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """A function that sends figures of a step to the trackers of the arguments."""
+    if not arguments.report_to:
+        yield lambda figures, step: None
+        return
+    scalars = {name: value for name, value in arguments.to_dict().items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers(_PROJECT, config=scalars)
+    try:
+        yield lambda figures, step: accelerator.log(figures, step=step)
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
