@@ -25,6 +25,7 @@ _EXAMPLES = {
     "run": """
   csr-hf run recipes/quickstart.yaml
   csr-hf run recipes/quickstart.yaml --limit 20000 --output-dir runs/large
+  csr-hf run --corpus docs.parquet --text-column body --output-dir runs/docs
   csr-hf run recipes/quickstart.yaml --data.source faq.csv --data.columns '{anchor: question, positive: answer}'
 """,
     "embed": """
@@ -34,6 +35,9 @@ _EXAMPLES = {
     "train": """
   csr-hf train recipes/quickstart.yaml --k 16
   csr-hf train recipes/quickstart.yaml --resume
+  csr-hf train --corpus docs.parquet --text-column body
+  csr-hf train --corpus docs.parquet --text-column body --head user/minilm-csr
+  ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -m csr_hf.cli train recipes/quickstart.yaml
 """,
     "evaluate": """
   csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark
@@ -167,7 +171,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_recipe_flags(command: argparse.ArgumentParser, with_k: bool) -> None:
-    command.add_argument("recipe", help="YAML file")
+    command.add_argument("recipe", nargs="?", help="YAML file; may be left out with --corpus")
+    command.add_argument("--corpus", help="learn from this file, folder or Hub data set of texts")
+    command.add_argument("--text-column", help="its column of texts (default: text)")
+    command.add_argument("--backbone", help="Hub id or folder of the frozen model")
+    command.add_argument("--head", help="start from this head: folder of a run or head, or Hub id")
     command.add_argument("--output-dir", dest="output_dir", help="where everything goes")
     command.add_argument("--limit", type=int, help="rows of the data to use")
     if with_k:

@@ -18,15 +18,19 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Embed, train, evaluate and index as a recipe says."""
     from csr_hf import pipeline
     from csr_hf.run_searcher import RunSearcher
+    from csr_hf.training.distributed import processes
 
     recipe = _recipe(options)
-    results = pipeline.run(
-        recipe,
-        say=_say(console),
-        progress=not options.no_progress,
-        resume=options.resume,
-        command=options.command_line,
-    )
+    with processes() as is_first:
+        results = pipeline.run(
+            recipe,
+            say=_say(console),
+            progress=is_first and not options.no_progress,
+            resume=options.resume,
+            command=options.command_line,
+        )
+    if not is_first:
+        return
     for table in results.to_tables() if results else ():
         console.print(table)
     if recipe.index.questions:
@@ -49,18 +53,25 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def embed(options: argparse.Namespace, console: Console) -> None:
     """Embed the texts of a recipe."""
     from csr_hf import pipeline
+    from csr_hf.training.distributed import processes
 
-    pipeline.embed(_recipe(options), say=_say(console), progress=not options.no_progress)
+    recipe = _recipe(options)
+    with processes() as is_first:
+        pipeline.embed(recipe, say=_say(console), progress=is_first and not options.no_progress)
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
     """Embed and train."""
     from csr_hf import pipeline
+    from csr_hf.training.distributed import processes
 
-    recipe, progress = _recipe(options), not options.no_progress
-    embedded = pipeline.embed(recipe, say=_say(console), progress=progress)
-    pipeline.train(recipe, embedded, say=_say(console), progress=progress, resume=options.resume)
-    console.print(f"The head is in {recipe.output_dir}/model", highlight=False, soft_wrap=True)
+    recipe = _recipe(options)
+    with processes() as is_first:
+        progress = is_first and not options.no_progress
+        embedded = pipeline.embed(recipe, say=_say(console), progress=progress)
+        pipeline.train(recipe, embedded, say=_say(console), progress=progress, resume=options.resume)
+    if is_first:
+        console.print(f"The head is in {recipe.output_dir}/model", highlight=False, soft_wrap=True)
 
 
 def sweep(options: argparse.Namespace, console: Console) -> None:
@@ -277,9 +288,49 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         "data.limit": options.limit,
         "model.k": options.k,
         "backbone.device": options.device,
+        "backbone.name_or_path": options.backbone,
+        **_start(options),
+        **_corpus(options),
     }
-    given = {key: value for key, value in flags.items() if value is not None}
-    return Recipe.load(options.recipe, {**options.overrides, **given})
+    given = {**{key: value for key, value in flags.items() if value is not None}, **options.overrides}
+    if options.recipe is None:
+        return Recipe.from_dict({}, given)
+    return Recipe.load(options.recipe, given)
+
+
+def _corpus(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--corpus` says, as keys of a recipe."""
+    if options.corpus is None:
+        if options.recipe is None:
+            raise ValueError("give a recipe, or the texts to learn from: --corpus docs.parquet --text-column body.")
+        if options.text_column:
+            raise ValueError("--text-column goes with --corpus. In a recipe it is `data.columns`.")
+        return {}
+    found = {"data.source": options.corpus, "data.sources": []}
+    if options.text_column:
+        found["data.columns"] = {"text": options.text_column}
+    if options.recipe is None and options.output_dir is None:
+        found["output_dir"] = str(Path("runs") / Path(options.corpus).stem)
+    return found
+
+
+def _start(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--head` says: its backbone and k too, unless they are given."""
+    if options.head is None:
+        return {}
+    from csr_hf.heads import load_head
+    from csr_hf.repository import open_repository
+
+    config = load_head(open_repository(options.head)).config
+    found: dict[str, Any] = {"model.init": options.head}
+    if options.backbone is None:
+        if config.base_model_name_or_path is None:
+            raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")
+        found["backbone.name_or_path"] = config.base_model_name_or_path
+        found["backbone.revision"] = config.base_model_revision
+    if options.k is None:
+        found["model.k"] = config.k
+    return found
 
 
 def _texts(source: str, column: str) -> list[str]:
@@ -295,7 +346,11 @@ def _texts(source: str, column: str) -> list[str]:
 
 
 def _say(console: Console) -> Any:
+    """Prints a line; of several processes only the first speaks."""
+    from csr_hf.training.distributed import rank_and_world
+
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if rank_and_world()[0] == 0:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return say

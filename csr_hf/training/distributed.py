@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,18 +18,18 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def join_processes() -> None:
-    """Join the others that `torchrun` or `accelerate launch` started, if any; further calls do nothing."""
+@contextmanager
+def processes() -> Iterator[bool]:
+    """Work together with the others that `torchrun` or `accelerate launch` started; whether this is the first."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
         PartialState()
-
-
-def leave_processes() -> None:
-    """Say goodbye to the others, so that none waits for this one."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        yield rank_and_world()[0] == 0
+    finally:
+        if rank_and_world()[1] > 1:
+            dist.destroy_process_group()
 
 
 def wait_for_all() -> None:

@@ -167,7 +167,8 @@ def _origin(texts: list[str], backbone: Backbone, prompt_name: str | None, dtype
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "revision": backbone.revision,
-        "prompt": backbone.prompt(prompt_name),
+        # No prompt and an empty one embed alike.
+        "prompt": backbone.prompt(prompt_name) or "",
         "max_seq_length": backbone.model.max_seq_length,
         "dtype": dtype,
         "texts": fingerprint_texts(texts),

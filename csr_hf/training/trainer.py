@@ -260,8 +260,10 @@ class CSRTrainer:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def _log(self, output: LossOutput) -> dict[str, float]:
-        figures = {"loss": float(output.loss.detach())}
-        figures |= {name: float(part) for name, part in output.parts.items()}
+        parts = {"loss": output.loss.detach(), **output.parts}
+        # Means over the processes: the curve of one process with all their batches.
+        means = summed(torch.stack([part.double() for part in parts.values()])) / self.accelerator.num_processes
+        figures = dict(zip(parts, means.tolist(), strict=True))
         figures |= {
             "dead_fraction": dead_fraction(self.model),
             "learning_rate": float(self.scheduler.get_last_lr()[0]),

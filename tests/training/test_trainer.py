@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +7,7 @@ import torch
 from csr_hf import CSRModel, CSRTrainer, TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
 from csr_hf.training.measurement import measure
+from csr_hf.training.rows import TrainingSource
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -252,39 +249,90 @@ def test_mixed_precision_trains(tmp_path, embeddings):
     assert trainer.model.dtype == torch.float32
 
 
-WORKER = """
-import sys
-import numpy as np
-import torch
-from csr_hf import CSRTrainer, TrainingArguments
-from tests.conftest import make_head
+def test_scale_of_the_embeddings_changes_the_biases_alone(tmp_path, embeddings):
+    heads = []
+    for scale in (1, 64):
+        head = make_head(dead_threshold=300)
+        with torch.no_grad():
+            head.pre_bias.mul_(scale), head.latent_bias.mul_(scale)
+        trainer = make_trainer(tmp_path / str(scale), embeddings * scale, head=head, gamma=0.1, balance=0.2)
+        trainer.train(progress=False)
+        heads.append(head)
+    plain, scaled = heads
+    assert torch.equal(plain.encoder.weight, scaled.encoder.weight)
+    assert torch.equal(64 * plain.pre_bias, scaled.pre_bias)
+    assert torch.equal(64 * plain.latent_bias, scaled.latent_bias)
+    # A checkpoint is a head for the embeddings as they are, too.
+    kept = CSRModel.from_pretrained(tmp_path / "64" / "checkpoints" / "step_0000040")
+    assert torch.equal(kept.pre_bias, scaled.pre_bias)
 
-head = make_head(dead_threshold=300)
-arguments = TrainingArguments(max_steps=20, per_device_train_batch_size=32, save_steps=0, logging_steps=5)
-trainer = CSRTrainer(head, arguments, np.load(sys.argv[1] + "/embeddings.npy"), sys.argv[1] + "/run")
-assert trainer.accelerator.num_processes == 2
-trainer.train(progress=False)
-torch.save(head.state_dict(), f"{sys.argv[1]}/head-{trainer.accelerator.process_index}")
-"""
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_coefficients_serve_embeddings_of_any_scale_and_mean(tmp_path, embeddings, scale):
+    shifted = (embeddings + 0.5) * np.float32(scale)
+    figures = make_trainer(tmp_path, shifted, max_steps=300, learning_rate=1e-2).train(progress=False)
+    assert figures["explained_variance"] > 0.75
 
 
-def test_two_processes_train_like_one_with_their_batches_together(tmp_path, embeddings):
-    np.save(tmp_path / "embeddings.npy", embeddings)
-    (tmp_path / "worker.py").write_text(WORKER)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path)],
-        env=environment | {"GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
+def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
+    settings = {"max_steps": 10, "gamma": 0.1, "distillation": 0.2}
+    whole = make_trainer(tmp_path / "whole", embeddings, **settings)
+    parts = make_trainer(
+        tmp_path / "parts", embeddings, per_device_train_batch_size=16, gradient_accumulation_steps=4, **settings
     )
-    assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"head-{rank}") for rank in (0, 1))
-    assert equal(first, second)
-    alone = make_trainer(tmp_path / "alone", embeddings, max_steps=20, save_steps=0)
-    alone.train(progress=False)
-    for name, tensor in state(alone).items():
-        torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3)
-    assert len((tmp_path / "run" / "training_log.jsonl").read_text().splitlines()) == 4
+    assert whole.batch_size == parts.batch_size == 64
+    for trainer in (whole, parts):
+        trainer.train(progress=False)
+    for name, tensor in state(whole).items():
+        torch.testing.assert_close(state(parts)[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_memory_holds_the_steps_before(tmp_path, embeddings):
+    trainer = make_trainer(tmp_path, embeddings, distillation=0.2, distillation_memory=100)
+    assert len(trainer._batch(0).memory) == 0
+    earlier = torch.cat([trainer._batch(step).embeddings for step in (1, 2)])
+    assert torch.equal(trainer._batch(3).memory, earlier[-100:])
+
+
+def test_pairs_and_neighbours_stand_behind_their_rows(tmp_path, embeddings):
+    source = TrainingSource(embeddings[:300], positives=embeddings[300:])
+    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs")._batch(0)
+    assert batch.n == 64
+    rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
+    numbers = [rows[row.numpy().tobytes()] for row in batch.embeddings]
+    assert numbers[64:] == [number + 300 for number in numbers[:64]]
+    batch = make_trainer(tmp_path, embeddings, gamma=0.1, contrast="neighbours")._batch(0)
+    assert len(batch.embeddings) == 128
+    similarities = batch.embeddings[:64] @ torch.from_numpy(embeddings).t()
+    best = similarities.masked_fill(similarities > 1 - 1e-5, -1).argmax(1)
+    assert torch.equal(batch.embeddings[64:], torch.from_numpy(embeddings)[best])
+
+
+def test_contrast_that_the_data_cannot_give_is_refused(tmp_path, embeddings):
+    for contrast in ("pairs", "labels"):
+        with pytest.raises(ValueError, match=f"`contrast` is '{contrast}', and the data has no {contrast}"):
+            make_trainer(tmp_path, embeddings, gamma=0.1, contrast=contrast)
+
+
+def test_trackers_get_the_figures_offline(tmp_path, embeddings):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make_trainer(tmp_path, embeddings, report_to=["tensorboard"]).train(progress=False)
+    folder = next((tmp_path / "trackers").rglob("events.out.tfevents.*")).parent
+    found = events.EventAccumulator(str(folder)).Reload()
+    log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]
+    assert [(event.step, pytest.approx(event.value)) for event in found.Scalars("loss")] == [
+        (line["step"], line["loss"]) for line in log
+    ]
+
+
+def test_trackers_that_are_unknown_or_missing_are_named(tmp_path, embeddings):
+    with pytest.raises(ValueError, match=r"`report_to` \('tensorbord'\) is no tracker of Accelerate.*tensorboard"):
+        make_trainer(tmp_path, embeddings, report_to=["tensorbord"])
+    with pytest.raises(ImportError, match="`report_to` mlflow needs the package mlflow: pip install mlflow"):
+        make_trainer(tmp_path, embeddings, report_to=["mlflow"])
+
+
+def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
+    make_trainer(tmp_path, embeddings).train(progress=False, until=20)
+    other = make_trainer(tmp_path, embeddings, logging_steps=7, save_steps=13, save_total_limit=1)
+    assert other.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
