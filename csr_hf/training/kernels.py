@@ -11,35 +11,28 @@ import numpy as np
 
 from csr_hf.jit import jit
 
-_HALVINGS = 24
+_HALVINGS = 48
 _LOW_BITS = 0xFFFFFFFF
 # Sums may be reordered, so that they use whole vectors; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-@jit(fastmath={"nnan", "nsz"})
-def _largest(entries: np.ndarray) -> np.float32:
-    largest = np.float32(0)
-    for value in entries:
-        largest = max(largest, value)
-    return largest
-
-
-@jit()
-def _count_above(entries: np.ndarray, bound: np.float32) -> np.int32:
-    count = np.int32(0)
-    for value in entries:
-        count += np.int32(value > bound)
+@jit(fastmath={"reassoc", "nsz"})
+def _count_above(entries: np.ndarray, bound: np.float32) -> np.float32:
+    # A sum of floats, because that is what compilers turn into whole vectors.
+    count = np.float32(0)
+    for place in range(len(entries)):
+        count += np.float32(1) if entries[place] > bound else np.float32(0)
     return count
 
 
 @jit()
 def _bound(entries: np.ndarray, k: int, guess: np.float32) -> np.float32:
     """A bound that at least k entries lie above, and seldom many more; 0 if fewer are positive."""
-    low, high = np.float32(0), _largest(entries)
+    low, high = np.float32(0), np.float32(np.inf)
     if _count_above(entries, low) <= k:
         return low
-    middle = guess if low < guess < high else np.float32(0.5) * high
+    middle = guess if guess > 0 else np.float32(1)
     for _ in range(_HALVINGS):
         count = _count_above(entries, middle)
         if count < k:
@@ -48,7 +41,7 @@ def _bound(entries: np.ndarray, k: int, guess: np.float32) -> np.float32:
             low = middle
             if count <= k + (k >> 2) + 8:
                 break
-        middle = np.float32(0.5) * (low + high)
+        middle = np.float32(2) * low if high == np.inf else np.float32(0.5) * (low + high)
     return low
 
 
@@ -125,11 +118,19 @@ def decode(
 ) -> None:
     """Sum of the first `level` atoms of each row, for every level; `decoded` has the shape (levels, n, dim)."""
     for row in range(start, stop):
-        total = bias.copy()
+        total, codes, places = bias.copy(), values[row], indices[row]
         rank = 0
         for number in range(len(levels)):
-            while rank < levels[number] and values[row, rank] > 0:
-                weight, atom = values[row, rank], atoms[indices[row, rank]]
+            # Four atoms at a time: the sum is read and written once for all of them.
+            while rank + 3 < levels[number] and codes[rank + 3] > 0:
+                w0, w1, w2, w3 = codes[rank], codes[rank + 1], codes[rank + 2], codes[rank + 3]
+                a0, a1 = atoms[places[rank]], atoms[places[rank + 1]]
+                a2, a3 = atoms[places[rank + 2]], atoms[places[rank + 3]]
+                for axis in range(len(total)):
+                    total[axis] += w0 * a0[axis] + w1 * a1[axis] + w2 * a2[axis] + w3 * a3[axis]
+                rank += 4
+            while rank < levels[number] and codes[rank] > 0:
+                weight, atom = codes[rank], atoms[places[rank]]
                 for axis in range(len(total)):
                     total[axis] += weight * atom[axis]
                 rank += 1
@@ -151,22 +152,39 @@ def gradient_of_values(
 
     `from_level[l]` is the gradient of all reconstructions of level l and above, shape (n, dim).
     """
+    zero = np.float32(0)
     for row in range(start, stop):
+        codes, places, own = values[row], indices[row], gradient[row]
         rank = 0
         for number in range(len(levels)):
             arriving = from_level[number, row]
-            while rank < levels[number] and values[row, rank] > 0:
-                atom, total = atoms[indices[row, rank]], np.float32(0)
+            while rank + 3 < levels[number] and codes[rank + 3] > 0:
+                a0, a1 = atoms[places[rank]], atoms[places[rank + 1]]
+                a2, a3 = atoms[places[rank + 2]], atoms[places[rank + 3]]
+                t0, t1, t2, t3 = zero, zero, zero, zero
+                for axis in range(len(arriving)):
+                    value = arriving[axis]
+                    t0 += value * a0[axis]
+                    t1 += value * a1[axis]
+                    t2 += value * a2[axis]
+                    t3 += value * a3[axis]
+                own[rank] += t0
+                own[rank + 1] += t1
+                own[rank + 2] += t2
+                own[rank + 3] += t3
+                rank += 4
+            while rank < levels[number] and codes[rank] > 0:
+                atom, total = atoms[places[rank]], zero
                 for axis in range(len(arriving)):
                     total += arriving[axis] * atom[axis]
-                gradient[row, rank] += total
+                own[rank] += total
                 rank += 1
-        gradient[row, rank:] = 0
+        own[rank:] = 0
 
 
 @jit()
-def by_latent(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Active entries grouped by latent: bounds (hidden_dim + 1,) and entries row * k + rank, rows ascending."""
+def by_latent(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Active entries grouped by latent: bounds (hidden_dim + 1,), and row and rank of each entry, rows ascending."""
     n, k = values.shape
     bounds = np.zeros(hidden_dim + 1, np.int64)
     for row in range(n):
@@ -175,38 +193,92 @@ def by_latent(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple
                 break
             bounds[indices[row, rank] + 1] += 1
     bounds = np.cumsum(bounds)
-    free, entries = bounds[:-1].copy(), np.empty(bounds[-1], np.int64)
+    free = bounds[:-1].copy()
+    rows, ranks = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.int32)
     for row in range(n):
         for rank in range(k):
             if values[row, rank] <= 0:
                 break
             latent = indices[row, rank]
-            entries[free[latent]] = row * k + rank
+            rows[free[latent]], ranks[free[latent]] = row, rank
             free[latent] += 1
-    return bounds, entries
+    return bounds, rows, ranks
 
 
 @jit(fastmath=_FAST)
-def weighted_sums(
+def gradient_of_atoms(
     bounds: np.ndarray,
-    entries: np.ndarray,
-    k: int,
-    weights: np.ndarray,
+    rows: np.ndarray,
+    ranks: np.ndarray,
+    values: np.ndarray,
     level_of: np.ndarray,
-    vectors: np.ndarray,
+    from_level: np.ndarray,
+    of_values: np.ndarray,
+    centered: np.ndarray,
+    as_decoder: np.ndarray,
+    as_encoder: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Gradients of the atoms from `start` to `stop`: by decoding with them, and by encoding with them.
+
+    Args:
+        bounds: of `by_latent`.
+        rows: of `by_latent`.
+        ranks: of `by_latent`.
+        values: of the codes, shape (n, k).
+        level_of: the lowest level whose reconstruction holds a rank, shape (k,).
+        from_level: see `gradient_of_values`.
+        of_values: gradient of the values, shape (n, k).
+        centered: embeddings minus pre_bias, shape (n, dim).
+        as_decoder: added to, shape (hidden_dim, dim).
+        as_encoder: added to; the same array where encoder and decoder are tied.
+        start: first latent.
+        stop: behind the last.
+    """
+    for latent in range(start, stop):
+        decoding, encoding = as_decoder[latent], as_encoder[latent]
+        for place in range(bounds[latent], bounds[latent + 1]):
+            row, rank = rows[place], ranks[place]
+            value, slope = values[row, rank], of_values[row, rank]
+            arriving, embedding = from_level[level_of[rank], row], centered[row]
+            for axis in range(len(decoding)):
+                decoding[axis] += value * arriving[axis]
+            for axis in range(len(encoding)):
+                encoding[axis] += slope * embedding[axis]
+
+
+@jit(fastmath=_FAST)
+def gradient_of_tied_atoms(
+    bounds: np.ndarray,
+    rows: np.ndarray,
+    ranks: np.ndarray,
+    values: np.ndarray,
+    level_of: np.ndarray,
+    from_level: np.ndarray,
+    of_values: np.ndarray,
+    centered: np.ndarray,
     sums: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Add to `sums[j]`, for each latent j, its entries' weight times `vectors[level_of[rank], row]`."""
+    """`gradient_of_atoms` where encoder and decoder are one: a single sum, two entries at a time."""
     for latent in range(start, stop):
-        total = sums[latent]
-        for position in range(bounds[latent], bounds[latent + 1]):
-            entry = entries[position]
-            row, rank = entry // k, entry % k
-            weight, vector = weights[row, rank], vectors[level_of[rank], row]
+        total, place, end = sums[latent], bounds[latent], bounds[latent + 1]
+        while place + 1 < end:
+            r0, r1, k0, k1 = rows[place], rows[place + 1], ranks[place], ranks[place + 1]
+            v0, v1, s0, s1 = values[r0, k0], values[r1, k1], of_values[r0, k0], of_values[r1, k1]
+            g0, g1 = from_level[level_of[k0], r0], from_level[level_of[k1], r1]
+            x0, x1 = centered[r0], centered[r1]
             for axis in range(len(total)):
-                total[axis] += weight * vector[axis]
+                total[axis] += v0 * g0[axis] + v1 * g1[axis] + s0 * x0[axis] + s1 * x1[axis]
+            place += 2
+        if place < end:
+            row, rank = rows[place], ranks[place]
+            value, slope = values[row, rank], of_values[row, rank]
+            arriving, embedding = from_level[level_of[rank], row], centered[row]
+            for axis in range(len(total)):
+                total[axis] += value * arriving[axis] + slope * embedding[axis]
 
 
 @jit(fastmath=_FAST)
@@ -214,25 +286,23 @@ def inner_products(
     values: np.ndarray,
     indices: np.ndarray,
     bounds: np.ndarray,
-    entries: np.ndarray,
-    others: np.ndarray,
+    rows: np.ndarray,
+    weights: np.ndarray,
     products: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """`products[i, j]` of code i with code j of `others`, whose entries are grouped by latent."""
-    k, flat = others.shape[1], others.reshape(-1)
+    """`products[i, j]` of code i with code j of others, whose active entries are grouped by latent."""
     for row in range(start, stop):
         total = products[row]
         total[:] = 0
         for rank in range(values.shape[1]):
-            weight = values[row, rank]
-            if weight <= 0:
+            value = values[row, rank]
+            if value <= 0:
                 break
             latent = indices[row, rank]
-            for position in range(bounds[latent], bounds[latent + 1]):
-                entry = entries[position]
-                total[entry // k] += weight * flat[entry]
+            for place in range(bounds[latent], bounds[latent + 1]):
+                total[rows[place]] += value * weights[place]
 
 
 @jit(fastmath=_FAST)
@@ -240,21 +310,20 @@ def gradient_of_products(
     values: np.ndarray,
     indices: np.ndarray,
     bounds: np.ndarray,
-    entries: np.ndarray,
-    others: np.ndarray,
+    rows: np.ndarray,
+    weights: np.ndarray,
     arriving: np.ndarray,
     gradient: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
     """Gradient of `values` through `inner_products`, given that of the products."""
-    k, flat = others.shape[1], others.reshape(-1)
     for row in range(start, stop):
+        slopes = arriving[row]
         for rank in range(values.shape[1]):
             total = np.float32(0)
             if values[row, rank] > 0:
                 latent = indices[row, rank]
-                for position in range(bounds[latent], bounds[latent + 1]):
-                    entry = entries[position]
-                    total += arriving[row, entry // k] * flat[entry]
+                for place in range(bounds[latent], bounds[latent + 1]):
+                    total += slopes[rows[place]] * weights[place]
             gradient[row, rank] = total

@@ -59,6 +59,7 @@ class CSRLoss(nn.Module):
         super().__init__()
         self.model = model
         self.arguments = arguments
+        self.variance = variance
         self.divisor = variance if arguments.error == "variance" else float(model.config.input_dim)
 
     def forward(self, batch: Batch, k: int) -> LossOutput:
@@ -84,7 +85,7 @@ class CSRLoss(nn.Module):
             add("cosine", self.arguments.cosine, objectives.cosine_reconstruction(embeddings, at_k))
         self._add_auxiliary(add, embeddings, at_k.detach())
         self._add_on_codes(add, batch, codes.normalized(), k)
-        parts["explained_variance"] = objectives.explained_variance(embeddings, at_k.detach())
+        parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k.detach(), self.variance)
         active = codes.values > 0
         parts["active_latents"] = active.float().sum(-1).mean()
         fired = torch.zeros(self.model.config.hidden_dim, dtype=torch.bool, device=embeddings.device)
@@ -143,10 +144,13 @@ class CSRLoss(nn.Module):
         (rank, world), n, temperature = rank_and_world(), batch.n, self.arguments.temperature
         hidden_dim = self.model.config.hidden_dim
         own = rank * n + torch.arange(n, device=codes.values.device)
-        # Each process contributed its rows, then their positives, then their negatives.
-        parts = [Codes(*(_parts(tensor, world, n)[:, part].flatten(0, 1) for tensor in everyone)) for part in
-                 range(len(codes.values) // n)]  # fmt: skip
-        anchors = codes.rows(0, n)
+        anchors, parts = codes, [everyone]
+        if len(codes.values) > n or world > 1:
+            # Each process contributed its rows, then their positives, then their negatives.
+            count = len(codes.values) // n
+            split = [tensor.unflatten(0, (world, count, n)) for tensor in everyone]
+            parts = [Codes(*(tensor[:, part].flatten(0, 1) for tensor in split)) for part in range(count)]
+            anchors = codes.rows(0, n)
         if self.arguments.contrast == "labels" and batch.labels is not None:
             labels = gathered(batch.labels)
             others = torch.ones(n, len(labels), dtype=torch.bool, device=own.device)
@@ -156,7 +160,9 @@ class CSRLoss(nn.Module):
                 inner_products(anchors, parts[0], hidden_dim), positives, others, temperature
             )
         candidates = parts[1:] or parts[:1]
-        joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
+        joined = candidates[0]
+        if len(candidates) > 1:
+            joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
         return objectives.contrast(inner_products(anchors, joined, hidden_dim), own, temperature)
 
     def _distillation(self, batch: Batch, codes: Codes, everyone: Codes, k: int) -> torch.Tensor:
@@ -174,7 +180,3 @@ class CSRLoss(nn.Module):
         teacher = F.normalize(batch.embeddings.float(), dim=-1) @ unit.t()
         student = inner_products(codes, everyone, hidden_dim)
         return objectives.similarity_distillation(teacher, student, others, self.arguments.distillation_temperature)
-
-
-def _parts(tensor: torch.Tensor, world: int, n: int) -> torch.Tensor:
-    return tensor.unflatten(0, (world, -1, n))

@@ -21,7 +21,7 @@ def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, vari
             the published mean-squared error, which for unit-norm embeddings is 1/input_dim as large and leaves the
             training to the other terms.
     """
-    return (reconstructions - embeddings).pow(2).sum(-1).mean() / variance
+    return F.mse_loss(reconstructions, embeddings, reduction="sum") / (len(embeddings) * variance)
 
 
 def cosine_reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
@@ -117,12 +117,6 @@ def balance(values: torch.Tensor, indices: torch.Tensor, hidden_dim: int) -> tor
     """
     total = values.new_zeros(hidden_dim).index_add(0, indices.flatten(), values.flatten())
     return (total / len(values)).pow(2).sum()
-
-
-def explained_variance(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """1 - sum_i ||x_i - x_hat_i||^2 / sum_i ||x_i - mean(x)||^2; 1 is perfect, 0 no better than the mean."""
-    spread = (embeddings - embeddings.mean(0)).pow(2).sum()
-    return 1 - (reconstructions - embeddings).pow(2).sum() / spread.clamp_min(torch.finfo(spread.dtype).tiny)
 
 
 def annealed_k(step: int, total_steps: int, k: int, k_start: int, fraction: float = 0.7) -> int:

@@ -129,6 +129,8 @@ class TrainingRows:
         return np.concatenate(everything)
 
     def _take(self, arrays: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
+        if len(arrays) == 1:
+            return arrays[0][indices].astype(np.float32)
         batch = np.empty((len(indices), self.dim), np.float32)
         part = np.searchsorted(self.starts, indices, side="right") - 1
         for number, array in enumerate(arrays):

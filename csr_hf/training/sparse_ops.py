@@ -84,10 +84,14 @@ def inner_products(first: Codes, second: Codes, hidden_dim: int) -> torch.Tensor
     """Inner products of all codes of `first` with all of `second`, shape (n, m)."""
     if first.values.device.type == "cpu":
         products: torch.Tensor = _InnerProducts.apply(
-            first.values, first.indices.int(), second.values, second.indices.int(), hidden_dim
+            first.values, _int32(first.indices), second.values, _int32(second.indices), hidden_dim
         )
         return products
     return first.latents(hidden_dim) @ second.latents(hidden_dim).t()
+
+
+def _int32(indices: torch.Tensor) -> torch.Tensor:
+    return indices if indices.dtype == torch.int32 else indices.int()
 
 
 class _EncodeAndDecode(torch.autograd.Function):
@@ -142,27 +146,20 @@ class _EncodeAndDecode(torch.autograd.Function):
             of_values,
         )
         hidden_dim = len(weight)
-        bounds, entries = _kernels().by_latent(values, indices, hidden_dim)
         level_of = np.searchsorted(ends, np.arange(levels[-1]), side="right")
-        of_atoms, of_weight = torch.zeros_like(weight), torch.zeros_like(weight)
-        shared = (bounds, entries, levels[-1])
-        _share(_kernels().weighted_sums, hidden_dim, *shared, values, level_of, arriving.numpy(), of_atoms.numpy())
-        encoder_sums = of_atoms if decoder is None else of_weight
-        _share(
-            _kernels().weighted_sums,
-            hidden_dim,
-            *shared,
-            of_values,
-            np.zeros_like(level_of),
-            centered.numpy()[None],
-            encoder_sums.numpy(),
-        )
+        lists = _kernels().by_latent(values, indices, hidden_dim)
+        shared = (*lists, values, level_of, arriving.numpy(), of_values, centered.numpy())
+        of_weight = torch.zeros_like(weight)
+        of_decoder = None if decoder is None else torch.zeros_like(decoder)
+        if of_decoder is None:
+            _share(_kernels().gradient_of_tied_atoms, hidden_dim, *shared, of_weight.numpy())
+        else:
+            _share(_kernels().gradient_of_atoms, hidden_dim, *shared, of_decoder.numpy(), of_weight.numpy())
         of_latent_bias = torch.from_numpy(
             np.bincount(indices.ravel(), of_values.ravel(), hidden_dim).astype(np.float32)
         )
         of_pre_bias = arriving[0].sum(0) - of_latent_bias @ weight
-        of_decoder = None if decoder is None else of_atoms
-        return None, encoder_sums, of_latent_bias, of_pre_bias, of_decoder, None, None
+        return None, of_weight, of_latent_bias, of_pre_bias, of_decoder, None, None
 
 
 class _InnerProducts(torch.autograd.Function):
@@ -180,9 +177,10 @@ class _InnerProducts(torch.autograd.Function):
         first = first_values.contiguous().numpy(), first_indices.contiguous().numpy()
         second = second_values.contiguous().numpy(), second_indices.contiguous().numpy()
         ctx.codes, ctx.hidden_dim = (first, second), hidden_dim
+        ctx.same = first_values is second_values and first_indices is second_indices
         products = torch.empty(len(first[0]), len(second[0]))
-        ctx.lists = _kernels().by_latent(*second, hidden_dim)
-        _share(_kernels().inner_products, len(products), *first, *ctx.lists, second[0], products.numpy())
+        ctx.lists = _postings(*second, hidden_dim)
+        _share(_kernels().inner_products, len(products), *first, *ctx.lists, products.numpy())
         return products
 
     @staticmethod
@@ -190,15 +188,27 @@ class _InnerProducts(torch.autograd.Function):
         arriving, (first, second) = gradients[0].contiguous(), ctx.codes
         of_first = of_second = None
         kernel = _kernels().gradient_of_products
+        if ctx.same:
+            # Both sides are one: a single pass with what arrives at either.
+            of_first = torch.empty(first[0].shape)
+            both = (arriving + arriving.t()).numpy()
+            _share(kernel, len(first[0]), *first, *ctx.lists, both, of_first.numpy())
+            return of_first, None, None, None, None
         if ctx.needs_input_grad[0]:
             of_first = torch.empty(first[0].shape)
-            _share(kernel, len(first[0]), *first, *ctx.lists, second[0], arriving.numpy(), of_first.numpy())
+            _share(kernel, len(first[0]), *first, *ctx.lists, arriving.numpy(), of_first.numpy())
         if ctx.needs_input_grad[2]:
-            lists = _kernels().by_latent(*first, ctx.hidden_dim)
+            lists = _postings(*first, ctx.hidden_dim)
             of_second = torch.empty(second[0].shape)
             transposed = arriving.t().contiguous().numpy()
-            _share(kernel, len(second[0]), *second, *lists, first[0], transposed, of_second.numpy())
+            _share(kernel, len(second[0]), *second, *lists, transposed, of_second.numpy())
         return of_first, None, of_second, None, None
+
+
+def _postings(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes as lists by latent: bounds, rows and values."""
+    bounds, rows, ranks = _kernels().by_latent(values, indices, hidden_dim)
+    return bounds, rows, values[rows, ranks]
 
 
 def _kernels() -> Any:

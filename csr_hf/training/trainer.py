@@ -82,7 +82,9 @@ class CSRTrainer:
         check_processes(self.accelerator.num_processes, arguments.num_processes)
         self.scale, variance = _scale(self.data)
         self.order = RowOrder([len(array) for array in self.data.arrays], self.data.weights, arguments.seed)
-        optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon)
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon, fused=True
+        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         loss = CSRLoss(model, arguments, variance)
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimizer)
@@ -230,7 +232,7 @@ class CSRTrainer:
             first = step * self.batch_size
             places = np.arange(max(0, first - self.arguments.distillation_memory), first)
             memory = self._tensor(self.data.rows(self.order.rows(places)))
-        return Batch(self._tensor(np.concatenate(parts)), len(chosen), labels, memory)
+        return Batch(self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0]), len(chosen), labels, memory)
 
     def _rows_of_step(self, step: int) -> np.ndarray:
         size = self._local_batch_size
@@ -238,7 +240,8 @@ class CSRTrainer:
         return self.order.rows(np.arange(first, first + size))
 
     def _tensor(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(rows / np.float32(self.scale)).to(self.accelerator.device)
+        scaled = rows if self.scale == 1 else rows / np.float32(self.scale)
+        return torch.from_numpy(scaled).to(self.accelerator.device)
 
     @cached_property
     def _neighbours(self) -> np.ndarray:

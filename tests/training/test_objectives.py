@@ -149,14 +149,6 @@ def test_balance(arrays):
     assert (even.item(), objectives.balance(ones, torch.zeros(4, 1, dtype=torch.long), 4).item()) == (0.25, 1.0)
 
 
-def test_explained_variance(arrays):
-    x, x_hat, _ = arrays
-    expected = 1 - np.sum((x - x_hat) ** 2) / np.sum((x - x.mean(0)) ** 2)
-    assert objectives.explained_variance(*tensors(x, x_hat)).item() == pytest.approx(expected)
-    mean = torch.from_numpy(np.repeat(x.mean(0)[None], 6, 0))
-    assert objectives.explained_variance(torch.from_numpy(x), mean).item() == pytest.approx(0)
-
-
 def test_annealed_k_falls_to_k_and_stays():
     ks = [objectives.annealed_k(step, 100, 8, 64) for step in range(100)]
     assert ks[0] == 64
