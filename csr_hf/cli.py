@@ -47,6 +47,11 @@ _EXAMPLES = {
     "sweep": """
   csr-hf sweep recipes/quickstart.yaml --hidden-dim 1x,2x,4x,8x --output-dir runs/widths
   csr-hf sweep recipes/quickstart.yaml --k 8,16,32 --max-steps 250,1000 --output-dir runs/lengths
+  csr-hf sweep recipes/quickstart.yaml --preset csr,csrv2,csr_hf --k 4,8,16,32,64 --output-dir runs/presets
+""",
+    "bench": """
+  csr-hf bench train
+  csr-hf bench train --input-dim 4096 --hidden-dim 16384 --batch-size 4096 --output bench/train.json
 """,
     "encode": """
   csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
@@ -157,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
     _add_sweep_flags(add("sweep", commands.sweep, "train and measure a head for every combination", takes_recipe=True))
     _add_evaluate_flags(add("evaluate", commands.evaluate, "measure a head and its rivals on MTEB"))
+    _add_bench_flags(add("bench", commands.bench, "measure speed beside the rivals, in one run"))
     _add_encode_flags(add("encode", commands.encode, "encode texts into a file of sparse codes"))
     _add_publishing_flags(add("export", commands.export, "write a head as a folder that every library loads"))
     push = add("push", commands.push, "publish a head on the Hub, as one commit")
@@ -195,6 +201,7 @@ def _add_sweep_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--hidden-dim", type=_names, default=[], help="numbers, or multiples such as 1x,2x,4x")
     command.add_argument("--k", dest="ks", type=_numbers, default=[], help="active latents to train at")
     command.add_argument("--max-steps", type=_numbers, default=[], help="lengths of the training")
+    command.add_argument("--preset", dest="presets", type=_names, default=[], help="of training: csr,csrv2,csr_hf")
 
 
 def _add_evaluate_flags(command: argparse.ArgumentParser) -> None:
@@ -214,6 +221,17 @@ def _add_evaluate_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trained-on", type=_names, help="tasks whose data the head was trained on")
     command.add_argument("--output-dir", type=Path, help="where results go (default: evaluation/ in the run)")
     command.add_argument("--batch-size", type=int, default=32, help="texts in one pass (default: %(default)s)")
+
+
+def _add_bench_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("what", choices=["train"], help="training from cached embeddings")
+    command.add_argument("--input-dim", type=int, default=384, help="width of the embeddings (default: %(default)s)")
+    command.add_argument("--hidden-dim", type=int, default=1536, help="latents (default: %(default)s)")
+    command.add_argument("--k", type=int, default=32, help="active latents (default: %(default)s)")
+    command.add_argument("--batch-size", type=int, default=1024, help="examples in a step (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=20, help="in one measurement (default: %(default)s)")
+    command.add_argument("--repeats", type=int, default=7, help="measurements of each (default: %(default)s)")
+    command.add_argument("--output", "-o", type=Path, help="JSON file to write")
 
 
 def _add_encode_flags(command: argparse.ArgumentParser) -> None:

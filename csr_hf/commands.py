@@ -84,6 +84,7 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
         hidden_dims=options.hidden_dim,
         ks=options.ks,
         max_steps=options.max_steps,
+        presets=options.presets,
         say=_say(console),
         progress=not options.no_progress,
         command=options.command_line,
@@ -118,6 +119,30 @@ def evaluate(options: argparse.Namespace, console: Console) -> int:
     for task, reason in benchmark.failures.items():
         say(f"{task} could not be measured: {reason}")
     return 1 if benchmark.failures else 0
+
+
+def bench(options: argparse.Namespace, console: Console) -> None:
+    """Measure the speed of training."""
+    from csr_hf.atomic import check_writable
+    from csr_hf.bench.training import TrainingSizes, bench_training
+
+    if options.output is not None:
+        check_writable(options.output.parent)
+    sizes = TrainingSizes(
+        input_dim=options.input_dim,
+        hidden_dim=options.hidden_dim,
+        k=options.k,
+        batch_size=options.batch_size,
+        steps=options.steps,
+    )
+    contest = bench_training(
+        sizes, repeats=options.repeats, progress=not options.no_progress, command=options.command_line
+    )
+    console.print(contest.to_table())
+    _say(console)(f"machine: {contest.details['machine']}, {contest.details['threads']} threads")
+    if options.output is not None:
+        contest.save(options.output)
+        _say(console)(f"written: {options.output}")
 
 
 def encode(options: argparse.Namespace, console: Console) -> None:

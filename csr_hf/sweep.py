@@ -11,6 +11,7 @@ from typing import Any
 from csr_hf import pipeline
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.recipe import Recipe, versions
+from csr_hf.training.arguments import TrainingArguments
 
 
 def sweep(
@@ -19,6 +20,7 @@ def sweep(
     hidden_dims: Sequence[int | str] = (),
     ks: Sequence[int] = (),
     max_steps: Sequence[int] = (),
+    presets: Sequence[str] = (),
     say: Callable[[str], None],
     progress: bool = True,
     command: str = "",
@@ -33,6 +35,8 @@ def sweep(
         hidden_dims: numbers, or multiples of the embeddings' width such as "2x"; default the recipe's.
         ks: active latents to train at; default the recipe's.
         max_steps: lengths of the training; default the recipe's.
+        presets: of `TrainingArguments`, instead of the recipe's training. Each takes as many steps of its own batch
+            size as give the recipe's number of examples.
         say: told what happens.
         progress: show bars.
         command: the command line, recorded with the results.
@@ -46,19 +50,23 @@ def sweep(
     """
     combinations = list(
         itertools.product(
-            hidden_dims or [recipe.model.hidden_dim], ks or [recipe.model.k], max_steps or [recipe.training.max_steps]
+            hidden_dims or [recipe.model.hidden_dim],
+            ks or [recipe.model.k],
+            max_steps or [recipe.training.max_steps],
+            list[str | None](presets) or [None],
         )
     )
     varied = [_variation(recipe, *combination) for combination in combinations]
+    chosen = [combination[-1] for combination in combinations]
     embedded = pipeline.embed(recipe, say=say, progress=progress)
     for each in varied:
         pipeline.check_sizes(each, embedded)
     found = versions()
     details: dict[str, Any] = {"command": command, "machine": found.pop("machine"), "versions": found, "runs": []}
     results = Results([], details)
-    for number, each in enumerate(varied, 1):
+    for number, (each, preset) in enumerate(zip(varied, chosen, strict=True), 1):
         say(f"{number} of {len(varied)}: {Path(each.output_dir).name}")
-        measured = _measure(each, embedded, say, progress)
+        measured = _measure(each, preset, embedded, say, progress)
         # The dense model is the same in all of them.
         results.rows += [row for row in measured.rows if row.k is not None or not results.rows]
         details["runs"].append(measured.details["run"])
@@ -67,19 +75,26 @@ def sweep(
     return results
 
 
-def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int) -> Recipe:
-    name = f"hidden_dim={hidden_dim},k={k},max_steps={max_steps}"
+def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None) -> Recipe:
+    name = f"hidden_dim={hidden_dim},k={k},max_steps={max_steps}" + (f",preset={preset}" if preset else "")
+    training = dataclasses.replace(recipe.training, max_steps=max_steps)
+    if preset:
+        own = TrainingArguments.from_preset(preset, seed=training.seed, save_steps=training.save_steps)
+        examples = max_steps * training.per_device_train_batch_size
+        training = dataclasses.replace(own, max_steps=max(1, examples // own.per_device_train_batch_size))
     return dataclasses.replace(
         recipe,
         output_dir=str(Path(recipe.output_dir) / name),
         cache_dir=str(recipe.embeddings_dir),
         model=dataclasses.replace(recipe.model, hidden_dim=hidden_dim, k=k),
-        training=dataclasses.replace(recipe.training, max_steps=max_steps),
+        training=training,
         evaluation=dataclasses.replace(recipe.evaluation, ks=[k], baselines=[], two_stage=[]),
     )
 
 
-def _measure(recipe: Recipe, embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool) -> Results:
+def _measure(
+    recipe: Recipe, preset: str | None, embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
+) -> Results:
     """Train and measure one combination, or read what an earlier call measured."""
     folder = Path(recipe.output_dir)
     if _is_done(recipe, folder):
@@ -90,7 +105,9 @@ def _measure(recipe: Recipe, embedded: pipeline.Embedded, say: Callable[[str], N
         raise ValueError("nothing is held out to measure on: raise `data.held_out`.")
     figures = Recipe.recorded(folder / "recipe.yaml", "results")
     hidden_dim, k = head.config.hidden_dim, head.config.k
-    settings = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
+    settings: dict[str, Any] = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
+    if preset is not None:
+        settings["preset"] = preset
     best = [row for row in results.rows if row.k == k and row.metric == results.rows[0].metric]
     results.details["run"] = settings | {
         "score": max(row.score for row in best),
@@ -112,10 +129,11 @@ def _is_done(recipe: Recipe, folder: Path) -> bool:
     return "run" in Results.load(folder).details and trained == recipe.to_dict()
 
 
-def _named(row: Row, settings: dict[str, int]) -> Row:
-    return dataclasses.replace(
-        row, method=f"{row.method}, hidden_dim {settings['hidden_dim']}, {settings['max_steps']} steps"
-    )
+def _named(row: Row, settings: dict[str, Any]) -> Row:
+    name = f"{row.method}, hidden_dim {settings['hidden_dim']}, {settings['max_steps']} steps"
+    if "preset" in settings:
+        name += f", preset {settings['preset']}"
+    return dataclasses.replace(row, method=name)
 
 
 def _plot(results: Results, path: Path, say: Callable[[str], None]) -> None:

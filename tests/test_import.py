@@ -24,7 +24,7 @@ LAYERS = [
     {"publishing"},
     {"recipe"},
     {"pipeline", "run_searcher"},
-    {"benchmark", "sweep"},
+    {"bench", "benchmark", "sweep"},
     {"description"},
     {"commands"},
     {"cli"},

@@ -45,6 +45,20 @@ def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())["runs"]) == 6
 
 
+def test_presets_see_the_same_number_of_examples(recipe, tmp_path):
+    # The data has pairs, which csrv2 contrasts.
+    assert main(["sweep", str(recipe), "--k", "4", "--preset", "csr,csrv2,csr_hf", "--no-progress"]) == 0
+    results = Results.load(tmp_path / "sweep")
+    runs = results.details["runs"]
+    assert [run["preset"] for run in runs] == ["csr", "csrv2", "csr_hf"]
+    recipes = {path.parent.name.rsplit("=", 1)[1]: path for path in (tmp_path / "sweep").glob("*/recipe.yaml")}
+    for run in runs:
+        trained = yaml.safe_load(recipes[run["preset"]].read_text())["training"]
+        assert trained["max_steps"] == max(1, 20 * 64 // trained["per_device_train_batch_size"]) == run["max_steps"]
+        assert trained["error"] == ("variance" if run["preset"] == "csr_hf" else "element")
+        assert results.select(method=f"CSR, hidden_dim 256, {run['max_steps']} steps, preset {run['preset']}")
+
+
 def test_another_recipe_or_an_interruption_is_measured_anew(recipe, tmp_path, capsys):
     call = ["sweep", str(recipe), "--k", "4", "--no-progress"]
     for flags in ([], ["--training.learning_rate", "0.001"]):

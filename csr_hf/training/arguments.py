@@ -114,8 +114,8 @@ class TrainingArguments:
         """The arguments of a preset, some of them overridden.
 
         Args:
-            preset: "csr" (the paper's terms and schedule), "csrv2" (k-annealing), "csr_hf" (nested k, even use of
-                latents).
+            preset: "csr" (the paper's terms and schedule), "csrv2" (its successor's: k-annealing, supervised
+                contrast), "csr_hf" (nested k, even use of latents, errors relative to the variance).
             **overrides: fields of this class.
 
         Raises:
@@ -146,13 +146,21 @@ _CHOICES = {
 }
 _INDIFFERENT = ("logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
 
+_PUBLISHED: dict[str, Any] = {
+    "error": "element",
+    "gamma": 0.1,
+    "lr_scheduler_type": "constant",
+    "warmup_ratio": 0.0,
+    "max_grad_norm": 0.0,
+}
 PRESETS: dict[str, dict[str, Any]] = {
-    "csr": {"gamma": 0.1, "learning_rate": 4e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0},
+    "csr": {**_PUBLISHED, "learning_rate": 4e-4, "per_device_train_batch_size": 1024},
     "csrv2": {
-        "gamma": 0.1,
+        **_PUBLISHED,
         "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0.0,
+        "per_device_train_batch_size": 128,
+        "contrast": "pairs",
+        "beta": 0.1,
         "k_start": 64,
     },
     "csr_hf": {
@@ -161,7 +169,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 256,
     },
 }
-"""Named sets of arguments; what a preset leaves out has the default."""
+"""Named sets of arguments; what a preset leaves out has the default.
+
+`csr` is the released code of arXiv 2503.01776 (batches of 4,096 there, on a million embeddings), `csrv2` the head-only
+part of arXiv 2602.05735: its contrast needs pairs, or labels with `contrast: labels`. `csr_hf` is what measured best
+(recipes/README.md).
+"""
 
 
 def _is_number(value: object) -> bool:

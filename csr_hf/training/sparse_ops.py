@@ -179,7 +179,7 @@ class _InnerProducts(torch.autograd.Function):
         ctx.codes, ctx.hidden_dim = (first, second), hidden_dim
         ctx.same = first_values is second_values and first_indices is second_indices
         products = torch.empty(len(first[0]), len(second[0]))
-        ctx.lists = _postings(*second, hidden_dim)
+        ctx.lists = _postings(second, hidden_dim)
         _share(_kernels().inner_products, len(products), *first, *ctx.lists, products.numpy())
         return products
 
@@ -198,17 +198,17 @@ class _InnerProducts(torch.autograd.Function):
             of_first = torch.empty(first[0].shape)
             _share(kernel, len(first[0]), *first, *ctx.lists, arriving.numpy(), of_first.numpy())
         if ctx.needs_input_grad[2]:
-            lists = _postings(*first, ctx.hidden_dim)
+            lists = _postings(first, ctx.hidden_dim)
             of_second = torch.empty(second[0].shape)
             transposed = arriving.t().contiguous().numpy()
             _share(kernel, len(second[0]), *second, *lists, transposed, of_second.numpy())
         return of_first, None, of_second, None, None
 
 
-def _postings(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes as lists by latent: bounds, rows and values."""
-    bounds, rows, ranks = _kernels().by_latent(values, indices, hidden_dim)
-    return bounds, rows, values[rows, ranks]
+def _postings(codes: tuple[np.ndarray, np.ndarray], hidden_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes (values, indices) as lists by latent: bounds, rows and values."""
+    bounds, rows, ranks = _kernels().by_latent(*codes, hidden_dim)
+    return bounds, rows, codes[0][rows, ranks]
 
 
 def _kernels() -> Any:
