@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -37,7 +38,7 @@ _EXAMPLES = {
   csr-hf train recipes/quickstart.yaml --resume
   csr-hf train --corpus docs.parquet --text-column body
   csr-hf train --corpus docs.parquet --text-column body --head user/minilm-csr
-  ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -m csr_hf.cli train recipes/quickstart.yaml
+  torchrun --nproc_per_node 2 -m csr_hf.cli train recipes/quickstart.yaml
 """,
     "evaluate": """
   csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark
@@ -90,6 +91,9 @@ _EXAMPLES = {
 }
 
 
+_DOTTED = re.compile(r"--\w+(\.\w+)+(=|$)")
+
+
 class _Parser(argparse.ArgumentParser):
     """Wrong arguments give one line, like every other error."""
 
@@ -109,14 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    options, rest = parser.parse_known_args(command_line)
+    # First, lest their values be taken for the recipe.
+    plain, dotted = _split(command_line)
+    options, rest = parser.parse_known_args(plain)
     options.command_line = without_secrets("csr-hf " + shlex.join(command_line))
     if not options.debug:
         _quiet(progress=options.command == "push" and not options.no_progress)
     try:
-        options.overrides = _overrides(rest) if options.takes_recipe else {}
-        if rest and not options.takes_recipe:
-            raise ValueError(f"unknown argument {rest[0]!r}. `csr-hf {options.command} --help` lists what there is.")
+        unknown = rest if options.takes_recipe else [*rest, *dotted]
+        if unknown:
+            hint = " Keys of the recipe are flags like --training.max_steps 500." if options.takes_recipe else ""
+            raise ValueError(
+                f"unknown argument {unknown[0]!r}.{hint} `csr-hf {options.command} --help` lists what there is."
+            )
+        options.overrides = _overrides(dotted) if options.takes_recipe else {}
         return options.call(options, _console()) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if options.debug:
@@ -295,17 +305,30 @@ def _add_search_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")
 
 
-def _overrides(rest: list[str]) -> dict[str, Any]:
+def _split(command_line: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without keys of the recipe, and those with their values."""
+    plain: list[str] = []
+    dotted: list[str] = []
+    remaining = list(command_line)
+    while remaining:
+        word = remaining.pop(0)
+        if not _DOTTED.match(word):
+            plain.append(word)
+            continue
+        dotted.append(word)
+        if "=" not in word and remaining:
+            dotted.append(remaining.pop(0))
+    return plain, dotted
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
     """`--section.key value` and `--section.key=value`, values read as YAML."""
     import yaml
 
     found: dict[str, Any] = {}
-    remaining = list(rest)
+    remaining = list(words)
     while remaining:
-        flag = remaining.pop(0)
-        name, equals, value = flag.partition("=")
-        if not name.startswith("--") or "." not in name:
-            raise ValueError(f"unknown argument {flag!r}. Keys of the recipe are flags like --training.max_steps 500.")
+        name, equals, value = remaining.pop(0).partition("=")
         if not equals:
             if not remaining:
                 raise ValueError(f"{name} needs a value.")

@@ -11,6 +11,7 @@ COMMANDS = [
     "train",
     "sweep",
     "evaluate",
+    "bench",
     "encode",
     "search",
     "info",

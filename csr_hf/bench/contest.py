@@ -69,10 +69,10 @@ class Contest:
         """For the terminal: the first contestant is what the others are compared with."""
         from rich.table import Table
 
-        table = Table(title=self.title)
-        for column in ("", f"{self.unit} a second", "slowest", "fastest", f"times slower than {self.timings[0].name}",
-                       "peak memory, MB"):  # fmt: skip
-            table.add_column(column, justify="left" if not column else "right")
+        table = Table(title=self.title, caption=f"times slower: than {self.timings[0].name}, turn by turn")
+        table.add_column("")
+        for column in (f"{self.unit} a second", "slowest", "fastest", "times slower", "peak MB"):
+            table.add_column(column, justify="right")
         for timing in self.timings:
             ratio = self.ratio(self.timings[0].name, timing.name)
             rates = [timing.work / seconds for seconds in timing.seconds]

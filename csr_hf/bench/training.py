@@ -138,6 +138,7 @@ def _sentence_transformers(sizes: TrainingSizes) -> Callable[[], float]:
     from sentence_transformers.base.modules.input_module import InputModule
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+    from transformers import PrinterCallback
 
     table = torch.from_numpy(_data(sizes)).float()
 
@@ -174,6 +175,7 @@ def _sentence_transformers(sizes: TrainingSizes) -> Callable[[], float]:
         train_dataset=Dataset.from_dict({"anchor": numbers, "positive": numbers}),
         loss=CSRLoss(model, beta=1 / 32, gamma=0.1),
     )
+    trainer.remove_callback(PrinterCallback)
 
     def run() -> float:
         return float(trainer.train().metrics["train_runtime"])

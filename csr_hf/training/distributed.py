@@ -24,12 +24,19 @@ def processes() -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState()
+        PartialState(cpu=trains_on_cpu())
     try:
         yield rank_and_world()[0] == 0
     finally:
         if rank_and_world()[1] > 1:
             dist.destroy_process_group()
+
+
+def trains_on_cpu() -> bool:
+    """Whether there is no accelerator, or ACCELERATE_USE_CPU says to leave it alone."""
+    from accelerate.utils import parse_flag_from_env
+
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def wait_for_all() -> None:
@@ -110,6 +117,6 @@ def check_processes(running: int, wanted: int | None) -> None:
     if asked is not None and asked != running:
         raise ValueError(
             f"{asked} processes were asked for and {running} started. On a CPU `accelerate launch` starts one, "
-            f"whatever --num_processes says. Use `torchrun --nproc_per_node {asked} -m csr_hf.cli train RECIPE` with "
-            "ACCELERATE_USE_CPU=1 (recipes/accelerate_configs)."
+            f"whatever --num_processes says. Use `torchrun --nproc_per_node {asked} -m csr_hf.cli train RECIPE` "
+            "(recipes/accelerate_configs)."
         )

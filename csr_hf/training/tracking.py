@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.distributed import trains_on_cpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,6 +46,7 @@ def make_accelerator(arguments: TrainingArguments, output_dir: Path) -> Accelera
         # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
         AcceleratorState._reset_state()
     return Accelerator(
+        cpu=trains_on_cpu(),
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to or None,
         project_dir=output_dir / "trackers",

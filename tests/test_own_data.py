@@ -1,0 +1,149 @@
+"""Heads for the user's own data: a corpus, several sources, precomputed embeddings, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+
+from csr_hf import CSREncoder, CSRModel, Recipe, Results
+from csr_hf.cli import main
+from csr_hf.run_searcher import RunSearcher
+from csr_hf.training.python_docs import python_docs
+
+SMALL = ["--training.max_steps", "30", "--training.per_device_train_batch_size", "64", "--model.hidden_dim", "512"]
+MEASURED = ["--k", "16", "--evaluation.ks", "[8, 16]", "--data.held_out", "0.4", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, backbone):
+    folder = tmp_path_factory.mktemp("own")
+    docs = python_docs(160)
+    Dataset.from_dict({"body": [doc.body[:200] for doc in docs[:120]]}).to_parquet(folder / "docs.parquet")
+    pairs = {"q": [doc.summary for doc in docs[120:]], "a": [doc.body[:200] for doc in docs[120:]]}
+    Dataset.from_dict(pairs).to_parquet(folder / "pairs.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(folder):
+    """A run on the corpus, and one that starts from its head."""
+    corpus = ["--corpus", str(folder / "docs.parquet"), "--text-column", "body"]
+    shared = [*corpus, *MEASURED]
+    assert main(["run", *shared, *SMALL, "--output-dir", str(folder / "fresh")]) == 0
+    more = ["--head", str(folder / "fresh"), "--output-dir", str(folder / "more"), "--training.max_steps", "10"]
+    assert main(["run", *shared[:4], "--data.held_out", "0.4", "--evaluation.ks", "[16]", "--no-progress", *more]) == 0
+    return folder
+
+
+def test_corpus_alone_makes_a_run(adapted):
+    recipe = Recipe.load(adapted / "fresh" / "recipe.yaml")
+    assert recipe.data.columns == {"text": "body"}
+    searcher = RunSearcher.load(adapted / "fresh")
+    assert len(searcher.documents) == 120
+    assert searcher.search(searcher.documents[5]["text"], 3)[0].id == "5"
+    assert {row.metric for row in Results.load(adapted / "fresh").rows} == {"dense top 10"}
+
+
+def test_training_goes_on_from_a_head(adapted):
+    fresh, more = (CSRModel.from_pretrained(adapted / name / "model") for name in ("fresh", "more"))
+    assert more.config.hidden_dim == 512
+    assert more.config.k == 16
+    assert not torch.equal(fresh.encoder.weight, more.encoder.weight)
+    torch.testing.assert_close(fresh.encoder.weight, more.encoder.weight, atol=0.05, rtol=1)
+    assert Recipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
+
+
+def test_head_of_another_width_is_refused(folder, adapted, capsys):
+    np.save(folder / "narrow.npy", np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32))
+    call = ["train", "--corpus", str(folder / "narrow.npy"), "--head", str(adapted / "fresh"), "--no-progress"]
+    assert main([*call, "--output-dir", str(folder / "never"), "--model.hidden_dim", "16", "--k", "4"]) == 2
+    assert "takes embeddings of width 384, these are 8 wide" in capsys.readouterr().err
+
+
+def test_neither_recipe_nor_corpus_is_an_error(capsys):
+    assert main(["train"]) == 2
+    assert "give a recipe, or the texts to learn from: --corpus" in capsys.readouterr().err
+
+
+def test_several_sources_are_one_run(folder, capsys):
+    recipe = {
+        "output_dir": str(folder / "several"),
+        "data": {
+            "held_out": 0.4,
+            "sources": [
+                {"source": str(folder / "docs.parquet"), "columns": {"text": "body"}, "limit": 60},
+                {"source": str(folder / "pairs.parquet"), "columns": {"anchor": "q", "positive": "a"}, "weight": 100},
+            ],
+        },
+    }
+    (folder / "several.yaml").write_text(yaml.safe_dump(recipe))
+    contrast = ["--training.gamma", "0.1", "--training.contrast", "pairs"]
+    assert main(["run", str(folder / "several.yaml"), *SMALL, *contrast, *MEASURED[:4], "--no-progress"]) == 0
+    results = Results.load(folder / "several")
+    assert {row.task.split(",")[0] for row in results.rows} == {"docs.parquet and 1 more"}
+    searcher = RunSearcher.load(folder / "several")
+    assert len(searcher.documents) == 100
+    assert {name.split(":")[0] for name in searcher.documents["id"]} == {"docs.parquet", "pairs.parquet"}
+
+
+def test_unknown_key_of_a_source_is_named(folder):
+    with pytest.raises(ValueError, match=r"`data.sources.0.colums` is not a key.*`data.sources.0.columns`"):
+        Recipe.from_dict({"data": {"sources": [{"source": "a.csv", "colums": {}}]}})
+    with pytest.raises(ValueError, match=r"`data.sources` lists mappings"):
+        Recipe.from_dict({"data": {"sources": ["a.csv"]}})
+
+
+def test_embeddings_need_no_backbone(folder):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 32))
+    np.savez(folder / "vectors.npz", data=rows.astype(np.float32), label=np.arange(300) % 4)
+    columns = ["--data.columns", "{embedding: data, label: label}", "--backbone", "nobody/model"]
+    sizes = ["--model.hidden_dim", "128", "--k", "8", "--evaluation.ks", "[8]", "--no-progress"]
+    contrast = ["--training.gamma", "0.1", "--training.contrast", "labels", "--training.max_steps", "60"]
+    output = ["--output-dir", str(folder / "vectors"), "--model.init", "data"]
+    assert main(["run", "--corpus", str(folder / "vectors.npz"), *columns, *sizes, *contrast, *output]) == 0
+    head = CSRModel.from_pretrained(folder / "vectors" / "model")
+    assert head.config.base_model_name_or_path == "nobody/model"
+    assert Results.load(folder / "vectors").select(method="CSR", k=8)[0].score > 0.3
+    log = [json.loads(line) for line in (folder / "vectors" / "training_log.jsonl").open()]
+    assert log[-1]["contrast"] > 0
+
+
+def test_two_processes_run_the_whole_command(folder):
+    recipe = {**yaml.safe_load((folder / "several.yaml").read_text()), "output_dir": str(folder / "two")}
+    (folder / "two.yaml").write_text(yaml.safe_dump({**recipe, "cache_dir": str(folder / "two-embeddings")}))
+    flags = [*SMALL, *MEASURED[:4], "--no-progress", "--training.num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "csr_hf.cli"]
+    done = subprocess.run(
+        [*launch, "run", str(folder / "two.yaml"), *flags],
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nhead ") == 1
+    encoder = CSREncoder.from_pretrained(folder / "two" / "model")
+    assert len(encoder.encode(["a text"])) == 1
+    assert len(RunSearcher.load(folder / "two").documents) == 100
+
+
+def test_speed_is_measured_beside_the_rivals(tmp_path, capsys):
+    output = tmp_path / "bench" / "train.json"
+    sizes = ["--input-dim", "16", "--hidden-dim", "64", "--k", "4", "--batch-size", "32"]
+    assert main(["bench", "train", *sizes, "--steps", "2", "--repeats", "2", "--no-progress", "-o", str(output)]) == 0
+    written = json.loads(output.read_text())
+    assert list(written["rates"]) == ["csr_hf", "plain loop", "sentence-transformers"]
+    assert set(written["times_faster"]) == {"plain loop", "sentence-transformers"}
+    assert all(len(timing["seconds"]) == 2 and timing["peak_mb"] >= 0 for timing in written["timings"])
+    assert written["details"]["command"].startswith("csr-hf bench train")
+    assert "times slower" in capsys.readouterr().out
