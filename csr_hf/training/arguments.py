@@ -165,7 +165,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "csr_hf": {
         "reconstruction": {"0.25": 0.25, "1": 1.0, "4": 0.125},
-        "balance": 0.3,
+        "distillation": 0.3,
+        "balance": 2.0,
         "per_device_train_batch_size": 256,
     },
 }
