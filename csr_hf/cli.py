@@ -49,6 +49,7 @@ _EXAMPLES = {
   csr-hf sweep recipes/quickstart.yaml --hidden-dim 1x,2x,4x,8x --output-dir runs/widths
   csr-hf sweep recipes/quickstart.yaml --k 8,16,32 --max-steps 250,1000 --output-dir runs/lengths
   csr-hf sweep recipes/quickstart.yaml --preset csr,csrv2,csr_hf --k 4,8,16,32,64 --output-dir runs/presets
+  csr-hf sweep recipes/quickstart.yaml --variant training.balance=0 --variant training.balance=2,training.cosine=1
 """,
     "bench": """
   csr-hf bench train
@@ -202,6 +203,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _variant(text: str) -> dict[str, Any]:
+    # Not at commas within brackets: a value may be a list or a mapping.
+    return _overrides([f"--{pair.strip()}" for pair in re.split(r",(?![^\[{]*[\]}])", text)])
+
+
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in _names(text)]
 
@@ -212,6 +218,14 @@ def _add_sweep_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--k", dest="ks", type=_numbers, default=[], help="active latents to train at")
     command.add_argument("--max-steps", type=_numbers, default=[], help="lengths of the training")
     command.add_argument("--preset", dest="presets", type=_names, default=[], help="of training: csr,csrv2,csr_hf")
+    command.add_argument(
+        "--variant",
+        dest="variants",
+        type=_variant,
+        action="append",
+        default=[],
+        help="keys of the recipe, key=value,key=value; may be repeated",
+    )
 
 
 def _add_evaluate_flags(command: argparse.ArgumentParser) -> None:

@@ -85,6 +85,7 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
         ks=options.ks,
         max_steps=options.max_steps,
         presets=options.presets,
+        variants=options.variants,
         say=_say(console),
         progress=not options.no_progress,
         command=options.command_line,

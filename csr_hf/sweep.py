@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from csr_hf.evaluation.results import Results, Row
 from csr_hf.recipe import Recipe, versions
 from csr_hf.training.arguments import TrainingArguments
 
+_SIZES = ("hidden_dim", "k", "max_steps")
+
 
 def sweep(
     recipe: Recipe,
@@ -21,6 +24,7 @@ def sweep(
     ks: Sequence[int] = (),
     max_steps: Sequence[int] = (),
     presets: Sequence[str] = (),
+    variants: Sequence[dict[str, Any]] = (),
     say: Callable[[str], None],
     progress: bool = True,
     command: str = "",
@@ -37,6 +41,7 @@ def sweep(
         max_steps: lengths of the training; default the recipe's.
         presets: of `TrainingArguments`, instead of the recipe's training. Each takes as many steps of its own batch
             size as give the recipe's number of examples.
+        variants: keys of the recipe and their values ({"training.balance": 0.0}), one dictionary for each.
         say: told what happens.
         progress: show bars.
         command: the command line, recorded with the results.
@@ -54,19 +59,20 @@ def sweep(
             ks or [recipe.model.k],
             max_steps or [recipe.training.max_steps],
             list[str | None](presets) or [None],
+            variants or [{}],
         )
     )
     varied = [_variation(recipe, *combination) for combination in combinations]
-    chosen = [combination[-1] for combination in combinations]
+    labels = [_label(*combination[-2:]) for combination in combinations]
     embedded = pipeline.embed(recipe, say=say, progress=progress)
     for each in varied:
         pipeline.check_sizes(each, embedded)
     found = versions()
     details: dict[str, Any] = {"command": command, "machine": found.pop("machine"), "versions": found, "runs": []}
     results = Results([], details)
-    for number, (each, preset) in enumerate(zip(varied, chosen, strict=True), 1):
+    for number, (each, label) in enumerate(zip(varied, labels, strict=True), 1):
         say(f"{number} of {len(varied)}: {Path(each.output_dir).name}")
-        measured = _measure(each, preset, embedded, say, progress)
+        measured = _measure(each, label, embedded, say, progress)
         # The dense model is the same in all of them.
         results.rows += [row for row in measured.rows if row.k is not None or not results.rows]
         details["runs"].append(measured.details["run"])
@@ -75,14 +81,23 @@ def sweep(
     return results
 
 
-def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None) -> Recipe:
-    name = f"hidden_dim={hidden_dim},k={k},max_steps={max_steps}" + (f",preset={preset}" if preset else "")
+def _label(preset: str | None, variant: dict[str, Any]) -> dict[str, Any]:
+    """What a line of the results says beyond sizes and steps."""
+    return {**({"preset": preset} if preset else {}), **variant}
+
+
+def _variation(
+    recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None, variant: dict[str, Any]
+) -> Recipe:
+    sizes = {"hidden_dim": hidden_dim, "k": k, "max_steps": max_steps}
+    name = ",".join(f"{key}={value}" for key, value in {**sizes, **_label(preset, variant)}.items())
+    name = re.sub(r"[^\w.=,-]", "_", name)
     training = dataclasses.replace(recipe.training, max_steps=max_steps)
     if preset:
         own = TrainingArguments.from_preset(preset, seed=training.seed, save_steps=training.save_steps)
         examples = max_steps * training.per_device_train_batch_size
         training = dataclasses.replace(own, max_steps=max(1, examples // own.per_device_train_batch_size))
-    return dataclasses.replace(
+    varied = dataclasses.replace(
         recipe,
         output_dir=str(Path(recipe.output_dir) / name),
         cache_dir=str(recipe.embeddings_dir),
@@ -90,10 +105,11 @@ def _variation(recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int, pr
         training=training,
         evaluation=dataclasses.replace(recipe.evaluation, ks=[k], baselines=[], two_stage=[]),
     )
+    return Recipe.from_dict(varied.to_dict(), variant)
 
 
 def _measure(
-    recipe: Recipe, preset: str | None, embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
+    recipe: Recipe, label: dict[str, Any], embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
 ) -> Results:
     """Train and measure one combination, or read what an earlier call measured."""
     folder = Path(recipe.output_dir)
@@ -106,8 +122,7 @@ def _measure(
     figures = Recipe.recorded(folder / "recipe.yaml", "results")
     hidden_dim, k = head.config.hidden_dim, head.config.k
     settings: dict[str, Any] = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
-    if preset is not None:
-        settings["preset"] = preset
+    settings |= label
     best = [row for row in results.rows if row.k == k and row.metric == results.rows[0].metric]
     results.details["run"] = settings | {
         "score": max(row.score for row in best),
@@ -131,9 +146,8 @@ def _is_done(recipe: Recipe, folder: Path) -> bool:
 
 def _named(row: Row, settings: dict[str, Any]) -> Row:
     name = f"{row.method}, hidden_dim {settings['hidden_dim']}, {settings['max_steps']} steps"
-    if "preset" in settings:
-        name += f", preset {settings['preset']}"
-    return dataclasses.replace(row, method=name)
+    more = [f"{key.rpartition('.')[2]} {value}" for key, value in settings.items() if key not in _SIZES]
+    return dataclasses.replace(row, method=", ".join([name, *more]))
 
 
 def _plot(results: Results, path: Path, say: Callable[[str], None]) -> None:

@@ -59,6 +59,19 @@ def test_presets_see_the_same_number_of_examples(recipe, tmp_path):
         assert results.select(method=f"CSR, hidden_dim 256, {run['max_steps']} steps, preset {run['preset']}")
 
 
+def test_variants_change_any_key(recipe, tmp_path):
+    variants = ["--variant", "training.balance=0", "--variant", "training.cosine=1,model.init=data"]
+    assert main(["sweep", str(recipe), "--k", "4", *variants, "--no-progress"]) == 0
+    results = Results.load(tmp_path / "sweep")
+    first, second = results.details["runs"]
+    assert first["training.balance"] == 0
+    assert (second["training.cosine"], second["model.init"]) == (1, "data")
+    assert results.select(method="CSR, hidden_dim 256, 20 steps, balance 0")
+    assert results.select(method="CSR, decoded, hidden_dim 256, 20 steps, cosine 1, init data")
+    trained = [yaml.safe_load(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/recipe.yaml"))]
+    assert sorted((each["training"]["balance"], each["training"]["cosine"]) for each in trained) == [(0, 0), (2, 1)]
+
+
 def test_another_recipe_or_an_interruption_is_measured_anew(recipe, tmp_path, capsys):
     call = ["sweep", str(recipe), "--k", "4", "--no-progress"]
     for flags in ([], ["--training.learning_rate", "0.001"]):
