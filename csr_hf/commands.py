@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.flags import recipe_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from csr_hf.publishing.export import Exported
-    from csr_hf.recipe import Recipe
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -20,7 +21,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     from csr_hf.run_searcher import RunSearcher
     from csr_hf.training.distributed import processes
 
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     with processes() as is_first:
         results = pipeline.run(
             recipe,
@@ -55,7 +56,7 @@ def embed(options: argparse.Namespace, console: Console) -> None:
     from csr_hf import pipeline
     from csr_hf.training.distributed import processes
 
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     with processes() as is_first:
         pipeline.embed(recipe, say=_say(console), progress=is_first and not options.no_progress)
 
@@ -65,7 +66,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
     from csr_hf import pipeline
     from csr_hf.training.distributed import processes
 
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     with processes() as is_first:
         progress = is_first and not options.no_progress
         embedded = pipeline.embed(recipe, say=_say(console), progress=progress)
@@ -78,7 +79,7 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
     """Train and measure a head for every combination of settings."""
     from csr_hf.sweep import sweep as measure
 
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     results = measure(
         recipe,
         hidden_dims=options.hidden_dim,
@@ -304,59 +305,6 @@ def _print_hits(console: Console, question: str, hits: list) -> None:
         text = " ".join(hit.text.split())
         console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"     {text[:100]}", markup=False, highlight=False, style="dim", soft_wrap=True)
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    from csr_hf.recipe import Recipe
-
-    flags = {
-        "output_dir": options.output_dir,
-        "data.limit": options.limit,
-        "model.k": options.k,
-        "backbone.device": options.device,
-        "backbone.name_or_path": options.backbone,
-        **_start(options),
-        **_corpus(options),
-    }
-    given = {**{key: value for key, value in flags.items() if value is not None}, **options.overrides}
-    if options.recipe is None:
-        return Recipe.from_dict({}, given)
-    return Recipe.load(options.recipe, given)
-
-
-def _corpus(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--corpus` says, as keys of a recipe."""
-    if options.corpus is None:
-        if options.recipe is None:
-            raise ValueError("give a recipe, or the texts to learn from: --corpus docs.parquet --text-column body.")
-        if options.text_column:
-            raise ValueError("--text-column goes with --corpus. In a recipe it is `data.columns`.")
-        return {}
-    found = {"data.source": options.corpus, "data.sources": []}
-    if options.text_column:
-        found["data.columns"] = {"text": options.text_column}
-    if options.recipe is None and options.output_dir is None:
-        found["output_dir"] = str(Path("runs") / Path(options.corpus).stem)
-    return found
-
-
-def _start(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--head` says: its backbone and k too, unless they are given."""
-    if options.head is None:
-        return {}
-    from csr_hf.heads import load_head
-    from csr_hf.repository import open_repository
-
-    config = load_head(open_repository(options.head)).config
-    found: dict[str, Any] = {"model.init": options.head}
-    if options.backbone is None:
-        if config.base_model_name_or_path is None:
-            raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")
-        found["backbone.name_or_path"] = config.base_model_name_or_path
-        found["backbone.revision"] = config.base_model_revision
-    if options.k is None:
-        found["model.k"] = config.k
-    return found
 
 
 def _texts(source: str, column: str) -> list[str]:

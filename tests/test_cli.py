@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from csr_hf.cli import _overrides, main
+from csr_hf.cli import main
+from csr_hf.flags import overrides
 
 COMMANDS = [
     "run",
@@ -98,7 +99,7 @@ def test_wrong_input_gives_one_line(arguments, message, capsys, tmp_path, monkey
 
 def test_flags_of_recipe_keys_are_read_as_yaml():
     given = ["--training.max_steps", "5", "--data.columns={anchor: q, positive: a}", "--model.k_aux", "null"]
-    assert _overrides(given) == {
+    assert overrides(given) == {
         "training.max_steps": 5,
         "data.columns": {"anchor": "q", "positive": "a"},
         "model.k_aux": None,

@@ -25,7 +25,7 @@ LAYERS = [
     {"recipe"},
     {"pipeline", "run_searcher"},
     {"bench", "benchmark", "sweep"},
-    {"description"},
+    {"description", "flags"},
     {"commands"},
     {"cli"},
 ]

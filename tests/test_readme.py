@@ -43,7 +43,7 @@ def test_commands_of_the_readme_are_targets():
 
 def test_table_of_tasks_is_that_of_the_results_file():
     readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    folder = ROOT / "recipes" / "all-MiniLM-L6-v2" / "results" / "mixed_k32"
+    folder = ROOT / "recipes" / "all-MiniLM-L6-v2" / "results" / "general_k32"
     results = Results.load(folder)
     assert results.summary_markdown() in readme
     assert results.details["command"] in readme

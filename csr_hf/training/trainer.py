@@ -89,6 +89,7 @@ class CSRTrainer:
         loss = CSRLoss(model, arguments, variance)
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimizer)
         self.step = 0
+        self._is_scaled = False
 
     @property
     def batch_size(self) -> int:
@@ -157,23 +158,34 @@ class CSRTrainer:
         if self.accelerator.scaler is not None:
             states["scaler"] = self.accelerator.scaler.state_dict()
         record = {"step": self.step, **self._identity()}
-        with self._scaled(inverse=True):
+        with self._as_seen_from_outside():
             return save_checkpoint(self._checkpoints, self.model, states, record, self.arguments.save_total_limit)
 
     @contextmanager
-    def _scaled(self, inverse: bool = False) -> Iterator[None]:
-        """The head for embeddings divided by the scale (or, within that, the head for embeddings as they are)."""
-        factor = self.scale if inverse else 1 / self.scale
-        biases = (self.model.pre_bias, self.model.latent_bias)
-        with torch.no_grad():
-            for bias in biases:
-                bias.mul_(factor)
+    def _scaled(self) -> Iterator[None]:
+        """The head for embeddings divided by the scale."""
+        self._multiply_biases(1 / self.scale)
+        self._is_scaled = True
         try:
             yield
         finally:
-            with torch.no_grad():
-                for bias in biases:
-                    bias.div_(factor)
+            self._is_scaled = False
+            self._multiply_biases(self.scale)
+
+    @contextmanager
+    def _as_seen_from_outside(self) -> Iterator[None]:
+        """The head for embeddings as they are, also in the midst of training."""
+        factor = self.scale if self._is_scaled else 1.0
+        self._multiply_biases(factor)
+        try:
+            yield
+        finally:
+            self._multiply_biases(1 / factor)
+
+    @torch.no_grad()
+    def _multiply_biases(self, factor: float) -> None:
+        self.model.pre_bias.mul_(factor)
+        self.model.latent_bias.mul_(factor)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to end with the same bits."""

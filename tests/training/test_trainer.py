@@ -265,12 +265,17 @@ def test_scale_of_the_embeddings_changes_the_biases_alone(tmp_path, embeddings):
     # A checkpoint is a head for the embeddings as they are, too.
     kept = CSRModel.from_pretrained(tmp_path / "64" / "checkpoints" / "step_0000040")
     assert torch.equal(kept.pre_bias, scaled.pre_bias)
+    again = CSRModel.from_pretrained(trainer.save_checkpoint())
+    assert torch.equal(again.pre_bias, scaled.pre_bias)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_coefficients_serve_embeddings_of_any_scale_and_mean(tmp_path, embeddings, scale):
     shifted = (embeddings + 0.5) * np.float32(scale)
-    figures = make_trainer(tmp_path, shifted, max_steps=300, learning_rate=1e-2).train(progress=False)
+    head = make_head(dead_threshold=300)
+    with torch.no_grad():
+        head.pre_bias.zero_(), head.latent_bias.zero_()
+    figures = make_trainer(tmp_path, shifted, head=head, max_steps=300, learning_rate=1e-2).train(progress=False)
     assert figures["explained_variance"] > 0.75
 
 
