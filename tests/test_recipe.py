@@ -6,7 +6,19 @@ import yaml
 from csr_hf.recipe import Recipe
 from csr_hf.training.arguments import TrainingArguments
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+LAUNCHES = [path for path in FILES if path.parent.name == "accelerate_configs"]
+RECIPES = [path for path in FILES if path not in LAUNCHES]
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.name)
+def test_accelerate_takes_the_configurations(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    loaded = load_config_from_file(str(path))
+    assert loaded.distributed_type == "MULTI_GPU"
+    assert loaded.num_processes >= 2
+    assert f"--config_file recipes/accelerate_configs/{path.name}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
