@@ -7,15 +7,15 @@ rows, batch and sizes.
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 
@@ -199,12 +199,19 @@ def _peak_memory(name: str, sizes: TrainingSizes) -> float:
 
 def _measure_peak(name: str, sizes: TrainingSizes) -> float:
     run = _CONTESTANTS[name](sizes)
-    before = _resident()
-    run()
-    return _resident() - before
+    before = psutil.Process().memory_info().rss
+    largest, done = before, threading.Event()
 
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(0.002):
+            largest = max(largest, psutil.Process().memory_info().rss)
 
-def _resident() -> float:
-    """The largest memory this process has had, in MB; kilobytes on Linux, bytes on macOS."""
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return (largest - before) / (1 << 20)
