@@ -84,7 +84,7 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
         caches = {role: _embed_role(recipe, source, role, backbone, say, progress) for role in roles if backbone}
         sources.append(EmbeddedSource(source, caches))
     embedded = Embedded(backbone, sources)
-    widths = {source.embeddings(source.data.roles[0]).shape[1] for source in sources}
+    widths = {source.dim for source in sources}
     if len(widths) > 1:
         raise ValueError(f"the sources' embeddings differ in width: {sorted(widths)}. They must be of one backbone.")
     _config(recipe, embedded.dim, backbone)

@@ -60,7 +60,7 @@ def run(function: Callable[..., Any], tasks: Iterable[tuple], threads: int) -> l
 
 @lru_cache(maxsize=8)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="csr_hf-search")
+    return ThreadPoolExecutor(threads, thread_name_prefix="csr_hf")
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,7 +1,8 @@
 """Training speed from cached embeddings: ours, the paper's loop in plain torch, and sentence-transformers' trainer.
 
-All learn the paper's objective (reconstruction at k and 4k, auxiliary, contrast of each code with itself) on the same
-rows, batch and sizes.
+All learn reconstruction at k and 4k and the contrast of each code with itself, on the same rows, batch and sizes. The
+auxiliary term, which costs something only while latents are dead, is left out of the plain loop. Sentence-transformers
+contrasts pairs alone: both halves are the same row, which it encodes twice.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | No
     sources = data_sources(recipe)
     # Tasks of a run are called after their source (the first of several), files without their folders.
     name = Path(sources[0]).name if sources else None
-    if results and name and any(row.task.startswith((f"{sources[0]}, ", f"{name}")) for row in results.rows):
+    of_source = (f"{sources[0]}, ", f"{name}, ", f"{name} and ") if sources else ()
+    if results and any(row.task.startswith(of_source) for row in results.rows):
         found.append(
             f"The figures of {name} are of held-out rows of the data it was trained on. On other text it keeps less: "
             "train a head on a sample of your own."

@@ -115,7 +115,8 @@ class TrainingArguments:
 
         Args:
             preset: "csr" (the paper's terms and schedule), "csrv2" (its successor's: k-annealing, supervised
-                contrast), "csr_hf" (nested k, even use of latents, errors relative to the variance).
+                contrast), "csr_hf" (nested k, similarity distillation, even use of latents, errors relative to the
+                variance).
             **overrides: fields of this class.
 
         Raises:
@@ -173,8 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named sets of arguments; what a preset leaves out has the default.
 
 `csr` is the released code of arXiv 2503.01776 (batches of 4,096 there, on a million embeddings), `csrv2` the head-only
-part of arXiv 2602.05735: its contrast needs pairs, or labels with `contrast: labels`. `csr_hf` is what measured best
-(recipes/README.md).
+part of arXiv 2602.05735: its contrast needs pairs, or labels with `contrast: labels`. `csr_hf` is ours.
 """
 
 

@@ -35,6 +35,13 @@ class EmbeddedSource:
         return self.caches[role].to_numpy(rows)
 
     @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        if self.data.embeddings is not None:
+            return self.data.embeddings.shape[1]
+        return next(iter(self.caches.values())).dim
+
+    @property
     def training(self) -> TrainingSource:
         """What may be trained on."""
         rows, data = ~self.data.held_out, self.data
@@ -60,8 +67,7 @@ class Embedded:
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        first = self.sources[0]
-        return first.embeddings(first.data.roles[0]).shape[1]
+        return self.sources[0].dim
 
     @cached_property
     def training(self) -> list[TrainingSource]:

@@ -215,54 +215,25 @@ def gradient_of_atoms(
     from_level: np.ndarray,
     of_values: np.ndarray,
     centered: np.ndarray,
-    as_decoder: np.ndarray,
-    as_encoder: np.ndarray,
+    sums: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Gradients of the atoms from `start` to `stop`: by decoding with them, and by encoding with them.
+    """Add to `sums`, shape (hidden_dim, dim), the gradients of atoms that both encode and decode.
 
     Args:
         bounds: of `by_latent`.
         rows: of `by_latent`.
         ranks: of `by_latent`.
-        values: of the codes, shape (n, k).
+        values: of the codes, shape (n, k); zeros leave the decoding out.
         level_of: the lowest level whose reconstruction holds a rank, shape (k,).
         from_level: see `gradient_of_values`.
-        of_values: gradient of the values, shape (n, k).
+        of_values: gradient of the values, shape (n, k); zeros leave the encoding out.
         centered: embeddings minus pre_bias, shape (n, dim).
-        as_decoder: added to, shape (hidden_dim, dim).
-        as_encoder: added to; the same array where encoder and decoder are tied.
+        sums: see above.
         start: first latent.
         stop: behind the last.
     """
-    for latent in range(start, stop):
-        decoding, encoding = as_decoder[latent], as_encoder[latent]
-        for place in range(bounds[latent], bounds[latent + 1]):
-            row, rank = rows[place], ranks[place]
-            value, slope = values[row, rank], of_values[row, rank]
-            arriving, embedding = from_level[level_of[rank], row], centered[row]
-            for axis in range(len(decoding)):
-                decoding[axis] += value * arriving[axis]
-            for axis in range(len(encoding)):
-                encoding[axis] += slope * embedding[axis]
-
-
-@jit(fastmath=_FAST)
-def gradient_of_tied_atoms(
-    bounds: np.ndarray,
-    rows: np.ndarray,
-    ranks: np.ndarray,
-    values: np.ndarray,
-    level_of: np.ndarray,
-    from_level: np.ndarray,
-    of_values: np.ndarray,
-    centered: np.ndarray,
-    sums: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
-    """`gradient_of_atoms` where encoder and decoder are one: a single sum, two entries at a time."""
     for latent in range(start, stop):
         total, place, end = sums[latent], bounds[latent], bounds[latent + 1]
         while place + 1 < end:

@@ -156,9 +156,10 @@ class CSRLoss(nn.Module):
             others = torch.ones(n, len(labels), dtype=torch.bool, device=own.device)
             others[torch.arange(n, device=own.device), own] = False
             positives = (batch.labels[:, None] == labels) & (batch.labels[:, None] >= 0) & others
-            return objectives.supervised_contrast(
-                inner_products(anchors, parts[0], hidden_dim), positives, others, temperature
-            )
+            # Processes may hold different numbers of rows with a positive.
+            with_positive = summed(positives.any(-1).sum()) / world
+            similarities = inner_products(anchors, parts[0], hidden_dim)
+            return objectives.supervised_contrast(similarities, positives, others, temperature, with_positive)
         candidates = parts[1:] or parts[:1]
         joined = candidates[0]
         if len(candidates) > 1:

@@ -62,7 +62,11 @@ def contrast(similarities: torch.Tensor, positives: torch.Tensor, temperature: f
 
 
 def supervised_contrast(
-    similarities: torch.Tensor, positives: torch.Tensor, others: torch.Tensor, temperature: float = 0.2
+    similarities: torch.Tensor,
+    positives: torch.Tensor,
+    others: torch.Tensor,
+    temperature: float = 0.2,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """mean_i -log(sum_{j in P_i} e^{s_ij / t} / sum_{j in O_i} e^{s_ij / t}), the sum inside (arXiv 2602.05735).
 
@@ -73,6 +77,7 @@ def supervised_contrast(
         positives: P, bool, shape (n, m), for example codes of the same class.
         others: O, bool, shape (n, m): what the positives compete with, themselves included; all but the code itself.
         temperature: t.
+        count: the number of rows with a positive, where these are only a part of what the mean is taken over.
     """
     logits = similarities / temperature
     counted = positives.any(-1)
@@ -80,7 +85,8 @@ def supervised_contrast(
         return similarities.sum() * 0
     logits, positives, others = logits[counted], positives[counted], others[counted]
     wanted = logits.masked_fill(~positives, -torch.inf).logsumexp(-1)
-    return (logits.masked_fill(~others, -torch.inf).logsumexp(-1) - wanted).mean()
+    total = (logits.masked_fill(~others, -torch.inf).logsumexp(-1) - wanted).sum()
+    return total / (counted.sum() if count is None else count)
 
 
 def similarity_distillation(

@@ -148,13 +148,15 @@ class _EncodeAndDecode(torch.autograd.Function):
         hidden_dim = len(weight)
         level_of = np.searchsorted(ends, np.arange(levels[-1]), side="right")
         lists = _kernels().by_latent(values, indices, hidden_dim)
-        shared = (*lists, values, level_of, arriving.numpy(), of_values, centered.numpy())
-        of_weight = torch.zeros_like(weight)
-        of_decoder = None if decoder is None else torch.zeros_like(decoder)
-        if of_decoder is None:
-            _share(_kernels().gradient_of_tied_atoms, hidden_dim, *shared, of_weight.numpy())
-        else:
-            _share(_kernels().gradient_of_atoms, hidden_dim, *shared, of_decoder.numpy(), of_weight.numpy())
+
+        def of_atoms(decoding: np.ndarray, encoding: np.ndarray) -> torch.Tensor:
+            sums = torch.zeros_like(weight)
+            arrays = decoding, level_of, arriving.numpy(), encoding, centered.numpy(), sums.numpy()
+            _share(_kernels().gradient_of_atoms, hidden_dim, *lists, *arrays)
+            return sums
+
+        of_decoder = None if decoder is None else of_atoms(values, np.zeros_like(values))
+        of_weight = of_atoms(values if decoder is None else np.zeros_like(values), of_values)
         of_latent_bias = torch.from_numpy(
             np.bincount(indices.ravel(), of_values.ravel(), hidden_dim).astype(np.float32)
         )

@@ -39,7 +39,7 @@ def make_accelerator(arguments: TrainingArguments, output_dir: Path) -> Accelera
         for package in _PACKAGES.get(name, (name,)):
             if importlib.util.find_spec(package) is None:
                 raise ImportError(f"`report_to` {name} needs the package {package}: pip install {package}")
-    if arguments.report_to:
+    if "wandb" in arguments.report_to:
         # Nothing leaves the machine unless the user has said so.
         os.environ.setdefault("WANDB_MODE", "offline")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != arguments.mixed_precision:

@@ -66,6 +66,7 @@ torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}")
 
 def make_trainer(folder, embeddings, batch_size, **settings):
     labels = np.arange(300) % 11
+    labels[:150] = -1  # Half of the rows have no class: processes hold different numbers of rows that count.
     data = [TrainingSource(embeddings[:300], positives=embeddings[300:], labels=labels)]
     arguments = {"max_steps": 20, "save_steps": 10, "logging_steps": 1, **EVERYTHING, **settings}
     head = make_head(dead_threshold=300)
@@ -127,7 +128,7 @@ def test_two_processes_train_like_one_with_their_batches_together(finished, tmp_
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64)
     alone.train(progress=False)
     for name, tensor in alone.model.state_dict().items():
-        torch.testing.assert_close(first[name], tensor, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3)
     curves = [[line["loss"] for line in log_of(folder)] for folder in (finished / "whole", tmp_path)]
     assert len(curves[0]) == 20
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
