@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ def evaluate(
     ks: Sequence[int] = (4, 8, 16, 32, 64),
     baselines: Sequence[str] = ("truncate", "pca", "int8", "binary", "pq"),
     two_stage: Sequence[str] = ("int8",),
+    query_k_factor: int | None = None,
+    candidates: int | None = None,
     output_dir: str | Path | None = None,
     submit_dir: str | Path | None = None,
     trained_on: Sequence[str] | None = None,
@@ -53,6 +56,8 @@ def evaluate(
         ks: active latents of a document.
         baselines: truncate, pca, int8, binary, pq.
         two_stage: copies of the embeddings that rank what CSR finds: int8, binary.
+        query_k_factor: in a search, queries keep this many times k; default as the run was measured.
+        candidates: documents that the first stage of a search hands to the second; default as the run was measured.
         output_dir: where results go; default `evaluation/` in the run, or `evaluation/<name>`.
         submit_dir: also lay out the results of a published head as the leaderboard wants them (`write_submission`).
         trained_on: tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown.
@@ -89,7 +94,7 @@ def evaluate(
         # What cannot be submitted is said before hours of work.
         published_meta(str(source), encoder, encoder.head.config.k)
     train = _train_embeddings(recipe, encoder.backbone, say, progress) if recipe else None
-    settings = recipe.evaluation if recipe else EvaluationArguments()
+    settings = _settings(recipe, query_k_factor=query_k_factor, candidates=candidates)
     began = time.perf_counter()
     methods = all_methods(
         encoder.head,
@@ -148,6 +153,17 @@ def _train_embeddings(
     return train[np.sort(rows)].astype(np.float32)
 
 
+def _settings(recipe: Recipe | None, **chosen: int | None) -> EvaluationArguments:
+    """Those of the run, and what the caller chose instead."""
+    settings = recipe.evaluation if recipe else EvaluationArguments()
+    for name, value in chosen.items():
+        if value is not None:
+            if value < 1:
+                raise ValueError(f"`{name}` ({value}) must be at least 1.")
+            settings = replace(settings, **{name: value})  # type: ignore[arg-type]
+    return settings
+
+
 def _trained_on(named: Sequence[str] | None, recipe: Recipe | None, tasks: dict[str, AbsTask]) -> set[str] | None:
     """What the caller names, and every task whose data set the run was trained on; None if nobody says anything."""
     sources = {source.source for source in recipe.data.sources or [recipe.data]} if recipe else set()
@@ -164,7 +180,8 @@ def _model_name(source: str | Path, recipe: Recipe | None) -> str:
 
 def _note(settings: EvaluationArguments) -> str:
     return (
-        f"retrieval: queries keep {settings.query_k_factor} x k latents; CSR: documents with least-squares values; "
+        f"retrieval: of a dense query, the {settings.query_k_factor} x k largest projections on atoms; CSR: the part "
+        "of the cosine with the decoded document that they make, documents with least-squares values; "
         f"CSR, decoded: documents by matching pursuit, the dense query against the best {settings.candidates} of them "
         f"decoded; CSR + int8, CSR + binary: the dense query against such copies of the best {settings.candidates}. "
         "Other tasks: CSR: plain codes on both sides; CSR, decoded: decoded codes on both sides; baselines: both "

@@ -107,6 +107,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> int:
         ks=options.k,
         baselines=options.baselines,
         two_stage=options.two_stage,
+        query_k_factor=options.query_k_factor,
+        candidates=options.candidates,
         output_dir=options.output_dir,
         submit_dir=options.submit_dir,
         trained_on=options.trained_on,

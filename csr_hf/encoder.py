@@ -201,7 +201,7 @@ def decode_codes(head: CSRModel, codes: SparseCodes) -> np.ndarray:
 
 
 def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> np.ndarray:
-    """||decode(z)|| of every code, float32, shape (n,): what the "self" second stage divides by."""
+    """||decode(z)|| of every code, float32, shape (n,): what an index divides by."""
     blocks = [block.norm(dim=-1).cpu().numpy() for block in _decoded_blocks(head, codes, batch_size)]
     return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
@@ -220,12 +220,12 @@ def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) 
 
 
 def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
-    """Dense queries seen from the latents, for `InvertedIndex.search(rescore="self")`; see `CSRModel.project`."""
+    """Dense queries seen from the latents, for an index with decoded norms; see `CSRModel.project`."""
     import torch
 
     with torch.inference_mode():
         latents, offset = head.project(_batch(head, embeddings, 0, len(embeddings)))
-    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy())
+    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
 
 
 def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:

@@ -71,6 +71,8 @@ def add_evaluate_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--two-stage", type=_names, default=["int8"], help="copies that rank what CSR finds (default: int8)"
     )
+    command.add_argument("--query-k-factor", type=int, help="queries keep this many times k (default: the run's)")
+    command.add_argument("--candidates", type=int, help="of the first stage, for the second (default: the run's)")
     command.add_argument("--submit-dir", type=Path, help="lay out results of a pushed model for the leaderboard")
     command.add_argument("--trained-on", type=_names, help="tasks whose data the head was trained on")
     command.add_argument("--output-dir", type=Path, help="where results go (default: evaluation/ in the run)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from csr_hf.encoder import CSREncoder, encode_embeddings, project_queries
+from csr_hf.encoder import CSREncoder, project_queries
 from csr_hf.recipe import EvaluationArguments, Recipe
 from csr_hf.search.index import InvertedIndex
 
@@ -78,13 +78,13 @@ class RunSearcher:
         """
         head = self.encoder.head
         query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
-        embedding = self.encoder.embed(question, prompt_name="query")
+        projections = project_queries(head, self.encoder.embed(question, prompt_name="query"))
         found = self.index.search(
-            encode_embeddings(head, embedding, query_k),
+            projections.codes(query_k),
             top_k,
             rescore="self",
             candidates=max(candidates or self.settings.candidates, top_k),
-            projections=project_queries(head, embedding),
+            projections=projections,
         )
         hits = []
         for position, score in zip(found.positions[0], found.scores[0], strict=True):

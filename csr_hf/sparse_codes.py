@@ -25,6 +25,24 @@ class QueryProjections(NamedTuple):
     """float32, shape (n, hidden_dim)."""
     offset: np.ndarray
     """float32, shape (n,)."""
+    head: str | None = None
+    """Fingerprint of the head."""
+
+    def codes(self, k: int) -> SparseCodes:
+        """The k largest projections as sparse queries, for an index built with decoded norms; negative ones are 0.
+
+        Raises:
+            ValueError: if `k` is not between 1 and hidden_dim.
+        """
+        dim = self.latents.shape[1]
+        if not 1 <= k <= dim:
+            raise ValueError(f"`k` ({k}) must be between 1 and the hidden_dim ({dim}).")
+        largest = np.argpartition(-self.latents, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(self.latents, largest, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        indices = np.take_along_axis(largest, order, axis=1).astype(index_dtype(dim))
+        values = np.maximum(np.take_along_axis(values, order, axis=1), 0).astype(np.float32)
+        return SparseCodes(indices, values, dim, self.head)
 
 
 class SparseCodes:

@@ -118,11 +118,27 @@ def test_norms_and_projections_score_like_decoding(embeddings, tied):
     norms = decoded_norms(head, codes, batch_size=7)
     np.testing.assert_allclose(norms, decoded.norm(dim=1), rtol=1e-5)
     queries = embeddings[40:50]
-    latents, offset = project_queries(head, queries)
+    latents, offset, fingerprint = project_queries(head, queries)
+    assert fingerprint == codes.head
     rows = codes.to_scipy().toarray()
     scores = (latents @ rows.T + offset[:, None]) / norms
     expected = torch.from_numpy(queries) @ torch.nn.functional.normalize(decoded, dim=1).T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_the_largest_projections_as_codes(embeddings):
+    head = make_head()
+    projections = project_queries(head, embeddings[:20])
+    codes = projections.codes(30)
+    assert (codes.dim, codes.k, codes.head) == (head.config.hidden_dim, 30, head_fingerprint(head))
+    expected = np.maximum(-np.sort(-projections.latents, axis=1)[:, :30], 0)
+    np.testing.assert_array_equal(codes.values, expected)
+    assert (expected == 0).any()
+    taken = np.take_along_axis(projections.latents, codes.indices.astype(int), 1)
+    np.testing.assert_array_equal(codes.values, np.maximum(taken, 0))
+    for k in (0, head.config.hidden_dim + 1):
+        with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1"):
+            projections.codes(k)
 
 
 def test_fingerprint_tells_heads_apart():

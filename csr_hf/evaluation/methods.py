@@ -118,13 +118,14 @@ class BaselineMethod(Method):
 
 
 class CSRMethod(Method):
-    """Sparse codes, compared with sparse codes by cosine.
+    """Sparse codes, compared with sparse codes by cosine, or in a search with the largest projections of the query.
 
     Args:
         head: the CSR head.
         k: active latents of a document.
         query_k_factor: a query keeps this many times k, at no cost in storage.
-        refine: how documents of a search are encoded, see `CSRModel.encode`; all else is encoded plainly.
+        refine: how documents of a search are encoded, see `CSRModel.encode`; all else is encoded plainly. False also
+            searches by cosine of plain codes, as sentence-transformers does with the head.
     """
 
     name = "CSR"
@@ -134,9 +135,9 @@ class CSRMethod(Method):
     ) -> None:
         self.head, self.k, self.refine = head, k, refine
         self.query_k = min(k * query_k_factor, head.config.hidden_dim)
-        self.bytes_per_vector = encode_embeddings(
-            head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16"
-        ).nbytes
+        code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
+        # A search divides by the norm of the code or of the decoded document, and keeps it.
+        self.bytes_per_vector = code.nbytes + _NORM_BYTES
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
         """Codes of unit norm, sparse."""
@@ -145,7 +146,7 @@ class CSRMethod(Method):
 
     def index(self, documents: np.ndarray) -> Searcher:
         """An inverted index."""
-        return InvertedSearcher(self.head, self._codes(documents), self.query_k)
+        return InvertedSearcher(self.head, self._codes(documents), self.query_k, decoded=bool(self.refine))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -153,6 +154,7 @@ class CSRMethod(Method):
         return {
             **super().settings,
             "query_k": self.query_k,
+            "query": "projections" if self.refine else "codes",
             "refine": str(self.refine),
             "head": head_fingerprint(self.head),
         }
@@ -176,8 +178,6 @@ class DecodedCSRMethod(CSRMethod):
     def __init__(self, head: CSRModel, k: int, *, query_k_factor: int = 1, candidates: int = 300) -> None:
         super().__init__(head, k, query_k_factor=query_k_factor, refine="pursuit")
         self.candidates = candidates
-        # A search divides by the norm of the decoded document, and keeps it.
-        self.bytes_per_vector += _NORM_BYTES
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray:
         """Decoded codes of unit norm, dense."""

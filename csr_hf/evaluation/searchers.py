@@ -14,7 +14,7 @@ from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
-    from csr_hf.sparse_codes import SparseCodes
+    from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 
 class Hits(NamedTuple):
@@ -62,31 +62,42 @@ class DenseSearcher(Searcher):
 
 
 class InvertedSearcher(Searcher):
-    """Cosines of codes through inverted lists; with `candidates`, rescored against the decoded documents.
+    """Codes in inverted lists, of documents that are compared by what they decode to or by their codes alone.
 
     Args:
-        head: encodes the queries.
+        head: of the codes.
         codes: of the documents.
         query_k: latents that a query keeps.
-        candidates: documents to rescore; None for none.
+        candidates: documents to rescore from all latents; None for none.
+        decoded: queries are the largest projections of the dense query, scores the share that these latents have in
+            its cosine with the decoded document. If not, queries are codes and scores their cosines, as
+            sentence-transformers compares; there is no rescoring.
     """
 
-    def __init__(self, head: CSRModel, codes: SparseCodes, query_k: int, candidates: int | None = None) -> None:
+    def __init__(
+        self,
+        head: CSRModel,
+        codes: SparseCodes,
+        query_k: int,
+        candidates: int | None = None,
+        *,
+        decoded: bool = True,
+    ) -> None:
         self.head, self.codes, self.query_k, self.candidates = head, codes, query_k, candidates
-        norms = decoded_norms(head, codes) if candidates else None
-        self.inverted = InvertedIndex.build(codes, decoded_norms=norms)
+        self.norms = decoded_norms(head, codes) if decoded else None
+        self.inverted = InvertedIndex.build(codes, decoded_norms=self.norms)
 
     def find(self, queries: np.ndarray, top_k: int) -> Hits:
-        """Documents that share a latent with the query, by cosine of codes; -1 where there are fewer."""
-        found = self.inverted.search(encode_embeddings(self.head, queries, self.query_k), top_k)
+        """Documents that share a latent with the query, by codes alone; -1 where there are fewer."""
+        found = self.inverted.search(self._codes(queries), top_k)
         return Hits(found.positions, found.scores)
 
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
         """As `Searcher.search`."""
         if self.candidates is None:
             return _filled(self.find(queries, top_k), len(self.codes))
-        codes = encode_embeddings(self.head, queries, self.query_k)
-        projections = project_queries(self.head, unit_rows(queries))
+        projections = self._projections(queries)
+        codes = projections.codes(self.query_k)
         depth = min(top_k, self.candidates)
         found = self.inverted.search(codes, depth, rescore="self", candidates=self.candidates, projections=projections)
         return Hits(found.positions, found.scores)
@@ -96,9 +107,19 @@ class InvertedSearcher(Searcher):
         chosen = self.codes[positions]
         if self.candidates is not None:
             return unit_rows(decode_codes(self.head, chosen)) @ unit_rows(query[None])[0]
-        wanted = encode_embeddings(self.head, query[None], self.query_k).normalize().to_scipy()
-        documents = chosen.astype("float32").normalize().to_scipy()
-        return np.asarray((documents @ wanted.T).todense()).ravel()
+        wanted, chosen = self._codes(query[None]), chosen.astype("float32")
+        if self.norms is None:
+            return (chosen.normalize().to_scipy() @ wanted.normalize().to_scipy().T).toarray().ravel()
+        parts, norms = (chosen.to_scipy() @ wanted.to_scipy().T).toarray().ravel(), self.norms[positions]
+        return np.divide(parts, norms, out=np.zeros_like(parts), where=norms > 0)
+
+    def _codes(self, queries: np.ndarray) -> SparseCodes:
+        if self.norms is None:
+            return encode_embeddings(self.head, queries, self.query_k)
+        return self._projections(queries).codes(self.query_k)
+
+    def _projections(self, queries: np.ndarray) -> QueryProjections:
+        return project_queries(self.head, unit_rows(queries))
 
 
 class TwoStageSearcher(Searcher):

@@ -7,12 +7,12 @@ import numpy as np
 from csr_hf.jit import from_half, jit
 
 LEVELS = 255
-"""Steps of an eight-bit posting value; 1.0 is the largest component of a unit vector."""
+"""Steps of an eight-bit posting value; 1.0 is the largest there can be."""
 
 
 @jit()
-def inverse_norms(values: np.ndarray) -> np.ndarray:
-    """1 / Euclidean norm of every row, float32; 0 for a row of zeros.
+def norms(values: np.ndarray) -> np.ndarray:
+    """Euclidean norm of every row, float32.
 
     Args:
         values: bits of float16 values, uint16, shape (n, k).
@@ -24,8 +24,7 @@ def inverse_norms(values: np.ndarray) -> np.ndarray:
         for j in range(k):
             value = np.float64(from_half(values[row, j]))
             total += value * value
-        if total > 0.0:
-            result[row] = np.float32(1.0 / np.sqrt(total))
+        result[row] = np.float32(np.sqrt(total))
     return result
 
 
@@ -59,10 +58,10 @@ def fill_postings(
     Args:
         indices: latents of the block's documents, shape (length, k).
         values: bits of their float16 values, uint16, shape (length, k).
-        scale: their inverse norms, float32, shape (length,).
+        scale: what makes vectors of them, none longer than 1; float32, shape (length,).
         starts: first posting of every list of the block, and the end of the last; int64, shape (dim + 1,).
         documents: of the whole index; receives places within the block, uint16, shape (postings,).
-        weights: of the whole index; receives unit-norm values in steps of 1/255, rounded up, uint8.
+        weights: of the whole index; receives scaled values in steps of 1/255, rounded up, uint8.
     """
     length, k = indices.shape
     cursor = starts[:-1].copy()

@@ -13,15 +13,40 @@ from csr_hf.threads import available_threads, run
 
 _FLOAT16_INFINITY = 0x7C00
 _NEGATIVE_ZERO = 0x8000
+_CHUNK = 65_536
+
+
+def scales(values: np.ndarray, decoded_norms: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """What to multiply codes by so that none is longer than 1, and what to multiply scores by to undo a part of it.
+
+    Codes are divided by their norms, or by those of the decoded documents, which may be smaller: then all of them
+    also by the largest quotient of the two.
+
+    Returns:
+        float32, shape (n,), 0 for codes or documents of norm 0; and the quotient, 1 without decoded norms.
+    """
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(values), _CHUNK)]
+    own = np.concatenate(
+        [
+            np.zeros(0, np.float32),
+            *run(lambda rows: building.norms(values[rows]), [(c,) for c in chunks], available_threads()),
+        ]
+    )
+    divisors = own if decoded_norms is None else decoded_norms
+    scale = np.divide(np.float32(1), divisors, out=np.zeros_like(own), where=divisors > 0)
+    if decoded_norms is None:
+        return scale, 1.0
+    longest = float((own * scale).max(initial=0)) or 1.0
+    return scale / np.float32(longest), longest
 
 
 def build_lists(
-    indices: np.ndarray, values: np.ndarray, dim: int, block_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Inverse norms and posting lists of documents, in parallel over the blocks.
+    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, dim: int, block_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Posting lists of documents, in parallel over the blocks.
 
     Returns:
-        list starts (blocks, dim + 1), inverse norms (n,), documents and weights of all postings.
+        list starts (blocks, dim + 1), documents and weights of all postings.
 
     Raises:
         ValueError: for a document that names a latent twice.
@@ -29,10 +54,8 @@ def build_lists(
     n, threads = len(indices), available_threads()
     blocks = [(block, slice(block * block_size, (block + 1) * block_size)) for block in range(-(-n // block_size))]
     starts = np.zeros((len(blocks), dim + 1), np.int64)
-    scale = np.zeros(n, np.float32)
 
     def count(block: int, rows: slice) -> None:
-        scale[rows] = building.inverse_norms(values[rows])
         building.count_postings(indices[rows], values[rows], starts[block, 1:])
         np.cumsum(starts[block], out=starts[block])
 
@@ -48,7 +71,7 @@ def build_lists(
         if repeated >= 0:
             row = block * block_size + repeated
             raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
-    return starts, scale, documents, weights
+    return starts, documents, weights
 
 
 def storable(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +138,7 @@ def check_loaded(arrays: dict[str, np.ndarray], dim: int, block_size: int, folde
     n, total = len(indices), len(arrays["documents"])
     sound = (
         arrays["values"].shape == indices.shape
-        and arrays["inverse_norms"].shape == (n,)
+        and arrays["scale"].shape == (n,)
         and starts.shape == (-(-n // block_size), dim + 1)
         and arrays["weights"].shape == (total,)
         and (not indices.size or 0 <= int(indices.min()) <= int(indices.max()) < dim)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from csr_hf.search import kernels, storage
-from csr_hf.search.documents import build_lists, check_loaded, checked_ids, checked_norms, storable
+from csr_hf.search.documents import build_lists, check_loaded, checked_ids, checked_norms, scales, storable
 from csr_hf.search.queries import PreparedQueries, checked_projections, prepare_queries
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import available_threads, run
@@ -34,14 +34,18 @@ class SearchResult(NamedTuple):
 class InvertedIndex:
     """Documents by latent; made by `InvertedIndex.build` or `InvertedIndex.load`.
 
-    Ranking is exact over the stored codes: the score of a document is the cosine of the query's code and the
-    document's float16 code, `sum_j q_j z_dj / ||z_d||` with q of unit norm, added up in float32. No document is
-    skipped that would rank among the best, and a document that shares no latent with the query is no hit.
+    Ranking is exact over the stored codes, float16: the score of a document is the cosine of the query's code and its
+    own, `sum_j q_j z_dj / (||q|| ||z_d||)`, added up in float32. Where the index knows the norms of the decoded
+    documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense query for q (see
+    `QueryProjections.codes`), the part of the dense query's cosine with the decoded document that these latents make.
+    No document is skipped that would rank among the best, and one that shares no latent with the query is no hit.
 
     An index is immutable and may be searched from several threads at once.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], dim: int, block_size: int, head: str | None) -> None:
+    def __init__(
+        self, arrays: dict[str, np.ndarray], dim: int, block_size: int, head: str | None, longest: float | None
+    ) -> None:
         for array in arrays.values():
             array.flags.writeable = False
         # numba compiles anew for a subclass of ndarray, so memory maps are seen as plain arrays over the same pages.
@@ -49,6 +53,7 @@ class InvertedIndex:
         self._dim = dim
         self._block_size = block_size
         self._head = head
+        self._longest = longest
 
     @classmethod
     def build(
@@ -64,8 +69,9 @@ class InvertedIndex:
         Args:
             codes: of the documents, not normalised; values are stored as float16.
             ids: unique integers or strings, one a document; default 0 to n - 1.
-            decoded_norms: ||decode(z)|| of every document, float32, shape (n,), for `rescore="self"`; see
-                `csr_hf.encoder.decoded_norms`. Compute them from the same codes, best with float16 values.
+            decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
+                `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`. Compute them from the same codes, best with
+                float16 values.
             block_size: documents of a block, 1 to 65,536; default 32,768.
 
         Raises:
@@ -78,20 +84,20 @@ class InvertedIndex:
         if len(codes) > np.iinfo(np.int32).max:
             raise ValueError(f"`codes` holds {len(codes)} documents, an index at most 2,147,483,647. Build several.")
         indices, values = storable(codes)
-        starts, scale, documents, weights = build_lists(indices, values, codes.dim, block_size)
+        norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
+        scale, longest = scales(values, norms)
+        starts, documents, weights = build_lists(indices, values, scale, codes.dim, block_size)
         arrays = {
             "indices": indices,
             "values": values,
-            "inverse_norms": scale,
+            "scale": scale,
             "starts": starts,
             "documents": documents,
             "weights": weights,
         }
         if ids is not None:
             arrays["ids"] = checked_ids(ids, len(codes))
-        if decoded_norms is not None:
-            arrays["decoded_norms"] = checked_norms(decoded_norms, len(codes))
-        return cls(arrays, codes.dim, block_size, codes.head)
+        return cls(arrays, codes.dim, block_size, codes.head, None if norms is None else longest)
 
     def search(
         self,
@@ -110,7 +116,7 @@ class InvertedIndex:
             codes: of the queries, by the head that made the documents' codes; they may keep more latents.
             top_k: hits of a query.
             query_k: latents of a query to use; default all of `codes`.
-            rescore: None ranks by cosine of codes. "self" takes the best `candidates` of that ranking and scores
+            rescore: None ranks by codes alone. "self" takes the best `candidates` of that ranking and scores
                 them by <x_q, decode(z_d)> / ||decode(z_d)||: cosines if the embeddings x_q are of unit norm.
             candidates: documents to rescore, at least `top_k`; unused without `rescore`.
             projections: of the dense queries, for `rescore="self"`; see `csr_hf.encoder.project_queries`.
@@ -123,11 +129,16 @@ class InvertedIndex:
         depth = self._checked_depth(codes, top_k, rescore, candidates)
         threads = _checked_threads(threads)
         if rescore == "self":
-            projections = checked_projections(projections, len(codes), self._dim, "decoded_norms" in self._arrays)
-        keys = self._first_stage(prepare_queries(codes, query_k), depth, threads)
+            projections = checked_projections(projections, len(codes), self._dim, self._longest is not None)
+        queries = prepare_queries(codes, query_k)
+        keys = self._first_stage(queries, depth, threads)
         if rescore == "self" and projections is not None:
             keys = self._rescore_self(keys, top_k, projections, threads)
         scores, positions = kernels.split_keys(keys)
+        if self._longest is not None:
+            scores *= np.float32(self._longest)
+            if rescore is None:
+                scores *= queries.norms[:, None]
         return SearchResult(self._ids_of(positions), scores, positions)
 
     def _checked_depth(self, codes: SparseCodes, top_k: int, rescore: str | None, candidates: int) -> int:
@@ -150,7 +161,7 @@ class InvertedIndex:
         return candidates
 
     def _first_stage(self, queries: PreparedQueries, depth: int, threads: int) -> np.ndarray:
-        """Keys of the best `depth` documents by cosine of codes, shape (n_queries, depth), best first."""
+        """Keys of the best `depth` documents by codes alone, shape (n_queries, depth), best first."""
         n_queries, found = len(queries.units), min(depth, len(self))
         best = np.zeros((n_queries, depth), np.uint64)
         if not n_queries or not found:
@@ -161,11 +172,11 @@ class InvertedIndex:
         group = min(kernels.GROUP, -(-n_queries * parts // threads))
         keys = np.zeros((parts, n_queries, found), np.uint64)
         lists = (self._arrays["starts"], self._arrays["documents"], self._arrays["weights"])
-        stored = (*self._codes(), self._arrays["inverse_norms"])
+        stored = (*self._codes(), self._arrays["scale"])
 
         def search(first: int, part: int) -> None:
             rows = slice(first, first + group)
-            chosen = tuple(array[rows] for array in queries)
+            chosen = tuple(array[rows] for array in queries[:5])
             ends = part * blocks // parts, (part + 1) * blocks // parts
             kernels.search_blocks(lists, stored, chosen, self._block_size, *ends, keys[part, rows])
 
@@ -182,11 +193,11 @@ class InvertedIndex:
         offsets = _frozen(projections.offset, np.float32)
         positions = _frozen(kernels.split_keys(keys)[1], np.int64)
         best = np.zeros((len(keys), top_k), np.uint64)
-        norms = self._arrays["decoded_norms"]
+        stored = (*self._codes(), self._arrays["scale"])
 
         def rescore(first: int) -> None:
             rows = slice(first, first + kernels.GROUP)
-            kernels.rescore_self(self._codes(), norms, latents[rows], offsets[rows], positions[rows], best[rows])
+            kernels.rescore_self(stored, latents[rows], offsets[rows], positions[rows], best[rows])
 
         run(rescore, [(first,) for first in range(0, len(keys), kernels.GROUP)], threads)
         return best
@@ -212,7 +223,7 @@ class InvertedIndex:
             ValueError: if the path holds something that is not an index; it is left alone.
             OSError: if writing fails; nothing is left behind and an index already there stays.
         """
-        settings = {"dim": self._dim, "block_size": self._block_size, "head": self._head, "documents": len(self)}
+        settings = {"dim": self._dim, "block_size": self._block_size, "head": self._head, "longest": self._longest}
         storage.save_folder(folder, self._arrays, settings)
 
     @classmethod
@@ -231,10 +242,10 @@ class InvertedIndex:
         arrays, settings = storage.load_folder(folder, mmap=mmap)
         if not mmap:
             check_loaded(arrays, settings["dim"], settings["block_size"], folder)
-        return cls(arrays, settings["dim"], settings["block_size"], settings["head"])
+        return cls(arrays, settings["dim"], settings["block_size"], settings["head"], settings["longest"])
 
     def __len__(self) -> int:
-        return len(self._arrays["inverse_norms"])
+        return len(self._arrays["scale"])
 
     def __repr__(self) -> str:
         return (

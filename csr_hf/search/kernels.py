@@ -201,7 +201,7 @@ def _scan(
         latents: the query's latents.
         query: its unit-norm values.
         dense: zeros, float32, shape (dim,).
-        codes: indices, values and inverse norms of all documents.
+        codes: indices, values and scales of all documents.
         heap: exact keys of the query, shape (top_k,).
     """
     top_k, slack, units = limits
@@ -242,7 +242,7 @@ def search_blocks(
 
     Args:
         lists: starts (blocks, dim + 1), documents and weights (postings,), see `fill_postings`.
-        codes: indices and values (bits of float16) of shape (n, k), inverse norms of shape (n,).
+        codes: indices and values (bits of float16) of shape (n, k), scales of shape (n,).
         queries: of the group, see `csr_hf.search.queries.PreparedQueries`.
         block_size: documents of a block.
         first_block: where the range begins.
@@ -278,8 +278,7 @@ def search_blocks(
 
 @jit()
 def rescore_self(
-    codes: tuple[np.ndarray, np.ndarray],
-    norms: np.ndarray,
+    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
     latents: np.ndarray,
     offsets: np.ndarray,
     positions: np.ndarray,
@@ -288,21 +287,21 @@ def rescore_self(
     """Score dense queries against decoded documents.
 
     Args:
-        codes: indices and values (bits of float16) of shape (n, k).
-        norms: of the decoded documents, float32, shape (n,). A document of norm 0 is no hit.
+        codes: indices and values (bits of float16) of shape (n, k), and what the scores of each document are
+            multiplied by, float32, shape (n,). A document of scale 0 is no hit.
         latents: projections of the queries, float32, shape (queries, dim).
         offsets: float32, shape (queries,).
         positions: candidates, int64, shape (queries, candidates); -1 for none.
         keys: zeros, uint64, shape (queries, top_k); receives the keys, best first.
     """
-    indices, values = codes
+    indices, values, scale = codes
     for q in range(positions.shape[0]):
         size = 0
         for i in range(positions.shape[1]):
             row = positions[q, i]
-            if row >= 0 and norms[row] > 0:
+            if row >= 0 and scale[row] > 0:
                 total = np.float32(0)
                 for j in range(indices.shape[1]):
                     total += latents[q, indices[row, j]] * from_half(values[row, j])
-                size = _offer(keys[q], size, _make_key((total + offsets[q]) / norms[row], row))
+                size = _offer(keys[q], size, _make_key((total + offsets[q]) * scale[row], row))
         _sort_heap(keys[q], size)

@@ -26,15 +26,17 @@ class PreparedQueries(NamedTuple):
     """Accumulator units of a score of 1, float32, shape (n,)."""
     slack: np.ndarray
     """Units by which an accumulator may exceed the true score, int64, shape (n,)."""
+    norms: np.ndarray
+    """Of the codes as they came, float32, shape (n,)."""
 
 
 def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
     """Normalise and check the codes of queries.
 
-    A posting holds ceil(255 u) for a component u of a unit vector, and adds floor(step * that / 256) + 1 where
-    step = ceil(w * units * 256 / 255). That is more than w * u * units and at most w * units / 255 + 2 above it.
+    A posting holds ceil(255 u) for a component u of a vector no longer than 1, and adds floor(step * that / 256) + 1
+    where step = ceil(w * units * 256 / 255). That is more than w * u * units and at most w * units / 255 + 2 above it.
     Summed over the latents of a query: the slack. `units` is the largest scale at which 16 bits cannot overflow,
-    given that the cosine is at most 1.
+    given that no score is above 1.
 
     Args:
         codes: of the queries.
@@ -58,8 +60,14 @@ def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
     # Two more than the bound above, for the rounding of float32.
     slack = np.ceil(units * spread) + 2 * codes.k + 2
     steps = np.ceil(values * units[:, None] * (LEVELS + 1) / LEVELS)
-    arrays = (np.array(codes.indices, order="C"), values, steps.astype(np.uint16), units.astype(np.float32), slack)
-    prepared = PreparedQueries(*arrays[:4], arrays[4].astype(np.int64))
+    prepared = PreparedQueries(
+        np.array(codes.indices, order="C"),
+        values,
+        steps.astype(np.uint16),
+        units.astype(np.float32),
+        slack.astype(np.int64),
+        norms[:, 0].astype(np.float32),
+    )
     for array in prepared:
         array.flags.writeable = False
     return prepared

@@ -13,7 +13,7 @@ import numpy as np
 from csr_hf.atomic import written_whole
 
 FORMAT = "csr_hf.inverted_index"
-VERSION = 1
+VERSION = 2
 _MANIFEST = "manifest.json"
 
 

@@ -6,6 +6,7 @@ import math
 import mteb
 import numpy as np
 import pytest
+import torch
 from mteb.mocks import MOCK_TASK_TEST_GRID
 from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
@@ -135,34 +136,39 @@ def searched(backbone):
     return documents, queries
 
 
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def codes_of(method, embeddings, k, refine=False):
+    values, indices = method.head.encode(torch.from_numpy(np.ascontiguousarray(embeddings)), k, refine=refine)
+    return torch.zeros(len(values), method.head.config.hidden_dim).scatter(1, indices, values).detach().numpy()
+
+
+def searched_codes(method, documents, queries, refine):
+    """Codes as they are stored, what they decode to, and the largest projections of the queries."""
+    stored = codes_of(method, documents, method.k, refine).astype(np.float16).astype(np.float32)
+    atoms = method.head.encoder.weight.detach().numpy()
+    projections = unit(queries) @ atoms.T
+    kept = -np.sort(-projections, axis=1)[:, [method.query_k - 1]]
+    asked = np.where(projections >= np.maximum(kept, 0), projections, 0)
+    return stored, stored @ atoms + method.head.pre_bias.detach().numpy(), asked
+
+
 def written_out(method, documents, queries):
-    """Scores of all pairs, from the definition of each method."""
-
-    def unit(x):
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-    def codes(x, k, refine=False):
-        import torch
-
-        values, indices = method.head.encode(torch.from_numpy(np.ascontiguousarray(x)), k, refine=refine)
-        dense = torch.zeros(len(x), method.head.config.hidden_dim).scatter(1, indices, values)
-        return dense.detach().half().float().numpy() if refine else dense.detach().numpy()
-
-    def candidates(scores, refine):
-        """Documents that share no latent with a query are none."""
-        shared = codes(queries, method.query_k) @ codes(documents, method.k, refine).T > 0
-        return np.where(shared, scores, -9)
-
+    """Scores of all pairs, from the definition of each method; -9 for those without a latent in common."""
     if isinstance(method, DecodedCSRMethod):
-        stored = codes(documents, method.k, "pursuit")
-        decoded = stored @ method.head.encoder.weight.detach().numpy() + method.head.pre_bias.detach().numpy()
-        return candidates(unit(queries) @ unit(decoded).T, "pursuit")
+        stored, decoded, asked = searched_codes(method, documents, queries, "pursuit")
+        return np.where(asked @ stored.T > 0, unit(queries) @ unit(decoded).T, -9)
     if isinstance(method, TwoStageMethod):
+        stored, _, asked = searched_codes(method, documents, queries, True)
         copy = method.copy.baseline
-        copies = copy.queries(unit(queries)) @ copy.documents(unit(documents)).T
-        return candidates(copies, True)
+        return np.where(asked @ stored.T > 0, copy.queries(unit(queries)) @ copy.documents(unit(documents)).T, -9)
+    if isinstance(method, CSRMethod) and method.refine:
+        stored, decoded, asked = searched_codes(method, documents, queries, True)
+        return asked @ stored.T / np.linalg.norm(decoded, axis=1)
     if isinstance(method, CSRMethod):
-        return unit(codes(queries, method.query_k)) @ unit(codes(documents, method.k, True)).T
+        return unit(codes_of(method, queries, method.query_k)) @ unit(codes_of(method, documents, method.k)).T
     if isinstance(method, BaselineMethod):
         return method.baseline.queries(unit(queries)) @ method.baseline.documents(unit(documents)).T
     return unit(queries) @ unit(documents).T
@@ -178,6 +184,7 @@ def test_every_method_searches_and_scores_as_it_is_defined(head, searched):
         two_stage=["int8", "binary"],
         candidates=100,
     )
+    methods.append(CSRMethod(head, 8, refine=False))
     assert len({str(method.settings) for method in methods}) == len(methods)
     for method in methods:
         searcher = method.index(documents)
@@ -195,15 +202,15 @@ def test_bytes_are_those_that_are_stored(head, searched):
     # Two bytes for an index of 1,536, two for a value, four for a norm.
     assert sizes == {
         ("dense", None): 1536,
-        ("CSR", 8): 32,
+        ("CSR", 8): 36,
         ("CSR, decoded", 8): 36,
-        ("CSR + int8", 8): 32 + 384,
+        ("CSR + int8", 8): 36 + 384,
         ("truncation", None): 36,
         ("PCA", None): 36,
         ("int8", None): 384,
         ("binary", None): 48,
     }
-    assert CSRMethod(make_head(hidden_dim=100_000, k=8), 8).bytes_per_vector == 48
+    assert CSRMethod(make_head(hidden_dim=100_000, k=8), 8).bytes_per_vector == 52
 
 
 def test_without_training_embeddings_fitted_baselines_are_left_out(head):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.encoder import encode_embeddings
+from csr_hf.encoder import encode_embeddings, project_queries
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
@@ -27,12 +27,13 @@ def test_sparse_rows_equal_a_search_written_out(measured):
     for k in (2, 5):
         stored = encode_embeddings(head, documents, k, refine=True, dtype="float16")
         codes = stored.to_scipy().toarray()
-        asked = encode_embeddings(head, queries, 3 * k).to_scipy().toarray()
-        norms = np.linalg.norm(codes, axis=1, keepdims=True)
-        found = top_neighbors(asked, codes / np.where(norms > 0, norms, 1))
+        atoms, bias = head.encoder.weight.detach().numpy(), head.pre_bias.detach().numpy()
+        asked = queries @ atoms.T
+        asked = np.where(asked >= np.maximum(-np.sort(-asked, axis=1)[:, [3 * k - 1]], 0), asked, 0)
+        found = top_neighbors(asked, codes / np.linalg.norm(codes @ atoms + bias, axis=1, keepdims=True))
         assert rows[NDCG, "CSR", k].score == pytest.approx(ndcg_at(found, np.arange(200)), abs=1e-3)
         assert rows[RECALL, "CSR", k].score == pytest.approx(neighbor_recall(found, neighbors), abs=1e-3)
-        assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k
+        assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k + 4
 
 
 def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
@@ -42,7 +43,7 @@ def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
         arrays = torch.from_numpy(stored.values.astype(np.float32)), torch.from_numpy(stored.indices.astype(np.int64))
         decoded = torch.nn.functional.normalize(head.decode(*arrays).detach(), dim=1).numpy()
         # Documents that share no latent with the query are no candidates.
-        asked = encode_embeddings(head, queries, min(40, 3 * k)).to_scipy()
+        asked = project_queries(head, queries).codes(min(40, 3 * k)).to_scipy()
         scores = np.where((asked @ stored.to_scipy().T).toarray() > 0, queries @ decoded.T, -2)
         found = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         row = rows[NDCG, "CSR, decoded", k]
@@ -63,7 +64,7 @@ def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
 def test_two_stages_rank_by_the_copy_and_cost_both(measured):
     rows = measured[3]
     row = rows[NDCG, "CSR + int8", 5]
-    assert row.bytes_per_vector == 4 * 5 + 12
+    assert row.bytes_per_vector == 4 * 5 + 4 + 12
     # With all documents as candidates nothing but int8 decides, but for documents that share no latent.
     assert row.score == pytest.approx(rows[NDCG, "int8", None].score, abs=0.05)
 

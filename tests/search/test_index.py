@@ -26,8 +26,8 @@ def random_codes(n, k, dim, seed, head=None, levels=None):
 def brute_force(documents, queries, top_k):
     """Cosines in float32, added in the order of the stored values; scores and positions, padded."""
     values = documents.values.astype(np.float32)
-    norms = np.sqrt((values.astype(np.float64) ** 2).sum(1))
-    scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0).astype(np.float32)
+    norms = np.sqrt((values.astype(np.float64) ** 2).sum(1)).astype(np.float32)
+    scale = np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)
     raw = queries.values.astype(np.float64)
     lengths = np.sqrt((raw**2).sum(1, keepdims=True))
     unit = (raw / np.where(lengths > 0, lengths, 1)).astype(np.float32)
@@ -162,6 +162,32 @@ def test_self_rescoring_is_the_cosine_of_query_and_decoded_document(modelled, th
     np.testing.assert_array_equal(result.positions, np.take_along_axis(first, order, 1))
 
 
+def test_with_decoded_norms_scores_are_parts_of_the_cosine_with_the_decoded_document(modelled):
+    head, dense, documents, index = modelled
+    projections = project_queries(head, dense)
+    queries = projections.codes(16)
+    result = index.search(queries, 10)
+    rows = documents.astype("float32").to_scipy()
+    norms = decoded_norms(head, documents)
+    scores = (queries.to_scipy() @ rows.T).toarray() / norms
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    np.testing.assert_allclose(result.scores, np.take_along_axis(scores, order, 1), atol=1e-5)
+    np.testing.assert_array_equal(result.positions, order)
+
+
+def test_documents_far_longer_than_their_decoding_keep_the_order_exact():
+    """Codes may be longer than what they decode to: lists hold them scaled down, scores are not."""
+    documents, queries = random_codes(2_000, 8, 100, 21), random_codes(20, 30, 100, 22)
+    norms = np.random.default_rng(23).uniform(0.01, 3, 2_000).astype(np.float32)
+    norms[7] = 0
+    result = InvertedIndex.build(documents, decoded_norms=norms, block_size=333).search(queries, 10)
+    scores = (queries.to_scipy() @ documents.astype("float32").to_scipy().T).toarray()
+    scores = np.divide(scores, norms, out=np.zeros_like(scores), where=norms > 0)
+    np.testing.assert_allclose(result.scores, -np.sort(-scores, axis=1)[:, :10], rtol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(scores, result.positions, 1), result.scores, rtol=1e-4)
+    assert 7 not in result.positions
+
+
 def test_self_rescoring_orders_negative_scores():
     documents = SparseCodes(np.array([[0], [1], [2]]), np.ones((3, 1)), 3)
     queries = SparseCodes(np.array([[0, 1, 2]]), np.array([[3.0, 2.0, 1.0]]), 3)
@@ -196,8 +222,8 @@ def test_statistics():
     index = InvertedIndex.build(documents, ["x", "y"], decoded_norms=np.ones(2))
     assert (len(index), index.k, index.dim, index.head) == (2, 2, 3, "abc")
     assert index.postings_per_query == pytest.approx(1 + 0.25 + 0.25)
-    # Two latents: 2 + 2 bytes in the code, 2 + 1 in the lists; two norms; half of a table of four starts.
-    assert index.bytes_per_vector == 2 * (4 + 3) + 8 + 16
+    # Two latents: 2 + 2 bytes in the code, 2 + 1 in the lists; a scale; half of a table of four starts.
+    assert index.bytes_per_vector == 2 * (4 + 3) + 4 + 16
     assert index.nbytes == 2 * index.bytes_per_vector + 8
     assert "n=2, k=2, dim=3" in repr(index)
 

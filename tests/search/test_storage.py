@@ -118,7 +118,7 @@ def test_load_errors(saved, tmp_path):
         InvertedIndex.load(tmp_path / "foreign")
 
 
-@pytest.mark.parametrize("name", ["indices", "values", "inverse_norms", "starts", "documents", "weights", "ids"])
+@pytest.mark.parametrize("name", ["indices", "values", "scale", "starts", "documents", "weights", "ids"])
 def test_truncated_or_missing_file(saved, name):
     path = saved / f"{name}.npy"
     path.write_bytes(path.read_bytes()[:-1])
