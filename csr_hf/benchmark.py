@@ -55,7 +55,7 @@ def evaluate(
         tasks: names of mteb, `Name`, `Name:subset` or `Name:subset:split`.
         ks: active latents of a document.
         baselines: truncate, pca, int8, binary, pq.
-        two_stage: copies of the embeddings that rank what CSR finds: int8, binary.
+        two_stage: copies of the embeddings that rank what CSR finds: binary, int8, float16.
         query_k_factor: in a search, queries keep this many times k; default as the run was measured.
         candidates: documents that the first stage of a search hands to the second; default as the run was measured.
         output_dir: where results go; default `evaluation/` in the run, or `evaluation/<name>`.

@@ -79,9 +79,14 @@ _EXAMPLES = {
   csr-hf import ckpt/CSR_topk_32/checkpoint_9.pth imported
   csr-hf import checkpoint.safetensors imported --k 32
 """,
+    "index": """
+  csr-hf index --corpus docs.parquet --text-column body --head runs/quickstart --output-dir runs/docs
+  csr-hf index --corpus docs.parquet --head user/minilm-csr --index.copies '[binary]'
+""",
     "search": """
   csr-hf search runs/quickstart "how do I read a file line by line"
   csr-hf search runs/quickstart "invert a matrix" --top-k 3 --candidates 300
+  csr-hf search runs/quickstart
 """,
     "info": """
   csr-hf info runs/quickstart
@@ -179,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_push_flags(push)
     flags.add_publishing_flags(add("card", commands.card, "write the model card of a run, and the files it quotes"))
     flags.add_import_flags(add("import", commands.import_head, "turn a head that others saved into one of csr_hf"))
+    add("index", commands.index, "index a corpus with a head that was trained before", takes_recipe=True)
     flags.add_search_flags(add("search", commands.search, "ask a finished run"))
     info = add("info", commands.info, "say what a run, model, index, cache or file of codes holds")
     info.add_argument("path", type=Path, help="folder or file")

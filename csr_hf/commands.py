@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,13 +255,37 @@ def import_head(options: argparse.Namespace, console: Console) -> None:
 
 
 def search(options: argparse.Namespace, console: Console) -> None:
-    """Ask a finished run."""
+    """Ask a finished run: the questions given, or one after the other as they are typed."""
     from csr_hf.run_searcher import RunSearcher
 
     searcher = RunSearcher.load(options.run, device=options.device)
-    for question in options.question:
+    if not options.question:
+        console.print(f"{len(searcher.index):,} documents. Type a question; an empty line ends.", highlight=False)
+    for question in options.question or _typed(console):
+        began = time.perf_counter()
         hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
-        _print_hits(console, question, hits)
+        _print_hits(console, question, hits, 1000 * (time.perf_counter() - began))
+
+
+def _typed(console: Console) -> Iterator[str]:
+    """Lines from the terminal or a pipe, up to an empty one."""
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+def index(options: argparse.Namespace, console: Console) -> None:
+    """Index a corpus with a head that was trained before."""
+    from csr_hf import pipeline
+
+    recipe = recipe_of(options)
+    pipeline.index(recipe, say=_say(console), progress=not options.no_progress)
+    console.print(f"\nAsk it:\n  csr-hf search {recipe.output_dir}", markup=False, highlight=False, soft_wrap=True)
 
 
 def info(options: argparse.Namespace, console: Console) -> None:
@@ -301,8 +327,15 @@ def _how_to_load(name: str, full: bool, revision: str | None = None) -> str:
     return "\n".join(f"  {call:{width}}  # {library}" for call, library in doors.items())
 
 
-def _print_hits(console: Console, question: str, hits: list) -> None:
-    console.print(f"\n[bold]{question}[/bold]", highlight=False)
+def _print_hits(console: Console, question: str, hits: list, milliseconds: float | None = None) -> None:
+    from rich.text import Text
+
+    heading = Text(f"\n{question}", style="bold")
+    if milliseconds is not None:
+        heading.append(f"  {milliseconds:.0f} ms", style="not bold dim")
+    console.print(heading, soft_wrap=True)
+    if not hits:
+        console.print("  nothing found", highlight=False)
     for rank, hit in enumerate(hits, 1):
         text = " ".join(hit.text.split())
         console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)

@@ -49,7 +49,12 @@ def _describe_index(path: Path) -> list[str]:
     from csr_hf.search.index import InvertedIndex
 
     index = InvertedIndex.load(path)
-    return [f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents, head {index.head}"]
+    copies = f", {' and '.join(index.copies)} copies" if index.copies else ""
+    return [
+        f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents{copies}, head {index.head}",
+        f"  {index.bytes_per_vector:.0f} bytes a document, {index.postings_per_query:.2f} postings a document and "
+        f"query, segments: {index.segments}",
+    ]
 
 
 def _describe_cache(path: Path) -> list[str]:

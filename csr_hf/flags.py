@@ -150,8 +150,8 @@ def add_import_flags(command: argparse.ArgumentParser) -> None:
 
 def add_search_flags(command: argparse.ArgumentParser) -> None:
     """What is asked."""
-    command.add_argument("run", type=Path, help="output folder of `csr-hf run`")
-    command.add_argument("question", nargs="+", help="one or more questions, quoted")
+    command.add_argument("run", type=Path, help="output folder of `csr-hf run` or `csr-hf index`")
+    command.add_argument("question", nargs="*", help="questions, quoted; without any, they are asked for")
     command.add_argument("--top-k", type=int, default=5, help="answers to show (default: %(default)s)")
     command.add_argument("--query-k", type=int, help="latents of the query (default: the recipe's)")
     command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -218,18 +218,38 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     return results
 
 
+def index(recipe: Recipe, *, say: Say, progress: bool = True) -> InvertedIndex:
+    """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
+
+    Raises:
+        ValueError: if `model.init` names no head, or as `embed` does.
+    """
+    if recipe.model.init in ("kaiming", "data"):
+        raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
+    embedded = embed(recipe, say=say, progress=progress)
+    head = _fresh_head(recipe, embedded).eval()
+    save_model(head, recipe, Path(recipe.output_dir), {})
+    return build_index(recipe, embedded, head, say=say)
+
+
 def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say) -> InvertedIndex:
     """Index every document of the corpus, and keep the texts beside it."""
     from csr_hf.evaluation.retrieval import index_documents
 
     folder, arguments = Path(recipe.output_dir), recipe.index
-    index = index_documents(head, embedded.documents, arguments.k or head.config.k, refine=arguments.refine)
+    index = index_documents(
+        head,
+        embedded.documents,
+        arguments.k or head.config.k,
+        refine=arguments.refine,
+        copies=cast(Any, arguments.copies),
+    )
     index.save(folder / _INDEX)
     texts = embedded.texts()
     if texts is not None:
         with written_whole(folder / _DOCUMENTS) as temporary:
             texts.to_parquet(str(temporary))
-    size = f"{index.bytes_per_vector:.0f} bytes each with postings"
+    size = f"{index.bytes_per_vector:.0f} bytes each with postings and {' and '.join(index.copies) or 'no'} copies"
     say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
     return index
 

@@ -75,7 +75,7 @@ class EvaluationArguments:
     baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
     two_stage: list[str] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings that rank what CSR finds: int8, binary."""
+    """Copies of the embeddings that rank what CSR finds: binary, int8, float16."""
 
 
 @dataclass
@@ -86,6 +86,8 @@ class IndexArguments:
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
     """How documents are encoded, see `CSRModel.encode`: "pursuit" is best with the second stage."""
+    copies: list[str] = field(default_factory=lambda: ["int8"])
+    """Copies of the embeddings to keep for the second stage: binary, int8, float16; none for the codes alone."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
 
 from csr_hf.encoder import CSREncoder, project_queries
 from csr_hf.recipe import EvaluationArguments, Recipe
@@ -13,13 +15,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
+_BY_EXACTNESS: tuple[Literal["float16", "int8", "binary"], ...] = ("float16", "int8", "binary")
 
 
 class Hit(NamedTuple):
     """One answer."""
 
     score: float
-    """Cosine of the dense query and the decoded document."""
+    """Cosine of the dense query and the document as the second stage knows it: a copy, or decoded."""
     id: str
     text: str
 
@@ -44,7 +47,7 @@ class RunSearcher:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> RunSearcher:
-        """Open the output folder of `csr-hf run`.
+        """Open the output folder of `csr-hf run` or `csr-hf index`.
 
         Raises:
             ValueError: if a part of it is missing or damaged, or the index was built with another head.
@@ -68,7 +71,7 @@ class RunSearcher:
     def search(
         self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
     ) -> list[Hit]:
-        """The best documents for a question, self-rescored.
+        """The best documents for a question, rescored by the most exact copy that the index keeps, or by the codes.
 
         Args:
             question: any text.
@@ -78,13 +81,16 @@ class RunSearcher:
         """
         head = self.encoder.head
         query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
-        projections = project_queries(head, self.encoder.embed(question, prompt_name="query"))
+        embedding = self.encoder.embed(question, prompt_name="query")
+        embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        projections = project_queries(head, embedding)
         found = self.index.search(
             projections.codes(query_k),
             top_k,
-            rescore="self",
+            rescore=next((kind for kind in _BY_EXACTNESS if kind in self.index.copies), "self"),
             candidates=max(candidates or self.settings.candidates, top_k),
             projections=projections,
+            embeddings=embedding,
         )
         hits = []
         for position, score in zip(found.positions[0], found.scores[0], strict=True):

@@ -14,6 +14,7 @@ COMMANDS = [
     "evaluate",
     "bench",
     "encode",
+    "index",
     "search",
     "info",
     "export",
@@ -66,7 +67,7 @@ def test_debug_shows_the_traceback(tmp_path):
     [
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["search", "run"], "required: question"),
+        (["search"], "required: run"),
         (["search", "run", "a question", "--top-k", "many"], "invalid int value: 'many'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Heads for the user's own data: a corpus, several sources, precomputed embeddings, several processes."""
 
+import io
 import json
 import os
 import subprocess
@@ -58,6 +59,32 @@ def test_training_goes_on_from_a_head(adapted):
     assert not torch.equal(fresh.encoder.weight, more.encoder.weight)
     torch.testing.assert_close(fresh.encoder.weight, more.encoder.weight, atol=0.05, rtol=1)
     assert Recipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
+
+
+def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monkeypatch):
+    call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress"]
+    assert main([*call, "--output-dir", str(folder / "never")]) == 2
+    assert "names no head to index with. Give one: --head" in capsys.readouterr().err
+    assert not (folder / "never").exists()
+    indexed = folder / "indexed"
+    assert main([*call, "--head", str(adapted / "fresh"), "--output-dir", str(indexed)]) == 0
+    fresh, own = (CSRModel.from_pretrained(run / "model") for run in (adapted / "fresh", indexed))
+    assert torch.equal(fresh.encoder.weight, own.encoder.weight)
+    searcher = RunSearcher.load(indexed)
+    assert (len(searcher.documents), searcher.index.copies) == (40, ("int8",))
+    text = searcher.documents[7]["text"]
+    (hit,) = searcher.search(text, 1)
+    # int8 leaves the cosine of a text with itself at 1, to three places.
+    assert (hit.id, hit.text) == ("7", text) and hit.score == pytest.approx(1, abs=2e-3)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{text.split()[0]}\nparse [a] date\n\nnever asked\n"))
+    capsys.readouterr()
+    assert main(["search", str(indexed), "--top-k", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "40 documents. Type a question" in said
+    assert "parse [a] date" in said and " ms" in said and "never asked" not in said
+    assert said.count("  1. ") == 2
+    assert main(["info", str(indexed)]) == 0
+    assert "int8 copies" in capsys.readouterr().out
 
 
 def test_head_of_another_width_is_refused(folder, adapted, capsys):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import scipy.sparse
@@ -17,14 +17,13 @@ import scipy.sparse
 from csr_hf.encoder import decode_codes, encode_embeddings, head_fingerprint
 from csr_hf.evaluation.baselines import Baseline, make_baselines
 from csr_hf.evaluation.neighbors import unit_rows
-from csr_hf.evaluation.searchers import DenseSearcher, InvertedSearcher, Searcher, TwoStageSearcher
+from csr_hf.evaluation.searchers import DenseSearcher, InvertedSearcher, Searcher
+from csr_hf.search.copies import COPIES, make_copy
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
-    from csr_hf.sparse_codes import SparseCodes
 
 _NORM_BYTES = 4
-_COPIES = ("int8", "binary")
 
 
 class CodesMatrix(scipy.sparse.csr_matrix):
@@ -129,6 +128,7 @@ class CSRMethod(Method):
     """
 
     name = "CSR"
+    k: int
 
     def __init__(
         self, head: CSRModel, k: int, *, query_k_factor: int = 1, refine: bool | Literal["pursuit"] = True
@@ -146,7 +146,7 @@ class CSRMethod(Method):
 
     def index(self, documents: np.ndarray) -> Searcher:
         """An inverted index."""
-        return InvertedSearcher(self.head, self._codes(documents), self.query_k, decoded=bool(self.refine))
+        return InvertedSearcher(self.head, documents, self.k, self.query_k, refine=self.refine)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -158,9 +158,6 @@ class CSRMethod(Method):
             "refine": str(self.refine),
             "head": head_fingerprint(self.head),
         }
-
-    def _codes(self, documents: np.ndarray) -> SparseCodes:
-        return encode_embeddings(self.head, documents, self.k, refine=self.refine, dtype="float16")
 
 
 class DecodedCSRMethod(CSRMethod):
@@ -181,11 +178,20 @@ class DecodedCSRMethod(CSRMethod):
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray:
         """Decoded codes of unit norm, dense."""
-        return unit_rows(decode_codes(self.head, self._codes(embeddings)))
+        codes = encode_embeddings(self.head, embeddings, self.k, refine=self.refine, dtype="float16")
+        return unit_rows(decode_codes(self.head, codes))
 
     def index(self, documents: np.ndarray) -> Searcher:
         """An inverted index with a second stage."""
-        return InvertedSearcher(self.head, self._codes(documents), self.query_k, self.candidates)
+        return InvertedSearcher(
+            self.head,
+            documents,
+            self.k,
+            self.query_k,
+            refine=self.refine,
+            rescore="self",
+            candidates=self.candidates,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -199,7 +205,7 @@ class TwoStageMethod(CSRMethod):
     Args:
         head: the CSR head.
         k: active latents of a document.
-        copy: what is kept beside the codes.
+        copy: what the index keeps beside the codes, see `InvertedIndex.build`.
         query_k_factor: of the first stage, see `CSRMethod`.
         candidates: documents that the first stage hands to the second.
     """
@@ -207,22 +213,37 @@ class TwoStageMethod(CSRMethod):
     retrieval_only = True
 
     def __init__(
-        self, head: CSRModel, k: int, copy: BaselineMethod, *, query_k_factor: int = 1, candidates: int = 300
+        self,
+        head: CSRModel,
+        k: int,
+        copy: Literal["binary", "int8", "float16"],
+        *,
+        query_k_factor: int = 1,
+        candidates: int = 300,
     ) -> None:
         super().__init__(head, k, query_k_factor=query_k_factor)
-        self.copy, self.candidates = copy, candidates
-        self.name = f"CSR + {copy.name}"
-        self.bytes_per_vector += copy.bytes_per_vector
+        self.copy: Literal["binary", "int8", "float16"] = copy
+        self.candidates = candidates
+        self.name = f"CSR + {copy}"
+        copied = make_copy(copy, np.zeros((1, head.config.input_dim), np.float32))
+        self.bytes_per_vector += sum(array.nbytes for array in copied.values())
 
     def index(self, documents: np.ndarray) -> Searcher:
         """Both stages."""
-        first = InvertedSearcher(self.head, self._codes(documents), self.query_k)
-        return TwoStageSearcher(first, self.copy.index(documents), self.candidates)
+        return InvertedSearcher(
+            self.head,
+            documents,
+            self.k,
+            self.query_k,
+            refine=self.refine,
+            rescore=self.copy,
+            candidates=self.candidates,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
         """With what changes a score."""
-        return {**super().settings, "candidates": self.candidates, "fit": self.copy.fit or ""}
+        return {**super().settings, "candidates": self.candidates}
 
 
 def all_methods(
@@ -244,7 +265,7 @@ def all_methods(
         train: embeddings that baselines are fitted on, shape (n, input_dim); None leaves out those that need them.
         ks: active latents of a document; those beyond hidden_dim are left out.
         baselines: of `baselines.NAMES`.
-        two_stage: "int8" or "binary": copies of the embeddings that rank what CSR finds.
+        two_stage: "binary", "int8" or "float16": copies of the embeddings that rank what CSR finds.
         query_k_factor: queries of a search keep this many times k.
         candidates: of the first stage of a search.
 
@@ -256,16 +277,15 @@ def all_methods(
     methods: list[Method] = [DenseMethod(dim)]
     budgets = []
     for name in two_stage:
-        if name not in _COPIES:
-            raise ValueError(f"two-stage copy {name!r} is unknown. Known: {', '.join(_COPIES)}.")
+        if name not in COPIES:
+            raise ValueError(f"two-stage copy {name!r} is unknown. Known: {', '.join(COPIES)}.")
     fit = None if train is None else hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
-    copies = make_baselines(two_stage, train, dim, [])
     for k in [k for k in ks if k <= head.config.hidden_dim]:
         decoded = DecodedCSRMethod(head, k, query_k_factor=query_k_factor, candidates=candidates)
         budgets.append(decoded.bytes_per_vector)
         methods += [CSRMethod(head, k, query_k_factor=query_k_factor), decoded]
         methods += [
-            TwoStageMethod(head, k, BaselineMethod(copy, fit), query_k_factor=query_k_factor, candidates=candidates)
-            for copy in copies
+            TwoStageMethod(head, k, cast(Any, copy), query_k_factor=query_k_factor, candidates=candidates)
+            for copy in two_stage
         ]
     return methods + [BaselineMethod(baseline, fit) for baseline in make_baselines(baselines, train, dim, budgets)]

@@ -57,11 +57,16 @@ def evaluate_retrieval(
 
 
 def index_documents(
-    head: CSRModel, documents: np.ndarray, k: int, *, refine: bool | Literal["pursuit"] = "pursuit"
+    head: CSRModel,
+    documents: np.ndarray,
+    k: int,
+    *,
+    refine: bool | Literal["pursuit"] = "pursuit",
+    copies: Sequence[Literal["binary", "int8", "float16"]] = (),
 ) -> InvertedIndex:
     """An index over dense documents, ready for both stages."""
     codes = encode_embeddings(head, documents, k, refine=refine, dtype="float16")
-    return InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes))
+    return InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes), embeddings=documents, copies=copies)
 
 
 def _row(metric: str, described: tuple[str, str, int | None, int], score: float, retention: float) -> Row:

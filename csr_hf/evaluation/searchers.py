@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from csr_hf.encoder import decode_codes, decoded_norms, encode_embeddings, project_queries
+from csr_hf.encoder import decoded_norms, encode_embeddings, project_queries
 from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
+from csr_hf.search.copies import COPIES
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
-    from csr_hf.sparse_codes import QueryProjections, SparseCodes
+    from csr_hf.sparse_codes import SparseCodes
+
+Rescorer = Literal["self", "binary", "int8", "float16"]
+"""Second stages of a search."""
 
 
 class Hits(NamedTuple):
@@ -62,93 +66,73 @@ class DenseSearcher(Searcher):
 
 
 class InvertedSearcher(Searcher):
-    """Codes in inverted lists, of documents that are compared by what they decode to or by their codes alone.
+    """Codes in inverted lists; documents are compared by what they decode to, by a copy, or by codes alone.
 
     Args:
         head: of the codes.
-        codes: of the documents.
+        documents: dense, shape (n, input_dim).
+        k: active latents of a document.
         query_k: latents that a query keeps.
-        candidates: documents to rescore from all latents; None for none.
-        decoded: queries are the largest projections of the dense query, scores the share that these latents have in
-            its cosine with the decoded document. If not, queries are codes and scores their cosines, as
-            sentence-transformers compares; there is no rescoring.
+        refine: how documents are encoded. With it, queries are the largest projections of the dense query, and scores
+            the part that these latents have in its cosine with the decoded document. False compares plain codes by
+            cosine, as sentence-transformers does.
+        rescore: second stage of `InvertedIndex.search`, for a refined document.
+        candidates: documents that the first stage hands to it.
     """
 
     def __init__(
         self,
         head: CSRModel,
-        codes: SparseCodes,
+        documents: np.ndarray,
+        k: int,
         query_k: int,
-        candidates: int | None = None,
         *,
-        decoded: bool = True,
+        refine: bool | Literal["pursuit"],
+        rescore: Rescorer | None = None,
+        candidates: int = 0,
     ) -> None:
-        self.head, self.codes, self.query_k, self.candidates = head, codes, query_k, candidates
-        self.norms = decoded_norms(head, codes) if decoded else None
-        self.inverted = InvertedIndex.build(codes, decoded_norms=self.norms)
-
-    def find(self, queries: np.ndarray, top_k: int) -> Hits:
-        """Documents that share a latent with the query, by codes alone; -1 where there are fewer."""
-        found = self.inverted.search(self._codes(queries), top_k)
-        return Hits(found.positions, found.scores)
+        self.head, self.query_k, self.refine = head, query_k, refine
+        self.rescore, self.candidates = rescore, candidates
+        self.codes = encode_embeddings(head, documents, k, refine=refine, dtype="float16")
+        self.norms = decoded_norms(head, self.codes) if refine else None
+        copies = [rescore] if rescore in COPIES else []
+        self.inverted = InvertedIndex.build(
+            self.codes, decoded_norms=self.norms, embeddings=documents, copies=cast(Any, copies)
+        )
 
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
         """As `Searcher.search`."""
-        if self.candidates is None:
-            return _filled(self.find(queries, top_k), len(self.codes))
-        projections = self._projections(queries)
-        codes = projections.codes(self.query_k)
-        depth = min(top_k, self.candidates)
-        found = self.inverted.search(codes, depth, rescore="self", candidates=self.candidates, projections=projections)
+        if self.rescore is None:
+            found = self.inverted.search(self._asked(queries), top_k)
+            return _filled(Hits(found.positions, found.scores), len(self.codes))
+        found = self.inverted.search(
+            self._asked(queries),
+            min(top_k, self.candidates),
+            rescore=self.rescore,
+            candidates=self.candidates,
+            **self._dense(queries),
+        )
         return Hits(found.positions, found.scores)
 
     def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """As `Searcher.score`."""
-        chosen = self.codes[positions]
-        if self.candidates is not None:
-            return unit_rows(decode_codes(self.head, chosen)) @ unit_rows(query[None])[0]
-        wanted, chosen = self._codes(query[None]), chosen.astype("float32")
+        if self.rescore is not None:
+            return self.inverted.rescore(positions[None], self.rescore, **self._dense(query[None]))[0]
+        asked, chosen = self._asked(query[None]), self.codes[positions].astype("float32")
         if self.norms is None:
-            return (chosen.normalize().to_scipy() @ wanted.normalize().to_scipy().T).toarray().ravel()
-        parts, norms = (chosen.to_scipy() @ wanted.to_scipy().T).toarray().ravel(), self.norms[positions]
+            return (chosen.normalize().to_scipy() @ asked.normalize().to_scipy().T).toarray().ravel()
+        parts, norms = (chosen.to_scipy() @ asked.to_scipy().T).toarray().ravel(), self.norms[positions]
         return np.divide(parts, norms, out=np.zeros_like(parts), where=norms > 0)
 
-    def _codes(self, queries: np.ndarray) -> SparseCodes:
-        if self.norms is None:
+    def _asked(self, queries: np.ndarray) -> SparseCodes:
+        if not self.refine:
             return encode_embeddings(self.head, queries, self.query_k)
-        return self._projections(queries).codes(self.query_k)
+        return project_queries(self.head, unit_rows(queries)).codes(self.query_k)
 
-    def _projections(self, queries: np.ndarray) -> QueryProjections:
-        return project_queries(self.head, unit_rows(queries))
-
-
-class TwoStageSearcher(Searcher):
-    """Inverted lists find candidates, another search ranks them.
-
-    Args:
-        first: finds.
-        second: ranks.
-        candidates: how many.
-    """
-
-    def __init__(self, first: InvertedSearcher, second: Searcher, candidates: int) -> None:
-        self.first, self.second, self.candidates = first, second, candidates
-
-    def search(self, queries: np.ndarray, top_k: int) -> Hits:
-        """As `Searcher.search`."""
-        found = self.first.find(queries, self.candidates).positions
-        positions = np.full((len(queries), min(top_k, self.candidates)), -1, np.int64)
-        scores = np.zeros(positions.shape, np.float32)
-        for row, candidates in enumerate(found):
-            candidates = np.sort(candidates[candidates >= 0])
-            rated = self.second.score(queries[row], candidates)
-            best = np.argsort(-rated, kind="stable")[: positions.shape[1]]
-            positions[row, : len(best)], scores[row, : len(best)] = candidates[best], rated[best]
-        return Hits(positions, scores)
-
-    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """As `Searcher.score`."""
-        return self.second.score(query, positions)
+    def _dense(self, queries: np.ndarray) -> dict[str, Any]:
+        """What the second stage needs of dense queries."""
+        units = unit_rows(queries)
+        return {"projections": project_queries(self.head, units)} if self.rescore == "self" else {"embeddings": units}
 
 
 def _filled(hits: Hits, n_documents: int) -> Hits:

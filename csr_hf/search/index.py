@@ -1,34 +1,36 @@
-"""The embedded search engine: inverted lists over sparse codes, exact, in memory or memory-mapped."""
+"""The embedded search engine: inverted lists over sparse codes, exact, in memory or memory-mapped, in segments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import uuid
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from csr_hf.search import kernels, storage
-from csr_hf.search.documents import build_lists, check_loaded, checked_ids, checked_norms, scales, storable
-from csr_hf.search.queries import PreparedQueries, checked_projections, prepare_queries
+from csr_hf.search.ids import Ids
+from csr_hf.search.parts import (
+    Part,
+    SearchResult,
+    Settings,
+    best,
+    ids_at,
+    masks_of,
+    merged,
+    opened,
+    rescored,
+    to_store,
+    without,
+)
+from csr_hf.search.queries import checked_dense, checked_depth, checked_projections, checked_threads, prepare_queries
+from csr_hf.search.segment import Segment
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
-from csr_hf.threads import available_threads, run
 
 BLOCK_SIZE = 32_768
 """Documents in a block by default: its accumulators (two bytes each) stay in the cache next to the core."""
-RESCORERS = ("self",)
-"""Second stages that `InvertedIndex.search(rescore=...)` knows."""
-
-
-class SearchResult(NamedTuple):
-    """What a search found, best first; a query with fewer hits ends in id -1 or "", score -inf, position -1."""
-
-    ids: np.ndarray
-    """int64 or str, shape (n_queries, top_k)."""
-    scores: np.ndarray
-    """float32, shape (n_queries, top_k), descending; equal scores in order of position."""
-    positions: np.ndarray
-    """int64, shape (n_queries, top_k): row of the document in the codes the index was built from."""
 
 
 class InvertedIndex:
@@ -40,64 +42,138 @@ class InvertedIndex:
     `QueryProjections.codes`), the part of the dense query's cosine with the decoded document that these latents make.
     No document is skipped that would rank among the best, and one that shares no latent with the query is no hit.
 
-    An index is immutable and may be searched from several threads at once.
+    Any number of threads may search while another one adds, deletes or compacts: a search sees the index as it was
+    when the search began.
     """
 
-    def __init__(
-        self, arrays: dict[str, np.ndarray], dim: int, block_size: int, head: str | None, longest: float | None
-    ) -> None:
-        for array in arrays.values():
-            array.flags.writeable = False
-        # numba compiles anew for a subclass of ndarray, so memory maps are seen as plain arrays over the same pages.
-        self._arrays = {name: array.view(np.ndarray) for name, array in arrays.items()}
-        self._dim = dim
-        self._block_size = block_size
-        self._head = head
-        self._longest = longest
+    def __init__(self, parts: Sequence[Part], settings: Settings) -> None:
+        self._parts, self._settings = tuple(parts), settings
+        self._writing = threading.RLock()
 
     @classmethod
     def build(
         cls,
         codes: SparseCodes,
-        ids: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        ids: Sequence[Hashable] | np.ndarray | None = None,
         *,
         decoded_norms: np.ndarray | None = None,
+        embeddings: np.ndarray | None = None,
+        copies: Sequence[Literal["binary", "int8", "float16"]] = (),
         block_size: int | None = None,
     ) -> InvertedIndex:
         """Index the codes of documents.
 
         Args:
             codes: of the documents, not normalised; values are stored as float16.
-            ids: unique integers or strings, one a document; default 0 to n - 1.
+            ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
             decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
                 `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`. Compute them from the same codes, best with
                 float16 values.
+            embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
+            copies: of the embeddings, to keep for the second stage: "binary" (input_dim / 8 bytes a document), "int8"
+                (input_dim + 4), "float16" (2 input_dim).
             block_size: documents of a block, 1 to 65,536; default 32,768.
 
         Raises:
-            ValueError: for ids or norms of a wrong length or type, ids that repeat, values that float16 cannot hold,
-                latents out of range, or a document that names a latent twice.
+            ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that float16
+                cannot hold, latents out of range, or a document that names a latent twice.
         """
         block_size = BLOCK_SIZE if block_size is None else block_size
         if not 1 <= block_size <= kernels.ACCUMULATORS:
             raise ValueError(f"`block_size` ({block_size}) must be between 1 and {kernels.ACCUMULATORS}.")
-        if len(codes) > np.iinfo(np.int32).max:
-            raise ValueError(f"`codes` holds {len(codes)} documents, an index at most 2,147,483,647. Build several.")
-        indices, values = storable(codes)
-        norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
-        scale, longest = scales(values, norms)
-        starts, documents, weights = build_lists(indices, values, scale, codes.dim, block_size)
-        arrays = {
-            "indices": indices,
-            "values": values,
-            "scale": scale,
-            "starts": starts,
-            "documents": documents,
-            "weights": weights,
-        }
-        if ids is not None:
-            arrays["ids"] = checked_ids(ids, len(codes))
-        return cls(arrays, codes.dim, block_size, codes.head, None if norms is None else longest)
+        width = None if embeddings is None or not copies else embeddings.shape[-1]
+        settings = Settings(codes.dim, block_size, codes.head, decoded_norms is not None, tuple(copies), width)
+        index = cls([], settings)
+        index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
+        return index
+
+    def add(
+        self,
+        codes: SparseCodes,
+        ids: Sequence[Hashable] | np.ndarray | None = None,
+        *,
+        decoded_norms: np.ndarray | None = None,
+        embeddings: np.ndarray | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Add documents as a segment of their own. Many small segments slow a search down: `compact` joins them.
+
+        Args:
+            codes: as for `build`.
+            ids: as for `build`, and of the same kind; default the numbers after the largest there is.
+            decoded_norms: needed if the index was built with them.
+            embeddings: needed if the index keeps copies.
+            replace: documents whose id is in use take its place; else they are refused.
+
+        Raises:
+            ValueError: as `build` does, and for codes of another head or dim, or ids in use.
+        """
+        self._check_codes(codes)
+        if (decoded_norms is not None) != self._settings.decoded:
+            raise ValueError(
+                f"`decoded_norms` must {'' if self._settings.decoded else 'not '}be given: the index was built "
+                f"{'with' if self._settings.decoded else 'without'} them."
+            )
+        with self._writing:
+            numbered = Ids.checked(ids, len(codes), self._next_id() if ids is None else 0)
+            parts = list(self._parts)
+            if parts and len(codes) and numbered.kind != parts[0].ids.kind:
+                raise ValueError(f"`ids` are {numbered.kind}, those of the index {parts[0].ids.kind}. Convert them.")
+            used = [part.ids.positions_of(numbered.at(np.arange(len(codes)))) for part in parts]
+            for at, (part, positions) in enumerate(zip(parts, used, strict=True)):
+                positions = positions[(positions >= 0)]
+                positions = positions[part.mask[positions]]
+                if len(positions) and not replace:
+                    raise ValueError(
+                        f"id {part.ids.at(positions[:1])[0]!r} is in use. Delete it first, or pass `replace=True`."
+                    )
+                if len(positions):
+                    parts[at] = without(part, positions)
+            segment = Segment.build(
+                codes,
+                decoded_norms=decoded_norms,
+                embeddings=embeddings,
+                copies=self._settings.copies,
+                input_dim=self._settings.input_dim,
+                block_size=self._settings.block_size,
+            )
+            if len(codes) or not parts:
+                parts.append(Part(segment, numbered, None, _new_name()))
+            self._parts = tuple(parts)
+
+    def delete(self, ids: Iterable[Hashable], *, missing_ok: bool = False) -> int:
+        """Hide documents from searches; `compact` frees their space. Returns how many there were.
+
+        Raises:
+            ValueError: for an id that is not there, unless `missing_ok`; then nothing is deleted.
+        """
+        with self._writing:
+            wanted = list(dict.fromkeys(ids))
+            parts, found = list(self._parts), np.zeros(len(wanted), bool)
+            for at, part in enumerate(self._parts):
+                positions = part.ids.positions_of(wanted)
+                here = positions >= 0
+                here[here] = part.mask[positions[here]]
+                if here.any():
+                    parts[at] = without(part, positions[here])
+                found |= here
+            if not missing_ok and not found.all():
+                unknown = wanted[int(np.argmin(found))]
+                raise ValueError(f"`ids`: there is no document {unknown!r}. Pass `missing_ok=True` to pass over it.")
+            self._parts = tuple(parts)
+            return int(found.sum())
+
+    def compact(self) -> None:
+        """Join all segments into one without the deleted documents; positions are numbered anew."""
+        with self._writing:
+            parts = [part for part in self._parts if part.mask.any()]
+            if len(parts) < 2 and all(part.alive is None for part in parts) and len(parts) == len(self._parts):
+                return
+            alive = [np.flatnonzero(part.mask) for part in parts] or [np.empty(0, np.int64)]
+            parts = parts or list(self._parts[:1])
+            joined = Segment.joined([part.segment for part in parts], alive, self._settings.block_size)
+            ids = np.concatenate([part.ids.at(rows) for part, rows in zip(parts, alive, strict=True)])
+            self._parts = (Part(joined, Ids(ids, len(ids)), None, _new_name()),)
 
     def search(
         self,
@@ -105,9 +181,11 @@ class InvertedIndex:
         top_k: int = 10,
         *,
         query_k: int | None = None,
-        rescore: Literal["self"] | None = None,
+        rescore: Literal["self", "binary", "int8", "float16"] | None = None,
         candidates: int = 100,
         projections: QueryProjections | None = None,
+        embeddings: np.ndarray | None = None,
+        allowed: Iterable[Hashable] | np.ndarray | None = None,
         threads: int | None = None,
     ) -> SearchResult:
         """Find the best documents for every query.
@@ -116,136 +194,132 @@ class InvertedIndex:
             codes: of the queries, by the head that made the documents' codes; they may keep more latents.
             top_k: hits of a query.
             query_k: latents of a query to use; default all of `codes`.
-            rescore: None ranks by codes alone. "self" takes the best `candidates` of that ranking and scores
-                them by <x_q, decode(z_d)> / ||decode(z_d)||: cosines if the embeddings x_q are of unit norm.
+            rescore: None ranks by codes alone. Else the best `candidates` of that ranking are scored anew: "self" by
+                <x_q, decode(z_d)> / ||decode(z_d)||, a copy by <x_q, x_d> with x_d as it is stored, of unit norm.
+                Cosines, if the embeddings x_q are of unit norm.
             candidates: documents to rescore, at least `top_k`; unused without `rescore`.
             projections: of the dense queries, for `rescore="self"`; see `csr_hf.encoder.project_queries`.
+            embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
+            allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
+                as exact as without.
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
             ValueError: for codes of another head or dim, an unknown `rescore`, a second stage without what it needs,
                 or numbers out of range.
         """
-        depth = self._checked_depth(codes, top_k, rescore, candidates)
-        threads = _checked_threads(threads)
-        if rescore == "self":
-            projections = checked_projections(projections, len(codes), self._dim, self._longest is not None)
+        parts = self._parts
+        self._check_codes(codes)
+        depth = checked_depth(top_k, rescore, candidates, self._settings.copies)
+        threads = checked_threads(threads)
+        dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
         queries = prepare_queries(codes, query_k)
-        keys = self._first_stage(queries, depth, threads)
-        if rescore == "self" and projections is not None:
-            keys = self._rescore_self(keys, top_k, projections, threads)
-        scores, positions = kernels.split_keys(keys)
-        if self._longest is not None:
-            scores *= np.float32(self._longest)
-            if rescore is None:
-                scores *= queries.norms[:, None]
-        return SearchResult(self._ids_of(positions), scores, positions)
+        starts = np.cumsum([0, *(len(part.segment) for part in parts)])
+        masks = masks_of(parts, starts, allowed)
+        found = []
+        for part, start, mask in zip(parts, starts[:-1], masks, strict=True):
+            scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask)
+            found.append((scores, np.where(positions >= 0, positions + start, -1)))
+        scores, positions = merged(found, depth)
+        if rescore is not None and dense is not None:
+            scores = rescored(parts, starts, rescore, dense, positions, threads)
+            scores, positions = best(scores, positions, top_k)
+        return SearchResult(ids_at(parts, starts, positions), scores, positions)
 
-    def _checked_depth(self, codes: SparseCodes, top_k: int, rescore: str | None, candidates: int) -> int:
-        """Validate a search; returns how many documents the first stage has to find."""
-        if codes.dim != self._dim:
-            raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({self._dim}). Encode with its head.")
-        if None not in (codes.head, self._head) and codes.head != self._head:
-            raise ValueError(
-                f"`codes.head` ({codes.head}) is not the head the index was built with ({self._head}). "
-                "Encode the queries with that head, or build the index again."
-            )
-        if top_k < 1:
-            raise ValueError(f"`top_k` ({top_k}) must be at least 1.")
-        if rescore is None:
-            return top_k
-        if rescore not in RESCORERS:
-            raise ValueError(f"`rescore` ({rescore!r}) is unknown. Choose one of {RESCORERS} or None.")
-        if candidates < top_k:
-            raise ValueError(f"`candidates` ({candidates}) must be at least `top_k` ({top_k}). Raise `candidates`.")
-        return candidates
+    def rescore(
+        self,
+        positions: np.ndarray,
+        kind: Literal["self", "binary", "int8", "float16"],
+        *,
+        projections: QueryProjections | None = None,
+        embeddings: np.ndarray | None = None,
+        threads: int | None = None,
+    ) -> np.ndarray:
+        """Second-stage scores of documents that something else has found; arguments as for `search`.
 
-    def _first_stage(self, queries: PreparedQueries, depth: int, threads: int) -> np.ndarray:
-        """Keys of the best `depth` documents by codes alone, shape (n_queries, depth), best first."""
-        n_queries, found = len(queries.units), min(depth, len(self))
-        best = np.zeros((n_queries, depth), np.uint64)
-        if not n_queries or not found:
-            return best
-        blocks = len(self._arrays["starts"])
-        # Few queries cannot occupy the threads, so each is cut into parts of the blocks.
-        parts = min(threads, blocks) if n_queries < 2 * threads else 1
-        group = min(kernels.GROUP, -(-n_queries * parts // threads))
-        keys = np.zeros((parts, n_queries, found), np.uint64)
-        lists = (self._arrays["starts"], self._arrays["documents"], self._arrays["weights"])
-        stored = (*self._codes(), self._arrays["scale"])
+        Args:
+            positions: int64, shape (n_queries, candidates); -1 for none.
+            kind: the second stage.
+            projections: of the dense queries, for "self".
+            embeddings: the dense queries, for a copy.
+            threads: default as many as there are cores.
 
-        def search(first: int, part: int) -> None:
-            rows = slice(first, first + group)
-            chosen = tuple(array[rows] for array in queries[:5])
-            ends = part * blocks // parts, (part + 1) * blocks // parts
-            kernels.search_blocks(lists, stored, chosen, self._block_size, *ends, keys[part, rows])
-
-        run(search, [(first, part) for first in range(0, n_queries, group) for part in range(parts)], threads)
-        merged = keys[0]
-        if parts > 1:
-            merged = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, -1), axis=1)[:, ::-1][:, :found]
-        best[:, :found] = merged
-        return best
-
-    def _rescore_self(self, keys: np.ndarray, top_k: int, projections: QueryProjections, threads: int) -> np.ndarray:
-        """Keys of the best `top_k` of the candidates, shape (n_queries, top_k), by the dense query's cosine."""
-        latents = _frozen(projections.latents, np.float32)
-        offsets = _frozen(projections.offset, np.float32)
-        positions = _frozen(kernels.split_keys(keys)[1], np.int64)
-        best = np.zeros((len(keys), top_k), np.uint64)
-        stored = (*self._codes(), self._arrays["scale"])
-
-        def rescore(first: int) -> None:
-            rows = slice(first, first + kernels.GROUP)
-            kernels.rescore_self(stored, latents[rows], offsets[rows], positions[rows], best[rows])
-
-        run(rescore, [(first,) for first in range(0, len(keys), kernels.GROUP)], threads)
-        return best
-
-    def _codes(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._arrays["indices"], self._arrays["values"]
-
-    def _ids_of(self, positions: np.ndarray) -> np.ndarray:
-        ids = self._arrays.get("ids")
-        if ids is None:
-            return positions.copy()
-        missing = positions < 0
-        if not len(ids):
-            return np.full(positions.shape, "" if ids.dtype.kind == "U" else -1, ids.dtype)
-        found = ids[np.where(missing, 0, positions)]
-        found[missing] = "" if ids.dtype.kind == "U" else -1
-        return found
-
-    def save(self, folder: str | Path) -> None:
-        """Write the index to a folder, whole or not at all; an index already there is replaced.
+        Returns:
+            float32, shape (n_queries, candidates); -inf for none.
 
         Raises:
-            ValueError: if the path holds something that is not an index; it is left alone.
+            ValueError: for positions out of range, and as `search` does.
+        """
+        parts = self._parts
+        starts = np.cumsum([0, *(len(part.segment) for part in parts)])
+        if positions.size and not -1 <= positions.min() <= positions.max() < starts[-1]:
+            raise ValueError(
+                f"`positions` must lie in [-1, {starts[-1]}); found {positions.min()} to {positions.max()}."
+            )
+        checked_depth(1, kind, 1, self._settings.copies)
+        dense = self._dense(kind, len(positions), projections, embeddings)
+        return rescored(parts, starts, kind, dense, positions, checked_threads(threads))
+
+    def _dense(
+        self, rescore: str, n: int, projections: QueryProjections | None, embeddings: np.ndarray | None
+    ) -> QueryProjections | np.ndarray:
+        """What the second stage compares documents with."""
+        if rescore == "self":
+            return checked_projections(projections, n, self._settings.dim, self._settings.decoded)
+        return checked_dense(embeddings, n, self._settings.input_dim)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to a folder; an index already there is replaced in one step.
+
+        Segments that the folder holds already are not written again, so saving after `add` costs what was added.
+
+        Raises:
+            ValueError: if the path holds something that is not an index (it is left alone), or ids are neither
+                integers nor strings.
             OSError: if writing fails; nothing is left behind and an index already there stays.
         """
-        settings = {"dim": self._dim, "block_size": self._block_size, "head": self._head, "longest": self._longest}
-        storage.save_folder(folder, self._arrays, settings)
+        storage.save_folder(folder, to_store(self._parts), self._settings._asdict())
 
     @classmethod
-    def load(cls, folder: str | Path, mmap: bool = True) -> InvertedIndex:
+    def load(cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None) -> InvertedIndex:
         """Open what `save` wrote.
 
         Args:
             folder: the index.
-            mmap: map the files into memory (pages are read when touched) instead of reading and verifying them. A map
-                is trusted: only sizes and the manifest are checked.
+            mmap: map the files into memory (pages are read when touched) instead of reading them.
+            verify: compare all files with their checksums, which reads them whole; default for what is not mapped.
+                Sizes and the manifest are always checked.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if it is not an index, of another version, incomplete or damaged.
+            ValueError: if it is not an index, of another version, incomplete or damaged; the file is named.
         """
-        arrays, settings = storage.load_folder(folder, mmap=mmap)
-        if not mmap:
-            check_loaded(arrays, settings["dim"], settings["block_size"], folder)
-        return cls(arrays, settings["dim"], settings["block_size"], settings["head"], settings["longest"])
+        verify = not mmap if verify is None else verify
+        stored, values = storage.load_folder(folder, mmap=mmap, verify=verify)
+        settings = Settings(**{**values, "copies": tuple(values["copies"])})
+        return cls(opened(stored, settings, folder, verify=verify), settings)
+
+    def _check_codes(self, codes: SparseCodes) -> None:
+        dim, head = self._settings.dim, self._settings.head
+        if codes.dim != dim:
+            raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({dim}). Encode with its head.")
+        if None not in (codes.head, head) and codes.head != head:
+            raise ValueError(
+                f"`codes.head` ({codes.head}) is not the head the index was built with ({head}). "
+                "Encode with that head, or build the index again."
+            )
+
+    def _next_id(self) -> int:
+        """The number after the largest id."""
+        if any(part.ids.kind != "integers" for part in self._parts if len(part.segment)):
+            raise ValueError(f"`ids` must be given: those of the index are {self._parts[0].ids.kind}.")
+        return max((part.ids.largest + 1 for part in self._parts), default=0)
 
     def __len__(self) -> int:
-        return len(self._arrays["scale"])
+        return sum(int(part.mask.sum()) for part in self._parts)
+
+    def __contains__(self, one: Hashable) -> bool:
+        return any(part.mask[at] for part in self._parts for at in part.ids.positions_of([one]) if at >= 0)
 
     def __repr__(self) -> str:
         return (
@@ -255,35 +329,45 @@ class InvertedIndex:
 
     @property
     def codes(self) -> SparseCodes:
-        """The stored codes of the documents, in order of position, not normalised."""
-        indices, values = self._codes()
-        return SparseCodes(indices, values.view(np.float16), self._dim, self._head, check=False)
+        """The stored codes of all documents, in order of position, deleted ones included, not normalised."""
+        every = SparseCodes.concatenate([part.segment.codes for part in self._parts])
+        return SparseCodes(every.indices, every.values, self.dim, self.head, check=False)
 
     @property
     def k(self) -> int:
         """Latents kept of a document."""
-        return self._arrays["indices"].shape[1]
+        return max(part.segment.codes.k for part in self._parts)
 
     @property
     def dim(self) -> int:
         """Length of the latents axis (the head's `hidden_dim`)."""
-        return self._dim
+        return self._settings.dim
 
     @property
     def head(self) -> str | None:
         """Fingerprint of the head that made the codes; None when unknown."""
-        return self._head
+        return self._settings.head
+
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """Copies of the embeddings that there are for a second stage."""
+        return self._settings.copies
+
+    @property
+    def segments(self) -> int:
+        """How many there are; each costs a search a little."""
+        return len(self._parts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, ids included."""
-        return sum(array.nbytes for array in self._arrays.values())
+        ids = sum(part.ids.array.nbytes for part in self._parts if part.ids.array is not None)
+        return ids + sum(part.segment.nbytes for part in self._parts)
 
     @property
     def bytes_per_vector(self) -> float:
-        """Bytes stored for a document: code, norms and postings, with its share of the list table, without its id."""
-        ids = self._arrays["ids"].nbytes if "ids" in self._arrays else 0
-        return (self.nbytes - ids) / max(len(self), 1)
+        """Bytes stored for a document: code, norm, postings, copies, and its share of the list table; not its id."""
+        return sum(part.segment.nbytes for part in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
 
     @property
     def postings_per_query(self) -> float:
@@ -291,21 +375,10 @@ class InvertedIndex:
 
         A search costs about this much; latents used evenly give k² / dim, a few popular ones much more.
         """
-        starts = self._arrays["starts"]
-        share = np.diff(starts, axis=1).sum(axis=0) / max(len(self), 1)
+        uses = np.sum([part.segment.uses for part in self._parts], axis=0)
+        share = uses / max(sum(len(part.segment) for part in self._parts), 1)
         return float(share @ share)
 
 
-def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        return available_threads()
-    if threads < 1:
-        raise ValueError(f"`threads` ({threads}) must be at least 1.")
-    return threads
-
-
-def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
-    """A read-only contiguous view, so that kernels see one type of array whoever made it."""
-    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
-    view.flags.writeable = False
-    return view
+def _new_name() -> str:
+    return uuid.uuid4().hex[:16]

@@ -1,4 +1,4 @@
-"""Numba kernels that search: scan posting lists, settle the order exactly, rescore candidates.
+"""Numba kernels of the first stage: scan posting lists, settle the order exactly.
 
 The scan is approximate only in its bookkeeping. Posting values are rounded *up* to eight bits and accumulated in
 sixteen, so an accumulator is never below the true score, and above it by at most the query's `slack`. Whatever could
@@ -25,7 +25,7 @@ _POSITION_MASK = np.uint64(0xFFFFFFFF)
 
 
 @jit()
-def _make_key(score: np.float32, position: int) -> np.uint64:
+def make_key(score: np.float32, position: int) -> np.uint64:
     """Key of any finite score: flipping the bits of negative floats makes their order that of integers."""
     bits = np.float32(score).view(np.uint32)
     ordered = np.uint32(~bits) if bits >> np.uint32(31) else np.uint32(bits | np.uint32(0x80000000))
@@ -60,7 +60,7 @@ def _sift(heap: np.ndarray, size: int, key: np.uint64) -> None:
 
 
 @jit()
-def _offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
+def offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
     """Put a key into a bounded heap with the smallest key on top; returns the new size."""
     if size == heap.shape[0]:
         if key > heap[0]:
@@ -75,7 +75,7 @@ def _offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
 
 
 @jit()
-def _sort_heap(heap: np.ndarray, size: int) -> None:
+def sort_heap(heap: np.ndarray, size: int) -> None:
     """Turn a heap into its keys in descending order (`np.sort` would cost seconds of compilation)."""
     for end in range(size - 1, 0, -1):
         last = heap[end]
@@ -150,7 +150,7 @@ def _settle(
             score += dense[indices[row, j]] * from_half(values[row, j])
         score *= scale[row]
         if score > 0:
-            size = _offer(heap, size, _make_key(score, row))
+            size = offer(heap, size, make_key(score, row))
     for j in range(latents.shape[0]):
         dense[latents[j]] = 0
     return size
@@ -176,6 +176,7 @@ def _largest(sums: np.ndarray) -> np.uint16:
 @jit()
 def _scan(
     accumulators: np.ndarray,
+    allowed: np.ndarray,
     length: int,
     first: int,
     positions: np.ndarray,
@@ -192,6 +193,7 @@ def _scan(
 
     Args:
         accumulators: sums of the block, uint16; those of its `length` documents are zero again afterwards.
+        allowed: 1 for documents that may be found, uint8, by position; empty if all may.
         length: documents of the block.
         first: position of its first document.
         positions: pending documents of the query, int32.
@@ -205,14 +207,14 @@ def _scan(
         heap: exact keys of the query, shape (top_k,).
     """
     top_k, slack, units = limits
-    capacity = positions.shape[0]
+    capacity, filtered = positions.shape[0], allowed.shape[0] > 0
     count, bound, size = state[0], state[1], state[2]
     for strip in range(0, length, _STRIP):
         stop = min(length, strip + _STRIP)
         if _largest(accumulators[strip:stop]) < bound:
             continue
         for place in range(strip, stop):
-            if accumulators[place] >= bound:
+            if accumulators[place] >= bound and (not filtered or allowed[first + place]):
                 positions[count] = first + place
                 sums[count] = accumulators[place]
                 count += 1
@@ -233,6 +235,7 @@ def search_blocks(
     lists: tuple[np.ndarray, np.ndarray, np.ndarray],
     codes: tuple[np.ndarray, np.ndarray, np.ndarray],
     queries: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    allowed: np.ndarray,
     block_size: int,
     first_block: int,
     stop_block: int,
@@ -244,6 +247,7 @@ def search_blocks(
         lists: starts (blocks, dim + 1), documents and weights (postings,), see `fill_postings`.
         codes: indices and values (bits of float16) of shape (n, k), scales of shape (n,).
         queries: of the group, see `csr_hf.search.queries.PreparedQueries`.
+        allowed: see `_scan`.
         block_size: documents of a block.
         first_block: where the range begins.
         stop_block: where it ends.
@@ -267,41 +271,10 @@ def search_blocks(
             _accumulate(starts[block], documents, weights, latents[i], steps[i], accumulators)
             limits = (top_k, slack[i], units[i])
             _scan(
-                accumulators, length, first, positions[i], sums[i], state[i], limits,
+                accumulators, allowed, length, first, positions[i], sums[i], state[i], limits,
                 latents[i], values[i], dense, codes, keys[i],
             )  # fmt: skip
     for i in range(group):
         count, _ = _prune(positions[i], sums[i], state[i, 0], top_k, slack[i], state[i, 1])
         size = _settle(positions[i], count, latents[i], values[i], dense, codes, keys[i], state[i, 2])
-        _sort_heap(keys[i], size)
-
-
-@jit()
-def rescore_self(
-    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    latents: np.ndarray,
-    offsets: np.ndarray,
-    positions: np.ndarray,
-    keys: np.ndarray,
-) -> None:
-    """Score dense queries against decoded documents.
-
-    Args:
-        codes: indices and values (bits of float16) of shape (n, k), and what the scores of each document are
-            multiplied by, float32, shape (n,). A document of scale 0 is no hit.
-        latents: projections of the queries, float32, shape (queries, dim).
-        offsets: float32, shape (queries,).
-        positions: candidates, int64, shape (queries, candidates); -1 for none.
-        keys: zeros, uint64, shape (queries, top_k); receives the keys, best first.
-    """
-    indices, values, scale = codes
-    for q in range(positions.shape[0]):
-        size = 0
-        for i in range(positions.shape[1]):
-            row = positions[q, i]
-            if row >= 0 and scale[row] > 0:
-                total = np.float32(0)
-                for j in range(indices.shape[1]):
-                    total += latents[q, indices[row, j]] * from_half(values[row, j])
-                size = _offer(keys[q], size, _make_key((total + offsets[q]) * scale[row], row))
-        _sort_heap(keys[q], size)
+        sort_heap(keys[i], size)

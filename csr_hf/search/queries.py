@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from csr_hf.search import kernels
 from csr_hf.search.building import LEVELS
+from csr_hf.search.copies import COPIES
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
+from csr_hf.threads import available_threads
 
 _MAX_QUERY_K = 16_384
 
@@ -73,6 +76,56 @@ def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
     return prepared
 
 
+def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequence[str]) -> int:
+    """Validate a search; returns how many documents the first stage has to find.
+
+    Raises:
+        ValueError: for numbers out of range, or a second stage that there is not.
+    """
+    if top_k < 1:
+        raise ValueError(f"`top_k` ({top_k}) must be at least 1.")
+    if rescore is None:
+        return top_k
+    if rescore != "self" and rescore not in COPIES:
+        raise ValueError(f"`rescore` ({rescore!r}) is unknown. Choose one of {('self', *COPIES)} or None.")
+    if rescore != "self" and rescore not in copies:
+        raise ValueError(
+            f'`rescore="{rescore}"` needs such copies of the embeddings, and the index has '
+            f'{", ".join(copies) or "none"}. Build it with `embeddings=..., copies=["{rescore}"]`.'
+        )
+    if candidates < top_k:
+        raise ValueError(f"`candidates` ({candidates}) must be at least `top_k` ({top_k}). Raise `candidates`.")
+    return candidates
+
+
+def checked_threads(threads: int | None) -> int:
+    """The number of threads, by default that of the cores.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if threads is None:
+        return available_threads()
+    if threads < 1:
+        raise ValueError(f"`threads` ({threads}) must be at least 1.")
+    return threads
+
+
+def checked_dense(embeddings: np.ndarray | None, n: int, input_dim: int | None) -> np.ndarray:
+    """Dense queries as the kernels take them.
+
+    Raises:
+        ValueError: if they are missing, of another shape or not finite.
+    """
+    if embeddings is None:
+        raise ValueError("a copy is compared with the dense queries. Pass `embeddings`.")
+    if np.shape(embeddings) != (n, input_dim):
+        raise ValueError(f"`embeddings` has the shape {np.shape(embeddings)} instead of ({n}, {input_dim}).")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("`embeddings` holds NaN or infinity. Check the queries.")
+    return frozen(embeddings, np.float32)
+
+
 def checked_projections(projections: QueryProjections | None, n: int, dim: int, has_norms: bool) -> QueryProjections:
     """Verify what `rescore="self"` needs; gives the projections back.
 
@@ -97,7 +150,14 @@ def checked_projections(projections: QueryProjections | None, n: int, dim: int, 
             )
         if not np.isfinite(array).all():
             raise ValueError(f"`projections.{name}` holds NaN or infinity. Check the query embeddings.")
-    return projections
+    return QueryProjections(frozen(projections.latents, np.float32), frozen(projections.offset, np.float32))
+
+
+def frozen(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """A read-only contiguous view, so that kernels see one type of array whoever made it."""
+    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
+    view.flags.writeable = False
+    return view
 
 
 def _truncated(codes: SparseCodes, query_k: int) -> SparseCodes:

@@ -1,28 +1,48 @@
-"""An index as a folder: one .npy file per array and a manifest, written whole or not at all."""
+"""An index as a folder: a folder of .npy files for every segment, and a manifest that names all that counts.
+
+Files are never changed once they are written. A save adds what is new under new names, then exchanges the manifest in
+one step, then removes what no manifest names any more: whenever it is killed, the manifest that stands is whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from csr_hf.atomic import written_whole
 
 FORMAT = "csr_hf.inverted_index"
-VERSION = 2
+VERSION = 3
 _MANIFEST = "manifest.json"
+_ALIVE = "alive"
 
 
-def save_folder(folder: str | Path, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
-    """Write arrays and settings to a folder; an index already there is replaced once the new one is complete.
+class StoredSegment(NamedTuple):
+    """What is kept of a segment."""
+
+    name: str
+    """Unique for ever: another segment never gets it."""
+    arrays: dict[str, np.ndarray]
+    """By name; they never change."""
+    alive: np.ndarray | None
+    """bool, shape (n,); None while no document is deleted."""
+    details: dict[str, Any]
+    """JSON values."""
+
+
+def save_folder(folder: str | Path, segments: Sequence[StoredSegment], settings: dict[str, Any]) -> None:
+    """Write segments and settings to a folder; an index already there is replaced once the new one is complete.
 
     Args:
         folder: where to write; its parents are created.
-        arrays: by name.
+        segments: those the folder holds already are not written again.
         settings: JSON values kept in the manifest.
 
     Raises:
@@ -30,18 +50,27 @@ def save_folder(folder: str | Path, arrays: dict[str, np.ndarray], settings: dic
         OSError: if writing fails; an index already there is left as it was.
     """
     folder = Path(folder).resolve()
-    _refuse_foreign(folder)
-    with written_whole(folder) as temporary:
-        temporary.mkdir()
-        _write(temporary, arrays, settings)
+    earlier = _earlier(folder)
+    if earlier is None:
+        with written_whole(folder) as temporary:
+            temporary.mkdir()
+            _write(temporary, segments, settings, {})
+        return
+    try:
+        _write(folder, segments, settings, earlier)
+    finally:
+        _remove_unnamed(folder)
 
 
-def load_folder(folder: str | Path, *, mmap: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what `save_folder` wrote: read-only arrays by name, and the settings.
+def load_folder(
+    folder: str | Path, *, mmap: bool = True, verify: bool = False
+) -> tuple[list[StoredSegment], dict[str, Any]]:
+    """Read what `save_folder` wrote: segments of read-only arrays, and the settings.
 
     Args:
         folder: the index.
         mmap: map the files into memory instead of reading them.
+        verify: compare every file with its checksum.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -49,54 +78,113 @@ def load_folder(folder: str | Path, *, mmap: bool = True) -> tuple[dict[str, np.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    arrays = {}
-    for name, entry in manifest["files"].items():
-        path = folder / f"{name}.npy"
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-            raise ValueError(f"the index {folder} is incomplete: {path.name} {found}. Copy or build it again.")
-        empty = 0 in entry["shape"]
-        array = np.load(path, mmap_mode="r" if mmap and not empty else None, allow_pickle=False)
-        if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
-            raise ValueError(
-                f"the index {folder} is damaged: {path.name} is {array.dtype} {array.shape}. Build it again."
-            )
-        array.flags.writeable = False
-        arrays[name] = array
-    return arrays, manifest["settings"]
+    segments = []
+    for entry in manifest["segments"]:
+        place = folder / entry["name"]
+        arrays = {name: _read(place / f"{name}.npy", file, mmap, verify) for name, file in entry["files"].items()}
+        alive = None
+        if entry["alive"] is not None:
+            alive = _read(place / entry["alive"]["file"], entry["alive"], False, True)
+        segments.append(StoredSegment(entry["name"], arrays, alive, entry["details"]))
+    return segments, manifest["settings"]
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _earlier(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Segments of the index at a path by name; None if there is nothing at all."""
     if not folder.exists():
-        return
+        return None
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; an index is a folder. Choose another path.")
     if not any(folder.iterdir()):
-        return
+        return None
     try:
-        _read_manifest(folder, any_version=True)
+        manifest = _read_manifest(folder, any_version=True)
     except ValueError as error:
         raise ValueError(
             f"{folder} is not empty and not an index, so it is not replaced. Choose another path."
         ) from error
+    if manifest.get("version") != VERSION or manifest.pop("checksum", None) != _checksum(manifest):
+        return {}
+    return {entry["name"]: entry for entry in manifest["segments"]}
 
 
-def _write(folder: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
-    files = {}
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        files[name] = {"bytes": path.stat().st_size, "dtype": array.dtype.str, "shape": list(array.shape)}
-    manifest = {"format": FORMAT, "version": VERSION, "settings": settings, "files": files}
+def _write(
+    folder: Path, segments: Sequence[StoredSegment], settings: dict[str, Any], earlier: dict[str, dict[str, Any]]
+) -> None:
+    entries = []
+    for segment in segments:
+        place = folder / segment.name
+        files = earlier.get(segment.name, {}).get("files")
+        if files is None:
+            with written_whole(place) as temporary:
+                temporary.mkdir()
+                files = {name: _save(temporary / f"{name}.npy", array) for name, array in segment.arrays.items()}
+        alive = None if segment.alive is None else _save_alive(place, segment.alive)
+        entries.append({"name": segment.name, "files": files, "alive": alive, "details": segment.details})
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "settings": settings, "segments": entries}
+    # As JSON gives it back: tuples are lists there.
+    manifest = json.loads(json.dumps(manifest))
     manifest["checksum"] = _checksum(manifest)
-    with (folder / _MANIFEST).open("w", encoding="utf-8") as file:
+    with written_whole(folder / _MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _save_alive(place: Path, alive: np.ndarray) -> dict[str, Any]:
+    # Named after its content: another one never takes its place.
+    name = f"{_ALIVE}-{hashlib.blake2b(alive.tobytes(), digest_size=8).hexdigest()}.npy"
+    with written_whole(place / name) as temporary:
+        return {"file": name, **_save(temporary, alive)}
+
+
+def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "bytes": path.stat().st_size,
+        "dtype": array.dtype.str,
+        "shape": list(array.shape),
+        "checksum": _file_checksum(path),
+    }
+
+
+def _read(path: Path, entry: dict[str, Any], mmap: bool, verify: bool) -> np.ndarray:
+    size = path.stat().st_size if path.is_file() else None
+    shown = f"{path.parent.name}/{path.name}"
+    if size != entry["bytes"]:
+        found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+        raise ValueError(f"the index {path.parent.parent} is incomplete: {shown} {found}. Copy or build it again.")
+    damaged = f"the index {path.parent.parent} is damaged: {shown}"
+    if verify and _file_checksum(path) != entry["checksum"]:
+        raise ValueError(f"{damaged} does not match its checksum. Copy or build it again.")
+    array: np.ndarray = np.load(path, mmap_mode="r" if mmap and 0 not in entry["shape"] else None, allow_pickle=False)
+    if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
+        raise ValueError(f"{damaged} is {array.dtype} {array.shape}. Build it again.")
+    array.flags.writeable = False
+    return array
+
+
+def _remove_unnamed(folder: Path) -> None:
+    """Remove segments, and marks of deleted documents, that the manifest does not name."""
+    try:
+        manifest = _read_manifest(folder)
+    except ValueError:
+        # Of another version: a save failed before it replaced the manifest. A later one cleans up.
+        return
+    named = {entry["name"]: entry["alive"] for entry in manifest["segments"]}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in named:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir():
+            marks = named[path.name]
+            for mark in path.glob(f"{_ALIVE}-*.npy"):
+                if marks is None or mark.name != marks["file"]:
+                    mark.unlink(missing_ok=True)
+        elif path.name != _MANIFEST:
+            path.unlink(missing_ok=True)
 
 
 def _read_manifest(folder: Path, *, any_version: bool = False) -> dict[str, Any]:
@@ -126,3 +214,8 @@ def _read_manifest(folder: Path, *, any_version: bool = False) -> dict[str, Any]
 
 def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

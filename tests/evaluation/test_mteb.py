@@ -162,8 +162,10 @@ def written_out(method, documents, queries):
         return np.where(asked @ stored.T > 0, unit(queries) @ unit(decoded).T, -9)
     if isinstance(method, TwoStageMethod):
         stored, _, asked = searched_codes(method, documents, queries, True)
-        copy = method.copy.baseline
-        return np.where(asked @ stored.T > 0, copy.queries(unit(queries)) @ copy.documents(unit(documents)).T, -9)
+        kept = unit(documents)
+        if method.copy == "binary":
+            kept = np.where(kept > 0, 1, -1) / np.sqrt(384)
+        return np.where(asked @ stored.T > 0, unit(queries) @ kept.T, -9)
     if isinstance(method, CSRMethod) and method.refine:
         stored, decoded, asked = searched_codes(method, documents, queries, True)
         return asked @ stored.T / np.linalg.norm(decoded, axis=1)
@@ -181,7 +183,7 @@ def test_every_method_searches_and_scores_as_it_is_defined(head, searched):
         documents[::-1],
         ks=[8, 32],
         baselines=["truncate", "pca", "int8", "binary"],
-        two_stage=["int8", "binary"],
+        two_stage=["int8", "binary", "float16"],
         candidates=100,
     )
     methods.append(CSRMethod(head, 8, refine=False))
@@ -204,7 +206,7 @@ def test_bytes_are_those_that_are_stored(head, searched):
         ("dense", None): 1536,
         ("CSR", 8): 36,
         ("CSR, decoded", 8): 36,
-        ("CSR + int8", 8): 36 + 384,
+        ("CSR + int8", 8): 36 + 384 + 4,
         ("truncation", None): 36,
         ("PCA", None): 36,
         ("int8", None): 384,
@@ -217,13 +219,13 @@ def test_without_training_embeddings_fitted_baselines_are_left_out(head):
     names = [
         method.name for method in all_methods(head, None, ks=[8], baselines=["truncate", "pca", "int8", "binary"])
     ]
-    assert names == ["dense", "CSR", "CSR, decoded", "truncation", "binary"]
+    assert names == ["dense", "CSR", "CSR, decoded", "CSR + int8", "truncation", "binary"]
 
 
 def test_unknown_baseline_names_the_nearest(head):
     with pytest.raises(ValueError, match=r"baseline 'truncat' is unknown\. Did you mean 'truncate'"):
         all_methods(head, None, ks=[8], baselines=["truncat"])
-    with pytest.raises(ValueError, match=r"two-stage copy 'in8' is unknown\. Known: int8, binary"):
+    with pytest.raises(ValueError, match=r"two-stage copy 'in8' is unknown\. Known: binary, int8, float16"):
         all_methods(head, None, ks=[8], two_stage=["in8"])
 
 

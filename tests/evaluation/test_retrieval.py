@@ -64,7 +64,7 @@ def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
 def test_two_stages_rank_by_the_copy_and_cost_both(measured):
     rows = measured[3]
     row = rows[NDCG, "CSR + int8", 5]
-    assert row.bytes_per_vector == 4 * 5 + 4 + 12
+    assert row.bytes_per_vector == 4 * 5 + 4 + 12 + 4
     # With all documents as candidates nothing but int8 decides, but for documents that share no latent.
     assert row.score == pytest.approx(rows[NDCG, "int8", None].score, abs=0.05)
 
@@ -84,4 +84,4 @@ def test_without_pairs_only_neighbours_are_compared(measured):
     methods = all_methods(head, None, ks=[2], baselines=[])
     rows = evaluate_retrieval(methods, queries[:50], documents, task="t", paired=False)
     assert {row.metric for row in rows} == {RECALL}
-    assert {row.method for row in rows} == {"dense", "CSR", "CSR, decoded"}
+    assert {row.method for row in rows} == {"dense", "CSR", "CSR, decoded", "CSR + int8"}

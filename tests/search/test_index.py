@@ -231,11 +231,19 @@ def test_statistics():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ids": [1, 2]}, r"`ids`.*\(2,\).*3 documents"),
+        ({"ids": [1, 2]}, "`ids` holds 2 ids, but there are 3 documents"),
         ({"ids": [1, 2, 2]}, "`ids` must be unique.*2"),
         ({"ids": ["a", "b", "a"]}, "`ids` must be unique.*a"),
-        ({"ids": [1.0, 2.0, 3.0]}, "`ids` must be all integers or all strings"),
-        ({"ids": [1, 2, "c"]}, "`ids` must be all integers or all strings"),
+        ({"ids": [1.0, 2.0, 3.0]}, "`ids` must be all integers, all strings"),
+        ({"ids": [1, 2, "c"]}, "`ids` must be all integers, all strings"),
+        ({"ids": [True, False, 2]}, "`ids` must be all integers, all strings"),
+        ({"copies": ["int7"], "embeddings": np.ones((3, 2))}, "`copies` names 'int7'"),
+        ({"copies": ["int8"]}, "a copy 'int8' needs the documents' `embeddings`"),
+        (
+            {"copies": ["int8"], "embeddings": np.ones((2, 5))},
+            r"`embeddings` has the shape \(2, 5\) instead of \(3, 5\)",
+        ),
+        ({"copies": ["int8"], "embeddings": np.full((3, 5), np.nan)}, r"`embeddings\[0\]` holds NaN"),
         ({"decoded_norms": np.ones(2)}, r"`decoded_norms`.*\(2,\)"),
         ({"decoded_norms": np.array([1, np.nan, 1])}, "`decoded_norms` must be finite"),
         ({"block_size": 0}, r"`block_size` \(0\)"),
@@ -274,6 +282,14 @@ def projections_of(n, dim):
         ({"threads": 0}, r"`threads` \(0\)"),
         ({"rescore": "int7"}, "`rescore` \\('int7'\\) is unknown"),
         ({"rescore": "self"}, "needs `projections`"),
+        ({"rescore": "binary"}, '`rescore="binary"` needs such copies.*has int8'),
+        ({"rescore": "int8"}, "Pass `embeddings`"),
+        (
+            {"rescore": "int8", "embeddings": np.ones((2, 6))},
+            r"`embeddings` has the shape \(2, 6\) instead of \(2, 7\)",
+        ),
+        ({"rescore": "int8", "embeddings": np.full((2, 7), np.inf)}, "`embeddings` holds NaN or infinity"),
+        ({"allowed": np.ones(19, bool)}, r"`allowed` has the shape \(19,\), but there are 20 positions"),
         ({"rescore": "self", "candidates": 9, "projections": projections_of(2, 50)}, r"`candidates` \(9\)"),
         ({"rescore": "self", "projections": projections_of(3, 50)}, r"`projections.latents`.*\(3, 50\).*\(2, 50\)"),
         ({"rescore": "self", "projections": projections_of(2, 49)}, r"`projections.latents`.*\(2, 49\)"),
@@ -289,7 +305,7 @@ def projections_of(n, dim):
 )
 def test_search_errors(options, message):
     codes = random_codes(20, 4, 50, 15)
-    index = InvertedIndex.build(codes, decoded_norms=np.ones(20))
+    index = InvertedIndex.build(codes, decoded_norms=np.ones(20), embeddings=np.ones((20, 7)), copies=["int8"])
     with pytest.raises(ValueError, match=message):
         index.search(codes[:2], **options)
 

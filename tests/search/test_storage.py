@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from csr_hf.search import storage
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import QueryProjections
 from tests.search.test_index import random_codes
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -23,6 +29,12 @@ def saved(codes, tmp_path):
     folder = tmp_path / "index"
     InvertedIndex.build(codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700), block_size=256).save(folder)
     return folder
+
+
+def part(folder):
+    """The folder of the only segment."""
+    (found,) = [path for path in folder.iterdir() if path.is_dir()]
+    return found
 
 
 def names(folder):
@@ -42,7 +54,8 @@ def test_round_trip(codes, saved, mmap):
         expected, result = built.search(codes[:9], 5, **options), loaded.search(codes[:9], 5, **options)
         for left, right in zip(expected, result, strict=True):
             np.testing.assert_array_equal(left, right)
-    mapped = [isinstance(array, np.memmap) for array in storage.load_folder(saved, mmap=mmap)[0].values()]
+    ((_, arrays, _, _),) = storage.load_folder(saved, mmap=mmap)[0]
+    mapped = [isinstance(array, np.memmap) for array in arrays.values()]
     assert all(mapped) if mmap else not any(mapped)
 
 
@@ -120,12 +133,17 @@ def test_load_errors(saved, tmp_path):
 
 @pytest.mark.parametrize("name", ["indices", "values", "scale", "starts", "documents", "weights", "ids"])
 def test_truncated_or_missing_file(saved, name):
-    path = saved / f"{name}.npy"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"incomplete: {name}.npy has"):
+    path = part(saved) / f"{name}.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=f"incomplete: .*{name}.npy has"):
         InvertedIndex.load(saved)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for options in ({"mmap": False}, {"verify": True}):
+        with pytest.raises(ValueError, match=f"damaged: .*{name}.npy does not match its checksum"):
+            InvertedIndex.load(saved, **options)
     path.unlink()
-    with pytest.raises(ValueError, match=f"incomplete: {name}.npy is missing"):
+    with pytest.raises(ValueError, match=f"incomplete: .*{name}.npy is missing"):
         InvertedIndex.load(saved)
 
 
@@ -141,18 +159,95 @@ def test_manifest_is_checked(saved, tmp_path):
         InvertedIndex.load(saved)
 
 
-def test_load_finds_damaged_content_without_mmap(saved):
-    """Kernels do not check bounds, so what is read into memory is verified; a map is trusted."""
-    path = saved / "indices.npy"
+def test_swapped_file_of_another_index(codes, saved, tmp_path):
+    InvertedIndex.build(codes[:10]).save(tmp_path / "small")
+    shutil.copy(part(tmp_path / "small") / "weights.npy", part(saved) / "weights.npy")
+    with pytest.raises(ValueError, match="incomplete"):
+        InvertedIndex.load(saved)
+
+
+def test_content_that_contradicts_itself_is_found(saved):
+    """Kernels do not check bounds, so what is verified is more than the checksum; a map is trusted."""
+    path = part(saved) / "indices.npy"
     array = np.load(path)
     array[3, 2] = 60_000
     np.save(path, array)
-    with pytest.raises(ValueError, match="damaged"):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest.pop("checksum")
+    manifest["segments"][0]["files"]["indices"]["checksum"] = storage._file_checksum(path)
+    manifest["checksum"] = storage._checksum(manifest)
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="contradict each other"):
         InvertedIndex.load(saved, mmap=False)
 
 
-def test_swapped_file_of_another_index(codes, saved, tmp_path):
-    InvertedIndex.build(codes[:10]).save(tmp_path / "small")
-    shutil.copy(tmp_path / "small" / "weights.npy", saved / "weights.npy")
-    with pytest.raises(ValueError, match="incomplete"):
-        InvertedIndex.load(saved)
+def test_saving_again_writes_what_is_new_and_removes_what_is_gone(codes, saved):
+    index = InvertedIndex.load(saved)
+    first = part(saved)
+    written = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    index.add(codes[:3], ["x", "y", "z"], decoded_norms=np.ones(3))
+    index.delete(["d5", "y"])
+    index.save(saved)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert len([path for path in saved.iterdir() if path.is_dir()]) == 2
+    loaded = InvertedIndex.load(saved, mmap=False)
+    assert len(loaded) == 701 and "d5" not in loaded and "z" in loaded
+    np.testing.assert_array_equal(loaded.search(codes[:4], 9).ids, index.search(codes[:4], 9).ids)
+    index.delete(["d6"])
+    index.save(saved)
+    assert len(list(first.glob("alive-*.npy"))) == 1
+    index.compact()
+    index.save(saved)
+    assert part(saved) != first
+    assert len(InvertedIndex.load(saved)) == 700
+
+
+def test_ids_of_other_types_stay_in_memory(codes, tmp_path):
+    index = InvertedIndex.build(codes[:2], [("a", 1), ("a", 2)])
+    with pytest.raises(ValueError, match="cannot be saved"):
+        index.save(tmp_path / "index")
+    assert names(tmp_path) == []
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from csr_hf.search.index import InvertedIndex
+from csr_hf.search import storage
+from tests.search.test_index import random_codes
+index = InvertedIndex.load(sys.argv[1])
+codes = random_codes(50, 6, 120, 99, head="fingerprint")
+index.add(codes, [f"n{i}" for i in range(50)], decoded_norms=np.ones(50))
+index.delete(["d0"])
+saves, save = [], np.save
+def killing(*arguments, **options):
+    saves.append(1)
+    if len(saves) == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    save(*arguments, **options)
+np.save = killing
+replace = os.replace
+def replacing(*arguments):
+    if int(sys.argv[2]) == 0 and str(arguments[1]).endswith("manifest.json"):
+        os.kill(os.getpid(), 9)
+    replace(*arguments)
+os.replace = replacing
+index.save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 8])
+def test_a_killed_save_leaves_the_last_good_index(codes, saved, at):
+    """Killed at the n-th array that is written, or just before the manifest is exchanged."""
+    before = InvertedIndex.load(saved).search(codes[:5], 7)
+    files = len(list(saved.rglob("*")))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(saved), str(at)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(saved.rglob("*"))) > files
+    index = InvertedIndex.load(saved, mmap=False)
+    assert len(index) == 700
+    for left, right in zip(before, index.search(codes[:5], 7), strict=True):
+        np.testing.assert_array_equal(left, right)
+    index.save(saved)
+    assert len(names(saved)) == 2
+    assert names(saved.parent) == ["index"]

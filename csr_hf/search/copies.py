@@ -1,0 +1,63 @@
+"""Compact copies of the documents' dense embeddings, which a second stage compares with dense queries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from csr_hf.search import rescoring
+
+COPIES = ("binary", "int8", "float16")
+"""One bit, one byte (and four for a scale) or two bytes a dimension."""
+_CHUNK = 8_192
+_LEVELS = 127
+
+
+def make_copy(kind: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
+    """Store embeddings, each scaled to unit norm, by name of the array.
+
+    "binary" keeps signs. "int8" rounds to steps of 1/127 of a document's largest component, and keeps that step: no
+    ranges to fit, so documents that come later are stored alike.
+
+    Args:
+        kind: of `COPIES`.
+        embeddings: shape (n, input_dim), of any float type; may be memory-mapped, it is read in chunks.
+
+    Raises:
+        ValueError: for NaN or infinity; the row is named.
+    """
+    n, dim = embeddings.shape
+    width, dtype = {"binary": (-(-dim // 8), np.uint8), "int8": (dim, np.int8), "float16": (dim, np.uint16)}[kind]
+    arrays = {kind: np.empty((n, width), dtype), **({"int8_scale": np.empty(n, np.float32)} if kind == "int8" else {})}
+    for start in range(0, n, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        units = _units(embeddings[rows], start)
+        if kind == "binary":
+            arrays["binary"][rows] = np.packbits(units > 0, axis=1)
+        elif kind == "float16":
+            arrays["float16"][rows] = units.astype(np.float16).view(np.uint16)
+        else:
+            step = np.maximum(np.abs(units).max(axis=1, initial=0), np.finfo(np.float32).tiny) / _LEVELS
+            arrays["int8_scale"][rows] = step
+            arrays["int8"][rows] = np.rint(units / step[:, None])
+    return arrays
+
+
+def score_copy(
+    kind: str, arrays: dict[str, np.ndarray], queries: np.ndarray, positions: np.ndarray, scores: np.ndarray
+) -> None:
+    """Fill `scores` with the inner products of queries and stored candidates, see `rescoring`."""
+    if kind == "binary":
+        rescoring.score_binary(arrays["binary"], queries, positions, scores)
+    elif kind == "float16":
+        rescoring.score_float16(arrays["float16"], queries, positions, scores)
+    else:
+        rescoring.score_int8(arrays["int8"], arrays["int8_scale"], queries, positions, scores)
+
+
+def _units(rows: np.ndarray, start: int) -> np.ndarray:
+    rows = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(norms).all():
+        row = start + int(np.argmin(np.isfinite(norms[:, 0])))
+        raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
+    return rows / np.where(norms > 0, norms, 1)

@@ -1,0 +1,184 @@
+"""Segments searched as one: which documents may be found, the best of all, the second stage, ids."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from csr_hf.search import kernels, rescoring
+from csr_hf.search.documents import check_loaded
+from csr_hf.search.ids import Ids
+from csr_hf.search.queries import frozen
+from csr_hf.search.segment import Segment
+from csr_hf.search.storage import StoredSegment
+from csr_hf.sparse_codes import QueryProjections
+from csr_hf.threads import run
+
+
+class SearchResult(NamedTuple):
+    """What a search found, best first; a query with fewer hits ends in id -1, "" or None, score -inf, position -1."""
+
+    ids: np.ndarray
+    """int64, str or object, shape (n_queries, top_k)."""
+    scores: np.ndarray
+    """float32, shape (n_queries, top_k), descending; equal scores in order of position."""
+    positions: np.ndarray
+    """int64, shape (n_queries, top_k): how many documents were added before, deleted ones included."""
+
+
+class Settings(NamedTuple):
+    """What all documents of an index share."""
+
+    dim: int
+    """Length of the latents axis."""
+    block_size: int
+    """Documents of a block."""
+    head: str | None
+    """Fingerprint of the head that made the codes."""
+    decoded: bool
+    """Whether scores are divided by the norms of the decoded documents."""
+    copies: tuple[str, ...]
+    """Copies of the embeddings."""
+    input_dim: int | None
+    """Width of these embeddings."""
+
+
+class Part(NamedTuple):
+    """A segment with what may change of it: whole new ones take its place."""
+
+    segment: Segment
+    ids: Ids
+    alive: np.ndarray | None
+    """bool, shape (n,); None while no document is deleted."""
+    name: str
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool, shape (n,): documents that are not deleted."""
+        return np.ones(len(self.segment), bool) if self.alive is None else self.alive
+
+
+def without(part: Part, positions: np.ndarray) -> Part:
+    """The part with these documents deleted."""
+    alive = part.mask.copy()
+    alive[positions] = False
+    return part._replace(alive=alive)
+
+
+def masks_of(
+    parts: Sequence[Part], starts: np.ndarray, allowed: Iterable[Hashable] | np.ndarray | None
+) -> list[np.ndarray | None]:
+    """Which documents of each part may be found; None for all."""
+    if allowed is None:
+        return [part.alive for part in parts]
+    if isinstance(allowed, np.ndarray) and allowed.dtype == bool:
+        if allowed.shape != (starts[-1],):
+            raise ValueError(f"`allowed` has the shape {allowed.shape}, but there are {starts[-1]} positions.")
+        chosen = [allowed[first:stop] for first, stop in itertools.pairwise(starts)]
+    else:
+        wanted, chosen = list(allowed), []
+        for part in parts:
+            chosen.append(np.zeros(len(part.segment), bool))
+            positions = part.ids.positions_of(wanted)
+            chosen[-1][positions[positions >= 0]] = True
+    return [mask if part.alive is None else mask & part.alive for part, mask in zip(parts, chosen, strict=True)]
+
+
+def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of all parts, by score, then position; padded to `depth`."""
+    scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+    if len(found) > 1:
+        order = np.lexsort((positions, -scores))[:, :depth]
+        scores, positions = (np.take_along_axis(array, order, axis=1) for array in (scores, positions))
+    missing = ((0, 0), (0, max(depth - scores.shape[1], 0)))
+    return (
+        np.pad(scores, missing, constant_values=-np.inf),
+        np.pad(positions, missing, constant_values=-1),
+    )
+
+
+def rescored(
+    parts: Sequence[Part],
+    starts: np.ndarray,
+    kind: str,
+    dense: QueryProjections | np.ndarray,
+    positions: np.ndarray,
+    threads: int,
+) -> np.ndarray:
+    """Second-stage scores of candidates, float32, of the shape of `positions`; -inf for none."""
+    scores = np.full(positions.shape, -np.inf, np.float32)
+    local = [
+        frozen(np.where((positions >= first) & (positions < stop), positions - first, -1), np.int64)
+        for first, stop in itertools.pairwise(starts)
+    ]
+
+    def rescore(first: int) -> None:
+        rows = slice(first, first + kernels.GROUP)
+        if isinstance(dense, np.ndarray):
+            queries: QueryProjections | np.ndarray = dense[rows]
+        else:
+            queries = QueryProjections(dense.latents[rows], dense.offset[rows])
+        for part, chosen in zip(parts, local, strict=True):
+            part.segment.rescore(kind, queries, chosen[rows], scores[rows])
+
+    run(rescore, [(first,) for first in range(0, len(scores), kernels.GROUP)], threads)
+    return scores
+
+
+def best(scores: np.ndarray, positions: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `top_k` of the candidates by their scores, then by position."""
+    keys = np.zeros((len(scores), top_k), np.uint64)
+    rescoring.best_keys(scores, frozen(positions, np.int64), keys)
+    return kernels.split_keys(keys)
+
+
+def ids_at(parts: Sequence[Part], starts: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Ids of positions; for -1 what stands for none."""
+    ids = None
+    for part, first, stop in zip(parts, starts[:-1], starts[1:], strict=True):
+        here = (positions >= first) & (positions < stop)
+        found = part.ids.at(positions[here] - first)
+        if ids is None:
+            ids = np.full(positions.shape, part.ids.none, found.dtype)
+        ids = ids.astype(np.promote_types(ids.dtype, found.dtype), copy=False)
+        ids[here] = found
+    return positions.copy() if ids is None else ids
+
+
+def to_store(parts: Sequence[Part]) -> list[StoredSegment]:
+    """What is written of each part.
+
+    Raises:
+        ValueError: for ids that cannot be written.
+    """
+    if any(part.ids.kind == "objects" for part in parts):
+        raise ValueError("`ids` that are neither integers nor strings cannot be saved. Number the documents.")
+    return [
+        StoredSegment(
+            part.name,
+            {**part.segment.arrays, **({} if part.ids.array is None else {"ids": part.ids.array})},
+            part.alive,
+            {"first_id": part.ids.first, "longest": part.segment.longest},
+        )
+        for part in parts
+    ]
+
+
+def opened(stored: Sequence[StoredSegment], settings: Settings, folder: str | Path, *, verify: bool) -> list[Part]:
+    """Parts of what was read from `folder`.
+
+    Raises:
+        ValueError: if `verify` and arrays contradict each other.
+    """
+    parts = []
+    for name, arrays, alive, details in stored:
+        if verify:
+            check_loaded(arrays, settings.dim, settings.block_size, folder)
+        ids = arrays.pop("ids", None)
+        segment = Segment(arrays, settings.dim, settings.block_size, details["longest"])
+        parts.append(Part(segment, Ids(ids, len(segment), details["first_id"]), alive, name))
+    return parts

@@ -1,0 +1,146 @@
+"""Numba kernels of the second stage: dense queries against what is stored of their candidates.
+
+Every scoring kernel fills `scores`, float32 of the shape (queries, candidates), where `positions` name a document of
+its arrays; -1 stands for a candidate that is none or stored elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from csr_hf.jit import from_half, jit
+from csr_hf.search.kernels import make_key, offer, sort_heap
+
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@jit()
+def score_codes(
+    indices: np.ndarray,
+    values: np.ndarray,
+    scale: np.ndarray,
+    projections: np.ndarray,
+    offsets: np.ndarray,
+    positions: np.ndarray,
+    scores: np.ndarray,
+) -> None:
+    """Dense queries against decoded documents: (sum_j projections_j z_j + offset) * scale.
+
+    Args:
+        indices: of the codes, shape (n, k).
+        values: of the codes, bits of float16, shape (n, k).
+        scale: 1 / ||decode(z)||, float32, shape (n,); a document of scale 0 gets no score.
+        projections: of the queries on the atoms, float32, shape (queries, dim).
+        offsets: of the queries on pre_bias, float32, shape (queries,).
+        positions: candidates, int64, shape (queries, candidates).
+        scores: see above.
+    """
+    for q in range(positions.shape[0]):
+        for i in range(positions.shape[1]):
+            row = positions[q, i]
+            if row >= 0 and scale[row] > 0:
+                total = np.float32(0)
+                for j in range(indices.shape[1]):
+                    total += projections[q, indices[row, j]] * from_half(values[row, j])
+                scores[q, i] = (total + offsets[q]) * scale[row]
+
+
+@jit(fastmath=_FAST)
+def score_int8(
+    copy: np.ndarray, scale: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray
+) -> None:
+    """Dense queries against eight-bit embeddings.
+
+    Args:
+        copy: int8, shape (n, input_dim).
+        scale: what a step of each document is, float32, shape (n,).
+        queries: float32, shape (queries, input_dim).
+        positions: candidates, int64, shape (queries, candidates).
+        scores: see above.
+    """
+    for q in range(positions.shape[0]):
+        query = queries[q]
+        for i in range(positions.shape[1]):
+            row = positions[q, i]
+            if row >= 0:
+                document = copy[row]
+                total = np.float32(0)
+                for axis in range(query.shape[0]):
+                    total += query[axis] * np.float32(document[axis])
+                scores[q, i] = total * scale[row]
+
+
+@jit(fastmath=_FAST)
+def score_float16(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> None:
+    """Dense queries against float16 embeddings.
+
+    Args:
+        copy: bits of float16, uint16, shape (n, input_dim).
+        queries: float32, shape (queries, input_dim).
+        positions: candidates, int64, shape (queries, candidates).
+        scores: see above.
+    """
+    for q in range(positions.shape[0]):
+        query = queries[q]
+        for i in range(positions.shape[1]):
+            row = positions[q, i]
+            if row >= 0:
+                document = copy[row]
+                total = np.float32(0)
+                for axis in range(query.shape[0]):
+                    bits = document[axis]
+                    size = from_half(bits & np.uint16(0x7FFF))
+                    total += query[axis] * (-size if bits >> np.uint16(15) else size)
+                scores[q, i] = total
+
+
+@jit(fastmath=_FAST)
+def score_binary(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> None:
+    """Dense queries against signs, as vectors of unit norm: sum_j query_j sign_j / sqrt(input_dim).
+
+    Args:
+        copy: eight dimensions a byte, the first in the highest bit, 1 for positive; uint8, shape (n, bytes).
+        queries: float32, shape (queries, input_dim).
+        positions: candidates, int64, shape (queries, candidates).
+        scores: see above.
+    """
+    dim = queries.shape[1]
+    bytes_of = copy.shape[1]
+    # Sums of a query over the bits of every possible byte, each from that of the byte without its lowest bit.
+    sums = np.zeros((bytes_of, 256), np.float32)
+    for q in range(positions.shape[0]):
+        whole = np.float32(0)
+        for axis in range(dim):
+            whole += queries[q, axis]
+        for place in range(bytes_of):
+            for byte in range(1, 256):
+                lowest = 0
+                while not (byte >> lowest) & 1:
+                    lowest += 1
+                axis = 8 * place + 7 - lowest
+                extra = queries[q, axis] if axis < dim else np.float32(0)
+                sums[place, byte] = sums[place, byte & (byte - 1)] + extra
+        for i in range(positions.shape[1]):
+            row = positions[q, i]
+            if row >= 0:
+                total = np.float32(0)
+                for place in range(bytes_of):
+                    total += sums[place, copy[row, place]]
+                scores[q, i] = (2 * total - whole) / np.sqrt(np.float32(dim))
+
+
+@jit()
+def best_keys(scores: np.ndarray, positions: np.ndarray, keys: np.ndarray) -> None:
+    """The best candidates of every query.
+
+    Args:
+        scores: float32, shape (queries, candidates); -inf for none.
+        positions: int64, shape (queries, candidates).
+        keys: zeros, uint64, shape (queries, top_k); receives the keys, best first.
+    """
+    for q in range(scores.shape[0]):
+        size = 0
+        for i in range(scores.shape[1]):
+            if scores[q, i] > -np.inf:
+                size = offer(keys[q], size, make_key(scores[q, i], positions[q, i]))
+        sort_heap(keys[q], size)
