@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -226,6 +226,11 @@ def index(recipe: Recipe, *, say: Say, progress: bool = True) -> InvertedIndex:
     """
     if recipe.model.init in ("kaiming", "data"):
         raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
+    if Path(recipe.model.init).resolve() in (
+        Path(recipe.output_dir).resolve(),
+        Path(recipe.output_dir).resolve() / _MODEL,
+    ):
+        raise ValueError(f"`output_dir` ({recipe.output_dir}) is where the head comes from. Choose another folder.")
     embedded = embed(recipe, say=say, progress=progress)
     head = _fresh_head(recipe, embedded).eval()
     save_model(head, recipe, Path(recipe.output_dir), {})
@@ -242,7 +247,7 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
         embedded.documents,
         arguments.k or head.config.k,
         refine=arguments.refine,
-        copies=cast(Any, arguments.copies),
+        copies=arguments.copies,
     )
     index.save(folder / _INDEX)
     texts = embedded.texts()

@@ -74,7 +74,7 @@ class EvaluationArguments:
     """Documents the first stage hands to the second."""
     baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
-    two_stage: list[str] = field(default_factory=lambda: ["int8"])
+    two_stage: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rank what CSR finds: binary, int8, float16."""
 
 
@@ -86,7 +86,7 @@ class IndexArguments:
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
     """How documents are encoded, see `CSRModel.encode`: "pursuit" is best with the second stage."""
-    copies: list[str] = field(default_factory=lambda: ["int8"])
+    copies: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings to keep for the second stage: binary, int8, float16; none for the codes alone."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""

@@ -33,7 +33,7 @@ class RunSearcher:
     Args:
         encoder: backbone and head.
         index: of the documents' codes.
-        documents: rows with `id` and `text`, in the order of the index.
+        documents: rows with `id` and `text`; the index calls them 0, 1, ...
         settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
     """
 
@@ -93,8 +93,10 @@ class RunSearcher:
             embeddings=embedding,
         )
         hits = []
-        for position, score in zip(found.positions[0], found.scores[0], strict=True):
+        for position, number, score in zip(found.positions[0], found.ids[0], found.scores[0], strict=True):
             if position >= 0:
-                row = self.documents[int(position)]
+                if not 0 <= number < len(self.documents):
+                    raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
+                row = self.documents[int(number)]
                 hits.append(Hit(float(score), row["id"], row["text"]))
         return hits

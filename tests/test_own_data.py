@@ -66,6 +66,10 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     assert main([*call, "--output-dir", str(folder / "never")]) == 2
     assert "names no head to index with. Give one: --head" in capsys.readouterr().err
     assert not (folder / "never").exists()
+    assert main([*call, "--head", str(adapted / "fresh"), "--output-dir", str(adapted / "fresh")]) == 2
+    assert "is where the head comes from" in capsys.readouterr().err
+    assert main([*call, "--head", str(adapted / "fresh"), "--index.copies", "[int4]"]) == 2
+    assert "`index.copies.0` ('int4')" in capsys.readouterr().err
     indexed = folder / "indexed"
     assert main([*call, "--head", str(adapted / "fresh"), "--output-dir", str(indexed)]) == 0
     fresh, own = (CSRModel.from_pretrained(run / "model") for run in (adapted / "fresh", indexed))

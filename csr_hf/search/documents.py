@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +13,26 @@ from csr_hf.threads import available_threads, run
 _FLOAT16_INFINITY = 0x7C00
 _NEGATIVE_ZERO = 0x8000
 _CHUNK = 65_536
+_NOTHING = 1e-6
 
 
-def scales(values: np.ndarray, decoded_norms: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """What to multiply codes by so that none is longer than 1, and what to multiply scores by to undo a part of it.
-
-    Codes are divided by their norms, or by those of the decoded documents, which may be smaller: then all of them
-    also by the largest quotient of the two.
+def scales(values: np.ndarray, decoded_norms: np.ndarray | None) -> np.ndarray:
+    """What makes scores of inner products: 1 / the norm of the code, or of the decoded document.
 
     Returns:
-        float32, shape (n,), 0 for codes or documents of norm 0; and the quotient, 1 without decoded norms.
+        float32, shape (n,). 0, so that they are never found, for codes of norm 0 and documents that decode to nothing:
+        to less than a millionth of the code.
     """
-    chunks = [slice(start, start + _CHUNK) for start in range(0, len(values), _CHUNK)]
-    own = np.concatenate(
-        [
-            np.zeros(0, np.float32),
-            *run(lambda rows: building.norms(values[rows]), [(c,) for c in chunks], available_threads()),
-        ]
-    )
+    own = norms_of(values)
     divisors = own if decoded_norms is None else decoded_norms
-    scale = np.divide(np.float32(1), divisors, out=np.zeros_like(own), where=divisors > 0)
-    if decoded_norms is None:
-        return scale, 1.0
-    longest = float((own * scale).max(initial=0)) or 1.0
-    return scale / np.float32(longest), longest
+    return np.divide(np.float32(1), divisors, out=np.zeros_like(own), where=divisors > own * np.float32(_NOTHING))
+
+
+def norms_of(values: np.ndarray) -> np.ndarray:
+    """Norms of codes, float32, shape (n,), from the bits of their float16 values."""
+    chunks = [(slice(start, start + _CHUNK),) for start in range(0, len(values), _CHUNK)]
+    norms = run(lambda rows: building.norms(values[rows]), chunks, available_threads())
+    return np.concatenate([np.zeros(0, np.float32), *norms])
 
 
 def build_lists(
@@ -94,26 +89,6 @@ def storable(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray]:
     return indices, values
 
 
-def checked_ids(ids: Sequence[int] | Sequence[str] | np.ndarray, n: int) -> np.ndarray:
-    """One integer (int64) or string per document.
-
-    Raises:
-        ValueError: for a wrong length, a mixture or another type, or ids that repeat.
-    """
-    array = np.array(ids) if len(ids) else np.empty(0, np.int64)
-    if array.dtype.kind == "U" and not all(isinstance(one, str) for one in ids):
-        raise ValueError("`ids` must be all integers or all strings, not a mixture. Convert them first.")
-    if array.ndim != 1 or len(array) != n:
-        raise ValueError(f"`ids` has the shape {array.shape}, but there are {n} documents. Give one id a document.")
-    if array.dtype.kind not in "iuU":
-        raise ValueError(f"`ids` must be all integers or all strings, not {array.dtype}. Convert them first.")
-    unique, counts = np.unique(array, return_counts=True)
-    if len(unique) < n:
-        repeated = unique[counts > 1][0]
-        raise ValueError(f"`ids` must be unique; {repeated!r} appears {counts.max()} times. Merge or rename them.")
-    return array if array.dtype.kind == "U" else array.astype(np.int64)
-
-
 def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
     """Norms of the decoded documents, float32.
 
@@ -128,8 +103,10 @@ def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
     return array
 
 
-def check_loaded(arrays: dict[str, np.ndarray], dim: int, block_size: int, folder: str | Path) -> None:
-    """Verify arrays read from disk as far as the kernels rely on them; one pass over all of them.
+def check_loaded(
+    arrays: dict[str, np.ndarray], dim: int, block_size: int, input_dim: int | None, folder: str | Path
+) -> None:
+    """Verify arrays read from disk as far as searches rely on them; one pass over all of them.
 
     Raises:
         ValueError: if anything would make a kernel read outside of its arrays.
@@ -145,6 +122,19 @@ def check_loaded(arrays: dict[str, np.ndarray], dim: int, block_size: int, folde
         and (not starts.size or (starts.min() >= 0 and starts.max() <= total))
         and (np.diff(starts, axis=1) >= 0).all()
         and (not total or int(arrays["documents"].max()) < block_size)
+        and all(
+            arrays[name].shape == shape for name, shape in _other_shapes(n, input_dim or 0).items() if name in arrays
+        )
     )
     if not sound:
         raise ValueError(f"the index {folder} is damaged: its arrays contradict each other. Build it again.")
+
+
+def _other_shapes(n: int, input_dim: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "ids": (n,),
+        "binary": (n, -(-input_dim // 8)),
+        "int8": (n, input_dim),
+        "int8_scale": (n,),
+        "float16": (n, input_dim),
+    }

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from csr_hf.search import kernels, storage
-from csr_hf.search.ids import Ids
+from csr_hf.search.ids import Ids, listed
 from csr_hf.search.parts import (
     Part,
     SearchResult,
     Settings,
     best,
     ids_at,
+    made_room,
     masks_of,
     merged,
     opened,
@@ -82,7 +82,8 @@ class InvertedIndex:
         if not 1 <= block_size <= kernels.ACCUMULATORS:
             raise ValueError(f"`block_size` ({block_size}) must be between 1 and {kernels.ACCUMULATORS}.")
         width = None if embeddings is None or not copies else embeddings.shape[-1]
-        settings = Settings(codes.dim, block_size, codes.head, decoded_norms is not None, tuple(copies), width)
+        decoded = decoded_norms is not None
+        settings = Settings(codes.k, codes.dim, int(block_size), codes.head, decoded, tuple(copies), width)
         index = cls([], settings)
         index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
         return index
@@ -109,26 +110,14 @@ class InvertedIndex:
             ValueError: as `build` does, and for codes of another head or dim, or ids in use.
         """
         self._check_codes(codes)
+        if codes.k != self.k:
+            raise ValueError(f"`codes.k` ({codes.k}) is not the index's k ({self.k}). Encode or truncate to that.")
         if (decoded_norms is not None) != self._settings.decoded:
-            raise ValueError(
-                f"`decoded_norms` must {'' if self._settings.decoded else 'not '}be given: the index was built "
-                f"{'with' if self._settings.decoded else 'without'} them."
-            )
+            given = "be given" if self._settings.decoded else "not be given"
+            raise ValueError(f"`decoded_norms` must {given}, as when the index was built.")
         with self._writing:
             numbered = Ids.checked(ids, len(codes), self._next_id() if ids is None else 0)
-            parts = list(self._parts)
-            if parts and len(codes) and numbered.kind != parts[0].ids.kind:
-                raise ValueError(f"`ids` are {numbered.kind}, those of the index {parts[0].ids.kind}. Convert them.")
-            used = [part.ids.positions_of(numbered.at(np.arange(len(codes)))) for part in parts]
-            for at, (part, positions) in enumerate(zip(parts, used, strict=True)):
-                positions = positions[(positions >= 0)]
-                positions = positions[part.mask[positions]]
-                if len(positions) and not replace:
-                    raise ValueError(
-                        f"id {part.ids.at(positions[:1])[0]!r} is in use. Delete it first, or pass `replace=True`."
-                    )
-                if len(positions):
-                    parts[at] = without(part, positions)
+            parts = made_room(self._parts, numbered, replace=replace)
             segment = Segment.build(
                 codes,
                 decoded_norms=decoded_norms,
@@ -137,9 +126,10 @@ class InvertedIndex:
                 input_dim=self._settings.input_dim,
                 block_size=self._settings.block_size,
             )
-            if len(codes) or not parts:
-                parts.append(Part(segment, numbered, None, _new_name()))
-            self._parts = tuple(parts)
+            kept = [part for part in parts if len(part.segment)]
+            if len(codes) or not kept:
+                kept.append(Part.new(segment, numbered))
+            self._parts = tuple(kept)
 
     def delete(self, ids: Iterable[Hashable], *, missing_ok: bool = False) -> int:
         """Hide documents from searches; `compact` frees their space. Returns how many there were.
@@ -148,7 +138,7 @@ class InvertedIndex:
             ValueError: for an id that is not there, unless `missing_ok`; then nothing is deleted.
         """
         with self._writing:
-            wanted = list(dict.fromkeys(ids))
+            wanted = list(dict.fromkeys(listed(ids, "ids")))
             parts, found = list(self._parts), np.zeros(len(wanted), bool)
             for at, part in enumerate(self._parts):
                 positions = part.ids.positions_of(wanted)
@@ -173,7 +163,7 @@ class InvertedIndex:
             parts = parts or list(self._parts[:1])
             joined = Segment.joined([part.segment for part in parts], alive, self._settings.block_size)
             ids = np.concatenate([part.ids.at(rows) for part, rows in zip(parts, alive, strict=True)])
-            self._parts = (Part(joined, Ids(ids, len(ids)), None, _new_name()),)
+            self._parts = (Part.new(joined, Ids(ids, len(ids))),)
 
     def search(
         self,
@@ -238,7 +228,7 @@ class InvertedIndex:
         """Second-stage scores of documents that something else has found; arguments as for `search`.
 
         Args:
-            positions: int64, shape (n_queries, candidates); -1 for none.
+            positions: integers, shape (n_queries, candidates); -1 for none. Deleted documents are scored too.
             kind: the second stage.
             projections: of the dense queries, for "self".
             embeddings: the dense queries, for a copy.
@@ -252,6 +242,9 @@ class InvertedIndex:
         """
         parts = self._parts
         starts = np.cumsum([0, *(len(part.segment) for part in parts)])
+        positions = np.asarray(positions)
+        if positions.ndim != 2 or positions.dtype.kind not in "iu":
+            raise ValueError(f"`positions` must be integers of the shape (n_queries, candidates): {positions.shape}.")
         if positions.size and not -1 <= positions.min() <= positions.max() < starts[-1]:
             raise ValueError(
                 f"`positions` must lie in [-1, {starts[-1]}); found {positions.min()} to {positions.max()}."
@@ -278,7 +271,8 @@ class InvertedIndex:
                 integers nor strings.
             OSError: if writing fails; nothing is left behind and an index already there stays.
         """
-        storage.save_folder(folder, to_store(self._parts), self._settings._asdict())
+        # Asked for once the folder is locked: of two saves at a time, the later one sees the newer index.
+        storage.save_folder(folder, lambda: to_store(self._parts), self._settings._asdict())
 
     @classmethod
     def load(cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None) -> InvertedIndex:
@@ -315,6 +309,12 @@ class InvertedIndex:
             raise ValueError(f"`ids` must be given: those of the index are {self._parts[0].ids.kind}.")
         return max((part.ids.largest + 1 for part in self._parts), default=0)
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._parts, self._settings
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
     def __len__(self) -> int:
         return sum(int(part.mask.sum()) for part in self._parts)
 
@@ -336,7 +336,7 @@ class InvertedIndex:
     @property
     def k(self) -> int:
         """Latents kept of a document."""
-        return max(part.segment.codes.k for part in self._parts)
+        return self._settings.k
 
     @property
     def dim(self) -> int:
@@ -378,7 +378,3 @@ class InvertedIndex:
         uses = np.sum([part.segment.uses for part in self._parts], axis=0)
         share = uses / max(sum(len(part.segment) for part in self._parts), 1)
         return float(share @ share)
-
-
-def _new_name() -> str:
-    return uuid.uuid4().hex[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from csr_hf.search import kernels, rescoring
 from csr_hf.search.documents import check_loaded
-from csr_hf.search.ids import Ids
+from csr_hf.search.ids import Ids, listed
 from csr_hf.search.queries import frozen
 from csr_hf.search.segment import Segment
 from csr_hf.search.storage import StoredSegment
@@ -27,12 +28,15 @@ class SearchResult(NamedTuple):
     scores: np.ndarray
     """float32, shape (n_queries, top_k), descending; equal scores in order of position."""
     positions: np.ndarray
-    """int64, shape (n_queries, top_k): how many documents were added before, deleted ones included."""
+    """int64, shape (n_queries, top_k): documents in the order they were added, deleted ones included, counted from 0
+    and anew by `InvertedIndex.compact`."""
 
 
 class Settings(NamedTuple):
     """What all documents of an index share."""
 
+    k: int
+    """Latents kept of a document."""
     dim: int
     """Length of the latents axis."""
     block_size: int
@@ -56,6 +60,11 @@ class Part(NamedTuple):
     """bool, shape (n,); None while no document is deleted."""
     name: str
 
+    @classmethod
+    def new(cls, segment: Segment, ids: Ids) -> Part:
+        """With no document deleted, under a name that no other part ever gets."""
+        return cls(segment, ids, None, uuid.uuid4().hex[:16])
+
     @property
     def mask(self) -> np.ndarray:
         """bool, shape (n,): documents that are not deleted."""
@@ -69,29 +78,60 @@ def without(part: Part, positions: np.ndarray) -> Part:
     return part._replace(alive=alive)
 
 
+def made_room(parts: Sequence[Part], ids: Ids, *, replace: bool) -> list[Part]:
+    """The parts as they must be for documents with these ids to come.
+
+    Args:
+        parts: of the index.
+        ids: of the new documents.
+        replace: delete documents with these ids; else they are refused.
+
+    Raises:
+        ValueError: for ids of another kind than the parts', or in use.
+    """
+    found = list(parts)
+    kinds = {part.ids.kind for part in parts if part.ids.n}
+    if ids.n and kinds - {ids.kind}:
+        raise ValueError(f"`ids` are {ids.kind}, those of the index {kinds.pop()}. Convert them.")
+    wanted = ids.at(np.arange(ids.n))
+    for at, part in enumerate(parts):
+        positions = part.ids.positions_of(wanted)
+        positions = positions[positions >= 0]
+        positions = positions[part.mask[positions]]
+        if len(positions) and not replace:
+            used = part.ids.at(positions[:1]).tolist()[0]
+            raise ValueError(f"`ids`: {used!r} is in use. Delete it first, or pass `replace=True`.")
+        if len(positions):
+            found[at] = without(part, positions)
+    return found
+
+
 def masks_of(
     parts: Sequence[Part], starts: np.ndarray, allowed: Iterable[Hashable] | np.ndarray | None
 ) -> list[np.ndarray | None]:
     """Which documents of each part may be found; None for all."""
     if allowed is None:
         return [part.alive for part in parts]
-    if isinstance(allowed, np.ndarray) and allowed.dtype == bool:
-        if allowed.shape != (starts[-1],):
-            raise ValueError(f"`allowed` has the shape {allowed.shape}, but there are {starts[-1]} positions.")
-        chosen = [allowed[first:stop] for first, stop in itertools.pairwise(starts)]
+    wanted = listed(allowed, "allowed")
+    if len(wanted) and all(isinstance(one, bool | np.bool_) for one in wanted):
+        wanted = np.asarray(wanted)
+    if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
+        if wanted.shape != (starts[-1],):
+            raise ValueError(f"`allowed` has the shape {wanted.shape}, but there are {starts[-1]} positions.")
+        chosen = [wanted[first:stop] for first, stop in itertools.pairwise(starts)]
     else:
-        wanted, chosen = list(allowed), []
-        for part in parts:
-            chosen.append(np.zeros(len(part.segment), bool))
+        chosen = [np.zeros(len(part.segment), bool) for part in parts]
+        for part, mask in zip(parts, chosen, strict=True):
             positions = part.ids.positions_of(wanted)
-            chosen[-1][positions[positions >= 0]] = True
+            mask[positions[positions >= 0]] = True
     return [mask if part.alive is None else mask & part.alive for part, mask in zip(parts, chosen, strict=True)]
 
 
 def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The best of all parts, by score, then position; padded to `depth`."""
     scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
-    if len(found) > 1:
+    # Scores that rounding has made equal are not in order of position yet.
+    if len(found) > 1 or ((np.diff(scores) == 0) & (np.diff(positions) < 0) & (positions[:, 1:] >= 0)).any():
         order = np.lexsort((positions, -scores))[:, :depth]
         scores, positions = (np.take_along_axis(array, order, axis=1) for array in (scores, positions))
     missing = ((0, 0), (0, max(depth - scores.shape[1], 0)))
@@ -162,7 +202,7 @@ def to_store(parts: Sequence[Part]) -> list[StoredSegment]:
             part.name,
             {**part.segment.arrays, **({} if part.ids.array is None else {"ids": part.ids.array})},
             part.alive,
-            {"first_id": part.ids.first, "longest": part.segment.longest},
+            {"first_id": part.ids.first, "decoded": part.segment.decoded, "longest": part.segment.longest},
         )
         for part in parts
     ]
@@ -177,8 +217,8 @@ def opened(stored: Sequence[StoredSegment], settings: Settings, folder: str | Pa
     parts = []
     for name, arrays, alive, details in stored:
         if verify:
-            check_loaded(arrays, settings.dim, settings.block_size, folder)
+            check_loaded(arrays, settings.dim, settings.block_size, settings.input_dim, folder)
         ids = arrays.pop("ids", None)
-        segment = Segment(arrays, settings.dim, settings.block_size, details["longest"])
+        segment = Segment(arrays, settings.dim, settings.block_size, details["decoded"], details["longest"])
         parts.append(Part(segment, Ids(ids, len(segment), details["first_id"]), alive, name))
     return parts

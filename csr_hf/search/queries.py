@@ -65,8 +65,8 @@ def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
     steps = np.ceil(values * units[:, None] * (LEVELS + 1) / LEVELS)
     prepared = PreparedQueries(
         np.array(codes.indices, order="C"),
-        values,
-        steps.astype(np.uint16),
+        np.ascontiguousarray(values),
+        np.ascontiguousarray(steps, np.uint16),
         units.astype(np.float32),
         slack.astype(np.int64),
         norms[:, 0].astype(np.float32),

@@ -8,7 +8,7 @@ import numpy as np
 
 from csr_hf.search import kernels, rescoring
 from csr_hf.search.copies import COPIES, make_copy, score_copy
-from csr_hf.search.documents import build_lists, checked_norms, scales, storable
+from csr_hf.search.documents import build_lists, checked_norms, norms_of, scales, storable
 from csr_hf.search.queries import PreparedQueries, frozen
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import run
@@ -23,15 +23,19 @@ class Segment:
         arrays: indices, values (bits of float16), scale, starts, documents, weights, and those of copies.
         dim: length of the latents axis.
         block_size: documents of a block.
-        longest: what scores are multiplied by where scales are of decoded norms; None where they are of the codes.
+        decoded: whether scales are of the decoded documents, or of the codes.
+        longest: the largest quotient of a code's norm and what scores divide by: 1 unless `decoded`. Lists hold codes
+            divided by both.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], dim: int, block_size: int, longest: float | None) -> None:
+    def __init__(
+        self, arrays: dict[str, np.ndarray], dim: int, block_size: int, decoded: bool, longest: float
+    ) -> None:
         for array in arrays.values():
             array.flags.writeable = False
         # numba compiles anew for a subclass of ndarray, so memory maps are seen as plain arrays over the same pages.
         self.arrays = {name: array.view(np.ndarray) for name, array in arrays.items()}
-        self.dim, self.block_size, self.longest = dim, block_size, longest
+        self.dim, self.block_size, self.decoded, self.longest = dim, block_size, decoded, longest
 
     @classmethod
     def build(
@@ -55,8 +59,25 @@ class Segment:
             )
         indices, values = storable(codes)
         norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
-        scale, longest = scales(values, norms)
-        starts, documents, weights = build_lists(indices, values, scale, codes.dim, block_size)
+        copied: dict[str, np.ndarray] = {}
+        for kind in copies:
+            copied |= make_copy(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind))
+        return cls._of(indices, values, scales(values, norms), copied, codes.dim, block_size, norms is not None)
+
+    @classmethod
+    def _of(
+        cls,
+        indices: np.ndarray,
+        values: np.ndarray,
+        scale: np.ndarray,
+        copied: dict[str, np.ndarray],
+        dim: int,
+        block_size: int,
+        decoded: bool,
+    ) -> Segment:
+        """With lists of what is stored."""
+        longest = float((norms_of(values) * scale).max(initial=0)) or 1.0 if decoded else 1.0
+        starts, documents, weights = build_lists(indices, values, scale / np.float32(longest), dim, block_size)
         arrays = {
             "indices": indices,
             "values": values,
@@ -65,9 +86,7 @@ class Segment:
             "documents": documents,
             "weights": weights,
         }
-        for kind in copies:
-            arrays |= make_copy(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind))
-        return cls(arrays, codes.dim, block_size, None if norms is None else longest)
+        return cls({**arrays, **copied}, dim, block_size, decoded, longest)
 
     def find(
         self, queries: PreparedQueries, depth: int, threads: int, allowed: np.ndarray | None
@@ -93,11 +112,19 @@ class Segment:
         keys = np.zeros((parts, n_queries, depth), np.uint64)
         lists = (self.arrays["starts"], self.arrays["documents"], self.arrays["weights"])
         stored = (self.arrays["indices"], self.arrays["values"], self.arrays["scale"])
+        # Scores times this are what accumulators hold.
+        units = frozen(queries.units / np.float32(self.longest))
         mask = frozen(_ALL_ALLOWED if allowed is None else allowed.view(np.uint8))
 
         def search(first: int, part: int) -> None:
             rows = slice(first, first + group)
-            chosen = tuple(array[rows] for array in queries[:5])
+            chosen = (
+                queries.latents[rows],
+                queries.values[rows],
+                queries.steps[rows],
+                units[rows],
+                queries.slack[rows],
+            )
             ends = part * blocks // parts, (part + 1) * blocks // parts
             kernels.search_blocks(lists, stored, chosen, mask, self.block_size, *ends, keys[part, rows])
 
@@ -106,9 +133,9 @@ class Segment:
         if parts > 1:
             merged = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, -1), axis=1)[:, ::-1][:, :depth]
         scores, positions = kernels.split_keys(merged)
-        if self.longest is not None:
+        if self.decoded:
             # A query of norm 0 finds nothing, and its scores stay -inf.
-            scores *= np.float32(self.longest) * np.where(queries.norms > 0, queries.norms, 1)[:, None]
+            scores *= np.where(queries.norms > 0, queries.norms, 1)[:, None]
         return scores, positions
 
     def rescore(
@@ -129,7 +156,6 @@ class Segment:
         rescoring.score_codes(
             self.arrays["indices"], self.arrays["values"], scale, queries.latents, queries.offset, positions, scores
         )
-        scores[positions >= 0] *= np.float32(self.longest)
 
     @classmethod
     def joined(cls, segments: Sequence[Segment], rows: Sequence[np.ndarray], block_size: int) -> Segment:
@@ -141,19 +167,14 @@ class Segment:
             block_size: documents of a block.
         """
         pairs = list(zip(segments, rows, strict=True))
-        codes = SparseCodes.concatenate([segment.codes[chosen] for segment, chosen in pairs])
-        norms = None
-        if segments[0].longest is not None:
-            scale = np.concatenate(
-                [part.arrays["scale"][chosen] * np.float32(part.longest or 1) for part, chosen in pairs]
-            )
-            norms = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-        built = cls.build(
-            codes, decoded_norms=norms, embeddings=None, copies=(), input_dim=None, block_size=block_size
-        )
-        names = [name for name in segments[0].arrays if name.split("_")[0] in COPIES]
-        copied = {name: np.concatenate([segment.arrays[name][chosen] for segment, chosen in pairs]) for name in names}
-        return cls({**built.arrays, **copied}, built.dim, block_size, built.longest)
+
+        def join(name: str) -> np.ndarray:
+            return np.concatenate([segment.arrays[name][chosen] for segment, chosen in pairs])
+
+        first = segments[0]
+        copied = {name: join(name) for name in first.arrays if name.split("_")[0] in COPIES}
+        stored = join("indices"), join("values"), join("scale")
+        return cls._of(*stored, copied, first.dim, block_size, first.decoded)
 
     @property
     def codes(self) -> SparseCodes:

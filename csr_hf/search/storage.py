@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +20,19 @@ import numpy as np
 
 from csr_hf.atomic import written_whole
 
+try:
+    import fcntl
+except ImportError:  # Windows has none.
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = "csr_hf.inverted_index"
 VERSION = 3
 _MANIFEST = "manifest.json"
 _ALIVE = "alive"
+_LOCK = ".lock"
+_FLAT = "decoded_norms|documents|ids|indices|inverse_norms|scale|starts|values|weights"
+_OWN = re.compile(rf"\.lock|\.?[0-9a-f]{{16}}(\.\d+\.\d+(\.old)?)?|\.?manifest\.json(\.\d+\.\d+)?|({_FLAT})\.npy")
+"""Names that saves give: segments, their temporary names, and arrays of versions 1 and 2."""
 
 
 class StoredSegment(NamedTuple):
@@ -37,12 +48,13 @@ class StoredSegment(NamedTuple):
     """JSON values."""
 
 
-def save_folder(folder: str | Path, segments: Sequence[StoredSegment], settings: dict[str, Any]) -> None:
+def save_folder(folder: str | Path, segments: Callable[[], Sequence[StoredSegment]], settings: dict[str, Any]) -> None:
     """Write segments and settings to a folder; an index already there is replaced once the new one is complete.
 
     Args:
-        folder: where to write; its parents are created.
-        segments: those the folder holds already are not written again.
+        folder: where to write; it and its parents are created. Files in it that are not of an index stay.
+        segments: gives them once no other process or thread writes to the folder. Those it holds already are not
+            written again.
         settings: JSON values kept in the manifest.
 
     Raises:
@@ -50,16 +62,19 @@ def save_folder(folder: str | Path, segments: Sequence[StoredSegment], settings:
         OSError: if writing fails; an index already there is left as it was.
     """
     folder = Path(folder).resolve()
-    earlier = _earlier(folder)
-    if earlier is None:
-        with written_whole(folder) as temporary:
-            temporary.mkdir()
-            _write(temporary, segments, settings, {})
-        return
+    _refuse_foreign(folder)
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        _write(folder, segments, settings, earlier)
-    finally:
-        _remove_unnamed(folder)
+        with _locked(folder):
+            try:
+                _write(folder, segments(), settings, _earlier(folder))
+            finally:
+                _remove_unnamed(folder)
+    except BaseException:
+        if fresh and not (folder / _MANIFEST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def load_folder(
@@ -77,35 +92,64 @@ def load_folder(
         ValueError: if it is not an index, of another version, or if a file is missing, damaged or of another size.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    segments = []
-    for entry in manifest["segments"]:
-        place = folder / entry["name"]
-        arrays = {name: _read(place / f"{name}.npy", file, mmap, verify) for name, file in entry["files"].items()}
-        alive = None
-        if entry["alive"] is not None:
-            alive = _read(place / entry["alive"]["file"], entry["alive"], False, True)
-        segments.append(StoredSegment(entry["name"], arrays, alive, entry["details"]))
-    return segments, manifest["settings"]
+    while True:
+        manifest = _read_manifest(folder)
+        try:
+            return [_read_segment(folder, entry, mmap, verify) for entry in manifest["segments"]], manifest["settings"]
+        except (ValueError, FileNotFoundError):
+            # Another process may have saved meanwhile, and removed what this manifest named.
+            if _read_manifest(folder) == manifest:
+                raise
 
 
-def _earlier(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """Segments of the index at a path by name; None if there is nothing at all."""
+def _read_segment(folder: Path, entry: dict[str, Any], mmap: bool, verify: bool) -> StoredSegment:
+    place = folder / entry["name"]
+    arrays = {name: _read(place / f"{name}.npy", file, mmap, verify) for name, file in entry["files"].items()}
+    alive = None if entry["alive"] is None else _read(place / entry["alive"]["file"], entry["alive"], False, True)
+    return StoredSegment(entry["name"], arrays, alive, entry["details"])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time, of all processes and threads; without effect where there is no flock."""
+    if fcntl is None:
+        yield
+        return
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise for a path that is not an index, empty, or what a killed first save left."""
     if not folder.exists():
-        return None
+        return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; an index is a folder. Choose another path.")
-    if not any(folder.iterdir()):
-        return None
+    if all(_OWN.fullmatch(path.name) for path in folder.iterdir()) and not (folder / _MANIFEST).exists():
+        return
     try:
-        manifest = _read_manifest(folder, any_version=True)
+        _read_manifest(folder, any_version=True)
     except ValueError as error:
         raise ValueError(
             f"{folder} is not empty and not an index, so it is not replaced. Choose another path."
         ) from error
-    if manifest.get("version") != VERSION or manifest.pop("checksum", None) != _checksum(manifest):
+
+
+def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
+    """Segments of the index in a folder by name, as far as they are whole."""
+    try:
+        manifest = _read_manifest(folder)
+    except ValueError:
         return {}
-    return {entry["name"]: entry for entry in manifest["segments"]}
+    return {
+        entry["name"]: entry for entry in manifest["segments"] if _is_whole(folder / entry["name"], entry["files"])
+    }
+
+
+def _is_whole(place: Path, files: dict[str, dict[str, Any]]) -> bool:
+    found = {path.name: path.stat().st_size for path in place.glob("*.npy")}
+    return all(found.get(f"{name}.npy") == entry["bytes"] for name, entry in files.items())
 
 
 def _write(
@@ -168,23 +212,25 @@ def _read(path: Path, entry: dict[str, Any], mmap: bool, verify: bool) -> np.nda
 
 
 def _remove_unnamed(folder: Path) -> None:
-    """Remove segments, and marks of deleted documents, that the manifest does not name."""
-    try:
-        manifest = _read_manifest(folder)
-    except ValueError:
-        # Of another version: a save failed before it replaced the manifest. A later one cleans up.
-        return
-    named = {entry["name"]: entry["alive"] for entry in manifest["segments"]}
+    """Remove what saves made and the manifest does not name; what others put into the folder stays."""
+    named = {}
+    if (folder / _MANIFEST).exists():
+        try:
+            named = {entry["name"]: entry["alive"] for entry in _read_manifest(folder)["segments"]}
+        except ValueError:
+            # Of another version: the save failed before it could replace it. A later one cleans up.
+            return
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in named:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir():
+        if path.name in named:
             marks = named[path.name]
-            for mark in path.glob(f"{_ALIVE}-*.npy"):
+            for mark in [*path.glob(f"{_ALIVE}-*.npy"), *path.glob(f".{_ALIVE}-*")]:
                 if marks is None or mark.name != marks["file"]:
                     mark.unlink(missing_ok=True)
-        elif path.name != _MANIFEST:
-            path.unlink(missing_ok=True)
+        elif path.name not in (_MANIFEST, _LOCK) and _OWN.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _read_manifest(folder: Path, *, any_version: bool = False) -> dict[str, Any]:

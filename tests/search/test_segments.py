@@ -22,7 +22,7 @@ def queries():
 
 def assert_same(result, expected, *, positions=True):
     np.testing.assert_array_equal(result.ids, expected.ids)
-    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-6)
+    np.testing.assert_array_equal(result.scores, expected.scores)
     if positions:
         np.testing.assert_array_equal(result.positions, expected.positions)
 
@@ -105,9 +105,61 @@ def test_ids_of_every_type(documents, queries, ids):
     assert set(index.search(queries, 900, allowed=chosen).ids.ravel().tolist()) - {-1, "", None} <= set(chosen)
 
 
+def test_what_is_not_there_is_not_found(documents):
+    """Whatever the type of an id that is asked for."""
+    strange = [("a", 1), "b", 2**70, 1.5, None, True, b"x"]
+    for ids, known in (([5, 6], 5), (["b1", "b2"], "b1"), ([("a", 2), ("b", 3)], ("b", 3)), (None, 1)):
+        index = InvertedIndex.build(documents[:2], ids)
+        assert [one in index for one in strange] == [False] * len(strange)
+        assert index.delete(strange, missing_ok=True) == 0
+        found = index.search(documents[:2], 2, allowed=[*strange, known])
+        assert {str(one) for one in found.ids.ravel().tolist()} - {"-1", "", "None"} <= {str(known)}
+        assert known in index
+    mixed = InvertedIndex.build(documents[:2], [("a", 1), "b"])
+    assert "b" in mixed and mixed.delete(["b"]) == 1
+
+
+def test_arguments_that_are_no_lists_of_ids(documents):
+    index = InvertedIndex.build(documents[:2], ["a", "b"])
+    with pytest.raises(ValueError, match=r"`ids` is one string, 'ab'"):
+        index.delete("ab")
+    with pytest.raises(ValueError, match=r"`allowed` is one string, 'ab'"):
+        index.search(documents[:1], allowed="ab")
+    assert index.search(documents[:1], 1, allowed=[False, True]).ids.tolist() in ([["b"]], [[""]])
+    with pytest.raises(ValueError, match="does not fit into 64 bits"):
+        InvertedIndex.build(documents[:1], [2**64])
+    with pytest.raises(ValueError, match="ends in a zero character"):
+        InvertedIndex.build(documents[:2], ["a", "a\0"])
+    last = InvertedIndex.build(documents[:1], [2**63 - 1])
+    with pytest.raises(ValueError, match="there is no number after"):
+        last.add(documents[:1])
+    with pytest.raises(ValueError, match=r"`codes.k` \(4\) is not the index's k \(8\)"):
+        index.add(documents[:1].truncate(4), ["c"])
+    for positions, message in ((np.zeros(3, int), "must be integers"), (np.full((1, 1), 2), r"must lie in \[-1, 2\)")):
+        with pytest.raises(ValueError, match=message):
+            index.rescore(positions, "self")
+
+
+def test_an_empty_index_takes_ids_of_any_kind(documents):
+    index = InvertedIndex.build(documents[:0])
+    index.add(documents[:2], ["a", "b"])
+    index.delete(["a", "b"])
+    index.compact()
+    index.add(documents[:2])
+    assert sorted(index.search(documents[:1], 2).ids.ravel().tolist())[-1] in (0, 1)
+
+
+def test_documents_that_decode_to_nothing_are_no_hits_and_harm_no_other(documents, queries):
+    norms = np.ones(900, np.float32)
+    norms[[3, 5]] = 1e-39, 0
+    result = InvertedIndex.build(documents, decoded_norms=norms).search(queries, 900)
+    assert not np.isin(result.ids, [3, 5]).any()
+    assert (result.positions >= 0).sum() > 100
+
+
 def test_ids_in_use_are_refused_or_replaced(documents):
     index = InvertedIndex.build(documents[:3], ["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"id .*'b'.* is in use.*`replace=True`"):
+    with pytest.raises(ValueError, match=r"`ids`: 'b' is in use.*`replace=True`"):
         index.add(documents[3:5], ["d", "b"])
     assert len(index) == 3 and "d" not in index
     index.add(documents[3:5], ["d", "b"], replace=True)

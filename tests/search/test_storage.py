@@ -2,10 +2,13 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +41,7 @@ def part(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -93,12 +96,13 @@ def test_failed_save_leaves_everything_as_it_was(codes, saved, monkeypatch, fres
     if at == "write":
         monkeypatch.setattr(np, "save", fail_from(3, np.save))
     else:
-        number = 1 if fresh or at == "first rename" else 2
-        monkeypatch.setattr("os.replace", fail_from(number, os.replace))
+        # The segment's folder, then the manifest.
+        monkeypatch.setattr("os.replace", fail_from(1 if at == "first rename" else 2, os.replace))
     with pytest.raises(OSError, match="No space left"):
         InvertedIndex.build(codes[:10]).save(target)
     monkeypatch.undo()
     assert names(saved.parent) == ["index"]
+    assert len(names(saved)) == 2
     assert len(InvertedIndex.load(saved)) == 700
 
 
@@ -200,6 +204,87 @@ def test_saving_again_writes_what_is_new_and_removes_what_is_gone(codes, saved):
     index.save(saved)
     assert part(saved) != first
     assert len(InvertedIndex.load(saved)) == 700
+
+
+def test_saves_of_several_threads_and_loads_between_them(codes, tmp_path):
+    """Whoever saves last has its index there, whole; loading never meets a half-written one."""
+    index = InvertedIndex.build(codes[:50])
+    index.save(tmp_path / "index")
+    errors, done = [], threading.Event()
+
+    def save(at):
+        for round_ in range(8):
+            index.add(codes[50 + 10 * at : 52 + 10 * at])
+            if round_ % 3 == at % 3:
+                index.compact()
+            index.save(tmp_path / "index")
+
+    def load():
+        while not done.is_set():
+            try:
+                assert len(InvertedIndex.load(tmp_path / "index", mmap=False)) >= 50
+            except (ValueError, OSError, AssertionError) as error:
+                errors.append(error)
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, range(4)))
+    done.set()
+    loader.join()
+    assert errors == []
+    loaded = InvertedIndex.load(tmp_path / "index", mmap=False)
+    assert (len(loaded), loaded.segments) == (50 + 4 * 8 * 2, index.segments)
+
+
+def test_files_of_others_stay(codes, saved):
+    (saved / "README.md").write_text("mine")
+    (saved / ".git").mkdir()
+    index = InvertedIndex.load(saved)
+    index.compact()
+    index.delete(["d1"])
+    index.save(saved)
+    InvertedIndex.build(codes[:5]).save(saved)
+    assert (saved / "README.md").read_text() == "mine" and (saved / ".git").is_dir()
+    assert len(InvertedIndex.load(saved)) == 5
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_saving_mends_what_is_missing(saved, what):
+    index = InvertedIndex.load(saved, mmap=False)
+    if what == "file":
+        (part(saved) / "weights.npy").unlink()
+    else:
+        shutil.rmtree(part(saved))
+    index.save(saved)
+    assert len(InvertedIndex.load(saved, mmap=False)) == 700
+
+
+def test_what_a_killed_first_save_left_is_no_obstacle(codes, saved, tmp_path):
+    shutil.copytree(part(saved), tmp_path / "new" / part(saved).name)
+    (tmp_path / "new" / ".0123456789abcdef.12.34").mkdir()
+    InvertedIndex.build(codes[:5]).save(tmp_path / "new")
+    assert len(InvertedIndex.load(tmp_path / "new")) == 5
+    assert len(names(tmp_path / "new")) == 2
+
+
+def test_an_index_of_an_older_version_is_replaced(codes, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    np.save(folder / "indices.npy", np.zeros(3))
+    (folder / "manifest.json").write_text(json.dumps({"format": storage.FORMAT, "version": 1}))
+    with pytest.raises(ValueError, match="version 1; this library reads 3"):
+        InvertedIndex.load(folder)
+    InvertedIndex.build(codes[:5]).save(folder)
+    assert len(InvertedIndex.load(folder)) == 5
+    assert len(names(folder)) == 2
+
+
+def test_an_index_can_be_pickled(codes):
+    index = pickle.loads(pickle.dumps(InvertedIndex.build(codes)))
+    np.testing.assert_array_equal(index.search(codes[:3], 4).ids, InvertedIndex.build(codes).search(codes[:3], 4).ids)
+    index.delete([3])
+    assert len(index) == 699
 
 
 def test_ids_of_other_types_stay_in_memory(codes, tmp_path):
