@@ -1,80 +1,161 @@
-"""Numba kernels that turn the documents of a block into posting lists; each works on one block."""
+"""Numba kernels that turn documents into what a search reads: eight-bit values, posting lists of blocks, summaries."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import from_half, jit
+from csr_hf.jit import jit
 
 LEVELS = 255
-"""Steps of an eight-bit posting value; 1.0 is the largest there can be."""
+"""Steps of an eight-bit value: the largest of a document's."""
+BLOCK = 256
+"""Documents of a block: one byte names a place in it."""
+TILE = 512
+"""Blocks whose summaries lie together."""
+HALF = BLOCK // 2
+"""A list of so many postings or more is kept as one byte for every place of the block: no longer, and added by vector
+instructions."""
 
 
 @jit()
-def norms(values: np.ndarray) -> np.ndarray:
-    """Euclidean norm of every row, float32.
+def quantise(values: np.ndarray, bytes_of: np.ndarray, steps: np.ndarray) -> int:
+    """Round values to multiples of 1/255 of the largest of their row; none that is active becomes 0.
 
     Args:
-        values: bits of float16 values, uint16, shape (n, k).
+        values: float32, shape (n, k).
+        bytes_of: receives the multiples, uint8, shape (n, k).
+        steps: receives what a multiple is, float32, shape (n,).
+
+    Returns:
+        a row with a value that is negative or not finite, or -1.
     """
-    n, k = values.shape
-    result = np.zeros(n, np.float32)
-    for row in range(n):
-        total = 0.0
-        for j in range(k):
-            value = np.float64(from_half(values[row, j]))
-            total += value * value
-        result[row] = np.float32(np.sqrt(total))
-    return result
+    for row in range(values.shape[0]):
+        largest = np.float32(0)
+        for j in range(values.shape[1]):
+            value = values[row, j]
+            if not (value >= 0 and value < np.inf):
+                return row
+            largest = max(largest, value)
+        step = largest / np.float32(LEVELS)
+        steps[row] = step
+        for j in range(values.shape[1]):
+            value = values[row, j]
+            level = np.float32(0)
+            if value > 0:
+                level = min(max(np.rint(value / step), np.float32(1)), np.float32(LEVELS))
+            bytes_of[row, j] = np.uint8(level)
+    return -1
 
 
 @jit()
-def count_postings(indices: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
+def count_postings(indices: np.ndarray, values: np.ndarray, counts: np.ndarray) -> int:
     """Count the postings of one block by latent.
 
     Args:
         indices: latents of the block's documents, shape (length, k).
-        values: bits of their float16 values, uint16, shape (length, k).
+        values: their values, uint8, shape (length, k).
         counts: zeros, receives the counts, int64, shape (dim,).
+
+    Returns:
+        how many latents have any.
     """
-    length, k = indices.shape
-    for row in range(length):
-        for j in range(k):
+    lists = 0
+    for row in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
             if values[row, j]:
-                counts[indices[row, j]] += 1
+                latent = np.int64(indices[row, j])
+                lists += counts[latent] == 0
+                counts[latent] += 1
+    return lists
 
 
 @jit()
-def fill_postings(
+def measure_block(indices: np.ndarray, values: np.ndarray, dim: int) -> tuple[int, int]:
+    """Lists of a block, and the uint16 places that they take together; arguments as for `fill_block`."""
+    counts = np.zeros(dim, np.int64)
+    lists = count_postings(indices, values, counts)
+    total = 0
+    for latent in range(dim):
+        total += min(counts[latent], HALF)
+    return lists, total
+
+
+@jit()
+def fill_block(
     indices: np.ndarray,
     values: np.ndarray,
     scale: np.ndarray,
-    starts: np.ndarray,
-    documents: np.ndarray,
-    weights: np.ndarray,
+    bits: np.ndarray,
+    ranks: np.ndarray,
+    offsets: np.ndarray,
+    postings: np.ndarray,
+    summary: np.ndarray,
 ) -> int:
-    """Counting sort of one block into its lists; returns a row of it that names a latent twice, or -1.
+    """Write the lists of one block.
+
+    A list of few documents holds an entry for each: its place in the block, and its value times 256. One of many holds
+    an entry for places i and 128 + i together: value of the first, and value of the second times 256.
 
     Args:
         indices: latents of the block's documents, shape (length, k).
-        values: bits of their float16 values, uint16, shape (length, k).
-        scale: what makes vectors of them, none longer than 1; float32, shape (length,).
-        starts: first posting of every list of the block, and the end of the last; int64, shape (dim + 1,).
-        documents: of the whole index; receives places within the block, uint16, shape (postings,).
-        weights: of the whole index; receives scaled values in steps of 1/255, rounded up, uint8.
+        values: their values, uint8, shape (length, k).
+        scale: what scores of each document are multiplied by, float32, shape (length,).
+        bits: zeros, receives a bit for every latent that has a list, uint64, shape (words,).
+        ranks: receives the lists before every word, uint16, shape (words,).
+        offsets: receives where every list begins and the last ends, uint16 or uint32, shape (lists + 1,).
+        postings: zeros, receives the entries, uint16.
+        summary: zeros, receives the fourth-power mean of every latent's scaled values, float32, shape (dim,).
+
+    Returns:
+        a row that names a latent twice, or -1.
     """
-    length, k = indices.shape
-    cursor = starts[:-1].copy()
+    dim = summary.shape[0]
+    counts = np.zeros(dim, np.int64)
+    count_postings(indices, values, counts)
+    cursor = np.zeros(dim, np.int64)
+    at, lists = 0, 0
+    for latent in range(dim):
+        if latent & 63 == 0:
+            ranks[latent >> 6] = lists
+        if counts[latent]:
+            bits[latent >> 6] |= np.uint64(1) << np.uint64(latent & 63)
+            offsets[lists] = at
+            cursor[latent] = at
+            at += min(counts[latent], HALF)
+            lists += 1
+    offsets[lists] = at
+    return _fill_lists(indices, values, scale, counts, cursor, postings, summary)
+
+
+@jit()
+def _fill_lists(
+    indices: np.ndarray,
+    values: np.ndarray,
+    scale: np.ndarray,
+    counts: np.ndarray,
+    cursor: np.ndarray,
+    postings: np.ndarray,
+    summary: np.ndarray,
+) -> int:
+    """The entries themselves, where `cursor` says; it moves on in lists of few documents."""
+    last = np.full(counts.shape[0], -1, np.int64)
     repeated = -1
-    for row in range(length):
-        for j in range(k):
-            if values[row, j]:
+    for row in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            value = np.uint16(values[row, j])
+            if value:
                 latent = np.int64(indices[row, j])
-                at = cursor[latent]
-                if at > starts[latent] and documents[at - 1] == row:
+                if last[latent] == row:
                     repeated = row
-                unit = np.ceil(from_half(values[row, j]) * scale[row] * np.float32(LEVELS))
-                documents[at] = row
-                weights[at] = np.uint8(min(max(unit, np.float32(1)), np.float32(LEVELS)))
-                cursor[latent] = at + 1
+                last[latent] = row
+                weight = np.float32(value) * scale[row]
+                summary[latent] += weight * weight * weight * weight
+                if counts[latent] >= HALF:
+                    shift = np.uint16(8 * (row // HALF))
+                    postings[cursor[latent] + row % HALF] |= np.uint16(value << shift)
+                else:
+                    postings[cursor[latent]] = np.uint16(row) | np.uint16(value << np.uint16(8))
+                    cursor[latent] += 1
+    for at in range(summary.shape[0]):
+        summary[at] = np.sqrt(np.sqrt(summary[at] / np.float32(indices.shape[0])))
     return repeated

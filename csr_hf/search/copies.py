@@ -12,7 +12,7 @@ _CHUNK = 8_192
 _LEVELS = 127
 
 
-def make_copy(kind: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
+def make_copy(kind: str, embeddings: np.ndarray, places: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Store embeddings, each scaled to unit norm, by name of the array.
 
     "binary" keeps signs. "int8" rounds to steps of 1/127 of a document's largest component, and keeps that step: no
@@ -21,6 +21,7 @@ def make_copy(kind: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
     Args:
         kind: of `COPIES`.
         embeddings: shape (n, input_dim), of any float type; may be memory-mapped, it is read in chunks.
+        places: row at which each is stored, shape (n,); default as they come.
 
     Raises:
         ValueError: for NaN or infinity; the row is named.
@@ -29,8 +30,8 @@ def make_copy(kind: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
     width, dtype = {"binary": (-(-dim // 8), np.uint8), "int8": (dim, np.int8), "float16": (dim, np.uint16)}[kind]
     arrays = {kind: np.empty((n, width), dtype), **({"int8_scale": np.empty(n, np.float32)} if kind == "int8" else {})}
     for start in range(0, n, _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        units = _units(embeddings[rows], start)
+        units = _units(embeddings[start : start + _CHUNK], start)
+        rows = np.arange(start, start + len(units)) if places is None else places[start : start + _CHUNK]
         if kind == "binary":
             arrays["binary"][rows] = np.packbits(units > 0, axis=1)
         elif kind == "float16":
@@ -43,15 +44,15 @@ def make_copy(kind: str, embeddings: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def score_copy(
-    kind: str, arrays: dict[str, np.ndarray], queries: np.ndarray, positions: np.ndarray, scores: np.ndarray
+    kind: str, arrays: dict[str, np.ndarray], queries: np.ndarray, rows: np.ndarray, scores: np.ndarray
 ) -> None:
     """Fill `scores` with the inner products of queries and stored candidates, see `rescoring`."""
     if kind == "binary":
-        rescoring.score_binary(arrays["binary"], queries, positions, scores)
+        rescoring.score_binary(arrays["binary"], queries, rows, scores)
     elif kind == "float16":
-        rescoring.score_float16(arrays["float16"], queries, positions, scores)
+        rescoring.score_float16(arrays["float16"], queries, rows, scores)
     else:
-        rescoring.score_int8(arrays["int8"], arrays["int8_scale"], queries, positions, scores)
+        rescoring.score_int8(arrays["int8"], arrays["int8_scale"], queries, rows, scores)
 
 
 def _units(rows: np.ndarray, start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Documents as the index stores them: checked arrays, and their posting lists."""
+"""Documents as the index stores them: checked arrays of eight-bit codes, and their posting lists."""
 
 from __future__ import annotations
 
@@ -7,86 +7,113 @@ from pathlib import Path
 import numpy as np
 
 from csr_hf.search import building
+from csr_hf.search.building import BLOCK, HALF, TILE
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import available_threads, run
 
-_FLOAT16_INFINITY = 0x7C00
-_NEGATIVE_ZERO = 0x8000
-_CHUNK = 65_536
 _NOTHING = 1e-6
+_WIDE = 255
+"""Latents a document from which offsets within a block need 32 bits."""
 
 
-def scales(values: np.ndarray, decoded_norms: np.ndarray | None) -> np.ndarray:
+def quantised(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Checked copies: kernels do not check bounds.
+
+    Returns:
+        indices (uint16 or int32) and values (uint8, multiples of 1/255 of the largest of their row), shape (n, k), and
+        what such a multiple is, float32, shape (n,).
+
+    Raises:
+        ValueError: for values that are negative or not finite, and latents out of range.
+    """
+    indices = np.array(codes.indices, index_dtype(codes.dim), order="C")
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.dim:
+        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); found {indices.min()} to {indices.max()}.")
+    values, steps = np.empty(indices.shape, np.uint8), np.empty(len(indices), np.float32)
+
+    def work(start: int) -> int:
+        rows = slice(start, start + 65_536)
+        chunk = np.ascontiguousarray(codes.values[rows], np.float32)
+        wrong = building.quantise(chunk, values[rows], steps[rows])
+        return start + wrong if wrong >= 0 else -1
+
+    for row in run(work, [(start,) for start in range(0, len(indices), 65_536)], available_threads()):
+        if row >= 0:
+            raise ValueError(f"`codes[{row}]` holds a value that is negative or not finite. Encode that text again.")
+    return indices, values, steps
+
+
+def norms_of(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Norms of stored codes, float32, shape (n,)."""
+    wide = np.einsum("nk,nk->n", values, values, dtype=np.int64, casting="safe")
+    norms: np.ndarray = np.sqrt(wide.astype(np.float64)) * steps
+    return norms.astype(np.float32)
+
+
+def inverse_norms(values: np.ndarray, steps: np.ndarray, decoded_norms: np.ndarray | None) -> np.ndarray:
     """What makes scores of inner products: 1 / the norm of the code, or of the decoded document.
 
     Returns:
         float32, shape (n,). 0, so that they are never found, for codes of norm 0 and documents that decode to nothing:
         to less than a millionth of the code.
     """
-    own = norms_of(values)
+    own = norms_of(values, steps)
     divisors = own if decoded_norms is None else decoded_norms
     return np.divide(np.float32(1), divisors, out=np.zeros_like(own), where=divisors > own * np.float32(_NOTHING))
 
 
-def norms_of(values: np.ndarray) -> np.ndarray:
-    """Norms of codes, float32, shape (n,), from the bits of their float16 values."""
-    chunks = [(slice(start, start + _CHUNK),) for start in range(0, len(values), _CHUNK)]
-    norms = run(lambda rows: building.norms(values[rows]), chunks, available_threads())
-    return np.concatenate([np.zeros(0, np.float32), *norms])
-
-
 def build_lists(
-    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, dim: int, block_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Posting lists of documents, in parallel over the blocks.
+    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, order: np.ndarray, dim: int
+) -> dict[str, np.ndarray]:
+    """Posting lists and summaries of documents, in parallel over the blocks; see `building.fill_block`.
+
+    Args:
+        indices: latents, shape (n, k).
+        values: uint8, shape (n, k).
+        scale: what scores are multiplied by, float32, shape (n,).
+        order: positions of the rows, which errors name.
+        dim: length of the latents axis.
 
     Returns:
-        list starts (blocks, dim + 1), documents and weights of all postings.
+        by name: bits and ranks (blocks, words); firsts (blocks + 1,), where the offsets of a block begin; offsets;
+        starts (blocks + 1,), where the postings of a block begin; postings; summary (tiles, dim, TILE), of TILE blocks
+        side by side.
 
     Raises:
         ValueError: for a document that names a latent twice.
     """
     n, threads = len(indices), available_threads()
-    blocks = [(block, slice(block * block_size, (block + 1) * block_size)) for block in range(-(-n // block_size))]
-    starts = np.zeros((len(blocks), dim + 1), np.int64)
-
-    def count(block: int, rows: slice) -> None:
-        building.count_postings(indices[rows], values[rows], starts[block, 1:])
-        np.cumsum(starts[block], out=starts[block])
-
-    run(count, blocks, threads)
-    totals = starts[:, -1].copy()
-    starts += (np.cumsum(totals) - totals)[:, None]
-    documents, weights = np.empty(totals.sum(), np.uint16), np.empty(totals.sum(), np.uint8)
+    blocks = [(block, slice(block * BLOCK, (block + 1) * BLOCK)) for block in range(-(-n // BLOCK))]
+    sizes = run(lambda _, rows: building.measure_block(indices[rows], values[rows], dim), blocks, threads)
+    firsts, starts = np.zeros((2, len(blocks) + 1), np.int64)
+    firsts[1:], starts[1:] = np.cumsum([(lists + 1, total) for lists, total in sizes] or np.empty((0, 2)), axis=0).T
+    words = -(-dim // 64)
+    bits, ranks = np.zeros((len(blocks), words), np.uint64), np.zeros((len(blocks), words), np.uint16)
+    offsets = np.empty(firsts[-1], np.uint16 if indices.shape[1] <= _WIDE else np.uint32)
+    postings, means = np.zeros(starts[-1], np.uint16), np.zeros((len(blocks), dim), np.float32)
 
     def fill(block: int, rows: slice) -> int:
-        return building.fill_postings(indices[rows], values[rows], scale[rows], starts[block], documents, weights)
+        own = offsets[firsts[block] : firsts[block + 1]], postings[starts[block] : starts[block + 1]]
+        return building.fill_block(
+            indices[rows], values[rows], scale[rows], bits[block], ranks[block], *own, means[block]
+        )
 
     for block, repeated in enumerate(run(fill, blocks, threads)):
         if repeated >= 0:
-            row = block * block_size + repeated
+            row = int(order[block * BLOCK + repeated])
             raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
-    return starts, documents, weights
-
-
-def storable(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and the bits of float16 values, copied and checked: kernels do not check bounds.
-
-    Raises:
-        ValueError: for values that are negative, not finite or too large for float16, and latents out of range.
-    """
-    indices = np.array(codes.indices, index_dtype(codes.dim), order="C")
-    with np.errstate(over="ignore"):
-        values = np.array(codes.values, np.float16, order="C").view(np.uint16)
-    values[values == _NEGATIVE_ZERO] = 0
-    if values.size and int(values.max()) >= _FLOAT16_INFINITY:
-        row = int(np.argmax((values >= _FLOAT16_INFINITY).any(axis=1)))
-        raise ValueError(
-            f"`codes[{row}]` holds a value that is negative, not finite or above 65,504. Scale the codes."
-        )
-    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.dim:
-        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); found {indices.min()} to {indices.max()}.")
-    return indices, values
+    tiles = -(-len(blocks) // TILE)
+    summary = np.zeros((tiles * TILE, dim), np.uint8)
+    summary[: len(blocks)] = np.ceil(means * np.float32(building.LEVELS / max(float(means.max(initial=0)), 1e-30)))
+    return {
+        "bits": bits,
+        "ranks": ranks,
+        "firsts": firsts,
+        "offsets": offsets,
+        "starts": starts,
+        "postings": postings,
+        "summary": np.ascontiguousarray(summary.reshape(tiles, TILE, dim).transpose(0, 2, 1)),
+    }
 
 
 def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
@@ -103,31 +130,62 @@ def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
     return array
 
 
-def check_loaded(
-    arrays: dict[str, np.ndarray], dim: int, block_size: int, input_dim: int | None, folder: str | Path
-) -> None:
+def check_loaded(arrays: dict[str, np.ndarray], dim: int, input_dim: int | None, folder: str | Path) -> None:
     """Verify arrays read from disk as far as searches rely on them; one pass over all of them.
 
     Raises:
         ValueError: if anything would make a kernel read outside of its arrays.
     """
-    indices, starts = arrays["indices"], arrays["starts"]
-    n, total = len(indices), len(arrays["documents"])
+    indices, n = arrays["indices"], len(arrays["indices"])
+    shapes = {**_shapes(n, indices.shape[-1], dim), **_other_shapes(n, input_dim or 0)}
     sound = (
-        arrays["values"].shape == indices.shape
-        and arrays["scale"].shape == (n,)
-        and starts.shape == (-(-n // block_size), dim + 1)
-        and arrays["weights"].shape == (total,)
+        all(arrays[name].shape == shape for name, shape in shapes.items() if name in arrays)
         and (not indices.size or 0 <= int(indices.min()) <= int(indices.max()) < dim)
-        and (not starts.size or (starts.min() >= 0 and starts.max() <= total))
-        and (np.diff(starts, axis=1) >= 0).all()
-        and (not total or int(arrays["documents"].max()) < block_size)
-        and all(
-            arrays[name].shape == shape for name, shape in _other_shapes(n, input_dim or 0).items() if name in arrays
-        )
+        and np.array_equal(np.sort(arrays["order"]), np.arange(n))
+        and _lists_sound(arrays)
     )
     if not sound:
         raise ValueError(f"the index {folder} is damaged: its arrays contradict each other. Build it again.")
+
+
+def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:
+    firsts, starts, offsets = arrays["firsts"], arrays["starts"], arrays["offsets"].astype(np.int64)
+    counts = np.bitwise_count(arrays["bits"]).astype(np.int64)
+    lists = counts.sum(axis=1)
+    if (
+        firsts[0] != 0
+        or starts[0] != 0
+        or starts[-1] != len(arrays["postings"])
+        or firsts[-1] != len(offsets)
+        or not np.array_equal(np.diff(firsts), lists + 1)
+        or not np.array_equal(arrays["ranks"], np.cumsum(counts, axis=1) - counts)
+    ):
+        return False
+    lengths = np.diff(offsets)
+    within = np.ones(len(lengths), bool)
+    within[firsts[1:-1] - 1] = False
+    ends = offsets[firsts[1:] - 1]
+    return bool(
+        (offsets[firsts[:-1]] == 0).all()
+        and np.array_equal(ends, np.diff(starts))
+        and ((lengths[within] > 0) & (lengths[within] <= HALF)).all()
+    )
+
+
+def _shapes(n: int, k: int, dim: int) -> dict[str, tuple[int, ...]]:
+    blocks, words = -(-n // BLOCK), -(-dim // 64)
+    return {
+        "indices": (n, k),
+        "values": (n, k),
+        "steps": (n,),
+        "scale": (n,),
+        "order": (n,),
+        "bits": (blocks, words),
+        "ranks": (blocks, words),
+        "firsts": (blocks + 1,),
+        "starts": (blocks + 1,),
+        "summary": (-(-blocks // TILE), dim, TILE),
+    }
 
 
 def _other_shapes(n: int, input_dim: int) -> dict[str, tuple[int, ...]]:

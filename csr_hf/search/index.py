@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from csr_hf.search import kernels, storage
+from csr_hf.search import storage
 from csr_hf.search.ids import Ids, listed
 from csr_hf.search.parts import (
     Part,
@@ -25,25 +25,31 @@ from csr_hf.search.parts import (
     to_store,
     without,
 )
-from csr_hf.search.queries import checked_dense, checked_depth, checked_projections, checked_threads, prepare_queries
+from csr_hf.search.queries import (
+    checked_dense,
+    checked_depth,
+    checked_nprobe,
+    checked_positions,
+    checked_projections,
+    checked_threads,
+    prepare_queries,
+)
 from csr_hf.search.segment import Segment
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
-
-BLOCK_SIZE = 32_768
-"""Documents in a block by default: its accumulators (two bytes each) stay in the cache next to the core."""
 
 
 class InvertedIndex:
     """Documents by latent; made by `InvertedIndex.build` or `InvertedIndex.load`.
 
-    Ranking is exact over the stored codes, float16: the score of a document is the cosine of the query's code and its
-    own, `sum_j q_j z_dj / (||q|| ||z_d||)`, added up in float32. Where the index knows the norms of the decoded
-    documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense query for q (see
-    `QueryProjections.codes`), the part of the dense query's cosine with the decoded document that these latents make.
-    No document is skipped that would rank among the best, and one that shares no latent with the query is no hit.
+    Ranking is exact over the stored codes, whose values are multiples of 1/255 of a document's largest. The score of a
+    document is the cosine of the query's code and its own, `sum_j q_j z_dj / (||q|| ||z_d||)`. Where the index knows
+    the norms of the decoded documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense
+    query for q (see `QueryProjections.codes`), the part of its cosine with the decoded document that these latents
+    make. Who shares no latent with the query is no hit. Similar documents lie in blocks together; `nprobe` gives up
+    exactness for speed and visits the most promising blocks alone.
 
-    Any number of threads may search while another one adds, deletes or compacts: a search sees the index as it was
-    when the search began.
+    Any number of threads may search while another adds, deletes or compacts: a search sees the index as it was when it
+    began.
     """
 
     def __init__(self, parts: Sequence[Part], settings: Settings) -> None:
@@ -59,31 +65,25 @@ class InvertedIndex:
         decoded_norms: np.ndarray | None = None,
         embeddings: np.ndarray | None = None,
         copies: Sequence[Literal["binary", "int8", "float16"]] = (),
-        block_size: int | None = None,
     ) -> InvertedIndex:
         """Index the codes of documents.
 
         Args:
-            codes: of the documents, not normalised; values are stored as float16.
+            codes: of the documents, not normalised; values are stored in eight bits.
             ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
             decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
-                `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`. Compute them from the same codes, best with
-                float16 values.
+                `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`.
             embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
             copies: of the embeddings, to keep for the second stage: "binary" (input_dim / 8 bytes a document), "int8"
                 (input_dim + 4), "float16" (2 input_dim).
-            block_size: documents of a block, 1 to 65,536; default 32,768.
 
         Raises:
-            ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that float16
-                cannot hold, latents out of range, or a document that names a latent twice.
+            ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are
+                negative or not finite, latents out of range, or a document that names a latent twice.
         """
-        block_size = BLOCK_SIZE if block_size is None else block_size
-        if not 1 <= block_size <= kernels.ACCUMULATORS:
-            raise ValueError(f"`block_size` ({block_size}) must be between 1 and {kernels.ACCUMULATORS}.")
         width = None if embeddings is None or not copies else embeddings.shape[-1]
         decoded = decoded_norms is not None
-        settings = Settings(codes.k, codes.dim, int(block_size), codes.head, decoded, tuple(copies), width)
+        settings = Settings(codes.k, codes.dim, codes.head, decoded, tuple(copies), width)
         index = cls([], settings)
         index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
         return index
@@ -124,7 +124,6 @@ class InvertedIndex:
                 embeddings=embeddings,
                 copies=self._settings.copies,
                 input_dim=self._settings.input_dim,
-                block_size=self._settings.block_size,
             )
             kept = [part for part in parts if len(part.segment)]
             if len(codes) or not kept:
@@ -161,7 +160,7 @@ class InvertedIndex:
                 return
             alive = [np.flatnonzero(part.mask) for part in parts] or [np.empty(0, np.int64)]
             parts = parts or list(self._parts[:1])
-            joined = Segment.joined([part.segment for part in parts], alive, self._settings.block_size)
+            joined = Segment.joined([part.segment for part in parts], alive)
             ids = np.concatenate([part.ids.at(rows) for part, rows in zip(parts, alive, strict=True)])
             self._parts = (Part.new(joined, Ids(ids, len(ids))),)
 
@@ -176,6 +175,7 @@ class InvertedIndex:
         projections: QueryProjections | None = None,
         embeddings: np.ndarray | None = None,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
+        nprobe: int | None = None,
         threads: int | None = None,
     ) -> SearchResult:
         """Find the best documents for every query.
@@ -192,6 +192,8 @@ class InvertedIndex:
             embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
                 as exact as without.
+            nprobe: blocks of 256 similar documents to visit, the most promising first, in every segment; default all.
+                A few in a hundred find nearly all of the best, many times faster.
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
@@ -201,14 +203,14 @@ class InvertedIndex:
         parts = self._parts
         self._check_codes(codes)
         depth = checked_depth(top_k, rescore, candidates, self._settings.copies)
-        threads = checked_threads(threads)
+        threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
         dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
-        queries = prepare_queries(codes, query_k)
+        queries = prepare_queries(codes, query_k, self._settings.decoded)
         starts = np.cumsum([0, *(len(part.segment) for part in parts)])
         masks = masks_of(parts, starts, allowed)
         found = []
         for part, start, mask in zip(parts, starts[:-1], masks, strict=True):
-            scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask)
+            scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask, nprobe)
             found.append((scores, np.where(positions >= 0, positions + start, -1)))
         scores, positions = merged(found, depth)
         if rescore is not None and dense is not None:
@@ -242,13 +244,7 @@ class InvertedIndex:
         """
         parts = self._parts
         starts = np.cumsum([0, *(len(part.segment) for part in parts)])
-        positions = np.asarray(positions)
-        if positions.ndim != 2 or positions.dtype.kind not in "iu":
-            raise ValueError(f"`positions` must be integers of the shape (n_queries, candidates): {positions.shape}.")
-        if positions.size and not -1 <= positions.min() <= positions.max() < starts[-1]:
-            raise ValueError(
-                f"`positions` must lie in [-1, {starts[-1]}); found {positions.min()} to {positions.max()}."
-            )
+        positions = checked_positions(positions, int(starts[-1]))
         checked_depth(1, kind, 1, self._settings.copies)
         dense = self._dense(kind, len(positions), projections, embeddings)
         return rescored(parts, starts, kind, dense, positions, checked_threads(threads))
@@ -368,6 +364,12 @@ class InvertedIndex:
     def bytes_per_vector(self) -> float:
         """Bytes stored for a document: code, norm, postings, copies, and its share of the list table; not its id."""
         return sum(part.segment.nbytes for part in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
+
+    @property
+    def first_stage_bytes_per_vector(self) -> float:
+        """Bytes of a document that a search without a second stage reads: postings, summaries, norm, position."""
+        first = sum(part.segment.first_stage_bytes for part in self._parts)
+        return first / max(sum(len(part.segment) for part in self._parts), 1)
 
     @property
     def postings_per_query(self) -> float:

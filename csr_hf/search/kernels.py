@@ -1,280 +1,337 @@
-"""Numba kernels of the first stage: scan posting lists, settle the order exactly.
+"""Numba kernels of the first stage: choose blocks by their summaries, add up posting lists, keep the best.
 
-The scan is approximate only in its bookkeeping. Posting values are rounded *up* to eight bits and accumulated in
-sixteen, so an accumulator is never below the true score, and above it by at most the query's `slack`. Whatever could
-still belong to the best `top_k` is scored again from the stored codes, in float32, and that score alone decides.
-
-Positions and scores travel as one uint64 key (score bits above, inverted position below): comparing keys orders by
-score descending, then by position ascending.
+Queries and documents are integers here, so sums are exact whatever their order, and the score of a document does not
+depend on which documents share its block.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import from_half, jit
+from csr_hf.jit import jit, popcount, prefetch
+from csr_hf.search.building import BLOCK, HALF, TILE
+from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, sort_heap
 
-ACCUMULATORS = 65_536
-"""Accumulators of one block. Any uint16 is a valid place, so a damaged file cannot make the scan write elsewhere."""
-GROUP = 32
-"""Queries that pass over a block of postings together, while it is in cache."""
-_STRIP = 256
-_BIN_SHIFT = 6
-_PENDING = 4096
-_POSITION_MASK = np.uint64(0xFFFFFFFF)
-
-
-@jit()
-def make_key(score: np.float32, position: int) -> np.uint64:
-    """Key of any finite score: flipping the bits of negative floats makes their order that of integers."""
-    bits = np.float32(score).view(np.uint32)
-    ordered = np.uint32(~bits) if bits >> np.uint32(31) else np.uint32(bits | np.uint32(0x80000000))
-    return (np.uint64(ordered) << np.uint64(32)) | (_POSITION_MASK - np.uint64(position))
-
-
-def split_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (float32) and positions (int64) of keys; the key 0 means nothing there: -inf and -1."""
-    ordered = (keys >> np.uint64(32)).astype(np.uint32)
-    negative = ordered >> 31 == 0
-    scores = np.where(negative, ~ordered, ordered & np.uint32(0x7FFFFFFF)).view(np.float32)
-    positions = (_POSITION_MASK - (keys & _POSITION_MASK)).astype(np.int64)
-    empty = keys == 0
-    return np.where(empty, np.float32(-np.inf), scores), np.where(empty, -1, positions)
+GROUP = 1024
+"""Queries that pass over the blocks together: a block is read from memory once for all of them that visit it."""
+_PENDING = 2048
+_LINE = 32
+"""Entries of a posting list in a cache line."""
+COARSE_SHIFT = 3
+"""Bits of a product of query and summary that do not count."""
+_COARSE = 6
+"""Bits of a block's sum that do not count when blocks are chosen."""
 
 
 @jit()
-def _sift(heap: np.ndarray, size: int, key: np.uint64) -> None:
-    """Replace the smallest key, on top of the heap, by another."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= key:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = key
+def _add_summaries(summary: np.ndarray, latents: np.ndarray, steps: np.ndarray, sums: np.ndarray) -> None:
+    """What a query can expect of every block: products of its largest values and the summaries, in 16 bits.
+
+    Args:
+        summary: of a tile, uint8, shape (dim, TILE).
+        latents: of the query.
+        steps: its values, uint8, such that the sums fit in 16 bits; may be of fewer latents.
+        sums: receives the expectation, uint16, shape (TILE,).
+    """
+    sums[:] = 0
+    for j in range(steps.shape[0]):
+        step = np.uint16(steps[j])
+        if step:
+            shares = summary[np.int64(latents[j])]
+            for block in range(TILE):
+                sums[block] += np.uint16(step * np.uint16(shares[block])) >> np.uint16(COARSE_SHIFT)
 
 
 @jit()
-def offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
-    """Put a key into a bounded heap with the smallest key on top; returns the new size."""
-    if size == heap.shape[0]:
-        if key > heap[0]:
-            _sift(heap, size, key)
-        return size
-    at = size
-    while at > 0 and heap[(at - 1) // 2] > key:
-        heap[at] = heap[(at - 1) // 2]
-        at = (at - 1) // 2
-    heap[at] = key
-    return size + 1
+def _choose(sums: np.ndarray, wanted: int, chosen: np.ndarray) -> int:
+    """The `wanted` blocks of the largest sums, ascending; returns how many there are."""
+    bins = np.zeros((1 << (16 - _COARSE)) + 1, np.int32)
+    for block in range(sums.shape[0]):
+        bins[sums[block] >> _COARSE] += 1
+    level, seen = bins.shape[0] - 1, 0
+    while level > 0 and seen + bins[level] <= wanted:
+        seen += bins[level]
+        level -= 1
+    # Of the bin that does not fit as a whole, the first few.
+    spare, count = wanted - seen, 0
+    for block in range(sums.shape[0]):
+        place = sums[block] >> _COARSE
+        if place > level or (place == level and spare > 0):
+            spare -= place == level
+            chosen[count] = block
+            count += 1
+    return count
 
 
 @jit()
-def sort_heap(heap: np.ndarray, size: int) -> None:
-    """Turn a heap into its keys in descending order (`np.sort` would cost seconds of compilation)."""
-    for end in range(size - 1, 0, -1):
-        last = heap[end]
-        heap[end] = heap[0]
-        _sift(heap, end, last)
+def _best_first(sums: np.ndarray, chosen: np.ndarray, count: int) -> None:
+    """Sort chosen blocks by their sums, descending."""
+    keys = np.zeros(count, np.uint64)
+    size = 0
+    for i in range(count):
+        size = offer(keys, size, make_key(np.float32(sums[chosen[i]]), chosen[i]))
+    sort_heap(keys, size)
+    for i in range(count):
+        chosen[i] = np.int32(np.uint64(0xFFFFFFFF) - (keys[i] & np.uint64(0xFFFFFFFF)))
 
 
 @jit()
-def _accumulate(
-    starts: np.ndarray,
-    documents: np.ndarray,
-    weights: np.ndarray,
+def _find_lists(
+    bits: np.ndarray,
+    ranks: np.ndarray,
+    offsets: np.ndarray,
+    postings: np.ndarray,
     latents: np.ndarray,
     steps: np.ndarray,
-    accumulators: np.ndarray,
-) -> None:
-    """Add a query's posting lists of one block. Every posting adds at least 1, so 0 means no latent is shared."""
-    for j in range(latents.shape[0]):
-        step = np.uint32(steps[j])
-        if step:
-            latent = np.int64(latents[j])
-            # Slices free the loop of index arithmetic: it is a third of its time.
-            places = documents[starts[latent] : starts[latent + 1]]
-            shares = weights[starts[latent] : starts[latent + 1]]
-            for at in range(places.shape[0]):
-                gain = (np.uint32(step * np.uint32(shares[at])) >> np.uint32(8)) + np.uint32(1)
-                accumulators[places[at]] += np.uint16(gain)
-
-
-@jit()
-def _prune(positions: np.ndarray, sums: np.ndarray, count: int, top_k: int, slack: int, bound: int) -> tuple[int, int]:
-    """Drop pending documents that `top_k` others surely beat; returns how many stay and the new bound."""
-    bins = np.zeros((ACCUMULATORS >> _BIN_SHIFT) + 1, np.int32)
-    for i in range(count):
-        bins[sums[i] >> _BIN_SHIFT] += 1
-    seen = 0
-    level = bins.shape[0]
-    while seen < top_k and level > 0:
-        level -= 1
-        seen += bins[level]
-    if seen >= top_k:
-        bound = max(bound, (level << _BIN_SHIFT) - slack)
-    kept = 0
-    for i in range(count):
-        if sums[i] >= bound:
-            positions[kept] = positions[i]
-            sums[kept] = sums[i]
-            kept += 1
-    return kept, bound
-
-
-@jit()
-def _settle(
-    positions: np.ndarray,
-    count: int,
-    latents: np.ndarray,
-    query: np.ndarray,
-    dense: np.ndarray,
-    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    heap: np.ndarray,
-    size: int,
+    found: np.ndarray,
+    ahead: bool,
 ) -> int:
-    """Score pending documents exactly and offer them to the heap; `dense` is all zeros before and after."""
-    indices, values, scale = codes
+    """Where the lists of a query's latents are in a block.
+
+    Args:
+        bits: of the block, uint64, shape (words,).
+        ranks: of the block, uint16, shape (words,).
+        offsets: of the block's lists.
+        postings: of the block.
+        latents: of the query.
+        steps: its values, int32.
+        found: receives begin, end and step of each list, int32, shape (query_k, 3).
+        ahead: whether to ask for their memory already.
+
+    Returns:
+        how many there are.
+    """
+    count = 0
     for j in range(latents.shape[0]):
-        if query[j] > 0:
-            dense[latents[j]] = query[j]
+        latent = np.int64(latents[j])
+        word, bit = bits[latent >> 6], np.uint64(latent & 63)
+        if (word >> bit) & np.uint64(1) and steps[j]:
+            below = popcount(word & ((np.uint64(1) << bit) - np.uint64(1)))
+            number = np.int64(ranks[latent >> 6]) + np.int64(below)
+            begin, end = np.int64(offsets[number]), np.int64(offsets[number + 1])
+            found[count, 0], found[count, 1], found[count, 2] = begin, end, steps[j]
+            count += 1
+            if ahead:
+                for at in range(begin, end, _LINE):
+                    prefetch(postings, at)
+    return count
+
+
+@jit()
+def _add_lists(postings: np.ndarray, found: np.ndarray, count: int, sums: np.ndarray) -> None:
+    """Add a query's posting lists of one block to its sums, int32, shape (BLOCK,)."""
     for i in range(count):
-        row = positions[i]
-        score = np.float32(0)
-        for j in range(indices.shape[1]):
-            score += dense[indices[row, j]] * from_half(values[row, j])
-        score *= scale[row]
-        if score > 0:
-            size = offer(heap, size, make_key(score, row))
-    for j in range(latents.shape[0]):
-        dense[latents[j]] = 0
-    return size
+        begin, end, step = found[i, 0], found[i, 1], found[i, 2]
+        if end - begin == HALF:
+            entries, lower, upper = postings[begin:end], sums[:HALF], sums[HALF:]
+            for place in range(HALF):
+                entry = np.int32(entries[place])
+                lower[place] = np.int32(lower[place] + step * np.int32(entry & 0xFF))
+                upper[place] = np.int32(upper[place] + step * np.int32(entry >> 8))
+        else:
+            # Unsigned counters spare the test for indices from the end.
+            at, stop = np.uint64(begin), np.uint64(end)
+            while at < stop:
+                entry = postings[at]
+                sums[np.uint8(entry)] += np.int32(step * np.int32(entry >> np.uint16(8)))
+                at += np.uint64(1)
 
 
 @jit()
-def _key_score(key: np.uint64) -> np.float32:
-    """Score of the key of a positive score."""
-    return np.uint32((key >> np.uint64(32)) & np.uint64(0x7FFFFFFF)).view(np.float32)
-
-
-@jit()
-def _largest(sums: np.ndarray) -> np.uint16:
-    """Maximum of uint16, spelled so that it becomes vector instructions: `max` would widen to 64 bits."""
-    largest = np.uint16(0)
-    for i in range(sums.shape[0]):
-        value = sums[i]
-        if value > largest:
-            largest = value
-    return largest
-
-
-@jit()
-def _scan(
-    accumulators: np.ndarray,
-    allowed: np.ndarray,
-    length: int,
-    first: int,
-    positions: np.ndarray,
+def _collect(
     sums: np.ndarray,
-    state: np.ndarray,
-    limits: tuple[int, int, float],
-    latents: np.ndarray,
-    query: np.ndarray,
-    dense: np.ndarray,
-    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    first: int,
+    length: int,
+    scale: np.ndarray,
+    allowed: np.ndarray,
+    order: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
     heap: np.ndarray,
-) -> None:
+    state: tuple[int, int, np.float32],
+) -> tuple[int, int, np.float32]:
     """Move documents of a block that may be among the best into the pending list of a query.
 
     Args:
-        accumulators: sums of the block, uint16; those of its `length` documents are zero again afterwards.
-        allowed: 1 for documents that may be found, uint8, by position; empty if all may.
+        sums: of the block; zero again afterwards.
+        first: row of its first document.
         length: documents of the block.
-        first: position of its first document.
-        positions: pending documents of the query, int32.
-        sums: their accumulators, uint16.
-        state: of the query: pending documents, smallest sum still of interest, keys in the heap.
-        limits: of the query: top_k, slack, accumulator units of a score of 1.
-        latents: the query's latents.
-        query: its unit-norm values.
-        dense: zeros, float32, shape (dim,).
-        codes: indices, values and scales of all documents.
+        scale: what scores are multiplied by, float32, shape (n,).
+        allowed: 1 for rows that may be found, uint8; empty if all may.
+        order: positions of rows.
+        rows: pending documents, int32.
+        scores: theirs, float32.
         heap: exact keys of the query, shape (top_k,).
+        state: pending documents, keys in the heap, smallest score still of interest.
+
+    Returns:
+        the new state.
     """
-    top_k, slack, units = limits
-    capacity, filtered = positions.shape[0], allowed.shape[0] > 0
-    count, bound, size = state[0], state[1], state[2]
-    for strip in range(0, length, _STRIP):
-        stop = min(length, strip + _STRIP)
-        if _largest(accumulators[strip:stop]) < bound:
-            continue
-        for place in range(strip, stop):
-            if accumulators[place] >= bound and (not filtered or allowed[first + place]):
-                positions[count] = first + place
-                sums[count] = accumulators[place]
+    count, size, bound = state
+    # Slices free the loops of index arithmetic, and make vector instructions of the first.
+    own, near = scale[first : first + length], np.int32(0)
+    for place in range(own.shape[0]):
+        if np.float32(sums[place]) * own[place] >= bound:
+            near += np.int32(1)
+    if near:
+        for place in range(own.shape[0]):
+            score = np.float32(sums[place]) * own[place]
+            if score >= bound and (not allowed.shape[0] or allowed[first + place]):
+                rows[count], scores[count] = first + place, score
                 count += 1
-        if count > capacity - _STRIP:
-            count, bound = _prune(positions, sums, count, top_k, slack, bound)
-            # Too many near the bound, as with copies of one document: only exact scores can tell them apart.
-            if count > capacity // 2:
-                size = _settle(positions, count, latents, query, dense, codes, heap, size)
-                count = 0
-                if size == top_k:
-                    bound = max(bound, np.int64(_key_score(heap[0]) * units) - 1)
-    accumulators[:length] = 0
-    state[0], state[1], state[2] = count, bound, size
+        if count > rows.shape[0] - BLOCK:
+            count, bound = cut(rows, scores, count, heap.shape[0], bound)
+            # Too many near the bound, as with copies of one document: only their positions can tell them apart.
+            if count > rows.shape[0] // 2:
+                size = settle(rows, scores, count, order, heap, size)
+                count, bound = 0, smallest_score(heap, size, bound)
+    sums[:] = 0
+    return count, size, bound
 
 
 @jit()
-def search_blocks(
-    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    queries: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    allowed: np.ndarray,
-    block_size: int,
-    first_block: int,
-    stop_block: int,
-    keys: np.ndarray,
+def search_query(
+    lists: tuple[np.ndarray, ...],
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray],
+    summary: np.ndarray,
+    latents: np.ndarray,
+    steps: np.ndarray,
+    coarse: np.ndarray,
+    probes: int,
+    part: int,
+    parts: int,
+    heap: np.ndarray,
 ) -> None:
-    """Best documents of a range of blocks for a group of queries.
+    """Best documents of a query, block after block, the most promising first.
 
     Args:
-        lists: starts (blocks, dim + 1), documents and weights (postings,), see `fill_postings`.
-        codes: indices and values (bits of float16) of shape (n, k), scales of shape (n,).
-        queries: of the group, see `csr_hf.search.queries.PreparedQueries`.
-        allowed: see `_scan`.
-        block_size: documents of a block.
-        first_block: where the range begins.
-        stop_block: where it ends.
-        keys: zeros, uint64, shape (queries, top_k); receives the keys, best first.
+        lists: bits, ranks, firsts, offsets, starts, postings; see `csr_hf.search.segment.Segment`.
+        documents: scale, allowed and order; see `_collect`.
+        summary: uint8, shape (tiles, dim, TILE).
+        latents: of the query.
+        steps: its values, int32.
+        coarse: its largest values for summaries, uint8.
+        probes: blocks to visit.
+        part: which share of them is visited here.
+        parts: how many shares there are.
+        heap: zeros, uint64, shape (top_k,); receives the keys, best first.
     """
-    starts, documents, weights = lists
-    latents, values, steps, units, slack = queries
-    group, top_k = keys.shape
-    n = codes[0].shape[0]
-    capacity = max(_PENDING, 4 * top_k)
-    positions = np.empty((group, capacity), np.int32)
-    sums = np.empty((group, capacity), np.uint16)
-    state = np.zeros((group, 3), np.int64)
-    state[:, 1] = 1
-    accumulators = np.zeros(ACCUMULATORS, np.uint16)
-    dense = np.zeros(starts.shape[1] - 1, np.float32)
-    for block in range(first_block, stop_block):
-        first = block * block_size
-        length = min(block_size, n - first)
-        for i in range(group):
-            _accumulate(starts[block], documents, weights, latents[i], steps[i], accumulators)
-            limits = (top_k, slack[i], units[i])
-            _scan(
-                accumulators, allowed, length, first, positions[i], sums[i], state[i], limits,
-                latents[i], values[i], dense, codes, keys[i],
-            )  # fmt: skip
+    bits, ranks, firsts, offsets, starts, postings = lists
+    scale, allowed, order = documents
+    blocks = bits.shape[0]
+    expected, chosen = np.empty(summary.shape[0] * TILE, np.uint16), np.empty(blocks, np.int32)
+    for tile in range(summary.shape[0]):
+        _add_summaries(summary[tile], latents, coarse, expected[tile * TILE : (tile + 1) * TILE])
+    visits = _choose(expected[:blocks], probes, chosen)
+    _best_first(expected, chosen, visits)
+    capacity = max(_PENDING, 4 * heap.shape[0])
+    rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+    sums = np.zeros(BLOCK, np.int32)
+    # Lists of the next block are looked up, and asked for, while those of this one are added.
+    found, following = np.empty((latents.shape[0], 3), np.int32), np.empty((latents.shape[0], 3), np.int32)
+    state = (0, 0, np.float32(1e-30))
+    count, before = 0, -1
+    for visit in range(part, visits + parts, parts):
+        block, more = -1, 0
+        if visit < visits:
+            block = int(chosen[visit])
+            if visit + parts < visits:
+                _ask(chosen[visit + parts], bits, ranks, firsts, offsets)
+            own = postings[starts[block] : starts[block + 1]]
+            more = _find_lists(
+                bits[block], ranks[block], offsets[firsts[block] :], own, latents, steps, following, True
+            )
+        if before >= 0:
+            _add_lists(postings[starts[before] : starts[before + 1]], found, count, sums)
+            length = min(BLOCK, scale.shape[0] - before * BLOCK)
+            state = _collect(sums, before * BLOCK, length, scale, allowed, order, rows, scores, heap, state)
+        if block < 0:
+            break
+        found, following = following, found
+        count, before = more, block
+    sort_heap(heap, settle(rows, scores, state[0], order, heap, state[1]))
+
+
+@jit()
+def _ask(block: int, bits: np.ndarray, ranks: np.ndarray, firsts: np.ndarray, offsets: np.ndarray) -> None:
+    """Prefetch what `_find_lists` reads."""
+    for word in range(0, bits.shape[1], 8):
+        prefetch(bits[block], word)
+    for word in range(0, bits.shape[1], _LINE):
+        prefetch(ranks[block], word)
+    for at in range(firsts[block], firsts[block + 1], _LINE):
+        prefetch(offsets, at)
+
+
+@jit()
+def search_group(
+    lists: tuple[np.ndarray, ...],
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray],
+    summary: np.ndarray,
+    latents: np.ndarray,
+    steps: np.ndarray,
+    coarse: np.ndarray,
+    probes: int,
+    heaps: np.ndarray,
+) -> None:
+    """Best documents of a group of queries, block after block as they lie in memory.
+
+    Arguments as for `search_query`, with one more axis for the queries in front of `latents`, `steps`, `coarse` and
+    `heaps`.
+    """
+    bits, ranks, firsts, offsets, starts, postings = lists
+    scale, allowed, order = documents
+    group, blocks = heaps.shape[0], bits.shape[0]
+    everywhere = probes >= blocks
+    visitors, ends = np.arange(group).astype(np.int32), np.empty(0, np.int64)
+    if not everywhere:
+        visitors, ends = _visitors(summary, latents, coarse, blocks, probes)
+    capacity = max(_PENDING, 4 * heaps.shape[1])
+    rows, scores = np.empty((group, capacity), np.int32), np.empty((group, capacity), np.float32)
+    counts, sizes = np.zeros(group, np.int64), np.zeros(group, np.int64)
+    bounds = np.full(group, np.float32(1e-30))
+    sums, found = np.zeros(BLOCK, np.int32), np.empty((latents.shape[1], 3), np.int32)
+    for block in range(blocks):
+        own, first = postings[starts[block] : starts[block + 1]], block * BLOCK
+        length = min(BLOCK, scale.shape[0] - first)
+        begin, stop = (0, group) if everywhere else (ends[block], ends[block + 1])
+        for at in range(begin, stop):
+            i = visitors[at]
+            count = _find_lists(
+                bits[block], ranks[block], offsets[firsts[block] :], own, latents[i], steps[i], found, False
+            )
+            _add_lists(own, found, count, sums)
+            state = (counts[i], sizes[i], bounds[i])
+            counts[i], sizes[i], bounds[i] = _collect(
+                sums, first, length, scale, allowed, order, rows[i], scores[i], heaps[i], state
+            )
     for i in range(group):
-        count, _ = _prune(positions[i], sums[i], state[i, 0], top_k, slack[i], state[i, 1])
-        size = _settle(positions[i], count, latents[i], values[i], dense, codes, keys[i], state[i, 2])
-        sort_heap(keys[i], size)
+        sort_heap(heaps[i], settle(rows[i], scores[i], counts[i], order, heaps[i], sizes[i]))
+
+
+@jit()
+def _visitors(
+    summary: np.ndarray, latents: np.ndarray, coarse: np.ndarray, blocks: int, probes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Queries by the block that they visit: the queries, int32, and where those of every block begin and end."""
+    group = latents.shape[0]
+    expected = np.empty((group, summary.shape[0] * TILE), np.uint16)
+    # A tile of the summaries stays in the cache while all queries pass over it.
+    for tile in range(summary.shape[0]):
+        for i in range(group):
+            _add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * TILE : (tile + 1) * TILE])
+    chosen = np.empty((group, blocks), np.int32)
+    visits = np.zeros(group, np.int64)
+    ends = np.zeros(blocks + 2, np.int64)
+    for i in range(group):
+        visits[i] = _choose(expected[i, :blocks], probes, chosen[i])
+        for at in range(visits[i]):
+            ends[chosen[i, at] + 2] += 1
+    ends = np.cumsum(ends)
+    visitors = np.empty(ends[-1], np.int32)
+    for i in range(group):
+        for at in range(visits[i]):
+            block = chosen[i, at]
+            visitors[ends[block + 1]] = i
+            ends[block + 1] += 1
+    return visitors, ends

@@ -10,14 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.search import kernels, rescoring
+from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
 from csr_hf.search.ids import Ids, listed
 from csr_hf.search.queries import frozen
+from csr_hf.search.ranking import split_keys
 from csr_hf.search.segment import Segment
 from csr_hf.search.storage import StoredSegment
 from csr_hf.sparse_codes import QueryProjections
 from csr_hf.threads import run
+
+_GROUP = 32
+"""Queries that one thread rescores at a time."""
 
 
 class SearchResult(NamedTuple):
@@ -39,8 +43,6 @@ class Settings(NamedTuple):
     """Latents kept of a document."""
     dim: int
     """Length of the latents axis."""
-    block_size: int
-    """Documents of a block."""
     head: str | None
     """Fingerprint of the head that made the codes."""
     decoded: bool
@@ -129,16 +131,20 @@ def masks_of(
 
 def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The best of all parts, by score, then position; padded to `depth`."""
-    scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+    if len(found) == 1:
+        scores, positions = found[0]
+    else:
+        scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
     # Scores that rounding has made equal are not in order of position yet.
-    if len(found) > 1 or ((np.diff(scores) == 0) & (np.diff(positions) < 0) & (positions[:, 1:] >= 0)).any():
+    tied = (scores[:, 1:] == scores[:, :-1]) & (positions[:, 1:] < positions[:, :-1]) & (positions[:, 1:] >= 0)
+    if len(found) > 1 or tied.any():
         order = np.lexsort((positions, -scores))[:, :depth]
         scores, positions = (np.take_along_axis(array, order, axis=1) for array in (scores, positions))
-    missing = ((0, 0), (0, max(depth - scores.shape[1], 0)))
-    return (
-        np.pad(scores, missing, constant_values=-np.inf),
-        np.pad(positions, missing, constant_values=-1),
-    )
+    short = depth - scores.shape[1]
+    if short <= 0:
+        return scores, positions
+    missing = ((0, 0), (0, short))
+    return np.pad(scores, missing, constant_values=-np.inf), np.pad(positions, missing, constant_values=-1)
 
 
 def rescored(
@@ -157,7 +163,7 @@ def rescored(
     ]
 
     def rescore(first: int) -> None:
-        rows = slice(first, first + kernels.GROUP)
+        rows = slice(first, first + _GROUP)
         if isinstance(dense, np.ndarray):
             queries: QueryProjections | np.ndarray = dense[rows]
         else:
@@ -165,7 +171,7 @@ def rescored(
         for part, chosen in zip(parts, local, strict=True):
             part.segment.rescore(kind, queries, chosen[rows], scores[rows])
 
-    run(rescore, [(first,) for first in range(0, len(scores), kernels.GROUP)], threads)
+    run(rescore, [(first,) for first in range(0, len(scores), _GROUP)], threads)
     return scores
 
 
@@ -173,7 +179,7 @@ def best(scores: np.ndarray, positions: np.ndarray, top_k: int) -> tuple[np.ndar
     """The best `top_k` of the candidates by their scores, then by position."""
     keys = np.zeros((len(scores), top_k), np.uint64)
     rescoring.best_keys(scores, frozen(positions, np.int64), keys)
-    return kernels.split_keys(keys)
+    return split_keys(keys, np.ones(len(keys), np.float32))
 
 
 def ids_at(parts: Sequence[Part], starts: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -202,7 +208,7 @@ def to_store(parts: Sequence[Part]) -> list[StoredSegment]:
             part.name,
             {**part.segment.arrays, **({} if part.ids.array is None else {"ids": part.ids.array})},
             part.alive,
-            {"first_id": part.ids.first, "decoded": part.segment.decoded, "longest": part.segment.longest},
+            {"first_id": part.ids.first, "decoded": part.segment.decoded},
         )
         for part in parts
     ]
@@ -217,8 +223,8 @@ def opened(stored: Sequence[StoredSegment], settings: Settings, folder: str | Pa
     parts = []
     for name, arrays, alive, details in stored:
         if verify:
-            check_loaded(arrays, settings.dim, settings.block_size, settings.input_dim, folder)
+            check_loaded(arrays, settings.dim, settings.input_dim, folder)
         ids = arrays.pop("ids", None)
-        segment = Segment(arrays, settings.dim, settings.block_size, details["decoded"], details["longest"])
+        segment = Segment(arrays, settings.dim, details["decoded"])
         parts.append(Part(segment, Ids(ids, len(segment), details["first_id"]), alive, name))
     return parts

@@ -1,4 +1,4 @@
-"""Queries as the kernels take them: unit-norm values, integer steps, and the error bound of the integer scan."""
+"""Queries as the kernels take them: checked, and with integers for values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import available_threads
 
 _MAX_QUERY_K = 16_384
+_COARSE_K = 32
 
 
 class PreparedQueries(NamedTuple):
@@ -21,29 +22,24 @@ class PreparedQueries(NamedTuple):
 
     latents: np.ndarray
     """uint16 or int32, shape (n, query_k)."""
-    values: np.ndarray
-    """Of unit norm, float32, shape (n, query_k)."""
     steps: np.ndarray
-    """What a posting of full weight adds, times 256 / 255; uint16, shape (n, query_k); 0 for latents not active."""
-    units: np.ndarray
-    """Accumulator units of a score of 1, float32, shape (n,)."""
-    slack: np.ndarray
-    """Units by which an accumulator may exceed the true score, int64, shape (n,)."""
-    norms: np.ndarray
-    """Of the codes as they came, float32, shape (n,)."""
+    """Values as integers, int32, shape (n, query_k); 0 for latents not active."""
+    coarse: np.ndarray
+    """The largest values for summaries of blocks, uint8, shape (n, up to 32)."""
+    factors: np.ndarray
+    """What sums are multiplied by, once they are by the document's scale; float32, shape (n,)."""
 
 
-def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
-    """Normalise and check the codes of queries.
+def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> PreparedQueries:
+    """Check the codes of queries and round their values to integers.
 
-    A posting holds ceil(255 u) for a component u of a vector no longer than 1, and adds floor(step * that / 256) + 1
-    where step = ceil(w * units * 256 / 255). That is more than w * u * units and at most w * units / 255 + 2 above it.
-    Summed over the latents of a query: the slack. `units` is the largest scale at which 16 bits cannot overflow,
-    given that no score is above 1.
+    A document's values are at most 255, so sums fit in 31 bits if the integers of a query add up to 8.4 million: about
+    as fine as float32.
 
     Args:
         codes: of the queries.
         query_k: latents to keep; None keeps all.
+        decoded: whether scores are of the values as they are, or of those of a unit-norm query.
 
     Raises:
         ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
@@ -57,23 +53,29 @@ def prepare_queries(codes: SparseCodes, query_k: int | None) -> PreparedQueries:
         raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
     _check_latents(codes.indices, raw > 0, codes.dim)
     norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
-    values = (raw / np.where(norms > 0, norms, 1)).astype(np.float32)
-    spread = values.sum(axis=1, dtype=np.float64) / LEVELS
-    units = np.floor((kernels.ACCUMULATORS - 1 - 2 * codes.k - 8) / (1 + spread))
-    # Two more than the bound above, for the rounding of float32.
-    slack = np.ceil(units * spread) + 2 * codes.k + 2
-    steps = np.ceil(values * units[:, None] * (LEVELS + 1) / LEVELS)
+    values = raw / np.where(norms > 0, norms, 1)
+    total = np.maximum(values.sum(axis=1, keepdims=True), 1)
+    # One step less for each latent, since every active one has at least one step.
+    resolution = ((2**31 - 1) // LEVELS - codes.k) / total
+    steps = np.where(values > 0, np.maximum(np.rint(values * resolution), 1), 0)
+    factors = np.where(norms > 0, norms, 1) / resolution if decoded else 1 / resolution
     prepared = PreparedQueries(
         np.array(codes.indices, order="C"),
-        np.ascontiguousarray(values),
-        np.ascontiguousarray(steps, np.uint16),
-        units.astype(np.float32),
-        slack.astype(np.int64),
-        norms[:, 0].astype(np.float32),
+        np.ascontiguousarray(steps, np.int32),
+        _coarse(values[:, :_COARSE_K]),
+        np.ascontiguousarray(factors[:, 0], np.float32),
     )
     for array in prepared:
         array.flags.writeable = False
     return prepared
+
+
+def _coarse(values: np.ndarray) -> np.ndarray:
+    """Values as integers whose products with summaries, of eight bits too, add up to 16 bits at most."""
+    largest, total = values.max(axis=1, initial=0, keepdims=True), values.sum(axis=1, keepdims=True)
+    limit = (2**16 << kernels.COARSE_SHIFT) / (LEVELS + 1)
+    scale = np.minimum(LEVELS / np.where(largest > 0, largest, 1), limit / np.where(total > 0, total, 1))
+    return np.ascontiguousarray(np.floor(values * scale), np.uint8)
 
 
 def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequence[str]) -> int:
@@ -96,6 +98,31 @@ def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequ
     if candidates < top_k:
         raise ValueError(f"`candidates` ({candidates}) must be at least `top_k` ({top_k}). Raise `candidates`.")
     return candidates
+
+
+def checked_nprobe(nprobe: int | None) -> int | None:
+    """The number of blocks to visit.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if nprobe is not None and nprobe < 1:
+        raise ValueError(f"`nprobe` ({nprobe}) must be at least 1, or None for all blocks.")
+    return nprobe
+
+
+def checked_positions(positions: np.ndarray, n: int) -> np.ndarray:
+    """Positions of candidates among `n` documents.
+
+    Raises:
+        ValueError: if they are no integers, not a row a query, or out of range.
+    """
+    positions = np.asarray(positions)
+    if positions.ndim != 2 or positions.dtype.kind not in "iu":
+        raise ValueError(f"`positions` must be integers of the shape (n_queries, candidates): {positions.shape}.")
+    if positions.size and not -1 <= positions.min() <= positions.max() < n:
+        raise ValueError(f"`positions` must lie in [-1, {n}); found {positions.min()} to {positions.max()}.")
+    return positions
 
 
 def checked_threads(threads: int | None) -> int:

@@ -1,6 +1,6 @@
 """Numba kernels of the second stage: dense queries against what is stored of their candidates.
 
-Every scoring kernel fills `scores`, float32 of the shape (queries, candidates), where `positions` name a document of
+Every scoring kernel fills `scores`, float32 of the shape (queries, candidates), where `rows` name a document of
 its arrays; -1 stands for a candidate that is none or stored elsewhere.
 """
 
@@ -8,60 +8,72 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import from_half, jit
-from csr_hf.search.kernels import make_key, offer, sort_heap
+from csr_hf.jit import from_half, jit, prefetch
+from csr_hf.search.ranking import make_key, offer, sort_heap
 
+_AHEAD = 8
+"""Candidates whose memory is asked for in advance: documents lie anywhere."""
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@jit()
+def _ask(copy: np.ndarray, row: int) -> None:
+    """Prefetch a row of bytes; -1 for none."""
+    if row >= 0:
+        for at in range(0, copy.shape[1], 64):
+            prefetch(copy[row], at)
 
 
 @jit()
 def score_codes(
     indices: np.ndarray,
     values: np.ndarray,
+    steps: np.ndarray,
     scale: np.ndarray,
     projections: np.ndarray,
     offsets: np.ndarray,
-    positions: np.ndarray,
+    rows: np.ndarray,
     scores: np.ndarray,
 ) -> None:
-    """Dense queries against decoded documents: (sum_j projections_j z_j + offset) * scale.
+    """Dense queries against decoded documents: (sum_j projections_j z_j + offset) / ||decode(z)||.
 
     Args:
         indices: of the codes, shape (n, k).
-        values: of the codes, bits of float16, shape (n, k).
-        scale: 1 / ||decode(z)||, float32, shape (n,); a document of scale 0 gets no score.
+        values: of the codes, uint8, shape (n, k).
+        steps: what a step of the values is, float32, shape (n,).
+        scale: steps / ||decode(z)||, float32, shape (n,); a document of scale 0 gets no score.
         projections: of the queries on the atoms, float32, shape (queries, dim).
         offsets: of the queries on pre_bias, float32, shape (queries,).
-        positions: candidates, int64, shape (queries, candidates).
+        rows: candidates, int64, shape (queries, candidates).
         scores: see above.
     """
-    for q in range(positions.shape[0]):
-        for i in range(positions.shape[1]):
-            row = positions[q, i]
+    for q in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            row = rows[q, i]
             if row >= 0 and scale[row] > 0:
                 total = np.float32(0)
                 for j in range(indices.shape[1]):
-                    total += projections[q, indices[row, j]] * from_half(values[row, j])
-                scores[q, i] = (total + offsets[q]) * scale[row]
+                    total += projections[q, indices[row, j]] * np.float32(values[row, j])
+                scores[q, i] = (total + offsets[q] / steps[row]) * scale[row]
 
 
 @jit(fastmath=_FAST)
-def score_int8(
-    copy: np.ndarray, scale: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray
-) -> None:
+def score_int8(copy: np.ndarray, scale: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
     """Dense queries against eight-bit embeddings.
 
     Args:
         copy: int8, shape (n, input_dim).
         scale: what a step of each document is, float32, shape (n,).
         queries: float32, shape (queries, input_dim).
-        positions: candidates, int64, shape (queries, candidates).
+        rows: candidates, int64, shape (queries, candidates).
         scores: see above.
     """
-    for q in range(positions.shape[0]):
+    for q in range(rows.shape[0]):
         query = queries[q]
-        for i in range(positions.shape[1]):
-            row = positions[q, i]
+        for i in range(rows.shape[1]):
+            row = rows[q, i]
+            if i + _AHEAD < rows.shape[1]:
+                _ask(copy, rows[q, i + _AHEAD])
             if row >= 0:
                 document = copy[row]
                 total = np.float32(0)
@@ -71,19 +83,19 @@ def score_int8(
 
 
 @jit(fastmath=_FAST)
-def score_float16(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> None:
+def score_float16(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
     """Dense queries against float16 embeddings.
 
     Args:
         copy: bits of float16, uint16, shape (n, input_dim).
         queries: float32, shape (queries, input_dim).
-        positions: candidates, int64, shape (queries, candidates).
+        rows: candidates, int64, shape (queries, candidates).
         scores: see above.
     """
-    for q in range(positions.shape[0]):
+    for q in range(rows.shape[0]):
         query = queries[q]
-        for i in range(positions.shape[1]):
-            row = positions[q, i]
+        for i in range(rows.shape[1]):
+            row = rows[q, i]
             if row >= 0:
                 document = copy[row]
                 total = np.float32(0)
@@ -95,20 +107,20 @@ def score_float16(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, 
 
 
 @jit(fastmath=_FAST)
-def score_binary(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> None:
+def score_binary(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
     """Dense queries against signs, as vectors of unit norm: sum_j query_j sign_j / sqrt(input_dim).
 
     Args:
         copy: eight dimensions a byte, the first in the highest bit, 1 for positive; uint8, shape (n, bytes).
         queries: float32, shape (queries, input_dim).
-        positions: candidates, int64, shape (queries, candidates).
+        rows: candidates, int64, shape (queries, candidates).
         scores: see above.
     """
     dim = queries.shape[1]
     bytes_of = copy.shape[1]
     # Sums of a query over the bits of every possible byte, each from that of the byte without its lowest bit.
     sums = np.zeros((bytes_of, 256), np.float32)
-    for q in range(positions.shape[0]):
+    for q in range(rows.shape[0]):
         whole = np.float32(0)
         for axis in range(dim):
             whole += queries[q, axis]
@@ -120,8 +132,8 @@ def score_binary(copy: np.ndarray, queries: np.ndarray, positions: np.ndarray, s
                 axis = 8 * place + 7 - lowest
                 extra = queries[q, axis] if axis < dim else np.float32(0)
                 sums[place, byte] = sums[place, byte & (byte - 1)] + extra
-        for i in range(positions.shape[1]):
-            row = positions[q, i]
+        for i in range(rows.shape[1]):
+            row = rows[q, i]
             if row >= 0:
                 total = np.float32(0)
                 for place in range(bytes_of):

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from csr_hf.search import kernels, rescoring
+from csr_hf.search.building import BLOCK
+from csr_hf.search.clustering import similarity_order
 from csr_hf.search.copies import COPIES, make_copy, score_copy
-from csr_hf.search.documents import build_lists, checked_norms, norms_of, scales, storable
+from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
 from csr_hf.search.queries import PreparedQueries, frozen
+from csr_hf.search.ranking import split_keys
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import run
 
 _ALL_ALLOWED = np.empty(0, np.uint8)
+_LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
+_FIRST_STAGE = (*_LISTS, "summary", "scale", "order")
+_ALONE = 8
+"""Queries a thread from which they pass over the blocks together."""
 
 
 class Segment:
-    """Documents that are searched together, by position.
+    """Documents that are searched together, by position: the order they came in. Rows are in another order.
 
     Args:
-        arrays: indices, values (bits of float16), scale, starts, documents, weights, and those of copies.
+        arrays: indices, values, steps, scale and order by row, those of `build_lists`, and those of copies.
         dim: length of the latents axis.
-        block_size: documents of a block.
-        decoded: whether scales are of the decoded documents, or of the codes.
-        longest: the largest quotient of a code's norm and what scores divide by: 1 unless `decoded`. Lists hold codes
-            divided by both.
+        decoded: whether scores are divided by norms of the decoded documents, or of the codes.
     """
 
-    def __init__(
-        self, arrays: dict[str, np.ndarray], dim: int, block_size: int, decoded: bool, longest: float
-    ) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray], dim: int, decoded: bool) -> None:
         for array in arrays.values():
             array.flags.writeable = False
         # numba compiles anew for a subclass of ndarray, so memory maps are seen as plain arrays over the same pages.
         self.arrays = {name: array.view(np.ndarray) for name, array in arrays.items()}
-        self.dim, self.block_size, self.decoded, self.longest = dim, block_size, decoded, longest
+        self.dim, self.decoded = dim, decoded
 
     @classmethod
     def build(
@@ -46,7 +49,6 @@ class Segment:
         embeddings: np.ndarray | None,
         copies: Sequence[str],
         input_dim: int | None,
-        block_size: int,
     ) -> Segment:
         """Index codes; see `InvertedIndex.build`.
 
@@ -57,39 +59,31 @@ class Segment:
             raise ValueError(
                 f"`codes` holds {len(codes)} documents, a segment at most 2,147,483,647. Add the rest later."
             )
-        indices, values = storable(codes)
+        indices, values, steps = quantised(codes)
         norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
-        copied: dict[str, np.ndarray] = {}
-        for kind in copies:
-            copied |= make_copy(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind))
-        return cls._of(indices, values, scales(values, norms), copied, codes.dim, block_size, norms is not None)
-
-    @classmethod
-    def _of(
-        cls,
-        indices: np.ndarray,
-        values: np.ndarray,
-        scale: np.ndarray,
-        copied: dict[str, np.ndarray],
-        dim: int,
-        block_size: int,
-        decoded: bool,
-    ) -> Segment:
-        """With lists of what is stored."""
-        longest = float((norms_of(values) * scale).max(initial=0)) or 1.0 if decoded else 1.0
-        starts, documents, weights = build_lists(indices, values, scale / np.float32(longest), dim, block_size)
-        arrays = {
+        stored = {
             "indices": indices,
             "values": values,
-            "scale": scale,
-            "starts": starts,
-            "documents": documents,
-            "weights": weights,
+            "steps": steps,
+            "scale": steps * inverse_norms(values, steps, norms),
         }
-        return cls({**arrays, **copied}, dim, block_size, decoded, longest)
+        checked = [(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind)) for kind in copies]
+        order = similarity_order(indices, values, codes.dim, BLOCK)
+        rows = _inverse(order)
+        copied: dict[str, np.ndarray] = {}
+        for kind, dense in checked:
+            copied |= make_copy(kind, dense, rows)
+        stored = {name: stored.pop(name)[order] for name in list(stored)}
+        return cls._of({**stored, **copied, "order": order}, codes.dim, norms is not None)
+
+    @classmethod
+    def _of(cls, arrays: dict[str, np.ndarray], dim: int, decoded: bool) -> Segment:
+        """With lists of what is stored."""
+        lists = build_lists(arrays["indices"], arrays["values"], arrays["scale"], arrays["order"], dim)
+        return cls({**arrays, **lists}, dim, decoded)
 
     def find(
-        self, queries: PreparedQueries, depth: int, threads: int, allowed: np.ndarray | None
+        self, queries: PreparedQueries, depth: int, threads: int, allowed: np.ndarray | None, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best `depth` documents by codes alone.
 
@@ -97,46 +91,44 @@ class Segment:
             queries: prepared for this index.
             depth: documents wanted, no more than there are.
             threads: at work.
-            allowed: bool, shape (n,): documents that may be found; None for all.
+            allowed: bool, shape (n,): documents that may be found, by position; None for all.
+            nprobe: blocks to visit; None for all.
 
         Returns:
             float32 scores and int64 positions, shape (n_queries, depth), best first; -inf and -1 for none.
         """
-        n_queries = len(queries.units)
-        if not n_queries or not depth:
-            return np.empty((n_queries, depth), np.float32), np.empty((n_queries, depth), np.int64)
-        blocks = len(self.arrays["starts"])
-        # Few queries cannot occupy the threads, so each is cut into parts of the blocks.
-        parts = min(threads, blocks) if n_queries < 2 * threads else 1
-        group = min(kernels.GROUP, -(-n_queries * parts // threads))
-        keys = np.zeros((parts, n_queries, depth), np.uint64)
-        lists = (self.arrays["starts"], self.arrays["documents"], self.arrays["weights"])
-        stored = (self.arrays["indices"], self.arrays["values"], self.arrays["scale"])
-        # Scores times this are what accumulators hold.
-        units = frozen(queries.units / np.float32(self.longest))
-        mask = frozen(_ALL_ALLOWED if allowed is None else allowed.view(np.uint8))
+        n = len(queries.factors)
+        if not n or not depth:
+            return np.empty((n, depth), np.float32), np.empty((n, depth), np.int64)
+        lists = tuple(self.arrays[name] for name in _LISTS)
+        mask = frozen(_ALL_ALLOWED if allowed is None else allowed[self.arrays["order"]].view(np.uint8))
+        documents = (self.arrays["scale"], mask, self.arrays["order"])
+        summary = self.arrays["summary"]
+        blocks = len(self.arrays["bits"])
+        probes = min(nprobe or blocks, blocks)
+        # Few queries cannot occupy the threads, so their blocks are shared out.
+        parts = min(threads, probes) if n < 2 * threads else 1
+        keys = np.zeros((parts, n, depth), np.uint64)
 
-        def search(first: int, part: int) -> None:
-            rows = slice(first, first + group)
-            chosen = (
-                queries.latents[rows],
-                queries.values[rows],
-                queries.steps[rows],
-                units[rows],
-                queries.slack[rows],
-            )
-            ends = part * blocks // parts, (part + 1) * blocks // parts
-            kernels.search_blocks(lists, stored, chosen, mask, self.block_size, *ends, keys[part, rows])
+        def search_one(i: int, part: int) -> None:
+            query = queries.latents[i], queries.steps[i], queries.coarse[i]
+            kernels.search_query(lists, documents, summary, *query, probes, part, parts, keys[part, i])
 
-        run(search, [(first, part) for first in range(0, n_queries, group) for part in range(parts)], threads)
+        def search_many(first: int, stop: int) -> None:
+            query = queries.latents[first:stop], queries.steps[first:stop], queries.coarse[first:stop]
+            kernels.search_group(lists, documents, summary, *query, probes, keys[0, first:stop])
+
+        if n < _ALONE * threads:
+            run(search_one, [(i, part) for i in range(n) for part in range(parts)], threads)
+        else:
+            group = min(kernels.GROUP, -(-n // threads))
+            run(search_many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
         merged = keys[0]
         if parts > 1:
-            merged = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, -1), axis=1)[:, ::-1][:, :depth]
-        scores, positions = kernels.split_keys(merged)
-        if self.decoded:
-            # A query of norm 0 finds nothing, and its scores stay -inf.
-            scores *= np.where(queries.norms > 0, queries.norms, 1)[:, None]
-        return scores, positions
+            merged = np.ascontiguousarray(
+                np.sort(keys.transpose(1, 0, 2).reshape(n, -1), axis=1)[:, : -depth - 1 : -1]
+            )
+        return split_keys(merged, queries.factors)
 
     def rescore(
         self, kind: str, queries: QueryProjections | np.ndarray, positions: np.ndarray, scores: np.ndarray
@@ -149,52 +141,66 @@ class Segment:
             positions: int64, shape (n_queries, candidates); -1 for none of this segment.
             scores: float32, shape (n_queries, candidates); others are left as they are.
         """
+        rows = frozen(np.where(positions >= 0, self._rows[positions], -1), np.int64) if len(self) else positions
         if isinstance(queries, np.ndarray):
-            score_copy(kind, self.arrays, queries, positions, scores)
+            score_copy(kind, self.arrays, queries, rows, scores)
             return
-        scale = self.arrays["scale"]
-        rescoring.score_codes(
-            self.arrays["indices"], self.arrays["values"], scale, queries.latents, queries.offset, positions, scores
-        )
+        stored = self.arrays["indices"], self.arrays["values"], self.arrays["steps"], self.arrays["scale"]
+        rescoring.score_codes(*stored, queries.latents, queries.offset, rows, scores)
 
     @classmethod
-    def joined(cls, segments: Sequence[Segment], rows: Sequence[np.ndarray], block_size: int) -> Segment:
+    def joined(cls, segments: Sequence[Segment], positions: Sequence[np.ndarray]) -> Segment:
         """One segment of some documents of several.
 
         Args:
             segments: at least one, of one index.
-            rows: positions to keep of each.
-            block_size: documents of a block.
+            positions: of the documents to keep of each, ascending.
         """
-        pairs = list(zip(segments, rows, strict=True))
-
-        def join(name: str) -> np.ndarray:
-            return np.concatenate([segment.arrays[name][chosen] for segment, chosen in pairs])
-
         first = segments[0]
-        copied = {name: join(name) for name in first.arrays if name.split("_")[0] in COPIES}
-        stored = join("indices"), join("values"), join("scale")
-        return cls._of(*stored, copied, first.dim, block_size, first.decoded)
+        rows = [segment._rows[chosen] for segment, chosen in zip(segments, positions, strict=True)]
+
+        def join(name: str, order: np.ndarray | None = None) -> np.ndarray:
+            whole = np.concatenate([segment.arrays[name][at] for segment, at in zip(segments, rows, strict=True)])
+            return whole if order is None else whole[order]
+
+        order = similarity_order(join("indices"), join("values"), first.dim, BLOCK)
+        names = ["indices", "values", "steps", "scale"]
+        names += [name for name in first.arrays if name.split("_")[0] in COPIES]
+        return cls._of({**{name: join(name, order) for name in names}, "order": order}, first.dim, first.decoded)
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return _inverse(self.arrays["order"])
 
     @property
     def codes(self) -> SparseCodes:
-        """As they are stored."""
-        values = self.arrays["values"].view(np.float16)
-        return SparseCodes(self.arrays["indices"], values, self.dim, None, check=False)
+        """As they are stored, by position."""
+        indices, values, steps = (self.arrays[name][self._rows] for name in ("indices", "values", "steps"))
+        return SparseCodes(indices, values * steps[:, None], self.dim, None, check=False)
 
     @property
     def uses(self) -> np.ndarray:
         """Documents that each latent is active in, shape (dim,)."""
-        uses: np.ndarray = np.diff(self.arrays["starts"], axis=1).sum(axis=0)
-        return uses
+        return np.bincount(self.arrays["indices"][self.arrays["values"] > 0], minlength=self.dim)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    @property
+    def first_stage_bytes(self) -> int:
+        """Bytes of the arrays that a search without a second stage reads."""
+        return sum(self.arrays[name].nbytes for name in _FIRST_STAGE)
+
     def __len__(self) -> int:
         return len(self.arrays["scale"])
+
+
+def _inverse(order: np.ndarray) -> np.ndarray:
+    rows = np.empty(len(order), np.int32)
+    rows[order] = np.arange(len(order), dtype=np.int32)
+    return rows
 
 
 def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, kind: str) -> np.ndarray:

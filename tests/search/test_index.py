@@ -20,24 +20,32 @@ def random_codes(n, k, dim, seed, head=None, levels=None):
     values = rng.integers(1, levels + 1, (n, k)) / levels if levels else rng.gamma(1.0, 1.0, (n, k)) + 1e-3
     values = -np.sort(-values, axis=1)
     values[:: max(n // 5, 1), k // 2 :] = 0
-    return SparseCodes(indices, values.astype(np.float16), dim, head)
+    return stored(SparseCodes(indices, values, dim, head))
+
+
+def stored(documents):
+    """Codes as the index rounds them: multiples of 1/255 of a document's largest value, none of them 0."""
+    values = documents.values.astype(np.float64)
+    steps = np.maximum(values.max(axis=1, keepdims=True, initial=0), 1e-30) / 255
+    levels = np.where(values > 0, np.maximum(np.rint(values / steps), 1), 0)
+    return SparseCodes(documents.indices, (levels * steps).astype(np.float32), documents.dim, documents.head)
 
 
 def brute_force(documents, queries, top_k):
-    """Cosines in float32, added in the order of the stored values; scores and positions, padded."""
-    values = documents.values.astype(np.float32)
-    norms = np.sqrt((values.astype(np.float64) ** 2).sum(1)).astype(np.float32)
-    scale = np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)
+    """Cosines with the stored codes; scores and positions, padded."""
+    values = documents.values.astype(np.float64)
+    norms = np.sqrt((values**2).sum(1))
+    scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
     raw = queries.values.astype(np.float64)
     lengths = np.sqrt((raw**2).sum(1, keepdims=True))
-    unit = (raw / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    unit = raw / np.where(lengths > 0, lengths, 1)
     scores = np.full((len(queries), top_k), -np.inf, np.float32)
     positions = np.full((len(queries), top_k), -1)
     for q in range(len(queries)):
-        dense = np.zeros(queries.dim, np.float32)
+        dense = np.zeros(queries.dim)
         active = unit[q] > 0
         dense[queries.indices[q][active]] = unit[q][active]
-        total = np.zeros(len(documents), np.float32)
+        total = np.zeros(len(documents))
         for j in range(documents.k):
             total += dense[documents.indices[:, j]] * values[:, j]
         total *= scale
@@ -49,16 +57,19 @@ def brute_force(documents, queries, top_k):
 
 def assert_brute_force(result, documents, queries, top_k):
     scores, positions = brute_force(documents, queries, top_k)
-    np.testing.assert_array_equal(result.positions, positions)
-    np.testing.assert_array_equal(result.scores, scores)
+    np.testing.assert_allclose(result.scores, scores, rtol=3e-6, atol=1e-6)
+    # Only what is level but for rounding may change places.
+    clear = np.abs(np.diff(scores, axis=1, prepend=np.inf, append=-np.inf)) > 3e-6
+    clear = clear[:, :-1] & clear[:, 1:]
+    clear |= np.isneginf(scores)
+    np.testing.assert_array_equal(result.positions[clear], positions[clear])
 
 
-@pytest.mark.parametrize("block_size", [1, 333, 4096, 65_536, None])
-@pytest.mark.parametrize(("n", "dim", "k"), [(2_500, 200, 8), (2_500, 70_000, 16)])
-def test_ranking_equals_brute_force(n, dim, k, block_size):
+@pytest.mark.parametrize(("n", "dim", "k"), [(2_500, 200, 8), (2_500, 70_000, 16), (100, 200, 8), (700, 1_500, 300)])
+def test_ranking_equals_brute_force(n, dim, k):
     documents, queries = random_codes(n, k, dim, 0), random_codes(37, k, dim, 1)
     queries = SparseCodes.concatenate([queries, documents[:5]])
-    index = InvertedIndex.build(documents, block_size=block_size)
+    index = InvertedIndex.build(documents)
     for threads in (1, 3, None):
         assert_brute_force(index.search(queries, 15, threads=threads), documents, queries, 15)
     assert_brute_force(index.search(queries[3], 15), documents, queries[3], 15)
@@ -69,7 +80,7 @@ def test_scores_are_the_cosines_that_scipy_computes():
     left = queries.astype("float32").normalize().to_scipy()
     right = documents.astype("float32").normalize().to_scipy()
     cosines = (left @ right.T).toarray()
-    result = InvertedIndex.build(documents, block_size=1000).search(queries, 20)
+    result = InvertedIndex.build(documents).search(queries, 20)
     np.testing.assert_allclose(result.scores, -np.sort(-cosines, axis=1)[:, :20], atol=2e-6)
     np.testing.assert_allclose(np.take_along_axis(cosines, result.positions, 1), result.scores, atol=2e-6)
 
@@ -77,7 +88,7 @@ def test_scores_are_the_cosines_that_scipy_computes():
 @pytest.mark.parametrize("top_k", [1, 100, 3_000])
 def test_ties_are_broken_by_position(top_k):
     documents, queries = random_codes(20_000, 4, 30, 4, levels=2), random_codes(5, 4, 30, 5, levels=2)
-    result = InvertedIndex.build(documents, block_size=3_000).search(queries, top_k)
+    result = InvertedIndex.build(documents).search(queries, top_k)
     assert_brute_force(result, documents, queries, top_k)
     tied = np.diff(result.scores, axis=1) == 0
     assert (np.diff(result.positions, axis=1)[tied] > 0).all()
@@ -86,7 +97,7 @@ def test_ties_are_broken_by_position(top_k):
 def test_copies_of_one_document_beyond_every_buffer():
     one = random_codes(1, 8, 100, 6)
     documents = SparseCodes(np.repeat(one.indices, 30_000, 0), np.repeat(one.values, 30_000, 0), 100)
-    result = InvertedIndex.build(documents, block_size=7_000).search(one, 50)
+    result = InvertedIndex.build(documents).search(one, 50)
     assert result.positions.tolist() == [list(range(50))]
 
 
@@ -98,12 +109,12 @@ def test_a_query_may_keep_more_latents_and_query_k_truncates_it():
 
 
 def test_tiny_components_still_count():
-    """A latent whose share is far below one step of the scan makes a hit, at its exact score."""
-    documents = SparseCodes(np.array([[0, 1], [0, 2]]), np.array([[60_000, 1e-6], [1, 1]], np.float16), 3)
+    """A value far below one step is kept as one step, so that its latent still makes a hit."""
+    documents = SparseCodes(np.array([[0, 1], [0, 2]]), np.array([[255.0, 1e-6], [1, 1]]), 3)
     queries = SparseCodes(np.array([[1]]), np.array([[1.0]]), 3)
     result = InvertedIndex.build(documents).search(queries, 2)
     assert result.positions.tolist() == [[0, -1]]
-    assert result.scores[0, 0] == pytest.approx(float(np.float16(1e-6)) / 60_000)
+    assert result.scores[0, 0] == pytest.approx(1 / np.hypot(255, 1))
 
 
 def test_too_few_hits_are_padded():
@@ -139,8 +150,8 @@ def modelled():
     rng = np.random.default_rng(10)
     embeddings = rng.normal(size=(900, 24)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    documents = encode_embeddings(head, embeddings[:870], dtype="float16")
-    index = InvertedIndex.build(documents, decoded_norms=decoded_norms(head, documents), block_size=200)
+    documents = stored(encode_embeddings(head, embeddings[:870]))
+    index = InvertedIndex.build(documents, decoded_norms=decoded_norms(head, documents))
     return head, embeddings[870:], documents, index
 
 
@@ -167,7 +178,7 @@ def test_with_decoded_norms_scores_are_parts_of_the_cosine_with_the_decoded_docu
     projections = project_queries(head, dense)
     queries = projections.codes(16)
     result = index.search(queries, 10)
-    rows = documents.astype("float32").to_scipy()
+    rows = documents.to_scipy()
     norms = decoded_norms(head, documents)
     scores = (queries.to_scipy() @ rows.T).toarray() / norms
     order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
@@ -180,7 +191,7 @@ def test_documents_far_longer_than_their_decoding_keep_the_order_exact():
     documents, queries = random_codes(2_000, 8, 100, 21), random_codes(20, 30, 100, 22)
     norms = np.random.default_rng(23).uniform(0.01, 3, 2_000).astype(np.float32)
     norms[7] = 0
-    result = InvertedIndex.build(documents, decoded_norms=norms, block_size=333).search(queries, 10)
+    result = InvertedIndex.build(documents, decoded_norms=norms).search(queries, 10)
     scores = (queries.to_scipy() @ documents.astype("float32").to_scipy().T).toarray()
     scores = np.divide(scores, norms, out=np.zeros_like(scores), where=norms > 0)
     np.testing.assert_allclose(result.scores, -np.sort(-scores, axis=1)[:, :10], rtol=1e-4)
@@ -195,12 +206,12 @@ def test_self_rescoring_orders_negative_scores():
     index = InvertedIndex.build(documents, decoded_norms=np.array([1, 1, 2], np.float32))
     result = index.search(queries, 3, rescore="self", candidates=3, projections=projections)
     assert result.positions.tolist() == [[2, 1, 0]]
-    assert result.scores.tolist() == [[0.25, -1, -3]]
+    np.testing.assert_allclose(result.scores, [[0.25, -1, -3]], rtol=1e-6)
 
 
 def test_searches_from_several_threads_agree():
     documents, queries = random_codes(5_000, 8, 200, 11), random_codes(64, 8, 200, 12)
-    index = InvertedIndex.build(documents, block_size=1_000)
+    index = InvertedIndex.build(documents)
     expected = index.search(queries, 10, threads=1)
     with ThreadPoolExecutor(8) as pool:
         for result in pool.map(lambda i: index.search(queries, 10, threads=1 + i % 3), range(40)):
@@ -222,8 +233,11 @@ def test_statistics():
     index = InvertedIndex.build(documents, ["x", "y"], decoded_norms=np.ones(2))
     assert (len(index), index.k, index.dim, index.head) == (2, 2, 3, "abc")
     assert index.postings_per_query == pytest.approx(1 + 0.25 + 0.25)
-    # Two latents: 2 + 2 bytes in the code, 2 + 1 in the lists; a scale; half of a table of four starts.
-    assert index.bytes_per_vector == 2 * (4 + 3) + 4 + 16
+    # Of 2 documents: 4 postings; 3 lists in one block, of 8 + 2 bytes for their bits, with 4 offsets and 2 + 2 ends;
+    # one tile of summaries; scales and positions.
+    assert index.first_stage_bytes_per_vector == (4 * 2 + 8 + 2 + 4 * 2 + 4 * 8 + 3 * 512 + 2 * (4 + 4)) / 2
+    # Codes: 2 + 1 bytes for each of two latents, and a step.
+    assert index.bytes_per_vector == index.first_stage_bytes_per_vector + 2 * (2 + 1) + 4
     assert index.nbytes == 2 * index.bytes_per_vector + 8
     assert "n=2, k=2, dim=3" in repr(index)
 
@@ -246,8 +260,6 @@ def test_statistics():
         ({"copies": ["int8"], "embeddings": np.full((3, 5), np.nan)}, r"`embeddings\[0\]` holds NaN"),
         ({"decoded_norms": np.ones(2)}, r"`decoded_norms`.*\(2,\)"),
         ({"decoded_norms": np.array([1, np.nan, 1])}, "`decoded_norms` must be finite"),
-        ({"block_size": 0}, r"`block_size` \(0\)"),
-        ({"block_size": 65_537}, r"`block_size` \(65537\)"),
     ],
 )
 def test_build_errors(options, message):
@@ -262,7 +274,7 @@ def test_build_refuses_codes_it_cannot_store():
     with pytest.raises(ValueError, match=r"`codes\[1\]` names a latent twice"):
         InvertedIndex.build(codes([[1, 2], [3, 3]], [[2, 1], [2, 1]]))
     with pytest.raises(ValueError, match=r"`codes\[1\]` holds a value"):
-        InvertedIndex.build(codes([[1, 2], [3, 4]], [[2, 1], [70_000, 1]]))
+        InvertedIndex.build(codes([[1, 2], [3, 4]], [[2, 1], [np.inf, 1]]))
     with pytest.raises(ValueError, match=r"`codes\[0\]` holds a value"):
         InvertedIndex.build(codes([[1, 2]], [[2, -1]]))
     with pytest.raises(ValueError, match=r"`codes.indices` must lie in \[0, 10\)"):
@@ -280,6 +292,7 @@ def projections_of(n, dim):
         ({"query_k": 5}, r"`query_k` \(5\).*\(4\)"),
         ({"query_k": 0}, r"`query_k` \(0\)"),
         ({"threads": 0}, r"`threads` \(0\)"),
+        ({"nprobe": 0}, r"`nprobe` \(0\)"),
         ({"rescore": "int7"}, "`rescore` \\('int7'\\) is unknown"),
         ({"rescore": "self"}, "needs `projections`"),
         ({"rescore": "binary"}, '`rescore="binary"` needs such copies.*has int8'),

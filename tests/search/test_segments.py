@@ -33,10 +33,10 @@ def in_parts(documents, *, decoded=False):
     def chosen(rows):
         return {} if norms is None else {"decoded_norms": norms[rows]}
 
-    index = InvertedIndex.build(documents[:400], block_size=100, **chosen(slice(0, 400)))
+    index = InvertedIndex.build(documents[:400], **chosen(slice(0, 400)))
     index.add(documents[400:401], **chosen(slice(400, 401)))
     index.add(documents[401:], **chosen(slice(401, None)))
-    return index, InvertedIndex.build(documents, block_size=100, **chosen(slice(None)))
+    return index, InvertedIndex.build(documents, **chosen(slice(None)))
 
 
 @pytest.mark.parametrize("decoded", [False, True])

@@ -30,7 +30,7 @@ def codes():
 @pytest.fixture
 def saved(codes, tmp_path):
     folder = tmp_path / "index"
-    InvertedIndex.build(codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700), block_size=256).save(folder)
+    InvertedIndex.build(codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700)).save(folder)
     return folder
 
 
@@ -47,7 +47,7 @@ def names(folder):
 @pytest.mark.parametrize("mmap", [True, False])
 def test_round_trip(codes, saved, mmap):
     built = InvertedIndex.build(
-        codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700), block_size=256
+        codes, [f"d{i}" for i in range(700)], decoded_norms=np.ones(700)
     )  # fmt: skip
     loaded = InvertedIndex.load(saved, mmap=mmap)
     assert repr(loaded) == repr(built)
@@ -135,7 +135,7 @@ def test_load_errors(saved, tmp_path):
         InvertedIndex.load(tmp_path / "foreign")
 
 
-@pytest.mark.parametrize("name", ["indices", "values", "scale", "starts", "documents", "weights", "ids"])
+@pytest.mark.parametrize("name", ["indices", "values", "scale", "starts", "offsets", "postings", "ids"])
 def test_truncated_or_missing_file(saved, name):
     path = part(saved) / f"{name}.npy"
     content = path.read_bytes()
@@ -165,7 +165,7 @@ def test_manifest_is_checked(saved, tmp_path):
 
 def test_swapped_file_of_another_index(codes, saved, tmp_path):
     InvertedIndex.build(codes[:10]).save(tmp_path / "small")
-    shutil.copy(part(tmp_path / "small") / "weights.npy", part(saved) / "weights.npy")
+    shutil.copy(part(tmp_path / "small") / "postings.npy", part(saved) / "postings.npy")
     with pytest.raises(ValueError, match="incomplete"):
         InvertedIndex.load(saved)
 
@@ -253,7 +253,7 @@ def test_files_of_others_stay(codes, saved):
 def test_saving_mends_what_is_missing(saved, what):
     index = InvertedIndex.load(saved, mmap=False)
     if what == "file":
-        (part(saved) / "weights.npy").unlink()
+        (part(saved) / "postings.npy").unlink()
     else:
         shutil.rmtree(part(saved))
     index.save(saved)
@@ -273,7 +273,7 @@ def test_an_index_of_an_older_version_is_replaced(codes, tmp_path):
     folder.mkdir()
     np.save(folder / "indices.npy", np.zeros(3))
     (folder / "manifest.json").write_text(json.dumps({"format": storage.FORMAT, "version": 1}))
-    with pytest.raises(ValueError, match="version 1; this library reads 3"):
+    with pytest.raises(ValueError, match="version 1; this library reads 4"):
         InvertedIndex.load(folder)
     InvertedIndex.build(codes[:5]).save(folder)
     assert len(InvertedIndex.load(folder)) == 5

@@ -1,0 +1,141 @@
+"""Numba kernels that keep the best of many scored documents: keys, a bounded heap, a list that is cut when full.
+
+Positions and scores travel as one uint64 key (score bits above, inverted position below): comparing keys orders by
+score descending, then by position ascending.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from csr_hf.jit import jit
+
+_BINS = 1024
+_POSITION_MASK = np.uint64(0xFFFFFFFF)
+
+
+@jit()
+def make_key(score: np.float32, position: int) -> np.uint64:
+    """Key of any finite score: flipping the bits of negative floats makes their order that of integers."""
+    bits = np.float32(score).view(np.uint32)
+    ordered = np.uint32(~bits) if bits >> np.uint32(31) else np.uint32(bits | np.uint32(0x80000000))
+    return (np.uint64(ordered) << np.uint64(32)) | (_POSITION_MASK - np.uint64(position))
+
+
+@jit()
+def _key_score(key: np.uint64) -> np.float32:
+    """Score of a key."""
+    ordered = np.uint32(key >> np.uint64(32))
+    if ordered >> np.uint32(31):
+        return np.uint32(ordered & np.uint32(0x7FFFFFFF)).view(np.float32)
+    return np.uint32(~ordered).view(np.float32)
+
+
+@jit()
+def _split(keys: np.ndarray, factors: np.ndarray, scores: np.ndarray, positions: np.ndarray) -> None:
+    for q in range(keys.shape[0]):
+        for i in range(keys.shape[1]):
+            scores[q, i], positions[q, i] = np.float32(-np.inf), -1
+            if keys[q, i]:
+                scores[q, i] = _key_score(keys[q, i]) * factors[q]
+                positions[q, i] = np.int64(_POSITION_MASK - (keys[q, i] & _POSITION_MASK))
+
+
+def split_keys(keys: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (float32), each row times its factor, and positions (int64); the key 0 means nothing there: -inf, -1."""
+    scores, positions = np.empty(keys.shape, np.float32), np.empty(keys.shape, np.int64)
+    _split(keys, factors, scores, positions)
+    return scores, positions
+
+
+@jit()
+def _sift(heap: np.ndarray, size: int, key: np.uint64) -> None:
+    """Replace the smallest key, on top of the heap, by another."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= key:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = key
+
+
+@jit()
+def offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
+    """Put a key into a bounded heap with the smallest key on top; returns the new size."""
+    if size == heap.shape[0]:
+        if key > heap[0]:
+            _sift(heap, size, key)
+        return size
+    at = size
+    while at > 0 and heap[(at - 1) // 2] > key:
+        heap[at] = heap[(at - 1) // 2]
+        at = (at - 1) // 2
+    heap[at] = key
+    return size + 1
+
+
+@jit()
+def sort_heap(heap: np.ndarray, size: int) -> None:
+    """Turn a heap into its keys in descending order (`np.sort` would cost seconds of compilation)."""
+    for end in range(size - 1, 0, -1):
+        last = heap[end]
+        heap[end] = heap[0]
+        _sift(heap, end, last)
+
+
+@jit()
+def cut(rows: np.ndarray, scores: np.ndarray, count: int, top_k: int, bound: np.float32) -> tuple[int, np.float32]:
+    """Drop documents that `top_k` others of a list surely beat.
+
+    A histogram does it in two passes; a heap would sift for every document that comes while scores still rise.
+
+    Args:
+        rows: documents, int32.
+        scores: theirs, float32, none below `bound`.
+        count: how many there are.
+        top_k: how many are wanted.
+        bound: smallest score still of interest.
+
+    Returns:
+        how many stay, at the front of the list, and the new bound.
+    """
+    largest = scores[0]
+    for i in range(count):
+        if scores[i] > largest:
+            largest = scores[i]
+    width = np.float32(_BINS - 1) / np.maximum(largest - bound, np.float32(1e-30))
+    bins = np.zeros(_BINS, np.int32)
+    for i in range(count):
+        bins[np.minimum(np.int64((scores[i] - bound) * width), _BINS - 1)] += 1
+    level, seen = _BINS, 0
+    while seen < top_k and level > 0:
+        level -= 1
+        seen += bins[level]
+    kept, smallest = 0, largest
+    for i in range(count):
+        if np.minimum(np.int64((scores[i] - bound) * width), _BINS - 1) >= level:
+            rows[kept], scores[kept] = rows[i], scores[i]
+            if scores[i] < smallest:
+                smallest = scores[i]
+            kept += 1
+    return kept, (smallest if seen >= top_k else bound)
+
+
+@jit()
+def settle(rows: np.ndarray, scores: np.ndarray, count: int, order: np.ndarray, heap: np.ndarray, size: int) -> int:
+    """Offer all of a list to a heap; `order` gives the positions of rows. Returns the heap's new size."""
+    for i in range(count):
+        size = offer(heap, size, make_key(scores[i], order[rows[i]]))
+    return size
+
+
+@jit()
+def smallest_score(heap: np.ndarray, size: int, bound: np.float32) -> np.float32:
+    """What a document must reach once the heap is full; until then the bound there was."""
+    return max(bound, _key_score(heap[0])) if size == heap.shape[0] else bound
