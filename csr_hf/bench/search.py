@@ -266,8 +266,11 @@ def build_all(
                 rival.search(corpus.documents[:2], min(TOP_K, len(corpus.documents)), **setting)
             built.append(Built(rival, seconds, peak.mb))
             say(f"built      {kind.name}: {seconds:,.1f} s, {rival.bytes_per_vector:,.0f} bytes a document")
-        # Whatever a package of others raises: the contest goes on without it, and says so.
-        except Exception as error:  # noqa: BLE001
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # Whatever a package of others raises, panics of native code among it, which are no `Exception`: the contest
+        # goes on without it, and says so.
+        except BaseException as error:  # noqa: BLE001
             skipped[kind.name] = (str(error) or type(error).__name__).splitlines()[0]
             say(f"skipped    {kind.name}: {skipped[kind.name]}")
     return built, skipped

@@ -119,8 +119,10 @@ def measure_task(
                 for one in contest.results:
                     if one.contestant == contestant:
                         one.ndcg = _ndcg(task, source, one.contestant, _Entry(built, one.setting, make))
+            except (KeyboardInterrupt, SystemExit):
+                raise
             # As while building: whatever a package of others raises, the others go on.
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 contest.details.setdefault("task_failures", {})[contestant] = reason
                 say(f"{name}: {contestant} failed, {reason}")
