@@ -16,9 +16,8 @@ from typing import Any, cast
 import numpy as np
 
 from csr_hf.bench.rivals import Corpus, Rival, padded
-from csr_hf.encoder import project_queries
 from csr_hf.search.index import InvertedIndex
-from csr_hf.sparse_codes import SparseCodes
+from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 _CANDIDATES = (100, 300, 1000)
 _NORM_BYTES = 4
@@ -67,7 +66,7 @@ class CSRIndex(Rival):
         self, queries: np.ndarray, top_k: int, query_k: int = 32, candidates: int = 0, **setting: Any
     ) -> np.ndarray:
         """As `Rival.search`; further settings are passed to `InvertedIndex.search`."""
-        codes = project_queries(self.corpus.head, queries).codes(query_k)
+        codes = asked_codes(self.corpus, queries, query_k)
         options: dict[str, Any] = {"threads": self.corpus.threads, **setting}
         if candidates:
             options |= {"rescore": "int8", "candidates": candidates, "embeddings": queries}
@@ -98,7 +97,7 @@ class ScipyCSR(Rival):
 
     def search(self, queries: np.ndarray, top_k: int, query_k: int = 32, **setting: Any) -> np.ndarray:
         """As `Rival.search`."""
-        asked = project_queries(self.corpus.head, queries).codes(query_k).to_scipy()
+        asked = asked_codes(self.corpus, queries, query_k).to_scipy()
         scores = (asked @ self.documents).tocsr()
         rows = []
         for row in range(len(queries)):
@@ -136,7 +135,7 @@ class SentenceTransformersSimilarity(Rival):
         import torch
         from sentence_transformers.util import dot_score
 
-        asked = project_queries(self.corpus.head, queries).codes(query_k).to_torch()
+        asked = asked_codes(self.corpus, queries, query_k).to_torch()
         return torch.topk(dot_score(asked, self.documents), top_k, dim=1).indices.numpy()
 
     @property
@@ -190,7 +189,7 @@ class Seismic(Rival):
         **setting: Any,
     ) -> np.ndarray:
         """As `Rival.search`."""
-        codes = project_queries(self.corpus.head, queries).codes(query_k)
+        codes = asked_codes(self.corpus, queries, query_k)
         if len(codes) == 1:
             order = np.argsort(codes.indices[0])
             latents, values = codes.indices[0][order].astype(np.int32), codes.values[0][order]
@@ -295,6 +294,20 @@ class FaissBinary(Rival):
 def query_ks_of(corpus: Corpus) -> list[int]:
     """Latents of a query, in ascending order, none beyond the head's."""
     return sorted({min(corpus.codes.k * factor, corpus.codes.dim) for factor in corpus.query_k_factors})
+
+
+def asked_codes(corpus: Corpus, queries: np.ndarray, query_k: int) -> SparseCodes:
+    """Codes of dense queries, as `project_queries` makes them, without its fingerprint of the head.
+
+    That is a hash of all weights, milliseconds a call, which whoever asks one query after the other takes once.
+    """
+    import torch
+
+    with torch.inference_mode():
+        latents, offset = corpus.head.project(torch.from_numpy(queries).to(corpus.head.encoder.weight))
+    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), corpus.codes.head).codes(
+        query_k
+    )
 
 
 def scaled(corpus: Corpus) -> SparseCodes:
