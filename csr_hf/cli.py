@@ -53,6 +53,8 @@ _EXAMPLES = {
     "bench": """
   csr-hf bench train
   csr-hf bench train --input-dim 4096 --hidden-dim 16384 --batch-size 4096 --output bench/train.json
+  csr-hf bench search --head runs/quickstart --documents 100000 --output bench/search
+  csr-hf bench search --head user/minilm-csr --source embeddings.npy --contestants csr_hf,hnsw,flat --task SciFact
 """,
     "encode": """
   csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
@@ -141,10 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show tracebacks, warnings and the log")
-    common.add_argument("--no-progress", action="store_true", help="no progress bars")
-    common.add_argument("--device", help="cpu, cuda, ...; default the best at hand")
+    common = _common()
     parser = _Parser(
         prog="csr-hf",
         description="Sparse, adaptive embeddings from any sentence-transformers model.",
@@ -176,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
         add("sweep", commands.sweep, "train and measure a head for every combination", takes_recipe=True)
     )
     flags.add_evaluate_flags(add("evaluate", commands.evaluate, "measure a head and its rivals on MTEB"))
-    flags.add_bench_flags(add("bench", commands.bench, "measure speed beside the rivals, in one run"))
+    flags.add_bench_flags(
+        add("bench", commands.bench, "measure speed beside the rivals, in one run"), _common(argparse.SUPPRESS)
+    )
     flags.add_encode_flags(add("encode", commands.encode, "encode texts into a file of sparse codes"))
     flags.add_publishing_flags(add("export", commands.export, "write a head as a folder that every library loads"))
     push = add("push", commands.push, "publish a head on the Hub, as one commit")
@@ -189,6 +190,20 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", commands.info, "say what a run, model, index, cache or file of codes holds")
     info.add_argument("path", type=Path, help="folder or file")
     return parser
+
+
+def _common(default: Any = None) -> _Parser:
+    """Flags of every command.
+
+    Args:
+        default: of all of them; `argparse.SUPPRESS` leaves those that are not given as an outer parser has read them.
+    """
+    common = _Parser(add_help=False)
+    given = {} if default is None else {"default": default}
+    common.add_argument("--debug", action="store_true", help="show tracebacks, warnings and the log", **given)
+    common.add_argument("--no-progress", action="store_true", help="no progress bars", **given)
+    common.add_argument("--device", help="cpu, cuda, ...; default the best at hand", **given)
+    return common
 
 
 def _console() -> Console:

@@ -128,27 +128,10 @@ def evaluate(options: argparse.Namespace, console: Console) -> int:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure the speed of training."""
-    from csr_hf.atomic import check_writable
-    from csr_hf.bench.training import TrainingSizes, bench_training
+    """Measure speed beside the rivals."""
+    from csr_hf.bench import command
 
-    if options.output is not None:
-        check_writable(options.output.parent)
-    sizes = TrainingSizes(
-        input_dim=options.input_dim,
-        hidden_dim=options.hidden_dim,
-        k=options.k,
-        batch_size=options.batch_size,
-        steps=options.steps,
-    )
-    contest = bench_training(
-        sizes, repeats=options.repeats, progress=not options.no_progress, command=options.command_line
-    )
-    console.print(contest.to_table())
-    _say(console)(f"machine: {contest.details['machine']}, {contest.details['threads']} threads")
-    if options.output is not None:
-        contest.save(options.output)
-        _say(console)(f"written: {options.output}")
+    {"train": command.train, "search": command.search}[options.what](options, console, _say(console))
 
 
 def encode(options: argparse.Namespace, console: Console) -> None:

@@ -79,16 +79,70 @@ def add_evaluate_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=32, help="texts in one pass (default: %(default)s)")
 
 
-def add_bench_flags(command: argparse.ArgumentParser) -> None:
-    """Sizes of a speed contest."""
-    command.add_argument("what", choices=["train"], help="training from cached embeddings")
-    command.add_argument("--input-dim", type=int, default=384, help="width of the embeddings (default: %(default)s)")
-    command.add_argument("--hidden-dim", type=int, default=1536, help="latents (default: %(default)s)")
-    command.add_argument("--k", type=int, default=32, help="active latents (default: %(default)s)")
-    command.add_argument("--batch-size", type=int, default=1024, help="examples in a step (default: %(default)s)")
-    command.add_argument("--steps", type=int, default=20, help="in one measurement (default: %(default)s)")
-    command.add_argument("--repeats", type=int, default=7, help="measurements of each (default: %(default)s)")
-    command.add_argument("--output", "-o", type=Path, help="JSON file to write")
+def _values(text: str) -> tuple[str, list[Any]]:
+    import yaml
+
+    name, equals, values = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value,value")
+    return name.strip(), [yaml.safe_load(value) for value in _names(values)]
+
+
+def add_bench_flags(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Contests, and their sizes.
+
+    Args:
+        command: `csr-hf bench`.
+        common: flags that go before or after the name of the contest.
+    """
+    contests = command.add_subparsers(dest="what", required=True, metavar="CONTEST", parser_class=type(command))
+    train = contests.add_parser("train", help="training from cached embeddings", parents=[common], allow_abbrev=False)
+    train.add_argument("--input-dim", type=int, default=384, help="width of the embeddings (default: %(default)s)")
+    train.add_argument("--hidden-dim", type=int, default=1536, help="latents (default: %(default)s)")
+    train.add_argument("--k", type=int, default=32, help="active latents (default: %(default)s)")
+    train.add_argument("--batch-size", type=int, default=1024, help="examples in a step (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=20, help="in one measurement (default: %(default)s)")
+    train.add_argument("--repeats", type=int, default=7, help="measurements of each (default: %(default)s)")
+    train.add_argument("--output", "-o", type=Path, help="JSON file to write")
+    search = contests.add_parser("search", help="the index and its rivals", parents=[common], allow_abbrev=False)
+    _add_search_contest_flags(search)
+
+
+def _add_search_contest_flags(search: argparse.ArgumentParser) -> None:
+    search.add_argument("--head", required=True, help="folder of a run or head, or Hub id")
+    search.add_argument("--documents", type=int, default=1_000_000, help="to search among (default: %(default)s)")
+    search.add_argument("--queries", type=int, default=1_000, help="in a batch (default: %(default)s)")
+    search.add_argument(
+        "--source",
+        default="python-docs",
+        help="npy files or embedding caches, or texts as recipes name them; several by comma (default: %(default)s)",
+    )
+    search.add_argument("--limit", type=int, help="rows of each source of texts (default: all)")
+    search.add_argument("--jitter", type=float, default=0.5, help="length of the noise added (default: %(default)s)")
+    search.add_argument("--k", type=int, help="active latents of a document (default: the head's)")
+    search.add_argument(
+        "--query-k-factor", type=_numbers, default=[1, 2, 4], help="queries keep so many times k (default: 1,2,4)"
+    )
+    search.add_argument(
+        "--candidates", type=_numbers, default=[100, 300, 1000], help="of first stages (default: 100,300,1000)"
+    )
+    search.add_argument(
+        "--sweep",
+        type=_values,
+        action="append",
+        default=[],
+        help="an option of InvertedIndex.search and values to try, name=value,value; may be repeated",
+    )
+    search.add_argument("--contestants", type=_names, default=["all"], help="by comma (default: all)")
+    search.add_argument("--task", help="retrieval task of mteb to measure nDCG@10 on, for example SciFact")
+    search.add_argument("--repeats", type=int, default=3, help="turns that count (default: %(default)s)")
+    search.add_argument("--single", type=int, default=200, help="queries asked one by one (default: %(default)s)")
+    search.add_argument("--threads", type=int, help="of every contestant (default: as many as cores)")
+    search.add_argument("--budget", type=float, default=600, help="seconds a build may take (default: %(default)s)")
+    search.add_argument("--seed", type=int, default=0, help="of the data (default: %(default)s)")
+    search.add_argument(
+        "--output", "-o", type=Path, default=Path("bench/search"), help="folder to write (default: %(default)s)"
+    )
 
 
 def add_encode_flags(command: argparse.ArgumentParser) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from csr_hf.atomic import written_whole
+from csr_hf.recipe import versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +27,8 @@ class Contestant:
     name: str
     run: Callable[[], float]
     """Do the work once; seconds it took."""
+    work: int | None = None
+    """Units of work in one measurement, where it is not what the others do."""
 
 
 @dataclass
@@ -93,12 +100,12 @@ def compete(contestants: Sequence[Contestant], repeats: int, work: int, *, progr
     Args:
         contestants: to be compared.
         repeats: measurements of each.
-        work: units of work in one measurement.
+        work: units of work in one measurement, for those who do not say.
         progress: show a bar.
     """
     from tqdm.auto import tqdm
 
-    timings = [Timing(contestant.name, [], work) for contestant in contestants]
+    timings = [Timing(contestant.name, [], contestant.work or work) for contestant in contestants]
     with tqdm(total=(repeats + 1) * len(contestants), unit="run", disable=not progress) as bar:
         for turn in range(repeats + 1):
             for contestant, timing in zip(contestants, timings, strict=True):
@@ -108,3 +115,64 @@ def compete(contestants: Sequence[Contestant], repeats: int, work: int, *, progr
                     timing.seconds.append(seconds)
                 bar.update()
     return timings
+
+
+class PeakMemory:
+    """Memory that a block of code takes at most beyond what was there before: `with PeakMemory() as peak: ...`.
+
+    Pages of mapped files are left out: the system takes them back when it wants. Memory that earlier work freed and
+    the process kept may be used again and then does not show.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._before = self._largest = 0
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def mb(self) -> float:
+        """MB so far."""
+        return (self._largest - self._before) / (1 << 20)
+
+    def __enter__(self) -> PeakMemory:
+        self._before = self._largest = self._held()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+        self._largest = max(self._largest, self._held())
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self._largest = max(self._largest, self._held())
+
+    def _held(self) -> int:
+        info = self._process.memory_info()
+        return int(info.rss - getattr(info, "shared", 0))
+
+
+def conditions(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """The machine, and the versions of what a result depends on.
+
+    Args:
+        packages: more of them, as pip names them; those that are not installed are left out.
+    """
+    found = versions()
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    memory = psutil.virtual_memory().total / (1 << 30)
+    parts = [found.pop("machine"), _processor(), f"{memory:.0f} GiB"]
+    return {"machine": ", ".join(part for part in parts if part), "versions": found}
+
+
+def _processor() -> str:
+    """Its model, where Linux says; else nothing."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

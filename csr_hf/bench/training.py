@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 
-from csr_hf.bench.contest import Contest, Contestant, compete
+from csr_hf.bench.contest import Contest, Contestant, PeakMemory, compete, conditions
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.recipe import versions
 from csr_hf.training.arguments import TrainingArguments
 from csr_hf.training.trainer import CSRTrainer
 
@@ -56,14 +53,8 @@ def bench_training(sizes: TrainingSizes, *, repeats: int = 5, progress: bool = T
     timings = compete(contestants, repeats, sizes.steps * sizes.batch_size, progress=progress)
     for timing in timings:
         timing.peak_mb = _peak_memory(timing.name, sizes)
-    found = versions()
     title = f"training {sizes.input_dim} -> {sizes.hidden_dim}, k {sizes.k}, batch {sizes.batch_size}"
-    details = {
-        "command": command,
-        "machine": found.pop("machine"),
-        "versions": found,
-        "threads": torch.get_num_threads(),
-    }
+    details = {"command": command, **conditions(), "threads": torch.get_num_threads()}
     return Contest(title, "examples", timings, {**details, **asdict(sizes)})
 
 
@@ -200,19 +191,6 @@ def _peak_memory(name: str, sizes: TrainingSizes) -> float:
 
 def _measure_peak(name: str, sizes: TrainingSizes) -> float:
     run = _CONTESTANTS[name](sizes)
-    before = psutil.Process().memory_info().rss
-    largest, done = before, threading.Event()
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(0.002):
-            largest = max(largest, psutil.Process().memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with PeakMemory() as peak:
         run()
-    finally:
-        done.set()
-        watcher.join()
-    return (largest - before) / (1 << 20)
+    return peak.mb
