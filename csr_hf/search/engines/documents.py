@@ -97,7 +97,7 @@ def checked_weights(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarr
     if (scale == 0).any():
         row = int(np.argmax(scale == 0))
         raise ValueError(
-            f"`codes` has {int((scale == 0).sum())} documents that no query can find, first {ids[row]!r}: no active "
-            "latent, or a decoded norm of 0. Some engines refuse them: leave them out of `codes` and `ids`."
+            f"`codes` has documents that no query can find, {int((scale == 0).sum())} of {len(codes)}, first "
+            f"{ids[row].item()!r}: no active latent, or a decoded norm of 0. Some engines refuse them: leave them out."
         )
     return Documents(ids, SparseCodes(indices, values, codes.dim, codes.head, check=False), scale, norms)

@@ -127,7 +127,9 @@ class Engine(ABC):
         there = self.read_schema()
         if there is not None and not replace:
             for field, old, new in zip(Schema._fields, there, schema, strict=True):
-                if field != "created" and old != new:
+                # Codes of an unknown head go with those of any.
+                open_question = field == "created" or (field == "head" and None in (old, new))
+                if not open_question and old != new:
                     raise ValueError(
                         f"`{field}` ({new!r}) is not that of the collection {self.collection!r} ({old!r}). Choose "
                         "another `collection`, or pass `replace=True` to remove the one that is there."

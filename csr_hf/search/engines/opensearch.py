@@ -260,8 +260,8 @@ class OpenSearch(_RestEngine):
         if self._quantised and weights.size and weights.max() > self._ceiling * (1 + 1e-6):
             row = int(np.argmax(weights.max(axis=1)))
             raise ValueError(
-                f"`codes`: document {documents.ids[row]!r} has a weight of {weights.max():.4g}, above `ceiling` "
-                f"({self._ceiling}). Create the collection with `ceiling={weights.max() * 1.01:.3g}` in the URL."
+                f"`codes`: document {documents.ids[row].item()!r} has a weight of {weights.max():.4g}, above "
+                f"`ceiling` ({self._ceiling}). Create the collection with `ceiling={weights.max() * 1.01:.3g}` in the URL."
             )
 
     def _query(self, features: dict[str, float], top_k: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from csr_hf.search.engines.documents import Documents
 from csr_hf.search.engines.interface import Engine
 from csr_hf.sparse_codes import SparseCodes
 from csr_hf.threads import run
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +70,15 @@ def upload(
             raise ValueError(f"`{name}` ({value}) must be at least 1.")
     if retries < 0 or delay < 0:
         raise ValueError(f"`retries` ({retries}) and `delay` ({delay}) must not be negative.")
+    from tqdm.auto import tqdm
+
     _created(engine, codes, ids, decoded=decoded_norms is not None)
     documents = engine.prepare(codes, ids, decoded_norms=decoded_norms)
     starts = range(0, len(codes), batch_size)
-    with _Journal(journal, _fingerprint(engine, documents, batch_size)) as kept, _bar(len(codes), progress) as bar:
+    with _Journal(journal, _fingerprint(engine, documents, batch_size)) as kept:
         waiting = [(start,) for start in starts if start not in kept.done]
-        bar.update(sum(min(batch_size, len(codes) - start) for start in kept.done))
+        before = sum(min(batch_size, len(codes) - start) for start in kept.done)
+        bar = tqdm(total=len(codes), initial=before, desc="upload", unit="document", disable=not progress)
 
         def send(start: int) -> int:
             part = documents.part(slice(start, start + batch_size))
@@ -87,7 +87,8 @@ def upload(
             bar.update(len(part.ids))
             return len(part.ids)
 
-        sent = run(send, waiting, min(threads, engine.limits.threads or threads))
+        with bar:
+            sent = run(send, waiting, min(threads, engine.limits.threads or threads))
         engine.flush()
         kept.finish()
     return sum(sent)
@@ -179,9 +180,3 @@ class _Journal:
     ) -> None:
         if self._path is not None:
             self._file.close()
-
-
-def _bar(total: int, progress: bool) -> tqdm:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc="upload", unit="document", disable=not progress)
