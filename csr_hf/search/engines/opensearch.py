@@ -261,7 +261,7 @@ class OpenSearch(_RestEngine):
             row = int(np.argmax(weights.max(axis=1)))
             raise ValueError(
                 f"`codes`: document {documents.ids[row].item()!r} has a weight of {weights.max():.4g}, above "
-                f"`ceiling` ({self._ceiling}). Create a collection with `ceiling={weights.max() * 1.01:.3g}` in the URL."
+                f"`ceiling` ({self._ceiling}). Create one with `ceiling={weights.max() * 1.01:.3g}` in its URL."
             )
 
     def _query(self, features: dict[str, float], top_k: int) -> dict[str, Any]:
