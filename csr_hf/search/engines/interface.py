@@ -246,9 +246,20 @@ class Engine(ABC):
         ids: Sequence[Hashable] | np.ndarray,
         *,
         decoded_norms: np.ndarray | None = None,
+        schema: Schema | None = None,
     ) -> Documents:
-        """Check documents, against the engine's rules too, as `upsert` does; nothing is sent."""
-        schema = self.schema
+        """Check documents, against the engine's rules too, as `upsert` does; nothing is sent.
+
+        Args:
+            codes: as for `upsert`.
+            ids: as for `upsert`.
+            decoded_norms: as for `upsert`.
+            schema: of a collection to be created; default that of the one there is.
+
+        Raises:
+            ValueError: as `upsert` does.
+        """
+        schema = schema or self.schema
         self._check_codes(codes, schema)
         if codes.k > schema.k:
             raise ValueError(f"`codes.k` ({codes.k}) is above the collection's ({schema.k}). Truncate to that.")

@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine
+from csr_hf.search.engines.interface import Engine, Schema
 from csr_hf.sparse_codes import SparseCodes
 from csr_hf.threads import run
 
@@ -72,8 +72,13 @@ def upload(
         raise ValueError(f"`retries` ({retries}) and `delay` ({delay}) must not be negative.")
     from tqdm.auto import tqdm
 
-    _created(engine, codes, ids, decoded=decoded_norms is not None)
-    documents = engine.prepare(codes, ids, decoded_norms=decoded_norms)
+    there = engine.read_schema()
+    kind: Literal["integers", "strings"] = (
+        "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
+    )
+    schema = there or Schema(codes.dim, codes.k, kind, codes.head, decoded_norms is not None, "")
+    documents = engine.prepare(codes, ids, decoded_norms=decoded_norms, schema=schema)
+    engine.create(schema.dim, schema.k, ids=schema.ids, head=schema.head, decoded=schema.decoded)
     starts = range(0, len(codes), batch_size)
     with _Journal(journal, _fingerprint(engine, documents, batch_size)) as kept:
         waiting = [(start,) for start in starts if start not in kept.done]
@@ -82,37 +87,28 @@ def upload(
 
         def send(start: int) -> int:
             part = documents.part(slice(start, start + batch_size))
-            _patiently(engine, part, retries, delay)
+            _patiently(engine, lambda: engine.write(part), retries, delay)
             kept.add(start)
             bar.update(len(part.ids))
             return len(part.ids)
 
         with bar:
             sent = run(send, waiting, min(threads, engine.limits.threads or threads))
-        engine.flush()
+        _patiently(engine, engine.flush, retries, delay)
         kept.finish()
     return sum(sent)
 
 
-def _created(engine: Engine, codes: SparseCodes, ids: Sequence[Hashable] | np.ndarray, *, decoded: bool) -> None:
-    """Create the collection for these documents, or check that the one that is there has room for them."""
-    there = engine.read_schema()
-    kind: Literal["integers", "strings"] = "strings"
-    if all(isinstance(one, int | np.integer) for one in ids):
-        kind = there.ids if there is not None and not len(ids) else "integers"
-    k = codes.k if there is None else max(there.k, codes.k)
-    engine.create(codes.dim, k, ids=kind, head=codes.head, decoded=decoded)
-
-
-def _patiently(engine: Engine, part: Documents, retries: int, delay: float) -> None:
+def _patiently(engine: Engine, call: Callable[[], None], retries: int, delay: float) -> None:
+    """Call until it works, the error is none that time heals, or there are no retries left."""
     for attempt in range(retries + 1):
         try:
-            return engine.write(part)
+            return call()
         except Exception as error:
             if attempt == retries or not engine.is_transient(error):
                 raise
             wait = min(delay * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
-            logger.info("%s (%s); sending %d documents again in %.1f s", engine.name, error, len(part.ids), wait)
+            logger.info("%s is asked again in %.1f s: %s", engine.name, wait, error)
             time.sleep(wait)
 
 

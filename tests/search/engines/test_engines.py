@@ -1,5 +1,7 @@
 """One suite over every engine: what is stored, what is found, and what is refused before anything is sent."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -188,11 +190,11 @@ def test_documents_that_no_engine_takes_are_named(opened, scheme, documents):
     some = documents[:3]
     refused(engine, r"`ids` holds 2 ids, but there are 3", some, [1, 2])
     refused(engine, r"`ids` must be unique; 1 appears", some, [1, 2, 1])
-    refused(engine, r"`ids` \('strings'\) is not that of the collection", some, ["a", "b", "c"])
-    refused(engine, r"`dim` \(100\) is not that of the collection", random_codes(3, 8, 100, 1), [1, 2, 3])
-    refused(engine, r"`k` \(9\) is not that of the collection", random_codes(3, 9, 200, 1), [1, 2, 3])
-    refused(engine, r"`head` \('two'\)", random_codes(3, 8, 200, 1, head="two"), [1, 2, 3])
-    refused(engine, r"`decoded` \(True\)", some, [1, 2, 3], decoded_norms=np.ones(3, np.float32))
+    refused(engine, "`ids` are strings, those of the collection integers", some, ["a", "b", "c"])
+    refused(engine, r"`codes.dim` \(100\) is not the collection's dim \(200\)", random_codes(3, 8, 100, 1), [1, 2, 3])
+    refused(engine, r"`codes.k` \(9\) is above the collection's \(8\)", random_codes(3, 9, 200, 1), [1, 2, 3])
+    refused(engine, r"`codes.head` \(two\) is not the head", random_codes(3, 8, 200, 1, head="two"), [1, 2, 3])
+    refused(engine, "`decoded_norms` must not be given", some, [1, 2, 3], decoded_norms=np.ones(3, np.float32))
     refused(
         engine,
         r"`codes\[1\]` names a latent twice",
@@ -227,6 +229,29 @@ def test_documents_that_no_engine_takes_are_named(opened, scheme, documents):
 def test_sizes_beyond_an_engine(opened, scheme, dim, k, message):
     with pytest.raises(ValueError, match=message):
         opened(scheme).create(dim, k)
+
+
+@every_engine
+def test_nothing_is_created_for_documents_that_are_refused(opened, scheme):
+    engine = opened(scheme)
+    with pytest.raises(ValueError, match="no query can find"):
+        upload(engine, raw([[1, 2]], [[0, 0]]), [5])
+    assert engine.read_schema() is None
+
+
+@pytest.mark.parametrize(
+    ("package", "url", "line"),
+    [
+        ("pymilvus", "milvus-lite:./file.db", r'pip install "csr_hf\[milvus\]"'),
+        ("milvus_lite", "milvus-lite:./file.db", r'pip install "csr_hf\[milvus\]"'),
+        ("qdrant_client", "qdrant://localhost", r'pip install "csr_hf\[qdrant\]"'),
+        ("psycopg", "postgresql://localhost/test", r'pip install "csr_hf\[pgvector\]"'),
+    ],
+)
+def test_missing_clients_are_named(monkeypatch, package, url, line):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=line):
+        open_engine(url)
 
 
 def test_limits_of_single_engines(opened, documents):
