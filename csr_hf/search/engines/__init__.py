@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from csr_hf.search.engines.address import Address
-from csr_hf.search.engines.interface import Engine, EngineError, Hits, Limits, Schema, Unavailable
+from csr_hf.search.engines.contract import EngineError, Hits, Limits, Schema, Unavailable
+from csr_hf.search.engines.interface import Engine
 from csr_hf.search.engines.uploading import upload
 
 __all__ = ["Engine", "EngineError", "Hits", "Limits", "Schema", "Unavailable", "open_engine", "upload"]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from csr_hf.atomic import written_whole
+from csr_hf.search.engines.contract import Found, Limits, Row, Schema
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine, Found, Limits, Row, Schema
+from csr_hf.search.engines.interface import Engine
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 

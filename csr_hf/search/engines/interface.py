@@ -4,68 +4,16 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
+from csr_hf.search.engines.contract import EngineError, Found, Hits, Limits, Row, Schema, padded, rows_of
 from csr_hf.search.engines.documents import Documents, checked_ids, checked_weights
 from csr_hf.search.ids import listed
 from csr_hf.search.queries import prepare_queries
 from csr_hf.sparse_codes import SparseCodes
-
-Row = tuple[list[int], list[float]]
-"""Active latents of a vector, ascending, and their positive weights."""
-Found = list[tuple[Any, float]]
-"""Ids and scores of one query's hits."""
-
-
-_Item = TypeVar("_Item")
-
-
-class EngineError(RuntimeError):
-    """An engine refused a request; sending it again will not help."""
-
-
-class Unavailable(ConnectionError):
-    """An engine is busy or out of reach; sending the request again may help."""
-
-
-class Hits(NamedTuple):
-    """What a search found, best first; a query with fewer hits ends in id -1 or "" and score -inf."""
-
-    ids: np.ndarray
-    """int64 or str, shape (n_queries, top_k)."""
-    scores: np.ndarray
-    """float32, shape (n_queries, top_k), descending; equal scores in order of id, where the engine lets one choose."""
-
-
-class Schema(NamedTuple):
-    """What all documents of a collection share; kept inside the engine."""
-
-    dim: int
-    """Length of the latents axis."""
-    k: int
-    """Latents of a document at most."""
-    ids: Literal["integers", "strings"]
-    head: str | None
-    """Fingerprint of the head that made the codes."""
-    decoded: bool
-    """Whether scores are divided by the norms of the decoded documents."""
-    created: str
-    """A new word for every collection, so that one of the same name is not taken for another."""
-
-
-class Limits(NamedTuple):
-    """Rules of an engine on sizes; None where it has none."""
-
-    dim: int | None = None
-    document_latents: int | None = None
-    query_latents: int | None = None
-    top_k: int | None = None
-    id_bytes: int | None = None
-    threads: int | None = None
-    """Uploads at a time."""
 
 
 class Engine(ABC):
@@ -126,14 +74,7 @@ class Engine(ABC):
         schema = Schema(int(dim), int(k), ids, head, bool(decoded), uuid.uuid4().hex)
         there = self.read_schema()
         if there is not None and not replace:
-            for field, old, new in zip(Schema._fields, there, schema, strict=True):
-                # Codes of an unknown head go with those of any.
-                open_question = field == "created" or (field == "head" and None in (old, new))
-                if not open_question and old != new:
-                    raise ValueError(
-                        f"`{field}` ({new!r}) is not that of the collection {self.collection!r} ({old!r}). Choose "
-                        "another `collection`, or pass `replace=True` to remove the one that is there."
-                    )
+            self._check_same(there, schema)
             self._known = there
             return
         self._known = None
@@ -192,10 +133,11 @@ class Engine(ABC):
         """
         schema = self.schema
         self._check_codes(codes, schema)
-        if not 1 <= top_k <= (self.limits.top_k or top_k):
-            raise ValueError(f"`top_k` ({top_k}) must be between 1 and {self.limits.top_k or 'any number'}.")
+        if top_k < 1 or (self.limits.top_k is not None and top_k > self.limits.top_k):
+            bound = "" if self.limits.top_k is None else f" and at most {self.limits.top_k}"
+            raise ValueError(f"`top_k` ({top_k}) must be at least 1{bound}.")
         queries = prepare_queries(codes, query_k)
-        rows = _rows(queries.latents, queries.values)
+        rows = rows_of(queries.latents, queries.values)
         longest, most = max((len(row[0]) for row in rows), default=0), self.limits.query_latents
         if most is not None and longest > most:
             raise ValueError(
@@ -203,7 +145,7 @@ class Engine(ABC):
             )
         asked = [at for at, row in enumerate(rows) if row[0]]
         found = self._search([rows[at] for at in asked], top_k) if asked else []
-        hits = _padded(len(rows), top_k, schema.ids, dict(zip(asked, found, strict=True)))
+        hits = padded(len(rows), top_k, schema.ids, dict(zip(asked, found, strict=True)))
         if schema.decoded:
             hits.scores[:] *= np.where(queries.norms > 0, queries.norms, 1)[:, None]
         return hits
@@ -297,6 +239,17 @@ class Engine(ABC):
             if most is not None and value > most:
                 raise ValueError(f"`{name}` ({value}) is above what {self.name} takes ({most}). Use a smaller one.")
 
+    def _check_same(self, there: Schema, schema: Schema) -> None:
+        """Refuse other settings than those of the collection there is."""
+        for field, old, new in zip(Schema._fields, there, schema, strict=True):
+            # Codes of an unknown head go with those of any.
+            open_question = field == "created" or (field == "head" and None in (old, new))
+            if not open_question and old != new:
+                raise ValueError(
+                    f"`{field}` ({new!r}) is not that of the collection {self.collection!r} ({old!r}). Choose "
+                    "another `collection`, or pass `replace=True` to remove the one that is there."
+                )
+
     def _check_codes(self, codes: SparseCodes, schema: Schema) -> None:
         if codes.dim != schema.dim:
             raise ValueError(
@@ -327,28 +280,3 @@ class Engine(ABC):
     @abstractmethod
     def _search(self, rows: list[Row], top_k: int) -> list[Found]:
         """Hits of each query, by dot product."""
-
-
-def batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    """The items, `size` at a time."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _rows(latents: np.ndarray, weights: np.ndarray) -> list[Row]:
-    found = []
-    for indices, values in zip(latents, weights, strict=True):
-        active = np.flatnonzero(values > 0)
-        active = active[np.argsort(indices[active])]
-        found.append((indices[active].tolist(), values[active].tolist()))
-    return found
-
-
-def _padded(n: int, top_k: int, kind: str, found: dict[int, Found]) -> Hits:
-    scores = np.full((n, top_k), -np.inf, np.float32)
-    ids = np.full((n, top_k), -1 if kind == "integers" else "", np.int64 if kind == "integers" else object)
-    for at, hits in found.items():
-        # A dot product of 0 is no hit, whatever the engine says.
-        best = sorted((hit for hit in hits if hit[1] > 0), key=lambda hit: (-hit[1], hit[0]))[:top_k]
-        for place, (one, score) in enumerate(best):
-            ids[at, place], scores[at, place] = one, score
-    return Hits(ids if kind == "integers" else ids.astype(str), scores)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from csr_hf.search.engines.contract import EngineError, Found, Limits, Row, Schema, Unavailable, batches
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine, EngineError, Found, Limits, Row, Schema, Unavailable, batches
+from csr_hf.search.engines.interface import Engine
 from csr_hf.search.engines.rest import Rest
 
 _AT_ONCE = 50

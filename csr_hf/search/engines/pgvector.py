@@ -6,8 +6,9 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.search.engines.contract import EngineError, Found, Limits, Row, Schema
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine, EngineError, Found, Limits, Row, Schema
+from csr_hf.search.engines.interface import Engine
 
 if TYPE_CHECKING:
     from psycopg import Connection

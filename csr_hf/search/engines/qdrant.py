@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.search.engines.contract import EngineError, Found, Limits, Row, Schema, batches
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine, EngineError, Found, Limits, Row, Schema, batches
+from csr_hf.search.engines.interface import Engine
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

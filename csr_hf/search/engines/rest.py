@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterable
 from typing import Any
 
-from csr_hf.search.engines.interface import EngineError, Unavailable
+from csr_hf.search.engines.contract import EngineError, Unavailable
 
 _BUSY = {429, 502, 503, 504}
 

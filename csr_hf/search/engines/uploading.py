@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from csr_hf.search.engines.contract import Schema
 from csr_hf.search.engines.documents import Documents
-from csr_hf.search.engines.interface import Engine, Schema
+from csr_hf.search.engines.interface import Engine
 from csr_hf.sparse_codes import SparseCodes
 from csr_hf.threads import run
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 30.0
+_Result = TypeVar("_Result")
 
 
 def upload(
@@ -72,13 +74,17 @@ def upload(
         raise ValueError(f"`retries` ({retries}) and `delay` ({delay}) must not be negative.")
     from tqdm.auto import tqdm
 
-    there = engine.read_schema()
+    there = _patiently(engine, engine.read_schema, retries, delay)
     kind: Literal["integers", "strings"] = (
         "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
     )
     schema = there or Schema(codes.dim, codes.k, kind, codes.head, decoded_norms is not None, "")
     documents = engine.prepare(codes, ids, decoded_norms=decoded_norms, schema=schema)
-    engine.create(schema.dim, schema.k, ids=schema.ids, head=schema.head, decoded=schema.decoded)
+
+    def create() -> None:
+        engine.create(schema.dim, schema.k, ids=schema.ids, head=schema.head, decoded=schema.decoded)
+
+    _patiently(engine, create, retries, delay)
     starts = range(0, len(codes), batch_size)
     with _Journal(journal, _fingerprint(engine, documents, batch_size)) as kept:
         waiting = [(start,) for start in starts if start not in kept.done]
@@ -99,9 +105,10 @@ def upload(
     return sum(sent)
 
 
-def _patiently(engine: Engine, call: Callable[[], None], retries: int, delay: float) -> None:
+def _patiently(engine: Engine, call: Callable[[], _Result], retries: int, delay: float) -> _Result:
     """Call until it works, the error is none that time heals, or there are no retries left."""
-    for attempt in range(retries + 1):
+    attempt = 0
+    while True:
         try:
             return call()
         except Exception as error:
@@ -110,6 +117,7 @@ def _patiently(engine: Engine, call: Callable[[], None], retries: int, delay: fl
             wait = min(delay * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
             logger.info("%s is asked again in %.1f s: %s", engine.name, wait, error)
             time.sleep(wait)
+            attempt += 1
 
 
 def _fingerprint(engine: Engine, documents: Documents, batch_size: int) -> str:

@@ -154,6 +154,22 @@ def test_the_folder_of_an_index_is_one_that_it_loads(tmp_path, documents, querie
         assert engine.count() == 500
 
 
+def test_a_connection_that_broke_is_opened_again(place, documents):
+    import psycopg
+
+    url = place("postgresql")
+    with open_engine(url) as engine:
+        upload(engine, documents[:50], np.arange(50), threads=2, batch_size=10)
+        with psycopg.connect(url, autocommit=True) as other:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            (ended,) = other.execute(
+                f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}"
+            ).fetchone()
+            assert ended
+        upload(engine, documents[:80], np.arange(80), threads=2, batch_size=10, delay=0.01)
+        assert engine.count() == 80
+
+
 def test_graph_of_pgvector_finds_most(opened, documents, queries):
     engine = opened("postgresql", suffix="&index=hnsw")
     upload(engine, documents, np.arange(500), threads=2)
@@ -259,7 +275,7 @@ def test_limits_of_single_engines(opened, documents):
     milvus.create(200, 8, ids="strings")
     with pytest.raises(ValueError, match="has 513 bytes; Milvus takes 512"):
         milvus.upsert(documents[:1], ["ä" * 256 + "b"])
-    with pytest.raises(ValueError, match=r"`top_k` \(16385\) must be between 1 and 16384"):
+    with pytest.raises(ValueError, match=r"`top_k` \(16385\) must be at least 1 and at most 16384"):
         milvus.search(documents[:1], 16_385)
     with pytest.raises(ValueError, match="`ids` has an empty string"):
         milvus.upsert(documents[:1], [""])

@@ -139,7 +139,7 @@ def test_limits_of_the_servers_defaults(served):
     wide = SparseCodes(np.arange(1_025)[None], np.ones((1, 1_025), np.float32), 5_000)
     with pytest.raises(ValueError, match=r"a query of 1025 latents; OpenSearch takes 1024\. Pass `query_k=1024`"):
         engine.search(wide)
-    with pytest.raises(ValueError, match=r"`top_k` \(10001\) must be between 1 and 10000"):
+    with pytest.raises(ValueError, match=r"`top_k` \(10001\) must be at least 1 and at most 10000"):
         engine.search(wide, 10_001, query_k=10)
     with pytest.raises(ValueError, match="has 513 bytes; OpenSearch takes 512"):
         engine.upsert(random_codes(1, 8, 5_000, 1), ["x" * 513])
