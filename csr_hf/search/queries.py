@@ -45,6 +45,29 @@ def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> P
         ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
             query that names a latent twice.
     """
+    latents, values, norms = unit_queries(codes, query_k)
+    total = np.maximum(values.sum(axis=1, keepdims=True), 1)
+    # One step less for each latent, since every active one has at least one step.
+    resolution = ((2**31 - 1) // LEVELS - latents.shape[1]) / total
+    steps = np.where(values > 0, np.maximum(np.rint(values * resolution), 1), 0)
+    factors = norms / resolution if decoded else 1 / resolution
+    prepared = PreparedQueries(
+        latents,
+        np.ascontiguousarray(steps, np.int32),
+        _coarse(values[:, :_COARSE_K]),
+        np.ascontiguousarray(factors[:, 0], np.float32),
+    )
+    for array in prepared:
+        array.flags.writeable = False
+    return prepared
+
+
+def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check the codes of queries and scale them to unit norm; arguments and errors as for `prepare_queries`.
+
+    Returns:
+        latents, values (float64, of unit norm), both (n, query_k), and what they were divided by, (n, 1): not 0.
+    """
     codes = codes if query_k is None else _truncated(codes, query_k)
     if codes.k > _MAX_QUERY_K:
         raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
@@ -53,21 +76,8 @@ def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> P
         raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
     _check_latents(codes.indices, raw > 0, codes.dim)
     norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
-    values = raw / np.where(norms > 0, norms, 1)
-    total = np.maximum(values.sum(axis=1, keepdims=True), 1)
-    # One step less for each latent, since every active one has at least one step.
-    resolution = ((2**31 - 1) // LEVELS - codes.k) / total
-    steps = np.where(values > 0, np.maximum(np.rint(values * resolution), 1), 0)
-    factors = np.where(norms > 0, norms, 1) / resolution if decoded else 1 / resolution
-    prepared = PreparedQueries(
-        np.array(codes.indices, order="C"),
-        np.ascontiguousarray(steps, np.int32),
-        _coarse(values[:, :_COARSE_K]),
-        np.ascontiguousarray(factors[:, 0], np.float32),
-    )
-    for array in prepared:
-        array.flags.writeable = False
-    return prepared
+    norms[norms == 0] = 1
+    return np.array(codes.indices, order="C"), raw / norms, norms
 
 
 def _coarse(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,122 @@
+"""A small HTTP server that answers as the published REST APIs of OpenSearch and Elasticsearch do, and records them.
+
+It is not either engine: it stands for their protocol, so that requests, answers and errors can be tested exactly.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+VERSIONS = {
+    "elasticsearch": {"number": "9.1.3", "build_flavor": "default"},
+    "opensearch": {"number": "3.3.0", "distribution": "opensearch"},
+}
+
+
+class StandIn(ThreadingHTTPServer):
+    """Of one product.
+
+    `requests` holds (method, path, headers, lines of the body) of each, `faults` answers to the next bulk requests.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, product):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.version = VERSIONS[product]
+        self.requests, self.faults, self.indices = [], [], {}
+        self.lock = threading.Lock()
+        self.url = f"{product}://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+    def sent(self, method, ending):
+        """Bodies of the requests of this kind."""
+        return [body for verb, path, _, body in self.requests if verb == method and path.endswith(ending)]
+
+    def answer(self, method, path, body):
+        """Status and JSON."""
+        name, _, action = path.strip("/").partition("/")
+        if not name:
+            return 200, {"name": "node", "version": self.version, "tagline": "for tests"}
+        if method == "PUT":
+            self.indices[name] = (body[0], {})
+            return 200, {"acknowledged": True, "index": name}
+        if name not in self.indices:
+            reason = {"type": "index_not_found_exception", "reason": f"no such index [{name}]"}
+            return 404, {"error": reason, "status": 404}
+        if method == "DELETE":
+            del self.indices[name]
+            return 200, {"acknowledged": True}
+        created, documents = self.indices[name]
+        return {
+            "_mapping": lambda: (200, {name: {"mappings": created["mappings"]}}),
+            "_count": lambda: (200, {"count": len(documents)}),
+            "_refresh": lambda: (200, {"_shards": {"failed": 0}}),
+            "_bulk": lambda: (200, _bulk(documents, body)),
+            "_msearch": lambda: (200, _msearch(documents, body)),
+        }[action]()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def _do(self):
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        lines = text.split("\n")[:-1] if self.headers["Content-Type"] == "application/x-ndjson" else [text]
+        body = [json.loads(line) for line in lines if line]
+        with self.server.lock:
+            self.server.requests.append((self.command, self.path, dict(self.headers), body))
+            fault = self.server.faults.pop(0) if self.server.faults and self.path.endswith("_bulk") else None
+            status, answer = fault or self.server.answer(self.command, self.path, body)
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = do_DELETE = _do
+
+    def log_message(self, *_):
+        pass
+
+
+def _bulk(documents, lines):
+    items, lines = [], iter(lines)
+    for line in lines:
+        (operation, target), *_ = line.items()
+        one = target["_id"]
+        if operation == "index":
+            code = next(lines)["code"]
+            assert all(value > 0 for value in code.values())
+            result, status = ("updated", 200) if one in documents else ("created", 201)
+            documents[one] = code
+        else:
+            result, status = ("deleted", 200) if documents.pop(one, None) else ("not_found", 404)
+        items.append({operation: {"_id": one, "result": result, "status": status}})
+    return {"took": 1, "errors": False, "items": items}
+
+
+def _msearch(documents, lines):
+    responses = []
+    for header, search in zip(lines[::2], lines[1::2], strict=True):
+        assert header == {}
+        (kind, query), *_ = search["query"].items()
+        wanted = query["query_vector"] if kind == "sparse_vector" else query["code"]["query_tokens"]
+        scores = [
+            (one, sum(weight * _kept(code[latent]) for latent, weight in wanted.items() if latent in code))
+            for one, code in documents.items()
+        ]
+        best = sorted((hit for hit in scores if hit[1] > 0), key=lambda hit: -hit[1])[: search["size"]]
+        hits = [{"_index": "documents", "_id": one, "_score": score} for one, score in best]
+        responses.append({"took": 1, "timed_out": False, "hits": {"hits": hits}, "status": 200})
+    return {"took": 1, "responses": responses}
+
+
+def _kept(value):
+    """What the 9 significant bits of a feature keep: the 15 lowest bits of the float32 are cut off."""
+    return float((np.float32(value).view(np.uint32) & np.uint32(0xFFFF8000)).view(np.float32))
