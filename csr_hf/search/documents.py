@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def inverse_norms(values: np.ndarray, steps: np.ndarray, decoded_norms: np.ndarr
 
 
 def build_lists(
-    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, order: np.ndarray, dim: int
+    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, order: np.ndarray, rows: np.ndarray, dim: int
 ) -> dict[str, np.ndarray]:
     """Posting lists and summaries of documents, in parallel over the blocks; see `building.fill_block`.
 
@@ -72,6 +73,7 @@ def build_lists(
         values: uint8, shape (n, k).
         scale: what scores are multiplied by, float32, shape (n,).
         order: positions of the rows, which errors name.
+        rows: where blocks begin and the last ends.
         dim: length of the latents axis.
 
     Returns:
@@ -82,9 +84,9 @@ def build_lists(
     Raises:
         ValueError: for a document that names a latent twice.
     """
-    n, threads = len(indices), available_threads()
-    blocks = [(block, slice(block * BLOCK, (block + 1) * BLOCK)) for block in range(-(-n // BLOCK))]
-    sizes = run(lambda _, rows: building.measure_block(indices[rows], values[rows], dim), blocks, threads)
+    threads = available_threads()
+    blocks = [(block, slice(*ends)) for block, ends in enumerate(itertools.pairwise(rows.tolist()))]
+    sizes = run(lambda _, one: building.measure_block(indices[one], values[one], dim), blocks, threads)
     firsts, starts = np.zeros((2, len(blocks) + 1), np.int64)
     firsts[1:], starts[1:] = np.cumsum([(lists + 1, total) for lists, total in sizes] or np.empty((0, 2)), axis=0).T
     words = -(-dim // 64)
@@ -92,15 +94,15 @@ def build_lists(
     offsets = np.empty(firsts[-1], np.uint16 if indices.shape[1] <= _WIDE else np.uint32)
     postings, means = np.zeros(starts[-1], np.uint16), np.zeros((len(blocks), dim), np.float32)
 
-    def fill(block: int, rows: slice) -> int:
+    def fill(block: int, chosen: slice) -> int:
         own = offsets[firsts[block] : firsts[block + 1]], postings[starts[block] : starts[block + 1]]
         return building.fill_block(
-            indices[rows], values[rows], scale[rows], bits[block], ranks[block], *own, means[block]
+            indices[chosen], values[chosen], scale[chosen], bits[block], ranks[block], *own, means[block]
         )
 
     for block, repeated in enumerate(run(fill, blocks, threads)):
         if repeated >= 0:
-            row = int(order[block * BLOCK + repeated])
+            row = int(order[rows[block] + repeated])
             raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
     tiles = -(-len(blocks) // TILE)
     summary = np.zeros((tiles * TILE, dim), np.uint8)
@@ -137,15 +139,21 @@ def check_loaded(arrays: dict[str, np.ndarray], dim: int, input_dim: int | None,
         ValueError: if anything would make a kernel read outside of its arrays.
     """
     indices, n = arrays["indices"], len(arrays["indices"])
-    shapes = {**_shapes(n, indices.shape[-1], dim), **_other_shapes(n, input_dim or 0)}
+    shapes = {**_shapes(n, indices.shape[-1], dim, len(arrays["rows"]) - 1), **_other_shapes(n, input_dim or 0)}
     sound = (
         all(arrays[name].shape == shape for name, shape in shapes.items() if name in arrays)
         and (not indices.size or 0 <= int(indices.min()) <= int(indices.max()) < dim)
         and np.array_equal(np.sort(arrays["order"]), np.arange(n))
+        and _rows_sound(arrays["rows"], n)
         and _lists_sound(arrays)
     )
     if not sound:
         raise ValueError(f"the index {folder} is damaged: its arrays contradict each other. Build it again.")
+
+
+def _rows_sound(rows: np.ndarray, n: int) -> bool:
+    lengths = np.diff(rows)
+    return bool(len(rows) and rows[0] == 0 and rows[-1] == n and ((lengths > 0) & (lengths <= BLOCK)).all())
 
 
 def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:
@@ -172,8 +180,8 @@ def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:
     )
 
 
-def _shapes(n: int, k: int, dim: int) -> dict[str, tuple[int, ...]]:
-    blocks, words = -(-n // BLOCK), -(-dim // 64)
+def _shapes(n: int, k: int, dim: int, blocks: int) -> dict[str, tuple[int, ...]]:
+    words = -(-dim // 64)
     return {
         "indices": (n, k),
         "values": (n, k),

@@ -211,7 +211,7 @@ class InvertedIndex:
         found = []
         for part, start, mask in zip(parts, starts[:-1], masks, strict=True):
             scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask, nprobe)
-            found.append((scores, np.where(positions >= 0, positions + start, -1)))
+            found.append((scores, np.where(positions >= 0, positions + start, -1) if start else positions))
         scores, positions = merged(found, depth)
         if rescore is not None and dense is not None:
             scores = rescored(parts, starts, rescore, dense, positions, threads)

@@ -15,6 +15,8 @@ from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, 
 GROUP = 1024
 """Queries that pass over the blocks together: a block is read from memory once for all of them that visit it."""
 _PENDING = 2048
+_EARLY = 8
+"""Blocks, at most, that a query visits before all others."""
 _LINE = 32
 """Entries of a posting list in a cache line."""
 COARSE_SHIFT = 3
@@ -43,24 +45,29 @@ def _add_summaries(summary: np.ndarray, latents: np.ndarray, steps: np.ndarray, 
 
 
 @jit()
-def _choose(sums: np.ndarray, wanted: int, chosen: np.ndarray) -> int:
-    """The `wanted` blocks of the largest sums, ascending; returns how many there are."""
+def _choose(sums: np.ndarray, wanted: int, chosen: np.ndarray) -> tuple[int, int]:
+    """The `wanted` blocks of the largest sums; returns how many there are, and how many in front beat all others."""
     bins = np.zeros((1 << (16 - _COARSE)) + 1, np.int32)
     for block in range(sums.shape[0]):
         bins[sums[block] >> _COARSE] += 1
-    level, seen = bins.shape[0] - 1, 0
+    top, level, seen = bins.shape[0], bins.shape[0] - 1, 0
     while level > 0 and seen + bins[level] <= wanted:
         seen += bins[level]
+        if seen <= _EARLY:
+            top = level
         level -= 1
     # Of the bin that does not fit as a whole, the first few.
-    spare, count = wanted - seen, 0
+    spare, count, front = wanted - seen, 0, 0
     for block in range(sums.shape[0]):
         place = sums[block] >> _COARSE
         if place > level or (place == level and spare > 0):
             spare -= place == level
             chosen[count] = block
+            if place >= top:
+                chosen[count], chosen[front] = chosen[front], chosen[count]
+                front += 1
             count += 1
-    return count
+    return count, front
 
 
 @jit()
@@ -174,12 +181,13 @@ def _collect(
         if np.float32(sums[place]) * own[place] >= bound:
             near += np.int32(1)
     if near:
+        filtered = allowed.shape[0] > 0
         for place in range(own.shape[0]):
             score = np.float32(sums[place]) * own[place]
-            if score >= bound and (not allowed.shape[0] or allowed[first + place]):
-                rows[count], scores[count] = first + place, score
-                count += 1
-        if count > rows.shape[0] - BLOCK:
+            # Written whether it stays or not: a branch that nobody can predict costs more.
+            rows[count], scores[count] = first + place, score
+            count += int(score >= bound and (not filtered or allowed[first + place] > 0))
+        if count >= rows.shape[0] - BLOCK:
             count, bound = cut(rows, scores, count, heap.shape[0], bound)
             # Too many near the bound, as with copies of one document: only their positions can tell them apart.
             if count > rows.shape[0] // 2:
@@ -192,7 +200,7 @@ def _collect(
 @jit()
 def search_query(
     lists: tuple[np.ndarray, ...],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray],
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
     steps: np.ndarray,
@@ -206,7 +214,7 @@ def search_query(
 
     Args:
         lists: bits, ranks, firsts, offsets, starts, postings; see `csr_hf.search.segment.Segment`.
-        documents: scale, allowed and order; see `_collect`.
+        documents: rows where blocks begin and the last ends; scale, allowed and order, see `_collect`.
         summary: uint8, shape (tiles, dim, TILE).
         latents: of the query.
         steps: its values, int32.
@@ -217,12 +225,12 @@ def search_query(
         heap: zeros, uint64, shape (top_k,); receives the keys, best first.
     """
     bits, ranks, firsts, offsets, starts, postings = lists
-    scale, allowed, order = documents
+    begins, scale, allowed, order = documents
     blocks = bits.shape[0]
     expected, chosen = np.empty(summary.shape[0] * TILE, np.uint16), np.empty(blocks, np.int32)
     for tile in range(summary.shape[0]):
         _add_summaries(summary[tile], latents, coarse, expected[tile * TILE : (tile + 1) * TILE])
-    visits = _choose(expected[:blocks], probes, chosen)
+    visits, _ = _choose(expected[:blocks], probes, chosen)
     _best_first(expected, chosen, visits)
     capacity = max(_PENDING, 4 * heap.shape[0])
     rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
@@ -243,8 +251,8 @@ def search_query(
             )
         if before >= 0:
             _add_lists(postings[starts[before] : starts[before + 1]], found, count, sums)
-            length = min(BLOCK, scale.shape[0] - before * BLOCK)
-            state = _collect(sums, before * BLOCK, length, scale, allowed, order, rows, scores, heap, state)
+            length = begins[before + 1] - begins[before]
+            state = _collect(sums, begins[before], length, scale, allowed, order, rows, scores, heap, state)
         if block < 0:
             break
         found, following = following, found
@@ -266,7 +274,7 @@ def _ask(block: int, bits: np.ndarray, ranks: np.ndarray, firsts: np.ndarray, of
 @jit()
 def search_group(
     lists: tuple[np.ndarray, ...],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray],
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
     steps: np.ndarray,
@@ -280,57 +288,75 @@ def search_group(
     `heaps`.
     """
     bits, ranks, firsts, offsets, starts, postings = lists
-    scale, allowed, order = documents
+    begins, scale, allowed, order = documents
     group, blocks = heaps.shape[0], bits.shape[0]
-    everywhere = probes >= blocks
-    visitors, ends = np.arange(group).astype(np.int32), np.empty(0, np.int64)
-    if not everywhere:
-        visitors, ends = _visitors(summary, latents, coarse, blocks, probes)
+    chosen, visits, fronts = _visits(summary, latents, coarse, blocks, probes)
     capacity = max(_PENDING, 4 * heaps.shape[1])
     rows, scores = np.empty((group, capacity), np.int32), np.empty((group, capacity), np.float32)
     counts, sizes = np.zeros(group, np.int64), np.zeros(group, np.int64)
     bounds = np.full(group, np.float32(1e-30))
     sums, found = np.zeros(BLOCK, np.int32), np.empty((latents.shape[1], 3), np.int32)
-    for block in range(blocks):
-        own, first = postings[starts[block] : starts[block + 1]], block * BLOCK
-        length = min(BLOCK, scale.shape[0] - first)
-        begin, stop = (0, group) if everywhere else (ends[block], ends[block + 1])
-        for at in range(begin, stop):
-            i = visitors[at]
-            count = _find_lists(
-                bits[block], ranks[block], offsets[firsts[block] :], own, latents[i], steps[i], found, False
-            )
-            _add_lists(own, found, count, sums)
-            state = (counts[i], sizes[i], bounds[i])
-            counts[i], sizes[i], bounds[i] = _collect(
-                sums, first, length, scale, allowed, order, rows[i], scores[i], heaps[i], state
-            )
+    # Every query's best blocks come first: what they hold spares it most of what the others hold.
+    for turn in range(2):
+        visitors, ends = _by_block(chosen, visits, fronts, turn, blocks)
+        for block in range(blocks):
+            own, first = postings[starts[block] : starts[block + 1]], begins[block]
+            for at in range(ends[block], ends[block + 1]):
+                i = visitors[at]
+                count = _find_lists(
+                    bits[block], ranks[block], offsets[firsts[block] :], own, latents[i], steps[i], found, False
+                )
+                _add_lists(own, found, count, sums)
+                state = (counts[i], sizes[i], bounds[i])
+                counts[i], sizes[i], bounds[i] = _collect(
+                    sums, first, begins[block + 1] - first, scale, allowed, order, rows[i], scores[i], heaps[i], state
+                )
+        for i in range(group):
+            if turn == 0 and counts[i] > heaps.shape[1]:
+                counts[i], bounds[i] = cut(rows[i], scores[i], counts[i], heaps.shape[1], bounds[i])
     for i in range(group):
         sort_heap(heaps[i], settle(rows[i], scores[i], counts[i], order, heaps[i], sizes[i]))
 
 
 @jit()
-def _visitors(
+def _visits(
     summary: np.ndarray, latents: np.ndarray, coarse: np.ndarray, blocks: int, probes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Queries by the block that they visit: the queries, int32, and where those of every block begin and end."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks that every query visits, (queries, probes); how many they are, and how many in front beat all others."""
     group = latents.shape[0]
     expected = np.empty((group, summary.shape[0] * TILE), np.uint16)
     # A tile of the summaries stays in the cache while all queries pass over it.
     for tile in range(summary.shape[0]):
         for i in range(group):
             _add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * TILE : (tile + 1) * TILE])
-    chosen = np.empty((group, blocks), np.int32)
-    visits = np.zeros(group, np.int64)
-    ends = np.zeros(blocks + 2, np.int64)
+    chosen, visits = np.empty((group, min(probes, blocks)), np.int32), np.empty(group, np.int64)
+    fronts = np.empty(group, np.int64)
     for i in range(group):
-        visits[i] = _choose(expected[i, :blocks], probes, chosen[i])
-        for at in range(visits[i]):
+        visits[i], fronts[i] = _choose(expected[i, :blocks], probes, chosen[i])
+    return chosen, visits, fronts
+
+
+@jit()
+def _by_block(
+    chosen: np.ndarray, visits: np.ndarray, fronts: np.ndarray, turn: int, blocks: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Queries by the block that they visit: the queries, int32, and where those of every block begin and end.
+
+    Args:
+        chosen: blocks of every query, shape (queries, probes).
+        visits: how many of them count, shape (queries,).
+        fronts: how many of these come early, shape (queries,).
+        turn: 0 for the early ones of every query, 1 for the others.
+        blocks: how many there are.
+    """
+    ends = np.zeros(blocks + 2, np.int64)
+    for i in range(chosen.shape[0]):
+        for at in range(fronts[i] if turn else 0, visits[i] if turn else fronts[i]):
             ends[chosen[i, at] + 2] += 1
     ends = np.cumsum(ends)
     visitors = np.empty(ends[-1], np.int32)
-    for i in range(group):
-        for at in range(visits[i]):
+    for i in range(chosen.shape[0]):
+        for at in range(fronts[i] if turn else 0, visits[i] if turn else fronts[i]):
             block = chosen[i, at]
             visitors[ends[block + 1]] = i
             ends[block + 1] += 1

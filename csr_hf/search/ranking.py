@@ -36,7 +36,7 @@ def _split(keys: np.ndarray, factors: np.ndarray, scores: np.ndarray, positions:
     for q in range(keys.shape[0]):
         for i in range(keys.shape[1]):
             scores[q, i], positions[q, i] = np.float32(-np.inf), -1
-            if keys[q, i]:
+            if keys[q, i] != 0:
                 scores[q, i] = _key_score(keys[q, i]) * factors[q]
                 positions[q, i] = np.int64(_POSITION_MASK - (keys[q, i] & _POSITION_MASK))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from csr_hf.search import kernels, rescoring
 from csr_hf.search.building import BLOCK
-from csr_hf.search.clustering import similarity_order
+from csr_hf.search.clustering import similar_blocks
 from csr_hf.search.copies import COPIES, make_copy, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
 from csr_hf.search.queries import PreparedQueries, frozen
@@ -19,7 +19,9 @@ from csr_hf.threads import run
 
 _ALL_ALLOWED = np.empty(0, np.uint8)
 _LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
-_FIRST_STAGE = (*_LISTS, "summary", "scale", "order")
+_FIRST_STAGE = (*_LISTS, "summary", "scale", "order", "rows")
+_SHARE = 128
+"""Blocks of a query that are worth a thread of their own."""
 _ALONE = 8
 """Queries a thread from which they pass over the blocks together."""
 
@@ -28,7 +30,8 @@ class Segment:
     """Documents that are searched together, by position: the order they came in. Rows are in another order.
 
     Args:
-        arrays: indices, values, steps, scale and order by row, those of `build_lists`, and those of copies.
+        arrays: indices, values, steps, scale and order by row, rows (where blocks begin), those of `build_lists`, and
+            those of copies.
         dim: length of the latents axis.
         decoded: whether scores are divided by norms of the decoded documents, or of the codes.
     """
@@ -68,18 +71,19 @@ class Segment:
             "scale": steps * inverse_norms(values, steps, norms),
         }
         checked = [(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind)) for kind in copies]
-        order = similarity_order(indices, values, codes.dim, BLOCK)
-        rows = _inverse(order)
+        order, begins = similar_blocks(indices, values, codes.dim, BLOCK)
+        places = _inverse(order)
         copied: dict[str, np.ndarray] = {}
         for kind, dense in checked:
-            copied |= make_copy(kind, dense, rows)
+            copied |= make_copy(kind, dense, places)
         stored = {name: stored.pop(name)[order] for name in list(stored)}
-        return cls._of({**stored, **copied, "order": order}, codes.dim, norms is not None)
+        return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
 
     @classmethod
     def _of(cls, arrays: dict[str, np.ndarray], dim: int, decoded: bool) -> Segment:
         """With lists of what is stored."""
-        lists = build_lists(arrays["indices"], arrays["values"], arrays["scale"], arrays["order"], dim)
+        stored = arrays["indices"], arrays["values"], arrays["scale"]
+        lists = build_lists(*stored, arrays["order"], arrays["rows"], dim)
         return cls({**arrays, **lists}, dim, decoded)
 
     def find(
@@ -102,12 +106,12 @@ class Segment:
             return np.empty((n, depth), np.float32), np.empty((n, depth), np.int64)
         lists = tuple(self.arrays[name] for name in _LISTS)
         mask = frozen(_ALL_ALLOWED if allowed is None else allowed[self.arrays["order"]].view(np.uint8))
-        documents = (self.arrays["scale"], mask, self.arrays["order"])
+        documents = (self.arrays["rows"], self.arrays["scale"], mask, self.arrays["order"])
         summary = self.arrays["summary"]
         blocks = len(self.arrays["bits"])
         probes = min(nprobe or blocks, blocks)
         # Few queries cannot occupy the threads, so their blocks are shared out.
-        parts = min(threads, probes) if n < 2 * threads else 1
+        parts = min(threads, -(-probes // _SHARE)) if n < 2 * threads else 1
         keys = np.zeros((parts, n, depth), np.uint64)
 
         def search_one(i: int, part: int) -> None:
@@ -163,10 +167,11 @@ class Segment:
             whole = np.concatenate([segment.arrays[name][at] for segment, at in zip(segments, rows, strict=True)])
             return whole if order is None else whole[order]
 
-        order = similarity_order(join("indices"), join("values"), first.dim, BLOCK)
+        order, begins = similar_blocks(join("indices"), join("values"), first.dim, BLOCK)
         names = ["indices", "values", "steps", "scale"]
         names += [name for name in first.arrays if name.split("_")[0] in COPIES]
-        return cls._of({**{name: join(name, order) for name in names}, "order": order}, first.dim, first.decoded)
+        stored = {name: join(name, order) for name in names}
+        return cls._of({**stored, "order": order, "rows": begins}, first.dim, first.decoded)
 
     @cached_property
     def _rows(self) -> np.ndarray:
