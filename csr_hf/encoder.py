@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -135,8 +136,22 @@ class CSREncoder:
         return self.encode(texts, **{"prompt_name": "document", **options})  # type: ignore[arg-type]
 
 
+_FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
+
+
 def head_fingerprint(head: CSRModel) -> str:
-    """Identifies a head by its weights: codes of heads with different fingerprints cannot be compared."""
+    """Identifies a head by its weights: codes of heads with different fingerprints cannot be compared.
+
+    Hashing takes milliseconds, more than a query: it is done anew when a weight was exchanged or written to.
+    """
+    state = tuple((id(parameter), parameter._version) for parameter in head.parameters())
+    known = _FINGERPRINTS.get(head)
+    if known is None or known[0] != state:
+        known = _FINGERPRINTS[head] = (state, _hashed(head))
+    return known[1]
+
+
+def _hashed(head: CSRModel) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, parameter in sorted(head.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
