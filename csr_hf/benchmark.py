@@ -183,7 +183,7 @@ def _note(settings: EvaluationArguments) -> str:
         f"retrieval: of a dense query, the {settings.query_k_factor} x k largest projections on atoms; CSR: the part "
         "of the cosine with the decoded document that they make, documents with least-squares values; "
         f"CSR, decoded: documents by matching pursuit, the dense query against the best {settings.candidates} of them "
-        f"decoded; CSR + a copy: the dense query against int8, binary or float16 copies of the best {settings.candidates}. "
+        f"decoded; CSR + a copy: the dense query against int8, binary or float16 copies of these. "
         "Other tasks: CSR: plain codes on both sides; CSR, decoded: decoded codes on both sides; baselines: both "
         "sides as stored. Bytes are those stored for a document. Baselines are fitted on the training embeddings."
     )
