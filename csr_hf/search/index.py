@@ -193,7 +193,6 @@ class InvertedIndex:
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
                 as exact as without.
             nprobe: blocks of 256 similar documents to visit, the most promising first, in every segment; default all.
-                A few in a hundred find nearly all of the best, many times faster.
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
@@ -368,8 +367,7 @@ class InvertedIndex:
     @property
     def first_stage_bytes_per_vector(self) -> float:
         """Bytes of a document that a search without a second stage reads: postings, summaries, norm, position."""
-        first = sum(part.segment.first_stage_bytes for part in self._parts)
-        return first / max(sum(len(part.segment) for part in self._parts), 1)
+        return sum(p.segment.first_stage_bytes for p in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
 
     @property
     def postings_per_query(self) -> float:
