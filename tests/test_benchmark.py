@@ -96,6 +96,13 @@ def test_unknown_names_are_refused_before_anything_runs(run_folder, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--query-k-factor", "--candidates"])
+def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, flag):
+    assert evaluate(run_folder, "--tasks", "SciFact", flag, "0", "--output-dir", tmp_path / "out") == 2
+    assert flag[2:].replace("-", "_") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_tasks, tmp_path):
     found = csr_hf.evaluate(run_folder / "model", ["MockSTSTask"], ks=[4], output_dir=tmp_path, progress=False)
     assert {row.method for row in found.results.rows} == {"dense", "CSR", "CSR, decoded", "truncation", "binary"}
