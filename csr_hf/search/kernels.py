@@ -13,7 +13,9 @@ from csr_hf.search.building import BLOCK, HALF, TILE
 from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, sort_heap
 
 GROUP = 1024
-"""Queries that pass over the blocks together: a block is read from memory once for all of them that visit it."""
+"""Queries, at most, that pass over the blocks together: a block is read from memory once for all of them that visit it."""
+_ROOM = 2**23
+"""Numbers of a kind that a group may keep: fewer queries pass together where each needs more."""
 _PENDING = 2048
 _EARLY = 8
 """Blocks, at most, that a query visits before all others."""
@@ -23,6 +25,11 @@ COARSE_SHIFT = 3
 """Bits of a product of query and summary that do not count."""
 _COARSE = 6
 """Bits of a block's sum that do not count when blocks are chosen."""
+
+
+def group_size(top_k: int, blocks: int, probes: int) -> int:
+    """Queries that pass over the blocks together in a search of this size."""
+    return max(min(GROUP, _ROOM // max(_PENDING, 4 * top_k, blocks, probes)), 1)
 
 
 @jit()

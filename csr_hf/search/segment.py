@@ -125,7 +125,7 @@ class Segment:
         if n < _ALONE * threads:
             run(search_one, [(i, part) for i in range(n) for part in range(parts)], threads)
         else:
-            group = min(kernels.GROUP, -(-n // threads))
+            group = min(kernels.group_size(depth, blocks, probes), -(-n // threads))
             run(search_many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
         merged = keys[0]
         if parts > 1:
