@@ -13,7 +13,7 @@ from csr_hf.search.building import BLOCK, HALF, TILE
 from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, sort_heap
 
 GROUP = 1024
-"""Queries, at most, that pass over the blocks together: a block is read from memory once for all of them that visit it."""
+"""Queries, at most, that pass over the blocks together: a block is read once for all of them that visit it."""
 _ROOM = 2**23
 """Numbers of a kind that a group may keep: fewer queries pass together where each needs more."""
 _PENDING = 2048
