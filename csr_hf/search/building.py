@@ -11,7 +11,7 @@ LEVELS = 255
 BLOCK = 256
 """Documents of a block: one byte names a place in it."""
 TILE = 512
-"""Blocks whose summaries lie together."""
+"""Blocks, at most, whose summaries lie together."""
 HALF = BLOCK // 2
 """A list of so many postings or more is kept as one byte for every place of the block: no longer, and added by vector
 instructions."""

@@ -13,6 +13,7 @@ from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import available_threads, run
 
 _NOTHING = 1e-6
+_VECTOR = 64
 _WIDE = 255
 """Latents a document from which offsets within a block need 32 bits."""
 
@@ -78,8 +79,8 @@ def build_lists(
 
     Returns:
         by name: bits and ranks (blocks, words); firsts (blocks + 1,), where the offsets of a block begin; offsets;
-        starts (blocks + 1,), where the postings of a block begin; postings; summary (tiles, dim, TILE), of TILE blocks
-        side by side.
+        starts (blocks + 1,), where the postings of a block begin; postings; summary (tiles, dim, width), of `width`
+        blocks side by side.
 
     Raises:
         ValueError: for a document that names a latent twice.
@@ -104,8 +105,8 @@ def build_lists(
         if repeated >= 0:
             row = int(order[rows[block] + repeated])
             raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
-    tiles = -(-len(blocks) // TILE)
-    summary = np.zeros((tiles * TILE, dim), np.uint8)
+    tiles, width = _tiles(len(blocks))
+    summary = np.zeros((tiles * width, dim), np.uint8)
     summary[: len(blocks)] = np.ceil(means * np.float32(building.LEVELS / max(float(means.max(initial=0)), 1e-30)))
     return {
         "bits": bits,
@@ -114,8 +115,14 @@ def build_lists(
         "offsets": offsets,
         "starts": starts,
         "postings": postings,
-        "summary": np.ascontiguousarray(summary.reshape(tiles, TILE, dim).transpose(0, 2, 1)),
+        "summary": np.ascontiguousarray(summary.reshape(tiles, width, dim).transpose(0, 2, 1)),
     }
+
+
+def _tiles(blocks: int) -> tuple[int, int]:
+    """Tiles of summaries and their width: whole vectors, but no wider than few blocks need."""
+    width = min(TILE, -(-blocks // _VECTOR) * _VECTOR)
+    return -(-blocks // max(width, 1)), width
 
 
 def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
@@ -181,7 +188,7 @@ def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:
 
 
 def _shapes(n: int, k: int, dim: int, blocks: int) -> dict[str, tuple[int, ...]]:
-    words = -(-dim // 64)
+    words, (tiles, width) = -(-dim // 64), _tiles(blocks)
     return {
         "indices": (n, k),
         "values": (n, k),
@@ -192,7 +199,7 @@ def _shapes(n: int, k: int, dim: int, blocks: int) -> dict[str, tuple[int, ...]]
         "ranks": (blocks, words),
         "firsts": (blocks + 1,),
         "starts": (blocks + 1,),
-        "summary": (-(-blocks // TILE), dim, TILE),
+        "summary": (tiles, dim, width),
     }
 
 

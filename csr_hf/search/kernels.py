@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from csr_hf.jit import jit, popcount, prefetch
-from csr_hf.search.building import BLOCK, HALF, TILE
+from csr_hf.search.building import BLOCK, HALF
 from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, sort_heap
 
 GROUP = 1024
@@ -37,17 +37,17 @@ def _add_summaries(summary: np.ndarray, latents: np.ndarray, steps: np.ndarray, 
     """What a query can expect of every block: products of its largest values and the summaries, in 16 bits.
 
     Args:
-        summary: of a tile, uint8, shape (dim, TILE).
+        summary: of a tile, uint8, shape (dim, width).
         latents: of the query.
         steps: its values, uint8, such that the sums fit in 16 bits; may be of fewer latents.
-        sums: receives the expectation, uint16, shape (TILE,).
+        sums: receives the expectation, uint16, shape (width,).
     """
     sums[:] = 0
     for j in range(steps.shape[0]):
         step = np.uint16(steps[j])
         if step:
             shares = summary[np.int64(latents[j])]
-            for block in range(TILE):
+            for block in range(sums.shape[0]):
                 sums[block] += np.uint16(step * np.uint16(shares[block])) >> np.uint16(COARSE_SHIFT)
 
 
@@ -222,7 +222,7 @@ def search_query(
     Args:
         lists: bits, ranks, firsts, offsets, starts, postings; see `csr_hf.search.segment.Segment`.
         documents: rows where blocks begin and the last ends; scale, allowed and order, see `_collect`.
-        summary: uint8, shape (tiles, dim, TILE).
+        summary: uint8, shape (tiles, dim, width).
         latents: of the query.
         steps: its values, int32.
         coarse: its largest values for summaries, uint8.
@@ -234,9 +234,10 @@ def search_query(
     bits, ranks, firsts, offsets, starts, postings = lists
     begins, scale, allowed, order = documents
     blocks = bits.shape[0]
-    expected, chosen = np.empty(summary.shape[0] * TILE, np.uint16), np.empty(blocks, np.int32)
-    for tile in range(summary.shape[0]):
-        _add_summaries(summary[tile], latents, coarse, expected[tile * TILE : (tile + 1) * TILE])
+    tiles, _, width = summary.shape
+    expected, chosen = np.empty(tiles * width, np.uint16), np.empty(blocks, np.int32)
+    for tile in range(tiles):
+        _add_summaries(summary[tile], latents, coarse, expected[tile * width : (tile + 1) * width])
     visits, _ = _choose(expected[:blocks], probes, chosen)
     _best_first(expected, chosen, visits)
     capacity = max(_PENDING, 4 * heap.shape[0])
@@ -331,11 +332,12 @@ def _visits(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blocks that every query visits, (queries, probes); how many they are, and how many in front beat all others."""
     group = latents.shape[0]
-    expected = np.empty((group, summary.shape[0] * TILE), np.uint16)
+    tiles, _, width = summary.shape
+    expected = np.empty((group, tiles * width), np.uint16)
     # A tile of the summaries stays in the cache while all queries pass over it.
-    for tile in range(summary.shape[0]):
+    for tile in range(tiles):
         for i in range(group):
-            _add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * TILE : (tile + 1) * TILE])
+            _add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * width : (tile + 1) * width])
     chosen, visits = np.empty((group, min(probes, blocks)), np.int32), np.empty(group, np.int64)
     fronts = np.empty(group, np.int64)
     for i in range(group):

@@ -236,7 +236,7 @@ def test_statistics():
     assert index.postings_per_query == pytest.approx(1 + 0.25 + 0.25)
     # Of 2 documents: 4 postings; 3 lists in one block, of 8 + 2 bytes for their bits, with 4 offsets and 2 + 2 ends;
     # one tile of summaries; two ends of rows; scales and positions.
-    assert index.first_stage_bytes_per_vector == (4 * 2 + 8 + 2 + 4 * 2 + 4 * 8 + 3 * 512 + 2 * 8 + 2 * (4 + 4)) / 2
+    assert index.first_stage_bytes_per_vector == (4 * 2 + 8 + 2 + 4 * 2 + 4 * 8 + 3 * 64 + 2 * 8 + 2 * (4 + 4)) / 2
     # Codes: 2 + 1 bytes for each of two latents, and a step.
     assert index.bytes_per_vector == index.first_stage_bytes_per_vector + 2 * (2 + 1) + 4
     assert index.nbytes == 2 * index.bytes_per_vector + 8
