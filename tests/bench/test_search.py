@@ -42,6 +42,7 @@ def held(rows, small_head, tmp_path_factory):
     small_head.save_pretrained(folder / "head")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RIVALS["usearch"], "needs", ("no_such_module", "no-such-package"))
+        patch.setattr(RIVALS["hnswlib"], "needs", ("numpy", "numpy"))
         patch.setattr(RIVALS["hnswlib"], "build", lambda rival: _never(rival))
         call = ["bench", "search", "--head", str(folder / "head"), "--source", str(folder / "rows.npy"), *SIZES]
         call += ["--contestants", "csr_hf,flat,hnsw,hnswlib,usearch,binary,scipy,sentence-transformers"]
