@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.repository import NATIVE_HEAD, Repository
+from csr_hf.images import is_image, open_image
+from csr_hf.repository import Repository
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from sentence_transformers import SentenceTransformer
     from torch.nn import Module
 
@@ -39,9 +41,7 @@ _SAMPLES_PER_TENSOR = 4096
 
 
 class Backbone:
-    """A frozen SentenceTransformer with what the rest of the library needs to know about it.
-
-    Text for now; images take the same road, since sentence-transformers' own `encode` reads both.
+    """A frozen SentenceTransformer for text, images or both, with what the rest of the library needs to know of it.
 
     Args:
         model: the loaded model.
@@ -59,6 +59,11 @@ class Backbone:
         self.source = source
         self.dim = _dimension(model)
         self._weights_digest: bytes | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it embeds: "text", "image" or both, in alphabetical order."""
+        return tuple(sorted({"text", "image"} & set(self.model.modalities)))
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -83,7 +88,7 @@ class Backbone:
 
     def embed(
         self,
-        texts: Sequence[str],
+        inputs: Sequence[Any],
         prompt_name: str | None = None,
         batch_size: int = 32,
         *,
@@ -92,31 +97,65 @@ class Backbone:
         """Dense embeddings.
 
         Args:
-            texts: any number of strings. What exceeds the model's maximum length is cut, as the model itself does.
-            prompt_name: one of the model's prompts; None for the model's default prompt, which most have not. "query"
-                and "document" mean None when the model declares no such prompt.
-            batch_size: texts in one forward pass.
+            inputs: texts, images, or both, any number; see `modalities_of`. What exceeds the model's maximum length is
+                cut, as the model itself does.
+            prompt_name: one of the model's prompts, for texts; None for the model's default prompt, which most have
+                not. "query" and "document" mean None when the model declares no such prompt.
+            batch_size: inputs in one forward pass.
             progress: show a bar.
 
         Returns:
             float32, shape (n, dim).
 
         Raises:
-            TypeError: if an element is not a string.
-            ValueError: if the prompt is unknown.
+            TypeError: as `modalities_of` does.
+            ValueError: if the prompt is unknown, or an image is broken.
         """
-        if isinstance(texts, str):
-            raise TypeError("`texts` is one string: pass a list of strings.")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{position}] is {type(text).__name__}, not a string.")
-        prompt = self.prompt(prompt_name)
-        if len(texts) == 0:
-            return np.zeros((0, self.dim), np.float32)
-        embeddings = self.model.encode(
-            list(texts), prompt=prompt, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True
-        )
-        return np.asarray(embeddings, dtype=np.float32)
+        kinds, prompt = np.array(self.modalities_of(inputs), object), self.prompt(prompt_name)
+        embeddings = np.zeros((len(inputs), self.dim), np.float32)
+        for kind in dict.fromkeys(kinds):
+            rows = np.flatnonzero(kinds == kind)
+            # Images are opened some at a time: all of them would not fit.
+            step = len(rows) if kind == "text" else 8 * batch_size
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                chosen = [inputs[row] if kind == "text" else _picture(inputs, int(row)) for row in part]
+                embeddings[part] = self.model.encode(
+                    chosen,
+                    prompt=prompt if kind == "text" else None,
+                    batch_size=batch_size,
+                    show_progress_bar=progress,
+                    convert_to_numpy=True,
+                )
+        return embeddings
+
+    def modalities_of(self, inputs: Sequence[Any]) -> list[str]:
+        """Which tower each input goes to: "text" or "image".
+
+        Images are those of PIL, arrays, `Path`s, and strings that name an image file; all other strings are texts. A
+        backbone without images takes every string for a text.
+
+        Raises:
+            TypeError: for one string instead of a list, or an input that the backbone cannot embed.
+        """
+        if isinstance(inputs, str):
+            raise TypeError("`inputs` is one string: pass a list of strings.")
+        return [self._modality_of(value, position) for position, value in enumerate(inputs)]
+
+    def _modality_of(self, value: object, position: int) -> str:
+        if is_image(value) and not (isinstance(value, str) and "image" not in self.modalities):
+            if "image" not in self.modalities:
+                raise TypeError(
+                    f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
+                )
+            return "image"
+        if not isinstance(value, str):
+            raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
+        if "text" not in self.modalities:
+            raise TypeError(
+                f"inputs[{position}] ({value[:40]!r}) names no image file, and {self.name} embeds no text."
+            )
+        return "text"
 
     def prompt(self, prompt_name: str | None) -> str | None:
         """The text that is put before every input; None for none.
@@ -204,14 +243,16 @@ def load_packed_backbone(repository: Repository, name: str, *, device: str | Non
     Raises:
         ValueError: if a module lies outside of the repository, or needs code that sentence-transformers lacks.
     """
-    if repository.folder_of(NATIVE_HEAD) is None:
+    if not repository.is_packed:
         return None
     from sentence_transformers import SentenceTransformer, SparseEncoder
+    from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     # Loaded as what it is: SentenceTransformer would drop modules of a SparseEncoder without an error.
     whole = SparseEncoder(str(repository.folder), device=device)
-    modules = list(itertools.takewhile(lambda module: not isinstance(module, SparseAutoEncoder), whole.children()))
+    heads = (SparseAutoEncoder, Router)
+    modules = list(itertools.takewhile(lambda module: not isinstance(module, heads), whole.children()))
     prompts = {name: prompt or "" for name, prompt in whole.prompts.items()}
     model = SentenceTransformer(
         modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
@@ -221,8 +262,12 @@ def load_packed_backbone(repository: Repository, name: str, *, device: str | Non
 
 def _load(path: str, name: str, revision: str | None, source: str, **options: Any) -> Backbone:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
 
     model = SentenceTransformer(path, revision=revision, **options)
+    if "image" in model.modalities and not any(isinstance(module, Normalize) for module in model):
+        # Those of CLIP have any length, another for images than for texts.
+        model.append(Normalize())
     logger.info("backbone %s from %s", name, source)
     return Backbone(model, name, revision, source)
 
@@ -238,6 +283,11 @@ def _hub_commit(name: str, revision: str | None, token: str | bool | None, tried
     except Exception as error:  # noqa: BLE001
         tried.append(f"the Hub: {_first_line(error)}")
         return None
+
+
+def _picture(inputs: Sequence[Any], row: int) -> Image:
+    value = inputs[row]
+    return open_image(value, str(value) if isinstance(value, (str, Path)) else f"inputs[{row}]")
 
 
 def _dimension(model: SentenceTransformer) -> int:

@@ -239,15 +239,24 @@ def import_head(options: argparse.Namespace, console: Console) -> None:
 
 def search(options: argparse.Namespace, console: Console) -> None:
     """Ask a finished run: the questions given, or one after the other as they are typed."""
+    from csr_hf.atomic import check_writable
+    from csr_hf.gallery import write_gallery
     from csr_hf.run_searcher import RunSearcher
 
+    if options.html:
+        check_writable(options.html.parent)
     searcher = RunSearcher.load(options.run, device=options.device)
     if not options.question:
         console.print(f"{len(searcher.index):,} documents. Type a question; an empty line ends.", highlight=False)
+    answers = []
     for question in options.question or _typed(console):
         began = time.perf_counter()
         hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
         _print_hits(console, question, hits, 1000 * (time.perf_counter() - began))
+        answers.append((question, hits))
+    if options.html:
+        write_gallery(options.html, answers)
+        _say(console)(f"\nThe answers with pictures are in {options.html}")
 
 
 def _typed(console: Console) -> Iterator[str]:

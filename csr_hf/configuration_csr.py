@@ -19,10 +19,12 @@ class CSRConfig(PretrainedConfig):
         tied_decoder: decode with the transpose of the encoder (no decoder parameter); False: a decoder of its own.
         base_model_name_or_path: the backbone these embeddings come from.
         base_model_revision: its commit, when known.
+        modalities: what the head encodes, such as ["image", "text"], where a backbone has a tower for each. Embeddings
+            of a modality are then centred before they reach the head, see `CSRModel.centre`. None: one modality.
 
     Raises:
-        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, or
-            `normalize=True` is given.
+        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, `modalities` are not
+            several different ones, or `normalize=True` is given.
     """
 
     model_type = "csr"
@@ -39,6 +41,7 @@ class CSRConfig(PretrainedConfig):
         tied_decoder: bool = True,
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
+        modalities: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         sizes = {"input_dim": input_dim, "hidden_dim": hidden_dim, "k": k, "dead_threshold": dead_threshold}
@@ -59,6 +62,10 @@ class CSRConfig(PretrainedConfig):
             raise ValueError(
                 "`normalize` (layer norm of the inputs, of sentence-transformers) is not part of a CSR head."
             )
+        if modalities is not None and (len(modalities) < 2 or len(set(modalities)) < len(modalities)):
+            raise ValueError(
+                f"`modalities` ({modalities!r}) must be several different ones, or None for a single one."
+            )
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim
         self.k = k
@@ -67,4 +74,5 @@ class CSRConfig(PretrainedConfig):
         self.tied_decoder = tied_decoder
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
+        self.modalities = modalities
         super().__init__(**kwargs)

@@ -1,17 +1,18 @@
-"""Backbone and head together: text in, sparse codes out."""
+"""Backbone and head together: texts or images in, sparse codes out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from csr_hf.backbone import Backbone, load_backbone, load_packed_backbone
 from csr_hf.heads import load_head
+from csr_hf.images import is_image
 from csr_hf.repository import is_hub_id, open_repository
 from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 
@@ -90,19 +91,18 @@ class CSREncoder:
 
     def embed(
         self,
-        texts: str | Sequence[str],
+        inputs: Any,
         *,
         prompt_name: str | None = None,
         batch_size: int = 32,
         progress: bool = False,
     ) -> np.ndarray:
-        """Dense embeddings of the backbone, float32, shape (n, input_dim); one string gives one row."""
-        texts = [texts] if isinstance(texts, str) else texts
-        return self.backbone.embed(texts, prompt_name, batch_size, progress=progress)
+        """Dense embeddings of the backbone, float32, shape (n, input_dim); one text or image gives one row."""
+        return self.backbone.embed(_listed(inputs), prompt_name, batch_size, progress=progress)
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        inputs: Any,
         *,
         k: int | None = None,
         refine: bool | Literal["pursuit"] = False,
@@ -110,30 +110,62 @@ class CSREncoder:
         batch_size: int = 32,
         progress: bool = False,
     ) -> SparseCodes:
-        """Sparse codes of texts; exactly the head applied to the backbone's embeddings.
+        """Sparse codes of texts and images; exactly the head applied to the backbone's embeddings.
 
         Args:
-            texts: one string or a sequence of strings; an empty sequence gives codes of length 0.
+            inputs: one text or image or a sequence of them, also mixed: images are those of PIL, arrays, `Path`s, or
+                strings that name an image file (if the backbone takes any). No inputs give codes of length 0.
             k: active latents; default the head's.
             refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
-            prompt_name: one of the backbone's prompts.
-            batch_size: texts in one pass of the backbone.
+            prompt_name: one of the backbone's prompts, for texts.
+            batch_size: inputs in one pass of the backbone.
             progress: show a bar.
 
         Raises:
-            ValueError: if `k` exceeds hidden_dim or the prompt is unknown.
-            TypeError: if an element is not a string.
+            ValueError: if `k` exceeds hidden_dim, the prompt is unknown, or an image is broken.
+            TypeError: if an element is neither text nor image, or the backbone has no tower for it.
         """
-        embeddings = self.embed(texts, prompt_name=prompt_name, batch_size=batch_size, progress=progress)
-        return encode_embeddings(self.head, embeddings, k, refine=refine)
+        inputs = _listed(inputs)
+        embeddings = self.embed(inputs, prompt_name=prompt_name, batch_size=batch_size, progress=progress)
+        return encode_embeddings(self.head, self.centre(embeddings, inputs), k, refine=refine)
 
-    def encode_query(self, texts: str | Sequence[str], **options: object) -> SparseCodes:
+    def encode_query(self, inputs: Any, **options: Any) -> SparseCodes:
         """`encode` with the backbone's "query" prompt, if it has one."""
-        return self.encode(texts, **{"prompt_name": "query", **options})  # type: ignore[arg-type]
+        return self.encode(inputs, **{"prompt_name": "query", **options})
 
-    def encode_document(self, texts: str | Sequence[str], **options: object) -> SparseCodes:
+    def encode_document(self, inputs: Any, **options: Any) -> SparseCodes:
         """`encode` with the backbone's "document" prompt, if it has one."""
-        return self.encode(texts, **{"prompt_name": "document", **options})  # type: ignore[arg-type]
+        return self.encode(inputs, **{"prompt_name": "document", **options})
+
+    def centre(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
+        """Embeddings as the head takes them: those of a modality less its mean, where the head has several.
+
+        Args:
+            embeddings: of `embed`, shape (n, input_dim).
+            inputs: what was embedded.
+        """
+        if not self.head.config.modalities:
+            return embeddings
+        kinds = np.array(self.backbone.modalities_of(_listed(inputs)), object)
+        centred = np.empty_like(embeddings)
+        for kind in dict.fromkeys(kinds):
+            centred[kinds == kind] = centre(self.head, embeddings[kinds == kind], kind)
+        return centred
+
+
+def centre(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
+    """`CSRModel.centre` of an array, float32; embeddings of a head of one modality stay as they are."""
+    import torch
+
+    if not head.config.modalities:
+        return embeddings
+    with torch.inference_mode():
+        rows = torch.from_numpy(np.asarray(embeddings, np.float32)).to(head.modality_bias.device)
+        return head.centre(rows, modality).float().cpu().numpy()
+
+
+def _listed(inputs: Any) -> Sequence[Any]:
+    return [inputs] if isinstance(inputs, str) or is_image(inputs) else inputs
 
 
 _FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
@@ -144,7 +176,7 @@ def head_fingerprint(head: CSRModel) -> str:
 
     Hashing takes milliseconds, more than a query: it is done anew when a weight was exchanged or written to.
     """
-    state = tuple((id(parameter), parameter._version) for parameter in head.parameters())
+    state = tuple((id(parameter), parameter._version) for parameter in (*head.parameters(), *head.buffers()))
     known = _FINGERPRINTS.get(head)
     if known is None or known[0] != state:
         known = _FINGERPRINTS[head] = (state, _hashed(head))
@@ -153,7 +185,10 @@ def head_fingerprint(head: CSRModel) -> str:
 
 def _hashed(head: CSRModel) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in sorted(head.named_parameters()):
+    tensors = dict(head.named_parameters())
+    if head.config.modalities:
+        tensors["modality_bias"] = head.modality_bias
+    for name, parameter in sorted(tensors.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(np.ascontiguousarray(parameter.detach().float().cpu().numpy()).tobytes())
     return digest.hexdigest()

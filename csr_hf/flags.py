@@ -17,12 +17,15 @@ _DOTTED = re.compile(r"--\w+(\.\w+)+(=|$)")
 def add_recipe_flags(command: argparse.ArgumentParser, with_k: bool) -> None:
     """Of the commands that take a recipe."""
     command.add_argument("recipe", nargs="?", help="YAML file; may be left out with --corpus")
-    command.add_argument("--corpus", help="learn from this file, folder or Hub data set of texts")
+    command.add_argument("--corpus", help="learn from this file, folder or Hub data set of texts or images")
     command.add_argument("--text-column", help="its column of texts (default: text)")
     command.add_argument("--backbone", help="Hub id or folder of the frozen model")
     command.add_argument("--head", help="start from this head: folder of a run or head, or Hub id")
     command.add_argument("--output-dir", dest="output_dir", help="where everything goes")
     command.add_argument("--limit", type=int, help="rows of the data to use")
+    command.add_argument(
+        "--skip-bad", action="store_true", default=None, help="leave out images that cannot be opened"
+    )
     if with_k:
         command.add_argument("--k", type=int, help="active latents of a code")
 
@@ -207,6 +210,7 @@ def add_search_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="output folder of `csr-hf run` or `csr-hf index`")
     command.add_argument("question", nargs="*", help="questions, quoted; without any, they are asked for")
     command.add_argument("--top-k", type=int, default=5, help="answers to show (default: %(default)s)")
+    command.add_argument("--html", type=Path, help="also write the answers as a page, with thumbnails of images")
     command.add_argument("--query-k", type=int, help="latents of the query (default: the recipe's)")
     command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")
 
@@ -253,6 +257,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     flags = {
         "output_dir": options.output_dir,
         "data.limit": options.limit,
+        "data.skip_bad": options.skip_bad,
         "model.k": options.k,
         "backbone.device": options.device,
         "backbone.name_or_path": options.backbone,

@@ -123,7 +123,7 @@ def import_head(
     head = load_head(repository)
     if k is not None:
         head.config.k = type(head.config)(**{**head.config.to_dict(), "k": k}).k
-    return head, repository if repository.folder_of(NATIVE_HEAD) else None
+    return head, repository if repository.is_packed else None
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

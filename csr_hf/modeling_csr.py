@@ -16,14 +16,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, cached_file, resolve_revision
 
 from .configuration_csr import CSRConfig
+from .least_squares import gram_of_supports, restrict, solve, solve_non_negative
 
 _PURSUIT_ROUNDS = 8
 _RIDGE = 1e-5
-_PIVOTS = 10
-_SWEEPS = 50
-_TOLERANCE = 1e-5
-# Up to here the inner products of all atoms (64 MB) may be computed at once and looked up.
-_GRAM_LATENTS = 4096
 # Floats of one work array: more rows are refined in several parts (128 MB).
 _WORK_FLOATS = 1 << 25
 # Sentence-transformers' name of the tied weight, which has two.
@@ -59,12 +55,17 @@ class CSRModel(PreTrainedModel):
     Parameters keep the names of sentence-transformers' `SparseAutoEncoder`: `encoder.weight` (hidden_dim, input_dim),
     `pre_bias` (input_dim,), `latent_bias` (hidden_dim,). The buffer `stats_last_nonzero` (hidden_dim,) counts, for
     each latent, the training examples since it last fired; only training changes it.
+
+    A head of several modalities has two buffers more: `modality_bias` (modalities, input_dim), which `centre`
+    subtracts, and `modality_last_nonzero` (modalities, hidden_dim), the same count over the examples of each.
     """
 
     config_class = CSRConfig
     config: CSRConfig
     _auto_class = "AutoModel"  # type: ignore[assignment]
     stats_last_nonzero: torch.Tensor
+    modality_bias: torch.Tensor
+    modality_last_nonzero: torch.Tensor
     base_model_prefix = "csr"
     main_input_name = "embeddings"
     _no_split_modules: list[str] = []  # noqa: RUF012 - the attribute transformers reads
@@ -77,6 +78,10 @@ class CSRModel(PreTrainedModel):
         if not config.tied_decoder:
             self.decoder = nn.Linear(config.hidden_dim, config.input_dim, bias=False)
         self.register_buffer("stats_last_nonzero", torch.zeros(config.hidden_dim, dtype=torch.long))
+        if config.modalities:
+            count = len(config.modalities)
+            self.register_buffer("modality_bias", torch.zeros(count, config.input_dim))
+            self.register_buffer("modality_last_nonzero", torch.zeros(count, config.hidden_dim, dtype=torch.long))
         self.post_init()
 
     @torch.no_grad()
@@ -90,6 +95,9 @@ class CSRModel(PreTrainedModel):
             init.zeros_(self.pre_bias)
             init.zeros_(self.latent_bias)
             init.zeros_(self.stats_last_nonzero)
+            if self.config.modalities:
+                init.zeros_(self.modality_bias)
+                init.zeros_(self.modality_last_nonzero)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -139,6 +147,27 @@ class CSRModel(PreTrainedModel):
     def dictionary(self) -> torch.Tensor:
         """The atoms that codes are decoded with, shape (hidden_dim, input_dim)."""
         return self.encoder.weight if self.config.tied_decoder else self.decoder.weight.t()
+
+    def centre(self, embeddings: torch.Tensor, modality: str | None = None) -> torch.Tensor:
+        """Embeddings of one modality less what all of them have in common: what every other method takes.
+
+        Contrastive backbones put images and texts into two narrow cones (arXiv 2203.02053). A dictionary over both
+        spends latents on telling them apart; over centred embeddings both use the same ones.
+
+        Args:
+            embeddings: as the backbone gives them, shape (n, input_dim).
+            modality: one of the config's; a head of a single modality takes its embeddings as they are.
+
+        Raises:
+            ValueError: if the head has several modalities and this is none of them.
+        """
+        self._check_width(embeddings)
+        if not self.config.modalities:
+            return embeddings
+        if modality not in self.config.modalities:
+            known = ", ".join(self.config.modalities)
+            raise ValueError(f"`modality` ({modality!r}) is not one of this head's: {known}. Say what was embedded.")
+        return embeddings - self.modality_bias[self.config.modalities.index(modality)]
 
     def pre_activations(self, embeddings: torch.Tensor) -> torch.Tensor:
         """W (x - pre_bias) + latent_bias, shape (n, hidden_dim).
@@ -270,16 +299,16 @@ class CSRModel(PreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Non-negative least squares on a support, shape (n, k); what is not `active` stays at zero."""
         target = torch.gather(correlations, -1, indices)
-        gram = _gram_of_supports(self.dictionary.float(), indices)
+        gram = gram_of_supports(self.dictionary.float(), indices)
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         # Relative to each atom: rescaling an atom rescales its value and changes nothing else.
         diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
-        system, target = _restrict(gram, target, active)
-        solution = _solve(system, target)
+        system, target = restrict(gram, target, active)
+        solution = solve(system, target)
         constrained = (solution < 0).any(-1)
         if constrained.any():
             start = solution[constrained]
-            solution[constrained] = _solve_non_negative(system[constrained], target[constrained], start)
+            solution[constrained] = solve_non_negative(system[constrained], target[constrained], start)
         fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
         return fitted, torch.gather(indices, -1, order)
 
@@ -298,6 +327,8 @@ def _check_tensors(path: str, config: CSRConfig) -> bool:
     wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
     # These two may be missing: the clock starts at 0, and an untied decoder at the transposed encoder.
     optional = {"stats_last_nonzero": (sizes,), "decoder.weight": (width, sizes)}
+    if config.modalities:
+        wanted["modality_bias"] = (len(config.modalities), width)
     for name, shape in (wanted | {name: optional[name] for name in optional.keys() & found.keys()}).items():
         if found.get(name) != shape:
             raise ValueError(
@@ -305,60 +336,3 @@ def _check_tensors(path: str, config: CSRConfig) -> bool:
                 f"(`hidden_dim` {sizes}, `input_dim` {width}). These files do not belong together."
             )
     return is_tied_name
-
-
-def _gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Inner products of the chosen atoms, shape (n, k, k)."""
-    # Looking up is cheaper per row; computing all of them first pays off from about this many rows.
-    if len(atoms) <= _GRAM_LATENTS and 4 * indices.numel() * indices.shape[-1] >= len(atoms) ** 2:
-        return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
-    support = atoms[indices]
-    return support @ support.transpose(-1, -2)
-
-
-def _restrict(system: torch.Tensor, target: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same equations with the unknowns that are not `kept` at zero: theirs become 1 * z = 0."""
-    both = kept[:, :, None] & kept[:, None, :]
-    system = torch.where(both, system, 0.0) + torch.diag_embed((~kept).to(system))
-    return system, torch.where(kept, target, 0.0)
-
-
-def _solve(system: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
-
-
-def _solve_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Minimise z^T system z / 2 - target^T z over z >= 0, given the minimum without that bound.
-
-    Block pivoting (Kim and Park, doi 10.1137/110821172): solve for the positive values alone, exchange every one that
-    violates the optimality conditions, repeat. A few rounds suffice unless k exceeds the width of the embeddings;
-    descent takes the rows that are left.
-    """
-    solution, positive = start.clamp_min(0), start > 0
-    rows = torch.arange(len(target), device=target.device)
-    for _ in range(_PIVOTS):
-        part, wanted = system[rows], target[rows]
-        fitted = _solve(*_restrict(part, wanted, positive))
-        slope = (part @ fitted[..., None])[..., 0] - wanted
-        bound = -_TOLERANCE * wanted.abs().amax(-1, keepdim=True)
-        wrong = torch.where(positive, fitted < 0, slope < bound)
-        undecided = wrong.any(-1)
-        solution[rows[~undecided]] = fitted[~undecided]
-        rows, positive = rows[undecided], (positive ^ wrong)[undecided]
-        if len(rows) == 0:
-            return solution
-    solution[rows] = _descend_non_negative(system[rows], target[rows], solution[rows])
-    return solution
-
-
-def _descend_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Minimise z^T system z / 2 - target^T z over z >= 0, one coordinate of all rows at a time."""
-    solution = start.clone()
-    for _ in range(_SWEEPS):
-        before = solution.clone()
-        for j in range(target.shape[-1]):
-            slope = (system[:, j] * solution).sum(-1) - target[:, j]
-            solution[:, j] = (solution[:, j] - slope / system[:, j, j]).clamp_min(0)
-        if (solution - before).abs().max() <= _TOLERANCE * solution.max():
-            break
-    return solution

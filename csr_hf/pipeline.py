@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 """Takes one line of news for the user."""
 
+_NAMED = 5
 _CHECKPOINTS, _LOG = "checkpoints", "training_log.jsonl"
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE, _PLOT = "model", "index", "documents.parquet", "recipe.yaml", "retention.png"
 
@@ -81,6 +82,9 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
         held_out = int(source.held_out.sum())
         say(f"data       {source.name}: {len(source):,} rows of {' + '.join(source.roles)}, {held_out:,} held out")
         roles = source.roles if source.embeddings is None else ()
+        if source.skipped:
+            few = ", ".join(source.skipped[:_NAMED]) + (", ..." if len(source.skipped) > _NAMED else "")
+            say(f"skipped    {len(source.skipped):,} images that cannot be opened: {few}")
         caches = {role: _embed_role(recipe, source, role, backbone, say, progress) for role in roles if backbone}
         sources.append(EmbeddedSource(source, caches))
     embedded = Embedded(backbone, sources)
@@ -95,7 +99,7 @@ def _embed_role(
     recipe: Recipe, source: SourceData, role: str, backbone: Backbone, say: Say, progress: bool
 ) -> EmbeddingCache:
     cache = embed_dataset(
-        source.dataset[role],
+        source.inputs(role),
         backbone,
         recipe.embeddings_dir,
         prompt_name=source.prompt_name(role),
@@ -118,7 +122,7 @@ def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True
 
     folder, is_main = Path(recipe.output_dir), rank_and_world()[0] == 0
     head = _fresh_head(recipe, embedded)
-    trainer = CSRTrainer(head, recipe.training, embedded.training, folder)
+    trainer = CSRTrainer(head, recipe.training, embedded.centred(head).training, folder)
     if not resume and is_main:
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
         (folder / _LOG).unlink(missing_ok=True)
@@ -130,12 +134,19 @@ def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True
     save_model(head, recipe, folder, {"results": {name: round(value, 6) for name, value in figures.items()}})
     say(
         f"head       {config.input_dim} -> {config.hidden_dim}, k {config.k}: explained variance "
-        f"{figures['explained_variance']:.3f}, dead {figures['dead_fraction']:.1%}, "
+        f"{figures['explained_variance']:.3f}, dead {_dead(figures)}, "
         f"{figures['postings_per_document']:.2f} postings a document and query "
         f"(even use: {figures['postings_per_document_if_even']:.2f}; the busiest latent is in "
         f"{figures['most_used_latent']:.0%} of the codes), {figures['seconds']:.0f} s"
     )
     return head
+
+
+def _dead(figures: dict[str, float]) -> str:
+    by_modality = {name: share for name, share in figures.items() if name.startswith("dead_fraction_")}
+    if not by_modality:
+        return f"{figures['dead_fraction']:.1%}"
+    return " and ".join(f"{share:.1%} in {name.rpartition('_')[2]}s" for name, share in by_modality.items())
 
 
 def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
@@ -148,11 +159,16 @@ def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
     from csr_hf.training.initialization import initialize_from_data
 
     config, init = _config(recipe, embedded.dim, embedded.backbone), recipe.model.init
+    config.modalities = embedded.modalities
     torch.manual_seed(recipe.training.seed)
-    if init == "kaiming":
-        return CSRModel(config)
-    if init == "data":
-        return initialize_from_data(CSRModel(config), embedded.training, recipe.training.seed)
+    if init in ("kaiming", "data"):
+        head = CSRModel(config)
+        if recipe.model.modality_bias:
+            for number, modality in enumerate(config.modalities or ()):
+                head.modality_bias[number] = torch.from_numpy(embedded.mean(modality))
+        if init == "data":
+            initialize_from_data(head, embedded.centred(head).training, recipe.training.seed)
+        return head
     head = load_head(open_repository(init)).float()
     if head.config.input_dim != config.input_dim:
         raise ValueError(
@@ -164,6 +180,8 @@ def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
         setattr(head.config, name, getattr(config, name))
     head.config.k_aux = min(head.config.k_aux, head.config.hidden_dim)
     head.stats_last_nonzero.zero_()
+    if head.config.modalities:
+        head.modality_last_nonzero.zero_()
     return head
 
 
@@ -180,21 +198,14 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
 
     Pairs are measured by what their first half finds; single texts by the neighbours of every fifth among the rest.
     """
+    from csr_hf.evaluation.cross_modal import evaluate_cross_modal
     from csr_hf.evaluation.methods import all_methods
     from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 
-    arguments = recipe.evaluation
-    queries, documents = embedded.held_out_queries, embedded.held_out_documents
+    arguments, documents = recipe.evaluation, embedded.held_out_documents
     if len(documents) < 20:
         say(f"results    none: {len(documents)} rows are held out, too few to measure (`data.held_out`)")
         return None
-    paired = queries is not None
-    if queries is not None:
-        task = f"{embedded.name}, {len(queries):,} held-out pairs"
-    else:
-        asked = np.arange(len(documents)) % 5 == 0
-        queries, documents = documents[asked], documents[~asked]
-        task = f"{embedded.name}, {len(queries):,} held-out texts among {len(documents):,}"
     methods = all_methods(
         head,
         embedded.train,
@@ -204,7 +215,22 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = evaluate_retrieval(methods, queries, documents, task=task, paired=paired)
+    if head.config.modalities:
+        images, texts, captions = embedded.held_out_captions()
+        task = f"{embedded.name}, {len(images):,} held-out images"
+        rows = evaluate_cross_modal(methods, head, images, texts, captions, task=task)
+        metric = rows[-1].metric
+    else:
+        queries = embedded.held_out_queries
+        paired = queries is not None
+        if queries is not None:
+            task = f"{embedded.name}, {len(queries):,} held-out pairs"
+        else:
+            asked = np.arange(len(documents)) % 5 == 0
+            queries, documents = documents[asked], documents[~asked]
+            task = f"{embedded.name}, {len(queries):,} held-out texts among {len(documents):,}"
+        rows = evaluate_retrieval(methods, queries, documents, task=task, paired=paired)
+        metric = NDCG if paired else RECALL
     found = versions()
     note = (
         f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
@@ -214,7 +240,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
     results = Results(rows, details)
     results.save(recipe.output_dir)
-    _plot(results, Path(recipe.output_dir) / _PLOT, NDCG if paired else RECALL, say)
+    _plot(results, Path(recipe.output_dir) / _PLOT, metric, say)
     return results
 
 
@@ -244,7 +270,7 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
     folder, arguments = Path(recipe.output_dir), recipe.index
     index = index_documents(
         head,
-        embedded.documents,
+        embedded.centred(head).documents,
         arguments.k or head.config.k,
         refine=arguments.refine,
         copies=arguments.copies,

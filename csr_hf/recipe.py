@@ -50,6 +50,8 @@ class ModelArguments:
     """Training examples without firing after which a latent is dead."""
     tied_decoder: bool = True
     """Decode with the transposed encoder."""
+    modality_bias: bool = True
+    """Centre images and texts each by its own mean, see `CSRModel.centre`; False: one bias for both, as published."""
     init: str = "kaiming"
     """Where training starts: "kaiming" (random), "data" (atoms are training embeddings), or a head that was trained
     before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""

@@ -11,6 +11,8 @@ from typing import Any
 
 NATIVE_HEAD = "SparseAutoEncoder"
 """The class of sentence-transformers that holds a head."""
+NATIVE_ROUTER = "Router"
+"""The one that holds a head for each modality."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 # Weights, settings and tokenizers. No code and no pickles: neither is ever needed, so neither is fetched.
@@ -85,6 +87,11 @@ class Repository:
         if len(found) > 1:
             raise ValueError(f"modules.json of {self.name} names {len(found)} {module} modules; one is expected.")
         return found[0] if found else None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it holds backbone and head as modules of sentence-transformers."""
+        return any(self.folder_of(module) is not None for module in (NATIVE_HEAD, NATIVE_ROUTER))
 
 
 def open_repository(

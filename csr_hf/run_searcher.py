@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Hit(NamedTuple):
     """Cosine of the dense query and the document as the second stage knows it: a copy, or decoded."""
     id: str
     text: str
+    thumbnail: bytes | None = None
+    """A small JPEG of an image; None for texts, and where the id is the path of the image."""
 
 
 class RunSearcher:
@@ -69,19 +71,19 @@ class RunSearcher:
         return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
 
     def search(
-        self, question: str, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
+        self, question: Any, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
     ) -> list[Hit]:
         """The best documents for a question, rescored by the most exact copy that the index keeps, or by the codes.
 
         Args:
-            question: any text.
+            question: any text, or an image or its path, if the backbone takes images.
             top_k: answers wanted.
             query_k: latents of the query; default as the run was measured.
             candidates: documents that the first stage hands to the second; default as the run was measured.
         """
         head = self.encoder.head
         query_k = min(query_k or self.settings.query_k_factor * self.index.k, head.config.hidden_dim)
-        embedding = self.encoder.embed(question, prompt_name="query")
+        embedding = self.encoder.centre(self.encoder.embed(question, prompt_name="query"), question)
         embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
         projections = project_queries(head, embedding)
         found = self.index.search(
@@ -98,5 +100,5 @@ class RunSearcher:
                 if not 0 <= number < len(self.documents):
                     raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
                 row = self.documents[int(number)]
-                hits.append(Hit(float(score), row["id"], row["text"]))
+                hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail")))
         return hits

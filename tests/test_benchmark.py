@@ -162,6 +162,7 @@ def test_head_layout_cannot_be_submitted(hub, published, tmp_path):
         published_meta("user/nowhere", encoder, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data of real tasks is not at hand")
 def test_dense_model_scores_what_is_published_for_it(backbone, tmp_path):
     """all-MiniLM-L6-v2 on STSBenchmark: Spearman 0.820."""

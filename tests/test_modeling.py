@@ -271,7 +271,7 @@ assert "transformers.models.auto.modeling_auto" not in sys.modules
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py"}
+    assert names == {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py", "least_squares.py"}
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map == {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
 
@@ -280,7 +280,7 @@ def test_saved_folder_loads_where_csr_hf_is_not_installed(inputs, tmp_path):
     head = make_head(tied_decoder=False)
     head.save_pretrained(tmp_path / "head")
     names = {path.name for path in (tmp_path / "head").iterdir()}
-    assert {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py"} <= names
+    assert {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py", "least_squares.py"} <= names
     torch.save(inputs, tmp_path / "inputs.pt")
     script = f"""
 import sys

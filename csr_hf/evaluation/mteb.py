@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.backbone import Backbone
+from csr_hf.encoder import centre
 from csr_hf.evaluation.methods import CodesMatrix, CSRMethod, Method
 from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.images import ImageColumn, open_image
 from csr_hf.training.embeddings import embed_dataset
 
 if TYPE_CHECKING:
@@ -21,20 +23,26 @@ if TYPE_CHECKING:
     from csr_hf.encoder import CSREncoder
 
 # Their evaluators split, compare or convert rows in ways that a sparse matrix does not know.
-_DENSE_TASKS = ("MultilabelClassification", "PairClassification", "Summarization")
+_DENSE_TASKS = (
+    "Compositionality",
+    "MultilabelClassification",
+    "PairClassification",
+    "Summarization",
+    "ZeroShotClassification",
+)
 
 
 class EmbeddingSource:
-    """The backbone's embeddings of any texts, computed once and kept on disk.
+    """The backbone's embeddings of any texts or images, computed once and kept on disk.
 
     Args:
         backbone: the frozen model.
         cache_dir: where they are kept, float32; a later run finds them.
-        batch_size: texts in one pass.
+        batch_size: inputs in one pass.
         progress: show a bar for what has to be computed.
 
     Attributes:
-        embedded: texts that were computed, not found.
+        embedded: inputs that were computed, not found.
     """
 
     def __init__(
@@ -45,15 +53,18 @@ class EmbeddingSource:
         self.embedded = 0
         self._recent: dict[tuple[str, str | None], np.ndarray] = {}
 
-    def embed(self, texts: Sequence[str], prompt_name: str | None, label: str = "embedding") -> np.ndarray:
+    def embed(
+        self, inputs: Sequence[str] | ImageColumn, prompt_name: str | None, label: str = "embedding"
+    ) -> np.ndarray:
         """Embeddings, float32, shape (n, dim)."""
-        if not len(texts):
+        if not len(inputs):
             return np.zeros((0, self.backbone.dim), np.float32)
-        digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        parts = inputs.hashes() if isinstance(inputs, ImageColumn) else inputs
+        digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         key = digest, self.backbone.prompt(prompt_name)
         if key not in self._recent:
             cache = embed_dataset(
-                texts,
+                inputs,
                 self.backbone,
                 self.cache_dir,
                 prompt_name=prompt_name,
@@ -62,7 +73,7 @@ class EmbeddingSource:
                 label=label,
                 progress=self.progress,
             )
-            self.embedded += 0 if cache.reused else len(texts)
+            self.embedded += 0 if cache.reused else len(inputs)
             self._recent[key] = cache.to_numpy()
         return self._recent[key]
 
@@ -177,8 +188,19 @@ class MTEBEncoder:
 
         prompt_type = PromptType(prompt_type) if prompt_type is not None else None
         prompt_name = get_prompt_name(self.source.backbone.prompts, task_metadata, prompt_type)
-        texts = [text for batch in inputs for text in batch["text"]]
-        return self.source.embed(texts, prompt_name, f"embedding {task_metadata.name}")
+        batches = list(inputs)
+        kinds = {kind for kind in ("image", "text") for batch in batches if kind in batch}
+        if len(kinds) > 1:
+            raise TypeError(
+                f"{task_metadata.name} joins an image and a text in one input, and {self.source.backbone.name} has a "
+                "tower for each of them, none for both. Leave this task out."
+            )
+        kind = kinds.pop() if kinds else "text"
+        column: Any = [value for batch in batches for value in batch[kind]]
+        rows = self.source.embed(
+            _image_column(column) if kind == "image" else column, prompt_name, f"embedding {task_metadata.name}"
+        )
+        return centre(self.method.head, rows, kind) if isinstance(self.method, CSRMethod) else rows
 
 
 def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
@@ -199,12 +221,21 @@ def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
         "revision": backbone.revision or backbone.fingerprint,
         "similarity_fn_name": ScoringFunction.COSINE,
         "embed_dim": method.head.config.hidden_dim if isinstance(method, CSRMethod) else backbone.dim,
+        "modalities": list(reversed(backbone.modalities)),
         "max_tokens": backbone.model.max_seq_length,
         "framework": ["Sentence Transformers", "PyTorch"],
         "model_type": ["sparse" if isinstance(method, CSRMethod) else "dense"],
         "experiment_kwargs": method.settings or None,
     }
     return ModelMeta.create_empty(overwrites={**fields, **known})
+
+
+def _image_column(pictures: Sequence[Any]) -> ImageColumn:
+    """Images that a task holds in memory."""
+    from datasets import Dataset, Features, Image
+
+    rows = {"image": [open_image(picture, f"image {row}") for row, picture in enumerate(pictures)]}
+    return ImageColumn(Dataset.from_dict(rows, features=Features({"image": Image()})), "image")
 
 
 def _loader(dataset: Any, task_metadata: Any, prompt_type: str) -> Any:

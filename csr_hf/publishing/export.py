@@ -13,7 +13,7 @@ from csr_hf.heads import load_head
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.model_card import RESULTS, CardOptions, is_generated, write_card, write_run_files
 from csr_hf.publishing.sentence_transformers import write_full, write_head
-from csr_hf.repository import NATIVE_HEAD, Repository, is_hub_id, open_repository
+from csr_hf.repository import Repository, is_hub_id, open_repository
 
 Layout = Literal["full", "head"]
 
@@ -165,7 +165,7 @@ def check_target(folder: str | Path, source: str | Path) -> Path:
 
 
 def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:
-    if weight_bytes is None and repository.folder_of(NATIVE_HEAD) is not None:
+    if weight_bytes is None and repository.is_packed:
         weight_bytes = sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
     if weight_bytes is None:
         return "full", "the size of the backbone is unknown"

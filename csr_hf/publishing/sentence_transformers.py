@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr_hf.repository import NATIVE_HEAD
+from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     from csr_hf.encoder import CSREncoder
@@ -24,14 +25,15 @@ def write_full(encoder: CSREncoder, folder: Path) -> None:
 
     The root holds the head as `CSRModel.save_pretrained` writes it; `modules.json` names the backbone's modules, each
     in a folder of its own, a native `SparseAutoEncoder` with the same weights, and a native `Normalize`, so that
-    `SparseEncoder(folder)` gives the codes of `CSREncoder` with rows of unit norm.
+    `SparseEncoder(folder)` gives the codes of `CSREncoder` with rows of unit norm. A head of several modalities is a
+    native `Router` with one such module for each.
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     backbone = encoder.backbone.model
     model = SparseEncoder(
-        modules=[*backbone.children(), native_head(encoder.head), Normalize()],
+        modules=[*backbone.children(), _native_module(encoder.head), Normalize()],
         prompts=dict(encoder.backbone.prompts),
         default_prompt_name=backbone.default_prompt_name,
         device=str(backbone.device),
@@ -44,18 +46,36 @@ def write_full(encoder: CSREncoder, folder: Path) -> None:
 def write_head(head: CSRModel, folder: Path) -> None:
     """The head alone: as `CSRModel.save_pretrained` writes it, and as a native module in `SparseAutoEncoder/`."""
     head.save_pretrained(folder)
-    (folder / NATIVE_HEAD).mkdir()
-    native_head(head).save(str(folder / NATIVE_HEAD))
+    name = NATIVE_ROUTER if head.config.modalities else NATIVE_HEAD
+    (folder / name).mkdir()
+    _native_module(head).save(str(folder / name))
 
 
-def native_head(head: CSRModel) -> SparseAutoEncoder:
-    """The same encoder as a module of sentence-transformers, whose decoder is always tied."""
+def _native_module(head: CSRModel) -> SparseAutoEncoder | Router:
+    if not head.config.modalities:
+        return native_head(head)
+    from sentence_transformers.base.modules import Router
+
+    return Router({modality: [native_head(head, modality)] for modality in head.config.modalities})
+
+
+def native_head(head: CSRModel, modality: str | None = None) -> SparseAutoEncoder:
+    """The same encoder as a module of sentence-transformers, whose decoder is always tied.
+
+    Args:
+        head: to be copied.
+        modality: whose bias the module subtracts, where the head has several.
+    """
+    import torch
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     config = head.config
     native = SparseAutoEncoder(config.input_dim, config.hidden_dim, config.k, config.k_aux)
     weights = copy.copy(head.state_dict())
-    weights.pop("decoder.weight", None)
+    for name in ("decoder.weight", "modality_bias", "modality_last_nonzero"):
+        weights.pop(name, None)
+    if modality is not None:
+        weights["pre_bias"] = weights["pre_bias"] - head.centre(torch.zeros_like(head.pre_bias), modality)
     native.load_state_dict({**weights, "decoder.linear.weight": weights["encoder.weight"]})
     # A closure that only training needs, and that keeps the model from being sent to other processes.
     del native.auxk_mask_fn

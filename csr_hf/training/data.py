@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.images import ImageColumn
+from csr_hf.training.pictures import check_images, image_column, show_images
 from csr_hf.training.reading import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ PYTHON_DOCS = "python-docs"
 
 # Roles of a data set -> the role whose texts are the documents of a search; the first that fit the columns.
 _LAYOUTS = {
+    ("image", "text"): "image",
+    ("image", "label"): "image",
+    ("image",): "image",
     ("anchor", "positive", "negative"): "positive",
     ("anchor", "positive"): "positive",
     ("text", "label"): "text",
@@ -28,7 +33,7 @@ _LAYOUTS = {
     ("embedding",): "embedding",
 }
 # The backbone's prompt goes by role.
-_PROMPTS = {"anchor": "query", "positive": "document", "negative": "document", "text": "document"}
+_PROMPTS = {"anchor": "query", "positive": "document", "negative": "document", "text": "document", "image": None}
 
 
 @dataclass
@@ -40,8 +45,8 @@ class SourceArguments:
     """
 
     source: str = PYTHON_DOCS
-    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow, npy, npz), a folder of `save_to_disk`, or a Hub
-    id."""
+    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of
+    `save_to_disk` or of images (captions in its `metadata.csv`, columns `file_name` and `text`), or a Hub id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"
@@ -50,7 +55,8 @@ class SourceArguments:
     """Branch, tag or commit of a Hub data set."""
     columns: dict[str, str] = field(default_factory=dict)
     """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
-    `text` (and `label`), or `embedding` (and `label`): a column of floats, or the name of an array in an npz file."""
+    `text` (and `label`), or `image` (and `text`, its caption, or `label`), or `embedding` (and `label`): a column of
+    floats, or the name of an array in an npz file."""
     limit: int | None = None
     """Take at most this many rows."""
     streaming: bool = False
@@ -68,7 +74,8 @@ class SourceArguments:
         if self.columns and set(self.columns) not in map(set, _LAYOUTS):
             raise ValueError(
                 f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive` (and "
-                "`negative`), or `text` (and `label`), or `embedding` (and `label`)."
+                "`negative`), or `text` (and `label`), or `image` (and `text` or `label`), or `embedding` (and "
+                "`label`)."
             )
 
 
@@ -86,6 +93,8 @@ class DataArguments(SourceArguments):
     """Share of the rows, chosen by hash, that is never trained on and on which the run is measured."""
     max_characters: int | None = None
     """Cut texts to this length before embedding."""
+    skip_bad: bool = False
+    """Leave out images that cannot be opened, and say which; else the first of them ends the run."""
     seed: int = 0
     """Changes which rows are held out."""
 
@@ -114,6 +123,8 @@ class SourceData:
     """Precomputed, shape (n, input_dim), where the role is `embedding`."""
     weight: float | None = None
     """Share of the rows of a batch."""
+    skipped: tuple[str, ...] = ()
+    """Images that were left out because they cannot be opened."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -124,9 +135,20 @@ class SourceData:
         return _LAYOUTS[self.roles]
 
     @property
-    def is_pairs(self) -> bool:
-        """Whether each row is a query with its answer."""
-        return "positive" in self.roles
+    def query_role(self) -> str | None:
+        """The role that finds the document of its row; None if rows are no pairs."""
+        if self.roles == ("image", "text"):
+            return "text"
+        return "anchor" if "positive" in self.roles else None
+
+    @staticmethod
+    def modality(role: str) -> str:
+        """What a role holds: "image" or "text"."""
+        return "image" if role == "image" else "text"
+
+    def inputs(self, role: str) -> Sequence[Any]:
+        """What the backbone embeds."""
+        return ImageColumn(self.dataset, role) if role == "image" else self.dataset[role]
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -137,9 +159,16 @@ class SourceData:
         classes = {value: number for number, value in enumerate(sorted({*values} - {""}))}
         return np.array([classes.get(value, -1) for value in values], np.int64)
 
-    def prompt_name(self, role: str) -> str:
+    def to_show(self) -> Dataset:
+        """Columns `id` and `text` of the documents, and `thumbnail` of images, see `pictures.show_images`."""
+        role = self.document_role
+        if role != "image":
+            return self.dataset.select_columns(["id", role]).rename_columns({role: "text"})
+        return show_images(self.dataset)
+
+    def prompt_name(self, role: str) -> str | None:
         """The backbone's prompt for a role."""
-        return _PROMPTS[role]
+        return "query" if role == self.query_role else _PROMPTS[role]
 
 
 def load_data(arguments: DataArguments) -> list[SourceData]:
@@ -171,6 +200,7 @@ def _load(source: SourceArguments, arguments: DataArguments) -> SourceData:
     # The name stands in tables, plots and model cards, where the folders of this machine have no place.
     name = path.name if path.suffix in (*FILE_FORMATS, *ARRAY_FORMATS) or path.exists() else source.source
     dataset, embeddings = _rows_of(source)
+    skipped: tuple[str, ...] = ()
     columns = source.columns or _columns_by_name(dataset.column_names, source.source)
     for role, column in columns.items():
         if column not in dataset.column_names:
@@ -187,12 +217,16 @@ def _load(source: SourceArguments, arguments: DataArguments) -> SourceData:
         keys: Sequence[str] = [row.tobytes().hex() for row in embeddings.astype(np.float16)]
     else:
         selected = _select(dataset, columns, arguments.max_characters)
-        keys = selected[_LAYOUTS[layout]]
+        if "image" in layout:
+            selected, skipped = check_images(selected, arguments.skip_bad)
+            keys = list(ImageColumn(selected, "image").hashes())
+        else:
+            keys = selected[_LAYOUTS[layout]]
     if len(selected) == 0:
         raise ValueError(f"data set {source.source} has no rows with text. Check `data.source` and `data.columns`.")
     held_out = _held_out(keys, arguments.held_out, arguments.seed)
     roles = tuple(role for role in layout if role != "label")
-    return SourceData(name, selected, roles, held_out, embeddings, source.weight)
+    return SourceData(name, selected, roles, held_out, embeddings, source.weight, skipped)
 
 
 def _rows_of(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
@@ -243,19 +277,26 @@ def _embedding_column(dataset: Dataset, column: str) -> np.ndarray:
 
 def _select(dataset: Dataset, columns: dict[str, str], max_characters: int | None = None) -> Dataset:
     """One column a role and `id`; empty rows dropped, texts cut."""
-    from datasets import Dataset
+    from datasets import Dataset, concatenate_datasets
 
     ids = [str(value) for value in dataset["id"]] if "id" in dataset.column_names else None
     labels = {role: list(dataset[column]) for role, column in columns.items() if role == "label"}
     texts = {
         role: [_text(value, column, row) for row, value in enumerate(dataset[column])]
         for role, column in columns.items()
-        if role != "label"
+        if role not in ("label", "image")
     }
     rows = [row for row in range(len(dataset)) if all(texts[role][row].strip() for role in texts)]
     selected = {role: [column[row][:max_characters] for row in rows] for role, column in texts.items()}
     selected |= {role: [column[row] for row in rows] for role, column in labels.items()}
-    return Dataset.from_dict({"id": [ids[row] if ids else str(row) for row in rows], **selected})
+    images = image_column(dataset, columns["image"]).select(rows) if "image" in columns else None
+    if images is not None and ids is None:
+        # An image is known by its file.
+        names = [cell["path"] or str(row) for row, cell in zip(rows, images["image"], strict=True)]
+    else:
+        names = [ids[row] if ids else str(row) for row in rows]
+    made = Dataset.from_dict({"id": names, **selected})
+    return made if images is None else concatenate_datasets([made, images], axis=1)
 
 
 def _text(value: object, column: str, row: int) -> str:

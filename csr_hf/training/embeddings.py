@@ -15,6 +15,7 @@ import numpy as np
 
 from csr_hf.atomic import written_whole
 from csr_hf.backbone import Backbone
+from csr_hf.images import ImageColumn
 from csr_hf.training.data import fingerprint_texts
 from csr_hf.training.distributed import rank_and_world, wait_for_all
 
@@ -92,7 +93,7 @@ class EmbeddingCache:
 
 
 def embed_dataset(
-    texts: Sequence[str],
+    inputs: Sequence[Any],
     backbone: Backbone,
     cache_dir: str | Path,
     *,
@@ -102,29 +103,30 @@ def embed_dataset(
     label: str = "embedding",
     progress: bool = True,
 ) -> EmbeddingCache:
-    """Embed texts once; later calls with the same input find the cache.
+    """Embed texts or images once; later calls with the same input find the cache.
 
     When several processes train together each embeds its share of the shards, and any number of them reads the cache.
 
     Args:
-        texts: n strings, for example a column of a `datasets.Dataset`.
+        inputs: n strings, for example a column of a `datasets.Dataset`, or an `ImageColumn`.
         backbone: the frozen model.
         cache_dir: caches live in folders below, named after their fingerprint.
         prompt_name: one of the backbone's prompts.
         batch_size: texts in one forward pass.
         dtype: what is stored; float16 keeps the neighbours of unit-norm embeddings.
         label: of the progress bar.
-        progress: show texts a second and the time left.
+        progress: show inputs a second and the time left.
 
     Raises:
-        ValueError: for no texts; an embedding that is NaN, infinite or beyond float16 (the row is named; rows that
-            were good stay for the next run); a cache that is damaged or not one.
+        ValueError: for no inputs; an image that cannot be opened, or an embedding that is NaN, infinite or beyond
+            float16 (the row is named; rows that were good stay for the next run); a cache that is damaged or not one.
         OSError: if the folder cannot be written; nothing half-written is taken for good later.
     """
-    if len(texts) == 0:
-        raise ValueError("`texts` is empty: there is nothing to embed.")
-    texts = list(texts)
-    origin = _origin(texts, backbone, prompt_name, dtype)
+    if len(inputs) == 0:
+        raise ValueError("`inputs` is empty: there is nothing to embed.")
+    # Images are opened when it is their turn.
+    inputs = inputs if isinstance(inputs, ImageColumn) else list(inputs)
+    origin = _origin(inputs, backbone, prompt_name, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
     # All look before any of them can have finished.
@@ -133,16 +135,17 @@ def embed_dataset(
     if found:
         return _reuse(folder, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(texts), _SHARD_ROWS)
+    starts = range(0, len(inputs), _SHARD_ROWS)
     paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
-    sizes = [len(texts[start : start + _SHARD_ROWS]) for start in starts]
+    sizes = [min(_SHARD_ROWS, len(inputs) - start) for start in starts]
     with _progress_bar(sum(sizes[rank::world]), label, progress) as bar:
         for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
             if _is_complete(path, size, backbone.dim):
                 bar.update(size)
                 continue
-            part = texts[start : start + size]
-            embeddings = _embed(part, start, backbone, prompt_name, batch_size, np.dtype(dtype), bar)
+            embeddings = _embed(
+                inputs, range(start, start + size), backbone, prompt_name, batch_size, np.dtype(dtype), bar
+            )
             _write_atomically(path, _arrow_bytes(embeddings))
     wait_for_all()
     if rank == 0:
@@ -161,24 +164,25 @@ def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
     return EmbeddingCache(folder, fingerprint, cache.arrays, reused=True)
 
 
-def _origin(texts: list[str], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
+def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
     """All that the embeddings depend on."""
+    are_images = isinstance(inputs, ImageColumn)
     return {
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "revision": backbone.revision,
         # No prompt and an empty one embed alike.
-        "prompt": backbone.prompt(prompt_name) or "",
+        "prompt": "" if are_images else backbone.prompt(prompt_name) or "",
         "max_seq_length": backbone.model.max_seq_length,
         "dtype": dtype,
-        "texts": fingerprint_texts(texts),
-        "rows": len(texts),
+        "images" if are_images else "texts": fingerprint_texts(inputs.hashes() if are_images else inputs),
+        "rows": len(inputs),
     }
 
 
 def _embed(
-    texts: list[str],
-    first_row: int,
+    inputs: Sequence[Any],
+    places: range,
     backbone: Backbone,
     prompt_name: str | None,
     batch_size: int,
@@ -186,19 +190,24 @@ def _embed(
     bar: tqdm,
 ) -> np.ndarray:
     """One shard. Texts of like length go together, so that little is computed for padding."""
-    embeddings = np.empty((len(texts), backbone.dim), dtype)
-    order = np.argsort([len(text) for text in texts], kind="stable")
+    embeddings = np.empty((len(places), backbone.dim), dtype)
+    if isinstance(inputs, ImageColumn):
+        order = np.arange(len(places))
+    else:
+        order = np.argsort([len(inputs[place]) for place in places], kind="stable")
     for start in range(0, len(order), _BLOCK_ROWS):
         rows = order[start : start + _BLOCK_ROWS]
-        block = backbone.embed([texts[row] for row in rows], prompt_name, batch_size)
+        block = backbone.embed([inputs[places[row]] for row in rows], prompt_name, batch_size)
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
-            bad = int(np.argmin(good))
-            kind = "NaN or infinite" if not np.isfinite(block[bad]).all() else f"too large for {dtype}"
-            raise ValueError(
-                f"the embedding of text {first_row + int(rows[bad])} ({texts[rows[bad]][:40]!r}) is {kind}. "
-                "Check the backbone's precision, or store float32."
+            bad = places[rows[int(np.argmin(good))]]
+            kind = "NaN or infinite" if not np.isfinite(block[np.argmin(good)]).all() else f"too large for {dtype}"
+            named = (
+                f"image {inputs.name(bad)}"
+                if isinstance(inputs, ImageColumn)
+                else f"text {bad} ({inputs[bad][:40]!r})"
             )
+            raise ValueError(f"the embedding of {named} is {kind}. Check the backbone's precision, or store float32.")
         embeddings[rows] = block
         bar.update(len(rows))
     return embeddings
@@ -207,7 +216,7 @@ def _embed(
 def _progress_bar(total: int, label: str, progress: bool) -> tqdm:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=label, unit="text", disable=not progress)
+    return tqdm(total=total, desc=label, unit="input", disable=not progress)
 
 
 def _arrow_bytes(embeddings: np.ndarray) -> bytes:

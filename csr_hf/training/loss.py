@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     """Classes of the rows, shape (n,); those below 0 have none."""
     memory: torch.Tensor | None = None
     """Embeddings of earlier steps, for the distillation."""
+    modalities: torch.Tensor | None = None
+    """Places of all embeddings' modalities among the head's, int64, shape (parts * n,); None: there is one."""
 
 
 class LossOutput(NamedTuple):
@@ -39,7 +41,7 @@ class LossOutput(NamedTuple):
     parts: Parts
     """Detached scalars, by name, before weighting."""
     fired: torch.Tensor
-    """Which latents fired in this batch at k; bool, shape (hidden_dim,)."""
+    """Which latents fired in this batch at k for each modality; bool, shape (modalities, hidden_dim)."""
 
 
 class CSRLoss(nn.Module):
@@ -83,13 +85,16 @@ class CSRLoss(nn.Module):
                 add(f"reconstruction_{level}", weights[level], error)
         if self.arguments.cosine:
             add("cosine", self.arguments.cosine, objectives.cosine_reconstruction(embeddings, at_k))
-        self._add_auxiliary(add, embeddings, at_k.detach())
+        self._add_auxiliary(add, batch, at_k.detach())
         self._add_on_codes(add, batch, codes.normalized(), k)
         parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k.detach(), self.variance)
         active = codes.values > 0
         parts["active_latents"] = active.float().sum(-1).mean()
-        fired = torch.zeros(self.model.config.hidden_dim, dtype=torch.bool, device=embeddings.device)
-        fired[codes.indices[active].long()] = True
+        count = len(self.model.config.modalities or [""])
+        fired = torch.zeros(count, self.model.config.hidden_dim, dtype=torch.bool, device=embeddings.device)
+        row, place = torch.nonzero(active, as_tuple=True)
+        modality = torch.zeros_like(row) if batch.modalities is None else batch.modalities[row]
+        fired[modality, codes.indices[row, place].long()] = True
         loss = torch.stack([term.float() for term in terms]).sum()
         return LossOutput(loss, {name: part.detach() for name, part in parts.items()}, fired)
 
@@ -109,12 +114,26 @@ class CSRLoss(nn.Module):
             embeddings, model.encoder.weight, model.latent_bias, model.pre_bias, decoder, levels, rows
         )
 
-    def _add_auxiliary(self, add: AddTerm, embeddings: torch.Tensor, decoded: torch.Tensor) -> None:
+    def _add_auxiliary(self, add: AddTerm, batch: Batch, decoded: torch.Tensor) -> None:
+        model, beta = self.model, self.arguments.beta
+        if batch.modalities is None:
+            error = self._auxiliary(batch.embeddings, decoded, model.stats_last_nonzero)
+            if error is not None:
+                add("auxiliary", beta, error)
+            return
+        for number, name in enumerate(model.config.modalities or ()):
+            own = batch.modalities == number
+            error = self._auxiliary(batch.embeddings[own], decoded[own], model.modality_last_nonzero[number])
+            if error is not None:
+                add(f"auxiliary_{name}", beta, error)
+
+    def _auxiliary(self, embeddings: torch.Tensor, decoded: torch.Tensor, clock: torch.Tensor) -> torch.Tensor | None:
+        """The error that dead latents leave; None if there are none."""
         model = self.model
-        dead = torch.nonzero(model.stats_last_nonzero > model.config.dead_threshold).squeeze(-1)
+        dead = torch.nonzero(clock > model.config.dead_threshold).squeeze(-1)
         count = min(model.config.k_aux, len(dead))
         if count == 0 or self.arguments.beta == 0:
-            return
+            return None
         residuals = embeddings - decoded
         # A matrix product with the dead latents alone: they are few, or soon will be.
         pre = F.linear(embeddings - model.pre_bias, model.encoder.weight[dead], model.latent_bias[dead]).float()
@@ -124,12 +143,12 @@ class CSRLoss(nn.Module):
         explained = torch.relu(pre) @ model.dictionary[dead].float()
         # Over all processes: sums of squares are split between them, the mean is not.
         n = summed(residuals.new_tensor(float(len(residuals))))
-        mean = summed(residuals.sum(0)) / n
+        mean = summed(residuals.sum(0)) / n.clamp_min(1)
         spread = summed((residuals - mean).pow(2).sum()) / rank_and_world()[1]
-        add("auxiliary", self.arguments.beta, objectives.auxiliary(residuals, explained, spread))
+        return objectives.auxiliary(residuals, explained, spread)
 
     def _add_on_codes(self, add: AddTerm, batch: Batch, codes: Codes, k: int) -> None:
-        arguments, hidden_dim = self.arguments, self.model.config.hidden_dim
+        arguments = self.arguments
         if not (arguments.gamma or arguments.distillation or arguments.balance):
             return
         everyone = Codes(gathered(codes.values), gathered(codes.indices))
@@ -138,7 +157,16 @@ class CSRLoss(nn.Module):
         if arguments.distillation:
             add("distillation", arguments.distillation, self._distillation(batch, codes, everyone, k))
         if arguments.balance:
-            add("balance", arguments.balance, objectives.balance(*everyone, hidden_dim))
+            add("balance", arguments.balance, self._balance(batch, everyone))
+
+    def _balance(self, batch: Batch, everyone: Codes) -> torch.Tensor:
+        """Of each modality by itself: an index holds one of them. Their mean."""
+        hidden_dim = self.model.config.hidden_dim
+        if batch.modalities is None:
+            return objectives.balance(*everyone, hidden_dim)
+        modalities = gathered(batch.modalities)
+        parts = [Codes(*(part[modalities == number] for part in everyone)) for number in modalities.unique()]
+        return torch.stack([objectives.balance(*part, hidden_dim) for part in parts]).mean()
 
     def _contrast(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
         (rank, world), n, temperature = rank_and_world(), batch.n, self.arguments.temperature

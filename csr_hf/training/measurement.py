@@ -45,7 +45,7 @@ def measure(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> dict[
     share = torch.bincount(indices[values > 0].flatten().cpu(), minlength=config.hidden_dim) / len(chosen)
     return {
         "explained_variance": 1 - error / max(spread, 1e-12),
-        "dead_fraction": dead_fraction(model),
+        **dead_fractions(model),
         "active_latents": float(share.sum()),
         "postings_per_document": float(share.pow(2).sum()),
         "postings_per_document_if_even": config.k**2 / config.hidden_dim,
@@ -54,9 +54,17 @@ def measure(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> dict[
     }
 
 
-def dead_fraction(model: CSRModel) -> float:
-    """Share of the latents that have not fired for more than `dead_threshold` training examples."""
-    return float((model.stats_last_nonzero > model.config.dead_threshold).float().mean())
+def dead_fractions(model: CSRModel) -> dict[str, float]:
+    """Share of the latents that have not fired for more than `dead_threshold` training examples.
+
+    Returns:
+        `dead_fraction`, and `dead_fraction_image` and the like, over the examples of each of several modalities.
+    """
+    limit = model.config.dead_threshold
+    found = {"dead_fraction": float((model.stats_last_nonzero > limit).float().mean())}
+    for number, name in enumerate(model.config.modalities or ()):
+        found[f"dead_fraction_{name}"] = float((model.modality_last_nonzero[number] > limit).float().mean())
+    return found
 
 
 def _neighbour_recall(embeddings: torch.Tensor, codes: Codes, hidden_dim: int) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.images import SUFFIXES
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -20,9 +22,13 @@ FILE_FORMATS = {
     ".jsonl": "json",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".tar": "webdataset",
 }
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
+_SAVED = ("state.json", "dataset_dict.json")
+# What shards of webdataset call their parts, after the files' suffixes.
+_SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
 
 
 def read_dataset(source: SourceArguments) -> Dataset:
@@ -37,8 +43,10 @@ def read_dataset(source: SourceArguments) -> Dataset:
     try:
         if source.streaming:
             return _read_stream(source, path)
-        if path.is_dir():
-            loaded: Any = datasets.load_from_disk(str(path))
+        if path.is_dir() and not any((path / name).is_file() for name in _SAVED) and _holds_images(path):
+            loaded: Any = datasets.load_dataset("imagefolder", data_dir=str(path))
+        elif path.is_dir():
+            loaded = datasets.load_from_disk(str(path))
         elif path.suffix in FILE_FORMATS or path.exists():
             return _read_file(path)
         else:
@@ -98,9 +106,26 @@ def _read_file(path: Path) -> Dataset:
     kind = FILE_FORMATS[path.suffix]
     if kind == "arrow":
         return Dataset.from_file(str(path))
+    if kind == "webdataset":
+        return _read_shard(path)
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
     reader = {"csv": Dataset.from_csv, "json": Dataset.from_json, "parquet": Dataset.from_parquet}[kind]
     return reader(str(path), **options)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+
+
+def _read_shard(path: Path) -> Dataset:
+    """A file of webdataset, its parts named as roles."""
+    import datasets
+
+    rows: Any = datasets.load_dataset("webdataset", data_files=str(path), split="train")
+    for part, role in _SHARD_PARTS.items():
+        if part in rows.column_names and role not in rows.column_names:
+            rows = rows.rename_column(part, role)
+    return rows
 
 
 def _read_stream(source: SourceArguments, path: Path) -> Dataset:

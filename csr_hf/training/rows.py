@@ -24,6 +24,10 @@ class TrainingSource:
     """Classes of the rows, integers, shape (n,)."""
     weight: float | None = None
     """Share of the rows of a batch, relative to other sources; None: its number of rows."""
+    modality: int = 0
+    """Of `embeddings`: its place among the head's modalities."""
+    positive_modality: int = 0
+    """Of `positives` and `negatives`."""
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -58,6 +62,16 @@ class TrainingRows:
         parts = [[source.embeddings] if paired else source.arrays for source in self.sources]
         self.arrays = [array for part in parts for array in part]
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
+        self._modalities = np.array(
+            [
+                source.modality if i == 0 else source.positive_modality
+                for source, part in zip(self.sources, parts, strict=True)
+                for i in range(len(part))
+            ]
+        )
+        self._positive_modalities = np.array(
+            [source.modality if source.positives is None else source.positive_modality for source in self.sources]
+        )
         # A source's weight is shared by its arrays.
         self.weights = [
             (source.weight or sum(map(len, part))) * len(array) / sum(map(len, part))
@@ -94,6 +108,8 @@ class TrainingRows:
         digest = hashlib.blake2b(f"{self.starts} {self.dim} {self.weights} {self.paired}".encode(), digest_size=8)
         chosen = np.linspace(0, len(self) - 1, min(len(self), 1024)).astype(np.int64)
         digest.update(self.rows(chosen).tobytes())
+        if self._modalities.any() or self._positive_modalities.any():
+            digest.update(self._modalities.tobytes() + self._positive_modalities.tobytes())
         if self.paired and self.has_labels:
             digest.update(self.labels(np.arange(len(self))).tobytes())
         return digest.hexdigest()
@@ -111,6 +127,14 @@ class TrainingRows:
         own = [_or_own(source.positives, source) for source in self.sources]
         given = [source.negatives for source in self.sources]
         return self._take([b if a is None else a for a, b in zip(given, own, strict=True)], indices)
+
+    def modalities(self, indices: np.ndarray) -> np.ndarray:
+        """Places of the rows' modalities among the head's, int64."""
+        return self._modalities[self._parts(indices)]
+
+    def positive_modalities(self, indices: np.ndarray) -> np.ndarray:
+        """Those of their positives and negatives; needs `paired`."""
+        return self._positive_modalities[self._parts(indices)]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Classes, int64, different for each source; -1 where a row has none; needs `paired`."""
@@ -132,12 +156,16 @@ class TrainingRows:
         if len(arrays) == 1:
             return arrays[0][indices].astype(np.float32)
         batch = np.empty((len(indices), self.dim), np.float32)
-        part = np.searchsorted(self.starts, indices, side="right") - 1
+        part = self._parts(indices)
         for number, array in enumerate(arrays):
             chosen = part == number
             if chosen.any():
                 batch[chosen] = array[indices[chosen] - self.starts[number]]
         return batch
+
+    def _parts(self, indices: np.ndarray) -> np.ndarray:
+        """Numbers of the arrays that hold the rows."""
+        return np.searchsorted(self.starts, indices, side="right") - 1
 
 
 class RowOrder:

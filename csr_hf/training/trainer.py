@@ -22,7 +22,7 @@ from csr_hf.training.arguments import TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from csr_hf.training.distributed import check_processes, summed
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
-from csr_hf.training.measurement import dead_fraction, measure
+from csr_hf.training.measurement import dead_fractions, measure
 from csr_hf.training.neighbours import nearest_rows
 from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
 from csr_hf.training.tracking import make_accelerator, tracking
@@ -224,7 +224,7 @@ class CSRTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        self._advance_dead_clock(output.fired, len(batch.embeddings) * self.accelerator.num_processes)
+        self._advance_dead_clocks(output.fired, batch)
         self.step += 1
         return output
 
@@ -232,19 +232,26 @@ class CSRTrainer:
         """This process's share of the global batch at `step`, divided by the scale."""
         chosen, contrast = self._rows_of_step(step), self.arguments.contrast if self.arguments.gamma else "self"
         parts, labels, memory = [self.data.rows(chosen)], None, None
+        modalities = [self.data.modalities(chosen)]
         if contrast == "neighbours":
             parts.append(self.data.rows(self._neighbours[chosen]))
+            modalities.append(self.data.modalities(self._neighbours[chosen]))
         elif contrast == "pairs":
             parts.append(self.data.positives(chosen))
             if self.data.has_negatives:
                 parts.append(self.data.negatives(chosen))
+            modalities += [self.data.positive_modalities(chosen)] * (len(parts) - 1)
         elif contrast == "labels":
             labels = torch.from_numpy(self.data.labels(chosen)).to(self.accelerator.device)
         if self.arguments.distillation and self.arguments.distillation_memory:
             first = step * self.batch_size
             places = np.arange(max(0, first - self.arguments.distillation_memory), first)
             memory = self._tensor(self.data.rows(self.order.rows(places)))
-        return Batch(self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0]), len(chosen), labels, memory)
+        embeddings = self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0])
+        if not self.model.config.modalities:
+            return Batch(embeddings, len(chosen), labels, memory)
+        places = torch.from_numpy(np.concatenate(modalities)).to(self.accelerator.device)
+        return Batch(embeddings, len(chosen), labels, memory, places)
 
     def _rows_of_step(self, step: int) -> np.ndarray:
         size = self._local_batch_size
@@ -259,11 +266,13 @@ class CSRTrainer:
     def _neighbours(self) -> np.ndarray:
         return nearest_rows(self.data, self.arguments.seed, self.accelerator.device)
 
-    def _advance_dead_clock(self, fired: torch.Tensor, examples: int) -> None:
-        fired = summed(fired.int()) > 0
-        clock = self.model.stats_last_nonzero
-        clock += examples
-        clock[fired] = 0
+    def _advance_dead_clocks(self, fired: torch.Tensor, batch: Batch) -> None:
+        model, fired = self.model, summed(fired.int()) > 0
+        model.stats_last_nonzero += len(batch.embeddings) * self.accelerator.num_processes
+        model.stats_last_nonzero[fired.any(0)] = 0
+        if batch.modalities is not None:
+            model.modality_last_nonzero += summed(torch.bincount(batch.modalities, minlength=len(fired)))[:, None]
+            model.modality_last_nonzero[fired] = 0
 
     def _learning_rate_factor(self, step: int) -> float:
         warmup = round(self.arguments.warmup_ratio * self.arguments.max_steps)
@@ -280,7 +289,7 @@ class CSRTrainer:
         means = summed(torch.stack([part.double() for part in parts.values()])) / self.accelerator.num_processes
         figures = dict(zip(parts, means.tolist(), strict=True))
         figures |= {
-            "dead_fraction": dead_fraction(self.model),
+            **dead_fractions(self.model),
             "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
         if self._is_main:

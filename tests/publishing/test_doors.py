@@ -100,6 +100,7 @@ def test_codes_are_the_same_through_every_door(opened, backbone):
                 np.testing.assert_allclose(codes, expected[k], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_offline_after_one_online_load(published, opened, backbone, tmp_path):
     for layout in ("full", "head"):
         CSREncoder.from_pretrained(f"user/{layout}", device="cpu")
@@ -124,7 +125,7 @@ except ValueError as error:
     assert published.requests == []
 
 
-@pytest.mark.parametrize("layout", ["full", "head"])
+@pytest.mark.parametrize("layout", [pytest.param("full", marks=pytest.mark.slow), "head"])
 def test_every_snippet_of_the_card_runs(published, tmp_path, layout, capsys):
     from huggingface_hub import ModelCard
 

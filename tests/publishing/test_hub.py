@@ -143,6 +143,7 @@ def test_lost_connection_publishes_nothing_and_the_same_call_completes(hub, toke
     assert same(make_head(1), CSRModel.from_pretrained("user/lost"))
 
 
+@pytest.mark.slow
 def test_killed_upload_publishes_nothing_and_the_same_command_completes(hub, token, tmp_path):
     write_run(tmp_path / "run", make_head(5))
     call = [sys.executable, "-m", "csr_hf.cli", "push", str(tmp_path / "run"), "user/killed", "--layout", "head"]

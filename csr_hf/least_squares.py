@@ -1,0 +1,69 @@
+"""Batched non-negative least squares on the supports of codes. Travels inside each model repository."""
+
+from __future__ import annotations
+
+import torch
+
+_PIVOTS = 10
+_SWEEPS = 50
+_TOLERANCE = 1e-5
+# Up to here the inner products of all atoms (64 MB) may be computed at once and looked up.
+_GRAM_LATENTS = 4096
+
+
+def gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Inner products of the chosen atoms, shape (n, k, k)."""
+    # Looking up is cheaper per row; computing all of them first pays off from about this many rows.
+    if len(atoms) <= _GRAM_LATENTS and 4 * indices.numel() * indices.shape[-1] >= len(atoms) ** 2:
+        return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
+    support = atoms[indices]
+    return support @ support.transpose(-1, -2)
+
+
+def restrict(system: torch.Tensor, target: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same equations with the unknowns that are not `kept` at zero: theirs become 1 * z = 0."""
+    both = kept[:, :, None] & kept[:, None, :]
+    system = torch.where(both, system, 0.0) + torch.diag_embed((~kept).to(system))
+    return system, torch.where(kept, target, 0.0)
+
+
+def solve(system: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Solutions of positive definite systems (n, k, k) for targets (n, k)."""
+    return torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
+
+
+def solve_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Minimise z^T system z / 2 - target^T z over z >= 0, given the minimum without that bound.
+
+    Block pivoting (Kim and Park, doi 10.1137/110821172): solve for the positive values alone, exchange every one that
+    violates the optimality conditions, repeat. A few rounds suffice unless k exceeds the width of the embeddings;
+    descent takes the rows that are left.
+    """
+    solution, positive = start.clamp_min(0), start > 0
+    rows = torch.arange(len(target), device=target.device)
+    for _ in range(_PIVOTS):
+        part, wanted = system[rows], target[rows]
+        fitted = solve(*restrict(part, wanted, positive))
+        slope = (part @ fitted[..., None])[..., 0] - wanted
+        bound = -_TOLERANCE * wanted.abs().amax(-1, keepdim=True)
+        wrong = torch.where(positive, fitted < 0, slope < bound)
+        undecided = wrong.any(-1)
+        solution[rows[~undecided]] = fitted[~undecided]
+        rows, positive = rows[undecided], (positive ^ wrong)[undecided]
+        if len(rows) == 0:
+            return solution
+    solution[rows] = _descend_non_negative(system[rows], target[rows], solution[rows])
+    return solution
+
+
+def _descend_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Minimise z^T system z / 2 - target^T z over z >= 0, one coordinate of all rows at a time."""
+    solution = start.clone()
+    for _ in range(_SWEEPS):
+        before = solution.clone()
+        for j in range(target.shape[-1]):
+            slope = (system[:, j] * solution).sum(-1) - target[:, j]
+            solution[:, j] = (solution[:, j] - slope / system[:, j, j]).clamp_min(0)
+        if (solution - before).abs().max() <= _TOLERANCE * solution.max():
+            break
+    return solution
