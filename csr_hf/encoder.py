@@ -185,7 +185,7 @@ def head_fingerprint(head: CSRModel) -> str:
 
 def _hashed(head: CSRModel) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    tensors = dict(head.named_parameters())
+    tensors: dict[str, torch.Tensor] = dict(head.named_parameters())
     if head.config.modalities:
         tensors["modality_bias"] = head.modality_bias
     for name, parameter in sorted(tensors.items()):

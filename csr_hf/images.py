@@ -142,7 +142,9 @@ def _usable(picture: Image) -> Image:
         picture.alpha_composite(over)
     picture = picture.convert("RGB")
     if min(picture.size) < _LEAST_SIDE:
-        picture = picture.resize((max(picture.width, _LEAST_SIDE), max(picture.height, _LEAST_SIDE)), Image.NEAREST)
+        picture = picture.resize(
+            (max(picture.width, _LEAST_SIDE), max(picture.height, _LEAST_SIDE)), Image.Resampling.NEAREST
+        )
     return picture
 
 

@@ -147,6 +147,7 @@ def test_embeddings_need_no_backbone(folder):
     assert log[-1]["contrast"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_run_the_whole_command(folder):
     recipe = {**yaml.safe_load((folder / "several.yaml").read_text()), "output_dir": str(folder / "two")}
     (folder / "two.yaml").write_text(yaml.safe_dump({**recipe, "cache_dir": str(folder / "two-embeddings")}))
@@ -168,6 +169,7 @@ def test_two_processes_run_the_whole_command(folder):
     assert len(RunSearcher.load(folder / "two").documents) == 100
 
 
+@pytest.mark.slow
 def test_speed_is_measured_beside_the_rivals(tmp_path, capsys):
     output = tmp_path / "bench" / "train.json"
     sizes = ["--input-dim", "16", "--hidden-dim", "64", "--k", "4", "--batch-size", "32"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,11 +52,17 @@ class EmbeddedSource:
         """What may be trained on, by a head of these modalities."""
         rows, data = ~self.data.held_out, self.data
         first, *others = data.roles
-        arrays = {_FIELDS.get(role, "positives"): self.embeddings(role, rows) for role in others}
+        arrays: dict[str, Any] = {_FIELDS.get(role, "positives"): self.embeddings(role, rows) for role in others}
         labels = None if data.labels is None else data.labels[rows]
         places = [modalities.index(data.modality(role)) if modalities else 0 for role in (first, *others[:1])]
-        source = TrainingSource(self.embeddings(first, rows), **arrays, labels=labels, weight=data.weight)
-        return replace(source, modality=places[0], positive_modality=places[-1])
+        return TrainingSource(
+            self.embeddings(first, rows),
+            **arrays,
+            labels=labels,
+            weight=data.weight,
+            modality=places[0],
+            positive_modality=places[-1],
+        )
 
 
 @dataclass

@@ -166,16 +166,18 @@ def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
 
 def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
     """All that the embeddings depend on."""
-    are_images = isinstance(inputs, ImageColumn)
+    if isinstance(inputs, ImageColumn):
+        content = {"prompt": "", "images": fingerprint_texts(inputs.hashes())}
+    else:
+        # No prompt and an empty one embed alike.
+        content = {"prompt": backbone.prompt(prompt_name) or "", "texts": fingerprint_texts(inputs)}
     return {
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "revision": backbone.revision,
-        # No prompt and an empty one embed alike.
-        "prompt": "" if are_images else backbone.prompt(prompt_name) or "",
         "max_seq_length": backbone.model.max_seq_length,
         "dtype": dtype,
-        "images" if are_images else "texts": fingerprint_texts(inputs.hashes() if are_images else inputs),
+        **content,
         "rows": len(inputs),
     }
 

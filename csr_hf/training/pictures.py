@@ -27,7 +27,7 @@ def image_column(dataset: Dataset, column: str) -> Dataset:
 
     try:
         images = dataset.select_columns([column]).cast_column(column, Image(decode=False))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(
             f"column {column!r} holds {dataset.features[column]}, not images. Give encoded images or paths."
         ) from error

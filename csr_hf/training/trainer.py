@@ -250,8 +250,8 @@ class CSRTrainer:
         embeddings = self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0])
         if not self.model.config.modalities:
             return Batch(embeddings, len(chosen), labels, memory)
-        places = torch.from_numpy(np.concatenate(modalities)).to(self.accelerator.device)
-        return Batch(embeddings, len(chosen), labels, memory, places)
+        towers = torch.from_numpy(np.concatenate(modalities)).to(self.accelerator.device)
+        return Batch(embeddings, len(chosen), labels, memory, towers)
 
     def _rows_of_step(self, step: int) -> np.ndarray:
         size = self._local_batch_size

@@ -1,0 +1,281 @@
+"""Images and texts through one head: encoder, data, a run, a search, the doors of sentence-transformers, mteb."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csr_hf import CSRConfig, CSREncoder, CSRModel, load_backbone
+from csr_hf.cli import main
+from csr_hf.encoder import encode_embeddings
+from csr_hf.evaluation.results import Results
+from csr_hf.publishing.export import export
+from csr_hf.recipe import Recipe
+from csr_hf.training.data import DataArguments, load_data
+from csr_hf.training.embeddings import embed_dataset
+from tests.clip import caption, picture, save_clip
+
+PAIRS = 150
+SMALL = [
+    "--model.hidden_dim=96",
+    "--model.k=8",
+    "--training.max_steps=40",
+    "--training.per_device_train_batch_size=32",
+]
+SMALL += ["--evaluation.ks=[8]", "--no-progress", "--data.held_out=0.3"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return load_backbone(str(save_clip(tmp_path_factory.mktemp("clip") / "clip")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of images with captions."""
+    folder = tmp_path_factory.mktemp("photos")
+    lines = ["file_name,text"]
+    for number in range(PAIRS):
+        picture(number).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{caption(number)}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(clip, photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "photos"
+    call = ["run", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(folder), *SMALL]
+    assert main(call) == 0
+    return folder
+
+
+@pytest.fixture
+def encoder(clip):
+    torch.manual_seed(0)
+    config = CSRConfig(input_dim=clip.dim, hidden_dim=96, k=8, modalities=["image", "text"])
+    head = CSRModel(config)
+    head.modality_bias.normal_(std=0.1)
+    return CSREncoder(clip, head)
+
+
+def test_clip_is_normalised_and_knows_its_modalities(clip, backbone):
+    assert (clip.modalities, backbone.modalities, clip.dim) == (("image", "text"), ("text",), 24)
+    rows = clip.embed([picture(0), "a text", picture(1)])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+
+
+def test_mixed_inputs_go_each_to_its_tower(clip, photos):
+    array, path = np.asarray(picture(2)), photos / "003.png"
+    rows = clip.embed(["a text", picture(1), array, path, str(path), "003.png"])
+    images = clip.model.encode([picture(1), picture(2), picture(3)])
+    np.testing.assert_allclose(rows[[1, 2, 3]], images, atol=1e-6)
+    np.testing.assert_allclose(rows[4], rows[3])
+    np.testing.assert_allclose(rows[[0, 5]], clip.model.encode(["a text", "003.png"]), atol=1e-6)
+
+
+def test_what_a_backbone_cannot_embed_is_named(clip, backbone, tmp_path):
+    with pytest.raises(TypeError, match=r"inputs\[1\] is an image, and .* embeds text alone. Use a CLIP model"):
+        backbone.embed(["a text", picture(0)])
+    (tmp_path / "broken.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"broken.png cannot be read as an image"):
+        clip.embed([tmp_path / "broken.png"])
+    with pytest.raises(TypeError, match=r"inputs\[0\] is int, neither a string nor an image"):
+        clip.embed([3])
+
+
+def test_image_only_backbone(tmp_path):
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**size, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    vit = load_backbone(str(tmp_path), device="cpu")
+    assert (vit.modalities, vit.dim) == (("image",), 32)
+    rows = vit.embed([picture(0), np.asarray(picture(1))])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    with pytest.raises(TypeError, match=r"inputs\[0\] \('a text'\) names no image file"):
+        vit.embed(["a text"])
+
+
+def test_codes_are_those_of_centred_embeddings(encoder):
+    inputs = [picture(0), "a text", picture(1)]
+    codes, dense = encoder.encode(inputs), encoder.embed(inputs)
+    bias = encoder.head.modality_bias.numpy()
+    for row, modality in enumerate((0, 1, 0)):
+        expected = encode_embeddings(encoder.head, dense[row : row + 1] - bias[modality])
+        np.testing.assert_array_equal(codes.indices[row], expected.indices[0])
+        np.testing.assert_allclose(codes.values[row], expected.values[0], atol=1e-6)
+    assert len(encoder.encode([])) == 0
+    assert len(encoder.encode(picture(0))) == len(encoder.encode_query("a text")) == 1
+
+
+def test_head_of_two_modalities_wants_to_know_which(encoder, tmp_path):
+    rows = torch.zeros(1, 24)
+    with pytest.raises(ValueError, match=r"`modality` \('audio'\) is not one of this head's: image, text"):
+        encoder.head.centre(rows, "audio")
+    assert torch.equal(encoder.head.centre(rows, "text"), -encoder.head.modality_bias[1:])
+    encoder.head.save_pretrained(tmp_path)
+    again = CSRModel.from_pretrained(tmp_path)
+    assert again.config.modalities == ["image", "text"]
+    assert torch.equal(again.modality_bias, encoder.head.modality_bias)
+    before = encoder.fingerprint
+    encoder.head.modality_bias += 0.1
+    assert encoder.fingerprint != before
+    with pytest.raises(ValueError, match="several different ones"):
+        CSRConfig(modalities=["text", "text"])
+
+
+def test_folder_of_images_is_read_with_its_captions(photos):
+    (data,) = load_data(DataArguments(source=str(photos), held_out=0.3))
+    assert (data.roles, data.document_role, data.query_role, len(data)) == (("image", "text"), "image", "text", PAIRS)
+    assert data.dataset["text"][7] == caption(7)
+    assert data.inputs("image")[7].tobytes() == picture(7).tobytes()
+    assert data.dataset["id"][7].endswith("007.png")
+    assert 0.15 < data.held_out.mean() < 0.45
+
+
+def test_shards_of_webdataset_and_encoded_columns(photos, tmp_path):
+    import tarfile
+
+    from datasets import Dataset
+
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for number in range(5):
+            (tmp_path / f"{number}.txt").write_text(caption(number))
+            shard.add(photos / f"{number:03}.png", f"{number}.png")
+            shard.add(tmp_path / f"{number}.txt", f"{number}.txt")
+    cells = [{"bytes": (photos / f"{number:03}.png").read_bytes(), "path": None} for number in range(5)]
+    Dataset.from_dict({"picture": cells, "name": [caption(n) for n in range(5)]}).to_parquet(tmp_path / "rows.parquet")
+    columns = {"image": "picture", "text": "name"}
+    for arguments in ({"source": "shard.tar"}, {"source": "rows.parquet", "columns": columns}):
+        arguments["source"] = str(tmp_path / arguments["source"])
+        (data,) = load_data(DataArguments(**arguments))
+        assert data.roles == ("image", "text")
+        assert list(data.dataset["text"]) == [caption(number) for number in range(5)]
+        assert data.inputs("image")[4].tobytes() == picture(4).tobytes()
+    with pytest.raises(ValueError, match=r"image number 0: .* cannot be read: .*No such file"):
+        load_data(DataArguments(source=str(tmp_path / "rows.parquet"), columns={"image": "name"}))
+    Dataset.from_dict({"image": [1.5]}).to_parquet(tmp_path / "floats.parquet")
+    with pytest.raises(ValueError, match=r"column 'image' holds .*float64.*, not images"):
+        load_data(DataArguments(source=str(tmp_path / "floats.parquet")))
+
+
+def test_broken_images_end_the_run_or_are_skipped_and_named(clip, tmp_path, capsys):
+    for number in range(30):
+        picture(number).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "05.png").write_text("broken")
+    (tmp_path / "07.png").write_bytes((tmp_path / "08.png").read_bytes()[:60])
+    call = ["embed", "--corpus", str(tmp_path), "--backbone", clip.name, "--output-dir", str(tmp_path / "out")]
+    assert main([*call, "--no-progress"]) == 2
+    assert re.search(r"05.png cannot be read as an image.*--skip-bad", capsys.readouterr().err)
+    assert main([*call, "--no-progress", "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"skipped +2 images that cannot be opened: .*05.png, .*07.png", said)
+    assert "28 rows of image" in said
+
+
+def test_images_are_embedded_once_and_opened_one_by_one(clip, photos, tmp_path):
+    (data,) = load_data(DataArguments(source=str(photos)))
+    cache = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    np.testing.assert_allclose(cache.to_numpy()[5], clip.embed([picture(5)])[0], atol=1e-6)
+    again = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    assert again.reused and again.folder == cache.folder
+
+
+def test_run_measures_both_directions_and_names_what_is_dead(run_folder, capsys):
+    results = Results.load(run_folder)
+    tasks = {row.task.rpartition(", ")[2] for row in results.rows}
+    assert tasks == {"text to image", "image to text"}
+    assert {row.metric for row in results.rows} == {"R@1", "R@5", "R@10"}
+    assert {row.method for row in results.rows} >= {"dense", "CSR", "CSR, decoded", "CSR + int8", "int8", "PCA"}
+    figures = Recipe.recorded(run_folder / "recipe.yaml", "results")
+    assert {"dead_fraction_image", "dead_fraction_text"} <= figures.keys()
+    head = CSRModel.from_pretrained(run_folder / "model")
+    assert head.config.modalities == ["image", "text"]
+    assert head.modality_last_nonzero.shape == (2, 96)
+    assert (run_folder / "retention.png").is_file()
+
+
+def test_bias_of_a_modality_is_the_mean_of_what_is_trained_on(run_folder, clip, photos):
+    (data,) = load_data(DataArguments(source=str(photos), held_out=0.3))
+    rows = np.flatnonzero(~data.held_out)
+    head = CSRModel.from_pretrained(run_folder / "model")
+    for number, role in enumerate(("image", "text")):
+        inputs = data.inputs(role)
+        expected = clip.embed([inputs[int(row)] for row in rows]).mean(0)
+        np.testing.assert_allclose(head.modality_bias[number].numpy(), expected, atol=2e-4)
+
+
+def test_search_finds_images_by_text_and_by_image(run_folder, photos, tmp_path, capsys):
+    page = tmp_path / "out.html"
+    asked = str(photos / "012.png")
+    assert main(["search", str(run_folder), asked, "red stripes", "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    first = next(line for line in said.splitlines() if " 1. " in line)
+    assert first.endswith("012.png")
+    content = page.read_text()
+    assert content.count("data:image/jpeg;base64,") == 11
+    assert "red stripes" in content and caption(12) in content
+    assert (photos / "012.png").resolve().as_uri() in content
+
+
+def test_images_without_a_file_keep_a_thumbnail(clip, photos, tmp_path):
+    from datasets import Dataset, load_from_disk
+
+    cells = [{"bytes": (photos / f"{number:03}.png").read_bytes(), "path": None} for number in range(30)]
+    Dataset.from_dict({"image": cells}).save_to_disk(tmp_path / "rows")
+    assert len(load_from_disk(tmp_path / "rows")) == 30
+    (data,) = load_data(DataArguments(source=str(tmp_path / "rows")))
+    shown = data.to_show()
+    assert shown.column_names == ["id", "text", "thumbnail"]
+    with Image.open(io.BytesIO(shown["thumbnail"][3])) as found:
+        assert found.size == (20, 20)
+
+
+def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_path):
+    """Without csr_hf's code: the exported modules are stock ones."""
+    from sentence_transformers import SparseEncoder
+
+    export(run_folder, tmp_path / "out", layout="full", device="cpu")
+    stock = SparseEncoder(str(tmp_path / "out"), device="cpu")
+    assert set(stock.modalities) == {"image", "text"}
+    own = CSREncoder.from_pretrained(tmp_path / "out", device="cpu")
+    assert own.backbone.source.endswith("itself")
+    pictures, texts = [picture(number) for number in range(4)], [caption(number) for number in range(3)]
+    for inputs in (pictures, texts):
+        expected = own.encode(inputs).normalize().to_torch().to_dense()
+        torch.testing.assert_close(stock.encode(inputs).to_dense(), expected, atol=1e-5, rtol=0)
+    run = CSREncoder.from_pretrained(run_folder / "model", device="cpu")
+    np.testing.assert_allclose(run.encode(pictures).values, own.encode(pictures).values, atol=1e-5)
+
+
+def test_shared_bias_is_what_the_recipe_says(clip, photos, tmp_path):
+    call = ["run", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(tmp_path / "run"), *SMALL]
+    assert main([*call, "--model.modality_bias=false", "--training.max_steps=2"]) == 0
+    head = CSRModel.from_pretrained(tmp_path / "run" / "model")
+    assert head.config.modalities == ["image", "text"]
+    assert not head.modality_bias.any()
+
+
+def test_image_tasks_of_mteb(encoder, tmp_path):
+    import mteb
+    from mteb.mocks import MOCK_MIEB_TASK_GRID
+
+    from csr_hf.evaluation.mteb import MTEBEncoder
+
+    model = MTEBEncoder.from_encoder(encoder, tmp_path)
+    model.source.progress = False
+    assert model.mteb_model_meta.modalities == ["text", "image"]
+    passed = []
+    for task in MOCK_MIEB_TASK_GRID:
+        if "VisionCentricQA" in task.metadata.name:
+            with pytest.raises(TypeError, match="a tower for each of them, none for both"):
+                mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
+            continue
+        found = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
+        passed += [result.task_name for result in found.task_results]
+    assert len(passed) == 13
