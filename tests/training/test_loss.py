@@ -138,6 +138,46 @@ def test_fired_latents_are_those_with_a_positive_value(head, batch):
     expected = np.zeros(40, bool)
     expected[indices[values > 0].numpy()] = True
     output = compute(head, batch)
-    assert np.array_equal(output.fired.numpy(), expected)
-    assert not output.fired[7]
+    assert np.array_equal(output.fired.numpy(), expected[None])
+    assert not output.fired[0, 7]
     assert output.parts["active_latents"].item() == pytest.approx(float((values > 0).sum(-1).float().mean()))
+
+
+@pytest.fixture
+def two():
+    """A head of two modalities: half of its latents are dead in the first, others in the second."""
+    head = make_head(modalities=["image", "text"], dead_threshold=10)
+    head.modality_last_nonzero[0, :20] = head.modality_last_nonzero[1, 15:] = 11
+    return head, torch.arange(64) % 3 // 2
+
+
+def test_each_modality_revives_its_own_dead_latents(two, batch):
+    head, towers = two
+    output = compute(head, Batch(batch, 64, modalities=towers), beta=1.0)
+    assert "auxiliary" not in output.parts
+    for number, name in enumerate(("image", "text")):
+        rows = batch[towers == number]
+        dead = head.modality_last_nonzero[number] > 10
+        residuals = (rows - head.decode(*head.encode(rows))).detach()
+        pre = head.pre_activations(rows).masked_fill(~dead, -torch.inf)
+        values, indices = torch.topk(pre, head.config.k_aux)
+        decoded = head.decode(torch.relu(values), indices) - head.pre_bias
+        expected = objectives.auxiliary(residuals, decoded)
+        torch.testing.assert_close(output.parts[f"auxiliary_{name}"], expected.detach())
+
+
+def test_balance_is_of_each_modality_by_itself(two, batch):
+    head, towers = two
+    output = compute(head, Batch(batch, 64, modalities=towers), balance=1.0)
+    z = codes(head, batch)
+    expected = sum(z[towers == number].mean(0).pow(2).sum() for number in (0, 1)) / 2
+    torch.testing.assert_close(output.parts["balance"], expected.detach())
+    assert not torch.isclose(expected, z.mean(0).pow(2).sum())
+
+
+def test_fired_latents_are_told_by_modality(two, batch):
+    head, towers = two
+    fired = compute(head, Batch(batch, 64, modalities=towers)).fired
+    for number in (0, 1):
+        values, indices = head.encode(batch[towers == number])
+        assert set(torch.nonzero(fired[number]).flatten().tolist()) == set(indices[values > 0].tolist())

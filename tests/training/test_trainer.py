@@ -341,3 +341,25 @@ def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
     make_trainer(tmp_path, embeddings).train(progress=False, until=20)
     other = make_trainer(tmp_path, embeddings, logging_steps=7, save_steps=13, save_total_limit=1)
     assert other.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
+
+
+def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
+    """Rows are images, their positives texts; without the contrast of pairs both are rows of their own."""
+    source = TrainingSource(embeddings[:300], positives=embeddings[300:], modality=0, positive_modality=1)
+    for gamma in (0.0, 0.1):
+        head = make_head(modalities=["image", "text"], hidden_dim=64)
+        head.encoder.weight.data[0] = 0
+        head.latent_bias.data[0] = -100
+        arguments = TrainingArguments(
+            max_steps=6, per_device_train_batch_size=50, gamma=gamma, contrast="pairs", save_steps=3, beta=0
+        )
+        trainer = CSRTrainer(head, arguments, [source], tmp_path / str(gamma))
+        figures = trainer.train(progress=False)
+        seen = [int(head.modality_last_nonzero[number, 0]) for number in (0, 1)]
+        # A whole epoch is 300 of each; of 300 rows chosen from both, about a half are images.
+        assert sum(seen) == int(head.stats_last_nonzero[0]) == (600 if gamma else 300)
+        assert (seen == [300, 300]) if gamma else (100 < seen[0] < 200)
+        assert figures["dead_fraction_image"] == figures["dead_fraction_text"] == 0
+        assert int(head.modality_last_nonzero[:, 1:].min()) == 0
+        half = CSRModel.from_pretrained(next((tmp_path / str(gamma) / "checkpoints").glob("*3")))
+        assert sum(int(half.modality_last_nonzero[number, 0]) for number in (0, 1)) == sum(seen) / 2
