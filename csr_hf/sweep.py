@@ -128,7 +128,9 @@ def _measure(
         "score": max(row.score for row in best),
         "metric": results.rows[0].metric,
         **{
-            name: figures[name] for name in ("dead_fraction", "seconds", "explained_variance", "postings_per_document")
+            name: value
+            for name, value in figures.items()
+            if name in ("seconds", "explained_variance", "postings_per_document") or name.startswith("dead_fraction")
         },
     }
     results.rows = [_named(row, settings) if row.k is not None else row for row in results.rows]

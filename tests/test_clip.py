@@ -101,6 +101,40 @@ def test_image_only_backbone(tmp_path):
         vit.embed(["a text"])
 
 
+def test_clip_that_sentence_transformers_saved(clip, tmp_path):
+    clip.model.save(str(tmp_path / "saved"))
+    again = load_backbone(str(tmp_path / "saved"), device="cpu")
+    assert again.fingerprint == clip.fingerprint
+    inputs = ["a text", picture(0)]
+    np.testing.assert_array_equal(again.embed(inputs), clip.embed(inputs))
+
+
+def test_siglip(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        SiglipConfig,
+        SiglipImageProcessorPil,
+        SiglipModel,
+        SiglipProcessor,
+    )
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "red": 2, "stripes": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=16, **ends)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    places = {"vocab_size": 4, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = SiglipConfig(text_config={**size, **places}, vision_config={**size, "image_size": 32, "patch_size": 8})
+    SiglipModel(config).save_pretrained(tmp_path)
+    processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    SiglipProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(tmp_path)
+    siglip = load_backbone(str(tmp_path), device="cpu")
+    assert (siglip.modalities, siglip.dim) == (("image", "text"), 32)
+    rows = siglip.embed(["red stripes", picture(0), "red"])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+
+
 def test_codes_are_those_of_centred_embeddings(encoder):
     inputs = [picture(0), "a text", picture(1)]
     codes, dense = encoder.encode(inputs), encoder.embed(inputs)

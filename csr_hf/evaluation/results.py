@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FORMAT = "csr_hf.results/1"
+_MANY_COLUMNS = 7
 
 SEEN = " (the head was trained on its data)"
 """Stands behind the name of a task wherever it is shown."""
@@ -120,6 +121,8 @@ class Results:
             header, body = self._table(task)
             table = Table(title=task + self._mark(task), title_justify="left")
             for number, name in enumerate(header):
+                # Several metrics and their shares have to fit beside each other.
+                name = "kept" if name == "retention" and len(header) > _MANY_COLUMNS else name
                 table.add_column(name, justify="right" if number else "left", no_wrap=True)
             for line in body:
                 table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)

@@ -44,6 +44,8 @@ class TrainingArguments:
     contrast: Literal["self", "pairs", "labels", "neighbours"] = "self"
     """What a code is contrasted with the rest of the batch against: itself (the paper's released code), the other half
     of its pair, codes of its class, or its nearest neighbour in the backbone's space."""
+    contrast_on: Literal["codes", "reconstructions"] = "codes"
+    """What the contrast of pairs compares: codes, or what they decode to (the paper, for images with texts)."""
     temperature: float = 0.2
     """Temperature of the contrast."""
     distillation: float = 0.0
@@ -84,6 +86,12 @@ class TrainingArguments:
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(
+            self.contrast_on == "codes" or self.contrast == "pairs",
+            "contrast_on",
+            self.contrast_on,
+            "codes unless `contrast` is pairs",
+        )
         processes = self.num_processes
         _require(processes is None or processes >= 1, "num_processes", processes, "at least 1")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
@@ -144,6 +152,7 @@ _CHOICES = {
     "mixed_precision": ("no", "fp16", "bf16"),
     "error": ("variance", "element"),
     "contrast": ("self", "pairs", "labels", "neighbours"),
+    "contrast_on": ("codes", "reconstructions"),
 }
 _INDIFFERENT = ("logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
 

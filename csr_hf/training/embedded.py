@@ -91,10 +91,14 @@ class Embedded:
         return found if len(found) > 1 else None
 
     def mean(self, modality: str) -> np.ndarray:
-        """Mean embedding of what may be trained on in a modality, float32, shape (dim,)."""
+        """Mean embedding of what may be trained on in a modality, float32, shape (dim,).
+
+        If there are images with texts, theirs alone: the means of both then stand for the same content.
+        """
+        paired = [source for source in self.sources if source.data.query_role == "text"]
         parts = [
             source.embeddings(role, ~source.data.held_out)
-            for source in self.sources
+            for source in paired or self.sources
             for role in source.data.roles
             if source.data.modality(role) == modality
         ]

@@ -86,6 +86,8 @@ class CSRLoss(nn.Module):
         if self.arguments.cosine:
             add("cosine", self.arguments.cosine, objectives.cosine_reconstruction(embeddings, at_k))
         self._add_auxiliary(add, batch, at_k.detach())
+        if self.arguments.gamma and self.arguments.contrast_on == "reconstructions":
+            add("contrast", self.arguments.gamma, self._contrast_of_reconstructions(batch, at_k))
         self._add_on_codes(add, batch, codes.normalized(), k)
         parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k.detach(), self.variance)
         active = codes.values > 0
@@ -152,7 +154,7 @@ class CSRLoss(nn.Module):
         if not (arguments.gamma or arguments.distillation or arguments.balance):
             return
         everyone = Codes(gathered(codes.values), gathered(codes.indices))
-        if arguments.gamma:
+        if arguments.gamma and arguments.contrast_on == "codes":
             add("contrast", arguments.gamma, self._contrast(batch, codes, everyone))
         if arguments.distillation:
             add("distillation", arguments.distillation, self._distillation(batch, codes, everyone, k))
@@ -193,6 +195,18 @@ class CSRLoss(nn.Module):
         if len(candidates) > 1:
             joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
         return objectives.contrast(inner_products(anchors, joined, hidden_dim), own, temperature)
+
+    def _contrast_of_reconstructions(self, batch: Batch, decoded: torch.Tensor) -> torch.Tensor:
+        """Of pairs in both directions, as CLIP is trained (arXiv 2503.01776, appendix on images with texts)."""
+        (rank, _), n = rank_and_world(), batch.n
+        sides = [F.normalize(part, dim=-1) for part in (decoded[:n], decoded[n : 2 * n])]
+        everyone = [gathered(side) for side in sides]
+        own = rank * n + torch.arange(n, device=decoded.device)
+        terms = [
+            objectives.contrast(side @ others.t(), own, self.arguments.temperature)
+            for side, others in zip(sides, reversed(everyone), strict=True)
+        ]
+        return torch.stack(terms).mean()
 
     def _distillation(self, batch: Batch, codes: Codes, everyone: Codes, k: int) -> torch.Tensor:
         (rank, _), n, hidden_dim = rank_and_world(), len(codes.values), self.model.config.hidden_dim

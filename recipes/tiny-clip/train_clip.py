@@ -1,6 +1,6 @@
 """Train a CLIP small enough for two cores, as a backbone to try heads on where no published one can be had.
 
-    python recipes/tiny-clip/train_clip.py --emoji noto_emoji.parquet --output runs/tiny-clip
+    python recipes/tiny-clip/train_clip.py --emoji data/noto_emoji.parquet --output runs/tiny-clip
 
 Emoji (72 px, with their Unicode names) and photographs of CIFAR10 (named by their class) are learnt together. What the
 recipes beside this file hold out is held out here too; of CIFAR10 only the training split is read.
@@ -9,6 +9,7 @@ recipes beside this file hold out is held out here too; of CIFAR10 only the trai
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
@@ -32,8 +33,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def read_emoji(path: str) -> SourceData:
     """The emoji, with the split of the recipe."""
-    recipe = Recipe.load(Path(__file__).with_name("emoji_k64.yaml"), {"data.source": path})
-    return load_data(recipe.data)[0]
+    recipe = Recipe.load(Path(__file__).with_name("emoji_k64.yaml"))
+    return load_data(dataclasses.replace(recipe.data, source=path, sources=[]))[0]
 
 
 def read_photographs(count: int) -> tuple[list, list[str]]:

@@ -71,6 +71,20 @@ def test_contrast_of_pairs_and_triplets(head, batch):
         torch.testing.assert_close(output.parts["contrast"], expected.detach())
 
 
+def test_contrast_of_reconstructions_goes_both_ways(head, batch):
+    rows, positives = batch[:20], batch[20:40]
+    options = {"gamma": 1.0, "contrast": "pairs", "temperature": 0.1}
+    output = compute(head, Batch(torch.cat([rows, positives]), 20), contrast_on="reconstructions", **options)
+    left, right = (
+        torch.nn.functional.normalize(head.decode(*head.encode(part)), dim=-1) for part in (rows, positives)
+    )
+    expected = sum(objectives.contrast(s, torch.arange(20), 0.1) for s in (left @ right.t(), right @ left.t())) / 2
+    torch.testing.assert_close(output.parts["contrast"], expected.detach())
+    assert torch.isfinite(output.loss)
+    with pytest.raises(ValueError, match=r"`contrast_on` .* must be codes unless `contrast` is pairs"):
+        TrainingArguments(contrast="self", contrast_on="reconstructions")
+
+
 def test_contrast_of_classes(head, batch):
     labels = torch.arange(64) % 7
     labels[:5] = -1
