@@ -53,3 +53,57 @@ def test_table_of_tasks_is_that_of_the_results_file():
     for task, score in published.items():
         (dense,) = results.select(task=task, method="dense")
         assert abs(dense.score - score) < 0.002
+
+
+SMALL_CLIP = ROOT / "recipes" / "tiny-clip" / "results"
+DIRECTIONS = ("text to image", "image to text")
+RECALLS = ("R@1", "R@5", "R@10")
+
+
+def recalls(rows):
+    """Share of the dense recall in both directions; the recall itself for the dense model."""
+    found = {(row.task.rpartition(", ")[2], row.metric): row for row in rows}
+    ordered = [found[direction, metric] for direction in DIRECTIONS for metric in RECALLS]
+    return [f"{row.score if row.method == 'dense' else row.retention:.3f}" for row in ordered]
+
+
+def table(header, lines):
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
+
+
+def cross_modal_lines():
+    results = Results.load(SMALL_CLIP / "emoji_k64")
+    chosen = [("dense", None), *((f"CSR{kind}", k) for k in (16, 64) for kind in ("", ", decoded", " + int8"))]
+    chosen += [("int8", None), ("binary", None)]
+    header = ["method", "k", *(f"{direction}, {metric}" for direction in DIRECTIONS for metric in RECALLS)]
+    rows = [[name, str(k or ""), *recalls(results.select(method=name, k=k))] for name, k in chosen]
+    return table(header, rows)
+
+
+def variant_lines():
+    results = Results.load(SMALL_CLIP / "variants")
+    names = {
+        "modality_bias True": "as it is",
+        "modality_bias False": "one bias for both (the paper's)",
+        "gamma 0": "no contrast",
+        "contrast_on reconstructions": "contrast on reconstructions (the paper's)",
+    }
+    header = ["variant", *(f"{direction}, {metric}" for direction in DIRECTIONS for metric in RECALLS)]
+    header += ["dead in images", "dead in texts"]
+    lines = []
+    for run, (ending, name) in zip(results.details["runs"], names.items(), strict=True):
+        rows = [row for row in results.rows if row.method.endswith(ending) and row.method.startswith("CSR, hidden")]
+        dead = [f"{run[f'dead_fraction_{modality}']:.1%}" for modality in ("image", "text")]
+        lines.append([name, *recalls(rows), *dead])
+    return table(header, lines)
+
+
+def test_tables_of_images_are_those_of_the_results_files():
+    readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    for lines in (cross_modal_lines(), variant_lines()):
+        assert "\n".join(lines) in readme
+    photographs = Results.load(SMALL_CLIP / "cifar10")
+    assert photographs.summary_markdown() in readme
+    for folder in ("emoji_k64", "variants", "cifar10"):
+        assert Results.load(SMALL_CLIP / folder).details["command"] in readme

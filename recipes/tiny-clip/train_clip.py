@@ -56,7 +56,7 @@ def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
 
 
 def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A new CLIP, 2 million parameters."""
+    """A new CLIP, 1.3 million parameters."""
     size = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": LENGTH, **ends}
