@@ -84,11 +84,15 @@ _EXAMPLES = {
     "index": """
   csr-hf index --corpus docs.parquet --text-column body --head runs/quickstart --output-dir runs/docs
   csr-hf index --corpus docs.parquet --head user/minilm-csr --index.copies '[binary]'
+  csr-hf index --corpus docs.parquet --head user/minilm-csr --output-dir runs/docs --engine milvus-lite:./docs.db
+  csr-hf index --corpus photos --head runs/photos --output-dir runs/more --skip-bad
 """,
     "search": """
   csr-hf search runs/quickstart "how do I read a file line by line"
   csr-hf search runs/quickstart "invert a matrix" --top-k 3 --candidates 300
   csr-hf search runs/quickstart
+  csr-hf search runs/docs "how are they installed" --engine milvus-lite:./docs.db
+  csr-hf search runs/photos "a red bicycle" --html found.html
 """,
     "info": """
   csr-hf info runs/quickstart
@@ -185,8 +189,11 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_push_flags(push)
     flags.add_publishing_flags(add("card", commands.card, "write the model card of a run, and the files it quotes"))
     flags.add_import_flags(add("import", commands.import_head, "turn a head that others saved into one of csr_hf"))
-    add("index", commands.index, "index a corpus with a head that was trained before", takes_recipe=True)
-    flags.add_search_flags(add("search", commands.search, "ask a finished run"))
+    index = add("index", commands.index, "index a corpus with a head that was trained before", takes_recipe=True)
+    flags.add_engine_flags(index)
+    search = add("search", commands.search, "ask a finished run")
+    flags.add_search_flags(search)
+    flags.add_engine_flags(search)
     info = add("info", commands.info, "say what a run, model, index, cache or file of codes holds")
     info.add_argument("path", type=Path, help="folder or file")
     return parser

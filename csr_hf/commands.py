@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.flags import recipe_of
+from csr_hf.redaction import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from csr_hf.publishing.export import Exported
+    from csr_hf.search.engines import Engine
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -245,18 +249,29 @@ def search(options: argparse.Namespace, console: Console) -> None:
 
     if options.html:
         check_writable(options.html.parent)
-    searcher = RunSearcher.load(options.run, device=options.device)
-    if not options.question:
-        console.print(f"{len(searcher.index):,} documents. Type a question; an empty line ends.", highlight=False)
     answers = []
-    for question in options.question or _typed(console):
-        began = time.perf_counter()
-        hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
-        _print_hits(console, question, hits, 1000 * (time.perf_counter() - began))
-        answers.append((question, hits))
+    with _engine(options) as engine:
+        searcher = RunSearcher.load(options.run, device=options.device, engine=engine)
+        if not options.question:
+            count = len(searcher.documents)
+            console.print(f"{count:,} documents. Type a question; an empty line ends.", highlight=False)
+        for question in options.question or _typed(console):
+            began = time.perf_counter()
+            hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
+            _print_hits(console, question, hits, 1000 * (time.perf_counter() - began))
+            answers.append((question, hits))
     if options.html:
         write_gallery(options.html, answers)
         _say(console)(f"\nThe answers with pictures are in {options.html}")
+
+
+def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+    """What `--engine` names, open; None without it."""
+    if options.engine is None:
+        return nullcontext()
+    from csr_hf.search.engines import open_engine
+
+    return open_engine(options.engine, options.collection, api_key=os.environ.get("CSR_HF_ENGINE_API_KEY"))
 
 
 def _typed(console: Console) -> Iterator[str]:
@@ -276,8 +291,11 @@ def index(options: argparse.Namespace, console: Console) -> None:
     from csr_hf import pipeline
 
     recipe = recipe_of(options)
-    pipeline.index(recipe, say=_say(console), progress=not options.no_progress)
-    console.print(f"\nAsk it:\n  csr-hf search {recipe.output_dir}", markup=False, highlight=False, soft_wrap=True)
+    with _engine(options) as engine:
+        pipeline.index(recipe, say=_say(console), progress=not options.no_progress, engine=engine)
+    there = f" --engine {without_secrets(options.engine)}" if options.engine else ""
+    line = f"\nAsk it:\n  csr-hf search {recipe.output_dir}{there}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def info(options: argparse.Namespace, console: Console) -> None:

@@ -215,6 +215,17 @@ def add_search_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--candidates", type=int, help="documents to rescore (default: the recipe's)")
 
 
+def add_engine_flags(command: argparse.ArgumentParser) -> None:
+    """Where the codes are, if not in an index of the library's own."""
+    command.add_argument(
+        "--engine",
+        metavar="URL",
+        help="a search engine, such as milvus-lite:./file.db or qdrant://host (see recipes/engines.md); a key is read "
+        "from CSR_HF_ENGINE_API_KEY",
+    )
+    command.add_argument("--collection", default="documents", help="in the engine (default: %(default)s)")
+
+
 def split(command_line: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command line without keys of the recipe, and those with their values."""
     plain: list[str] = []

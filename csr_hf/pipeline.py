@@ -21,12 +21,13 @@ from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
+    from csr_hf.search.engines import Engine
 
 Say = Callable[[str], None]
 """Takes one line of news for the user."""
 
 _NAMED = 5
-_CHECKPOINTS, _LOG = "checkpoints", "training_log.jsonl"
+_CHECKPOINTS, _LOG, _JOURNAL = "checkpoints", "training_log.jsonl", "upload.journal"
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE, _PLOT = "model", "index", "documents.parquet", "recipe.yaml", "retention.png"
 
 
@@ -244,11 +245,18 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     return results
 
 
-def index(recipe: Recipe, *, say: Say, progress: bool = True) -> InvertedIndex:
+def index(recipe: Recipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
+    Args:
+        recipe: the head, the corpus, and where everything goes.
+        say: told what happens.
+        progress: show bars.
+        engine: a search engine to put the codes into, instead of an index in the output folder.
+
     Raises:
-        ValueError: if `model.init` names no head, or as `embed` does.
+        ValueError: if `model.init` names no head, the engine has rules that the codes break, or as `embed` does.
+        EngineError: if the engine refuses; the same call goes on where it stopped.
     """
     if recipe.model.init in ("kaiming", "data"):
         raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
@@ -260,7 +268,28 @@ def index(recipe: Recipe, *, say: Say, progress: bool = True) -> InvertedIndex:
     embedded = embed(recipe, say=say, progress=progress)
     head = _fresh_head(recipe, embedded).eval()
     save_model(head, recipe, Path(recipe.output_dir), {})
-    return build_index(recipe, embedded, head, say=say)
+    if engine is None:
+        build_index(recipe, embedded, head, say=say)
+    else:
+        _fill_engine(engine, recipe, embedded, head, say, progress)
+
+
+def _fill_engine(engine: Engine, recipe: Recipe, embedded: Embedded, head: CSRModel, say: Say, progress: bool) -> None:
+    """Put the codes of every document into a search engine, named by their numbers; texts stay beside the head."""
+    from csr_hf.encoder import decoded_norms, encode_embeddings
+    from csr_hf.search.engines import upload
+
+    folder, arguments = Path(recipe.output_dir), recipe.index
+    journal = folder / _JOURNAL
+    k = arguments.k or head.config.k
+    codes = encode_embeddings(head, embedded.centred(head).documents, k, refine=arguments.refine, dtype="float16")
+    if not journal.exists():
+        # Another corpus may have had more documents, which would stay.
+        engine.create(codes.dim, codes.k, head=codes.head, decoded=True, replace=True)
+    norms = decoded_norms(head, codes)
+    upload(engine, codes, np.arange(len(codes)), decoded_norms=norms, journal=journal, progress=progress)
+    _save_texts(embedded, folder)
+    say(f"engine     {engine.count():,} documents in {engine.name}, collection {engine.collection}")
 
 
 def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say) -> InvertedIndex:
@@ -276,13 +305,17 @@ def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say)
         copies=arguments.copies,
     )
     index.save(folder / _INDEX)
+    _save_texts(embedded, folder)
+    size = f"{index.bytes_per_vector:.0f} bytes each with postings and {' and '.join(index.copies) or 'no'} copies"
+    say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
+    return index
+
+
+def _save_texts(embedded: Embedded, folder: Path) -> None:
     texts = embedded.texts()
     if texts is not None:
         with written_whole(folder / _DOCUMENTS) as temporary:
             texts.to_parquet(str(temporary))
-    size = f"{index.bytes_per_vector:.0f} bytes each with postings and {' and '.join(index.copies) or 'no'} copies"
-    say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
-    return index
 
 
 def check_sizes(recipe: Recipe, embedded: Embedded) -> None:

@@ -61,6 +61,27 @@ def test_training_goes_on_from_a_head(adapted):
     assert Recipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
 
 
+@pytest.mark.parametrize("scheme", ["index", "milvus-lite"])
+def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_path, capsys, scheme):
+    pytest.importorskip({"milvus-lite": "milvus_lite"}.get(scheme, "numpy"), reason='pip install "csr_hf[milvus]"')
+    engine = ["--engine", f"{scheme}:{tmp_path / 'there'}{'.db' if scheme == 'milvus-lite' else ''}"]
+    call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress", *engine]
+    call += ["--head", str(adapted / "fresh"), "--output-dir", str(tmp_path / "run")]
+    for limit in ("40", "30"):
+        assert main([*call, "--limit", limit]) == 0
+        # Nothing stays of a larger corpus.
+        assert f"{limit} documents in" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "index").exists()
+    documents = Dataset.from_parquet(str(tmp_path / "run" / "documents.parquet"))
+    assert main(["search", str(tmp_path / "run"), documents["text"][7], "--top-k", "2", *engine]) == 0
+    first = next(line for line in capsys.readouterr().out.splitlines() if " 1. " in line)
+    assert first.split()[-1] == "7"
+    assert main(["search", str(tmp_path / "run"), "a text"]) == 2
+    assert "has no index" in capsys.readouterr().err
+    assert main(["search", str(adapted / "more"), "a text", *engine]) == 2
+    assert "'documents' was filled with another head" in capsys.readouterr().err
+
+
 def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monkeypatch):
     call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress"]
     assert main([*call, "--output-dir", str(folder / "never")]) == 2
