@@ -72,7 +72,7 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and settings that change an embedding: modules, tensors, prompts, maximum length.
+        """Identifies weights and settings that change an embedding: modules, tensors, prompts, lengths, image sizes.
 
         The same weights from the Hub and from a folder have the same fingerprint. Weights are read once.
         """
@@ -84,6 +84,8 @@ class Backbone:
         ]
         prompts = sorted(self.prompts.items()), self.prompt(None)
         settings = repr((modules, prompts, self.model.max_seq_length, self.model.truncate_dim))
+        if "image" in self.modalities:
+            settings += _image_settings(self.model)
         return hashlib.blake2b(self._weights_digest + settings.encode(), digest_size=12).hexdigest()
 
     def embed(
@@ -309,6 +311,13 @@ def _digest_weights(model: SentenceTransformer) -> bytes:
 def _settings(module: Module) -> str:
     """What a module saves about itself, pooling mode and the like."""
     read: Callable[[], dict] = getattr(module, "get_config_dict", dict)
+    return json.dumps(read(), sort_keys=True, default=str)
+
+
+def _image_settings(model: SentenceTransformer) -> str:
+    """How images are resized, cropped and scaled."""
+    processor = getattr(model[0], "processor", None)
+    read = getattr(getattr(processor, "image_processor", processor), "to_dict", dict)
     return json.dumps(read(), sort_keys=True, default=str)
 
 

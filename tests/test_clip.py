@@ -109,6 +109,12 @@ def test_clip_that_sentence_transformers_saved(clip, tmp_path):
     np.testing.assert_array_equal(again.embed(inputs), clip.embed(inputs))
 
 
+def test_fingerprint_follows_the_image_processor(clip, monkeypatch):
+    before = clip.fingerprint
+    monkeypatch.setattr(clip.model[0].processor.image_processor, "image_mean", [0.1, 0.2, 0.3])
+    assert clip.fingerprint != before
+
+
 def test_siglip(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
