@@ -276,6 +276,19 @@ def test_images_without_a_file_keep_a_thumbnail(clip, photos, tmp_path):
         assert found.size == (20, 20)
 
 
+def test_folders_of_classes_give_labels_by_name(tmp_path):
+    for number in range(24):
+        (tmp_path / ("even", "odd")[number % 2]).mkdir(exist_ok=True)
+        picture(number).save(tmp_path / ("even", "odd")[number % 2] / f"{number:02}.png")
+    (data,) = load_data(DataArguments(source=str(tmp_path)))
+    assert data.roles == ("image",)
+    assert sorted(data.labels.tolist()) == [0] * 12 + [1] * 12
+    shown = data.to_show()
+    assert {name.split("/")[-2]: text for name, text in zip(shown["id"], shown["text"], strict=True)} == {
+        "even": "even", "odd": "odd"
+    }  # fmt: skip
+
+
 def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_path):
     """Without csr_hf's code: the exported modules are stock ones."""
     from sentence_transformers import SparseEncoder

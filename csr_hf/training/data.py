@@ -174,12 +174,13 @@ class SourceData:
 def load_data(arguments: DataArguments) -> list[SourceData]:
     """Load every source of a run.
 
-    Rows with an empty text are dropped. Whether a row is held out depends on a hash of its document (case and spaces
-    aside) and the seed: the same document never lies on both sides, and more rows never move one.
+    Rows with an empty text or without their image are dropped. Whether a row is held out depends on a hash of its
+    document (case and spaces aside) and the seed: the same document never lies on both sides, and more rows never move
+    one.
 
     Raises:
         ValueError: for a source that cannot be read, a missing column (those present are named), a column that holds
-            anything but strings (or floats, for embeddings), or no rows.
+            anything but strings (or floats, for embeddings, or images), or no rows.
     """
     return [_load(source, arguments) for source in arguments.sources or [arguments]]
 
@@ -223,7 +224,8 @@ def _load(source: SourceArguments, arguments: DataArguments) -> SourceData:
         else:
             keys = selected[_LAYOUTS[layout]]
     if len(selected) == 0:
-        raise ValueError(f"data set {source.source} has no rows with text. Check `data.source` and `data.columns`.")
+        kind = "images" if "image" in layout else "text"
+        raise ValueError(f"data set {source.source} has no rows with {kind}. Check `data.source` and `data.columns`.")
     held_out = _held_out(keys, arguments.held_out, arguments.seed)
     roles = tuple(role for role in layout if role != "label")
     return SourceData(name, selected, roles, held_out, embeddings, source.weight, skipped)
@@ -280,7 +282,7 @@ def _select(dataset: Dataset, columns: dict[str, str], max_characters: int | Non
     from datasets import Dataset, concatenate_datasets
 
     ids = [str(value) for value in dataset["id"]] if "id" in dataset.column_names else None
-    labels = {role: list(dataset[column]) for role, column in columns.items() if role == "label"}
+    labels = {role: _labels(dataset, column) for role, column in columns.items() if role == "label"}
     texts = {
         role: [_text(value, column, row) for row, value in enumerate(dataset[column])]
         for role, column in columns.items()
@@ -297,6 +299,15 @@ def _select(dataset: Dataset, columns: dict[str, str], max_characters: int | Non
         names = [ids[row] if ids else str(row) for row in rows]
     made = Dataset.from_dict({"id": names, **selected})
     return made if images is None else concatenate_datasets([made, images], axis=1)
+
+
+def _labels(dataset: Dataset, column: str) -> list:
+    """Classes by their names, where the data set knows them."""
+    name_of = getattr(dataset.features[column], "int2str", None)
+    values = list(dataset[column])
+    if name_of is None:
+        return values
+    return [None if value is None or value < 0 else name_of(value) for value in values]
 
 
 def _text(value: object, column: str, row: int) -> str:

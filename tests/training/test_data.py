@@ -37,7 +37,7 @@ def own_datasets_cache(tmp_path, monkeypatch):
 def test_every_format_gives_the_same_texts(tmp_path, kind):
     texts = load_data(DataArguments(source=write(kind, tmp_path), columns=COLUMNS))[0]
     assert texts.roles == ("anchor", "positive")
-    assert texts.is_pairs
+    assert texts.query_role == "anchor"
     assert texts.document_role == "positive"
     assert list(texts.dataset["anchor"]) == [row["question"] for row in ROWS]
     assert list(texts.dataset["positive"]) == [row["answer"] for row in ROWS]
@@ -49,7 +49,7 @@ def test_columns_named_like_roles_need_no_mapping(tmp_path):
     path.write_text("\n".join(json.dumps({"id": f"d{n}", "text": f"text {n}"}) for n in range(5)))
     texts = load_data(DataArguments(source=str(path)))[0]
     assert texts.roles == ("text",)
-    assert not texts.is_pairs
+    assert texts.query_role is None
     assert list(texts.dataset["id"]) == ["d0", "d1", "d2", "d3", "d4"]
 
 
@@ -146,7 +146,7 @@ def test_triplets_and_classes(tmp_path):
     ).to_parquet(path)
     (triplets,) = load_data(DataArguments(source=str(path), held_out=0))
     assert triplets.roles == ("anchor", "positive", "negative")
-    assert (triplets.document_role, triplets.is_pairs, triplets.labels) == ("positive", True, None)
+    assert (triplets.document_role, triplets.query_role, triplets.labels) == ("positive", "anchor", None)
     assert list(triplets.dataset["negative"])[:2] == ["n0", "n1"]
     columns = {"text": "text", "label": "label"}
     (labelled,) = load_data(DataArguments(source=str(path), columns=columns, held_out=0))

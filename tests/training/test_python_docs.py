@@ -74,6 +74,6 @@ def test_private_trivial_and_undocumented_definitions_are_left_out():
 
 def test_corpus_loads_as_pairs_with_names():
     texts = load_data(DataArguments(limit=50, held_out=0.2))[0]
-    assert texts.is_pairs
+    assert texts.query_role == "anchor"
     assert len(texts) == 50
     assert all(importlib.util.find_spec(name.split(".")[0]) for name in texts.dataset["id"])
