@@ -121,7 +121,7 @@ def test_large_values_fit_float32(backbone, tmp_path):
 
 
 def test_nothing_to_embed(backbone, tmp_path):
-    with pytest.raises(ValueError, match="`texts` is empty"):
+    with pytest.raises(ValueError, match="`inputs` is empty"):
         embed(backbone, tmp_path, [])
     assert list(tmp_path.iterdir()) == []
 
