@@ -253,7 +253,7 @@ class InvertedIndex:
     ) -> QueryProjections | np.ndarray:
         """What the second stage compares documents with."""
         if rescore == "self":
-            return checked_projections(projections, n, self._settings.dim, self._settings.decoded)
+            return checked_projections(projections, n, self._settings.dim, self._settings.decoded, self._settings.head)
         return checked_dense(embeddings, n, self._settings.input_dim)
 
     def save(self, folder: str | Path) -> None:

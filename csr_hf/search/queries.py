@@ -163,11 +163,14 @@ def checked_dense(embeddings: np.ndarray | None, n: int, input_dim: int | None) 
     return frozen(embeddings, np.float32)
 
 
-def checked_projections(projections: QueryProjections | None, n: int, dim: int, has_norms: bool) -> QueryProjections:
+def checked_projections(
+    projections: QueryProjections | None, n: int, dim: int, has_norms: bool, head: str | None
+) -> QueryProjections:
     """Verify what `rescore="self"` needs; gives the projections back.
 
     Raises:
-        ValueError: if the projections are missing, of another shape or not finite, or the index has no decoded norms.
+        ValueError: if the projections are missing, of another head or shape or not finite, or the index has no decoded
+            norms.
     """
     if not has_norms:
         raise ValueError(
@@ -178,6 +181,11 @@ def checked_projections(projections: QueryProjections | None, n: int, dim: int, 
         raise ValueError(
             '`rescore="self"` needs `projections` of the dense queries. '
             "Pass `csr_hf.encoder.project_queries(head, embeddings)`."
+        )
+    if None not in (projections.head, head) and projections.head != head:
+        raise ValueError(
+            f"`projections.head` ({projections.head}) is not the head the index was built with ({head}). "
+            "Project the queries with that head."
         )
     for name, array, shape in (("latents", projections.latents, (n, dim)), ("offset", projections.offset, (n,))):
         if np.shape(array) != shape:

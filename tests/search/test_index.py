@@ -334,6 +334,10 @@ def test_search_refuses_foreign_queries():
         index.search(random_codes(2, 4, 51, 17))
     with pytest.raises(ValueError, match="norms of the decoded documents"):
         index.search(codes[:2], rescore="self", projections=projections_of(2, 50))
+    decoded = InvertedIndex.build(codes, decoded_norms=np.ones(20))
+    foreign = projections_of(2, 50)._replace(head="two")
+    with pytest.raises(ValueError, match=r"`projections.head` \(two\) is not the head .* \(one\)"):
+        decoded.search(codes[:2], 3, rescore="self", projections=foreign)
     twice = SparseCodes(np.array([[1, 2], [3, 3]]), np.ones((2, 2)), 50)
     with pytest.raises(ValueError, match="query 1 names a latent twice"):
         index.search(twice)
