@@ -43,6 +43,10 @@ class Segment:
         self.arrays = {name: array.view(np.ndarray) for name, array in arrays.items()}
         self.dim, self.decoded = dim, decoded
 
+    def __reduce__(self) -> tuple[type[Segment], tuple[dict[str, np.ndarray], int, bool]]:
+        # Arrays that were pickled come back writable, and numba would compile for them anew.
+        return type(self), (self.arrays, self.dim, self.decoded)
+
     @classmethod
     def build(
         cls,

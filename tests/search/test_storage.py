@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csr_hf.search import storage
+from csr_hf.search import kernels, storage
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import QueryProjections
 from tests.search.test_index import random_codes
@@ -287,6 +287,14 @@ def test_an_index_can_be_pickled(codes):
     assert len(index) == 699
 
 
+def test_a_pickled_index_runs_what_is_compiled(codes):
+    index = InvertedIndex.build(codes)
+    index.search(codes[:3], 4)
+    before = len(kernels.search_query.signatures)
+    pickle.loads(pickle.dumps(index)).search(codes[:3], 4)
+    assert len(kernels.search_query.signatures) == before
+
+
 def test_ids_of_other_types_stay_in_memory(codes, tmp_path):
     index = InvertedIndex.build(codes[:2], [("a", 1), ("a", 2)])
     with pytest.raises(ValueError, match="cannot be saved"):
@@ -297,6 +305,7 @@ def test_ids_of_other_types_stay_in_memory(codes, tmp_path):
 KILLED = """
 import os, sys
 import numpy as np
+from csr_hf.search import kernels
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search import storage
 from tests.search.test_index import random_codes
