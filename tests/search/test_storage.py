@@ -305,7 +305,6 @@ def test_ids_of_other_types_stay_in_memory(codes, tmp_path):
 KILLED = """
 import os, sys
 import numpy as np
-from csr_hf.search import kernels
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search import storage
 from tests.search.test_index import random_codes
