@@ -38,8 +38,9 @@ def _describe_model(path: Path) -> list[str]:
 
     config = CSRConfig.from_pretrained(path)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    encodes = f" of {' and '.join(config.modalities)}" if config.modalities else ""
     return [
-        f"head {path}: {config.input_dim} -> {config.hidden_dim} latents, k {config.k}, "
+        f"head {path}: {config.input_dim} -> {config.hidden_dim} latents{encodes}, k {config.k}, "
         f"{'tied' if config.tied_decoder else 'untied'} decoder, {size / 1e6:.1f} MB",
         f"  backbone {config.base_model_name_or_path}, revision {config.base_model_revision or 'unknown'}",
     ]

@@ -238,6 +238,8 @@ def test_run_measures_both_directions_and_names_what_is_dead(run_folder, capsys)
     assert head.config.modalities == ["image", "text"]
     assert head.modality_last_nonzero.shape == (2, 96)
     assert (run_folder / "retention.png").is_file()
+    assert main(["info", str(run_folder)]) == 0
+    assert "24 -> 96 latents of image and text, k 8" in capsys.readouterr().out
 
 
 def test_bias_of_a_modality_is_the_mean_of_what_is_trained_on(run_folder, clip, photos):
@@ -294,6 +296,7 @@ def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_pa
     from sentence_transformers import SparseEncoder
 
     export(run_folder, tmp_path / "out", layout="full", device="cpu")
+    assert "encode `model.centre(embeddings, modality)`" in (tmp_path / "out" / "README.md").read_text()
     stock = SparseEncoder(str(tmp_path / "out"), device="cpu")
     assert set(stock.modalities) == {"image", "text"}
     own = CSREncoder.from_pretrained(tmp_path / "out", device="cpu")

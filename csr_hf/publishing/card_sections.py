@@ -69,6 +69,11 @@ def training_section(config: dict[str, Any], recipe: dict[str, Any], folder: str
 def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | None) -> list[str]:
     """What a user should not expect, as far as the files tell."""
     found = ["The head was trained for this backbone's embeddings alone, prompts and normalisation included."]
+    if config.get("modalities"):
+        found.append(
+            f"It encodes {' and '.join(config['modalities'])}, each centred by a bias of its own. csr_hf and "
+            "sentence-transformers see to that; with transformers, encode `model.centre(embeddings, modality)`."
+        )
     sources = data_sources(recipe)
     # Tasks of a run are called after their source (the first of several), files without their folders.
     name = Path(sources[0]).name if sources else None
