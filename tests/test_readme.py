@@ -107,3 +107,46 @@ def test_tables_of_images_are_those_of_the_results_files():
     assert photographs.summary_markdown() in readme
     for folder in ("emoji_k64", "variants", "cifar10"):
         assert Results.load(SMALL_CLIP / folder).details["command"] in readme
+
+
+VARIANTS = {
+    "training.balance=2": "as it is",
+    "training.balance=0": "without balance",
+    "training.balance=8": "balance 8",
+    "training.distillation=0": "without distillation",
+    "training.distillation=1": "distillation 1",
+    "training.cosine=1": "cosine reconstruction 1",
+    "training.gamma=0.1,training.contrast=self": "contrast with itself 0.1",
+    "training.gamma=0.1,training.contrast=pairs": "contrast of pairs 0.1",
+    "training.gamma=0.1,training.contrast=neighbours": "contrast with neighbours 0.1",
+    "training.k_start=64": "k annealed from 64",
+    "model.init=data": "atoms from the data",
+    "training.per_device_train_batch_size=1024": "batch 1,024, as many steps",
+    "model.tied_decoder=False": "a decoder of its own",
+    "training.error=element": "error over elements",
+    "training.gamma=0.1,training.contrast=pairs,training.distillation=0": "contrast of pairs 0.1, no distillation",
+    "training.gamma=0.1,training.contrast=pairs,model.init=data": "contrast of pairs 0.1, atoms from the data",
+    "training.gamma=0.3,training.contrast=pairs": "contrast of pairs 0.3",
+    "training.gamma=0.1,training.contrast=pairs,training.distillation=0,model.init=data": (
+        "contrast of pairs 0.1, no distillation, atoms from the data"
+    ),
+}
+
+
+def training_variant_lines():
+    results = Results.load(ROOT / "recipes" / "results" / "variants")
+    lines = []
+    for run, name in zip(results.details["runs"], VARIANTS.values(), strict=True):
+        varied = {key: value for key, value in run.items() if "." in key}
+        ending = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in varied.items())
+        rows = [row for row in results.rows if row.method.endswith(f"steps, {ending}") and row.metric == "nDCG@10"]
+        kept = {row.method.partition(", hidden_dim")[0]: f"{row.retention:.3f}" for row in rows}
+        figures = [f"{run['explained_variance']:.3f}", f"{run['postings_per_document']:.2f}"]
+        lines.append([name, kept["CSR"], kept["CSR, decoded"], *figures, f"{run['dead_fraction']:.1%}"])
+    return table(["variant", "CSR", "CSR, decoded", "explained variance", "postings", "dead"], lines)
+
+
+def test_table_of_training_variants_is_that_of_the_results_file():
+    readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(training_variant_lines()) in readme
+    assert Results.load(ROOT / "recipes" / "results" / "variants").details["command"] in readme
