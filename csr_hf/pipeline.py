@@ -203,7 +203,10 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     from csr_hf.evaluation.methods import all_methods
     from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 
-    arguments, documents = recipe.evaluation, embedded.held_out_documents
+    across = bool(head.config.modalities) and embedded.has_captions
+    arguments = recipe.evaluation
+    embedded = embedded if across else embedded.centred(head)
+    documents = embedded.held_out_captions()[0] if across else embedded.held_out_documents
     if len(documents) < 20:
         say(f"results    none: {len(documents)} rows are held out, too few to measure (`data.held_out`)")
         return None
@@ -216,7 +219,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    if head.config.modalities:
+    if across:
         images, texts, captions = embedded.held_out_captions()
         task = f"{embedded.name}, {len(images):,} held-out images"
         rows = evaluate_cross_modal(methods, head, images, texts, captions, task=task)

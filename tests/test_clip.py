@@ -252,6 +252,27 @@ def test_bias_of_a_modality_is_the_mean_of_what_is_trained_on(run_folder, clip, 
         np.testing.assert_allclose(head.modality_bias[number].numpy(), expected, atol=2e-4)
 
 
+def test_head_of_two_modalities_serves_images_without_captions(run_folder, photos, tmp_path, capsys):
+    """It is adapted to them, measured by neighbours, and indexes them as it would with captions."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for number in range(80):
+        picture(number).save(folder / f"{number:03}.png")
+    shared = ["--corpus", str(folder), "--head", str(run_folder), "--no-progress"]
+    call = ["run", *shared, "--output-dir", str(tmp_path / "more"), "--training.max_steps=3", "--data.held_out=0.4"]
+    assert main([*call, "--evaluation.ks=[8]", "--training.per_device_train_batch_size=16"]) == 0
+    assert {row.metric for row in Results.load(tmp_path / "more").rows} == {"dense top 10"}
+    head = CSRModel.from_pretrained(tmp_path / "more" / "model")
+    before = CSRModel.from_pretrained(run_folder / "model")
+    assert torch.equal(head.modality_bias, before.modality_bias)
+    # Images alone were seen.
+    assert head.modality_last_nonzero[1].max() == 0
+    capsys.readouterr()
+    assert main(["index", *shared, "--output-dir", str(tmp_path / "index")]) == 0
+    assert main(["search", str(tmp_path / "index"), str(folder / "007.png"), "--top-k", "1"]) == 0
+    assert re.search(r"1\. (0\.99\d|1\.000) .*007\.png", capsys.readouterr().out)
+
+
 def test_search_finds_images_by_text_and_by_image(run_folder, photos, tmp_path, capsys):
     page = tmp_path / "out.html"
     asked = str(photos / "012.png")

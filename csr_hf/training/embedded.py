@@ -72,6 +72,8 @@ class Embedded:
     backbone: Backbone | None
     """None where all embeddings came with the data."""
     sources: Sequence[EmbeddedSource]
+    head_modalities: list[str] | None = None
+    """Those of the head that the embeddings are centred for."""
 
     @property
     def name(self) -> str:
@@ -109,12 +111,13 @@ class Embedded:
         if not head.config.modalities:
             return self
         biases = dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))
-        return replace(self, sources=[replace(source, biases=biases) for source in self.sources])
+        sources = [replace(source, biases=biases) for source in self.sources]
+        return replace(self, sources=sources, head_modalities=head.config.modalities)
 
     @cached_property
     def training(self) -> list[TrainingSource]:
         """What may be trained on, by source."""
-        return [source.training(self.modalities) for source in self.sources]
+        return [source.training(self.head_modalities) for source in self.sources]
 
     @property
     def train(self) -> np.ndarray:
@@ -140,6 +143,11 @@ class Embedded:
         if not pairs:
             return None
         return np.concatenate([source.embeddings(role, source.data.held_out) for source, role in pairs if role])
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether any images come with texts."""
+        return any(source.data.query_role == "text" for source in self.sources)
 
     def held_out_captions(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Embeddings of the images that are held out and of their captions, row by row, and the captions."""
