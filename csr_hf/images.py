@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,12 @@ def open_image(value: Any, name: str | None = None) -> Image:
     Raises:
         ValueError: for a file that is missing, broken, or larger than PIL's limit against decompression bombs, or a
             value that is no image.
+        ImportError: if Pillow is missing, with the line to type.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError('images need pillow: pip install "csr_hf[images]"') from error
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         name = name or value.get("path")
         value = value["bytes"] if value.get("bytes") is not None else Path(value["path"] or "")
@@ -122,9 +126,9 @@ class ImageColumn(Sequence[Any]):
 
 
 def _is_picture(value: object) -> bool:
-    from PIL.Image import Image
-
-    return isinstance(value, Image)
+    # Whoever has such an image has imported Pillow; texts do without it.
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
 
 
 def _usable(picture: Image) -> Image:

@@ -1,4 +1,5 @@
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,14 @@ def test_strings_are_images_only_if_they_name_a_file(tmp_path):
     assert not is_image("a.png")
     assert not is_image("a photo of a cat.jpg")
     assert not is_image(3)
+
+
+def test_texts_do_without_pillow(monkeypatch):
+    for name in ("PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert not is_image(["a text"]) and not is_image(3)
+    with pytest.raises(ImportError, match=r'images need pillow: pip install "csr_hf\[images\]"'):
+        open_image(Path("a.png"))
 
 
 def test_thumbnails_are_small_jpegs():
