@@ -137,8 +137,9 @@ def _usable(picture: Image) -> Image:
     picture.load()
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture).astype(np.float64)
-        # What PIL holds in 32 bits is mostly a file of 16.
-        top = 255 if values.max(initial=0) <= 255 else max(65_535, values.max())
+        largest = values.max(initial=0)
+        # What PIL holds in 32 bits is mostly a file of 16, else one of 8.
+        top = 255 if largest <= 255 and not picture.mode.startswith("I;16") else max(65_535, largest)
         picture = Image.fromarray((values.clip(0) * (255 / top)).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         over = picture.convert("RGBA")

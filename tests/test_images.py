@@ -36,6 +36,8 @@ def test_grey_and_sixteen_bits_keep_their_brightness():
     assert pixel(open_image(Image.new("1", (5, 5), 1))) == [255, 255, 255]
     deep = Image.fromarray(np.full((5, 5), 65535 // 2, np.uint16))
     assert deep.mode == "I;16"
+    assert pixel(open_image(Image.fromarray(np.full((5, 5), 255, np.uint16)))) == [1, 1, 1]
+    assert pixel(open_image(Image.new("I", (5, 5), 200))) == [200, 200, 200]
     np.testing.assert_allclose(pixel(open_image(encoded(deep))), [127] * 3, atol=1)
 
 
