@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def _section(question: str, hits: Sequence[Hit]) -> str:
 
 def _answer(hit: Hit) -> str:
     content = hit.thumbnail
-    linked = Path(hit.id).is_file()
+    linked = os.path.isfile(hit.id)
     if content is None and is_image(hit.id):
         content = thumbnail(Path(hit.id))
     shown = "" if content is None else _picture(content, hit.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ _THUMBNAIL = 128
 def is_image(value: object) -> bool:
     """Whether a value stands for an image: one of PIL, an array, a `Path`, or text that names an image file here."""
     if isinstance(value, str):
-        # The name first: texts are not looked up on the disk.
-        return value.lower().endswith(SUFFIXES) and Path(value).is_file()
+        # The end first: texts are not looked up on the disk. `os.path` knows names that are too long for one.
+        return value[-5:].lower().endswith(SUFFIXES) and os.path.isfile(value)
     return isinstance(value, (Path, np.ndarray)) or _is_picture(value)
 
 

@@ -115,6 +115,8 @@ def test_strings_are_images_only_if_they_name_a_file(tmp_path):
     assert is_image(np.zeros(3))
     assert not is_image("a.png")
     assert not is_image("a photo of a cat.jpg")
+    assert not is_image("a long text " * 500 + ".png")
+    assert not is_image("a\0.png")
     assert not is_image(3)
 
 

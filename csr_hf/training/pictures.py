@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csr_hf.images import ImageColumn, thumbnail
@@ -77,7 +77,7 @@ def show_images(dataset: Dataset) -> Dataset:
 
     images, ids = ImageColumn(dataset, "image"), list(dataset["id"])
     shown = next((name for name in ("text", "label") if name in dataset.column_names), "id")
-    thumbnails = [None if Path(name).is_file() else thumbnail(images[row]) for row, name in enumerate(ids)]
+    thumbnails = [None if os.path.isfile(name) else thumbnail(images[row]) for row, name in enumerate(ids)]
     columns = {"id": ids, "text": [str(value) for value in dataset[shown]], "thumbnail": thumbnails}
     features = Features({"id": Value("string"), "text": Value("string"), "thumbnail": Value("binary")})
     return Dataset.from_dict(columns, features=features)
