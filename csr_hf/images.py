@@ -28,7 +28,10 @@ def is_image(value: object) -> bool:
     if isinstance(value, str):
         # The end first: texts are not looked up on the disk. `os.path` knows names that are too long for one.
         return value[-5:].lower().endswith(SUFFIXES) and os.path.isfile(value)
-    return isinstance(value, (Path, np.ndarray)) or _is_picture(value)
+    if isinstance(value, np.ndarray):
+        # Of one axis it is a list, of four a list of images.
+        return value.ndim in (2, 3) and value.dtype.kind in "biuf"
+    return isinstance(value, Path) or _is_picture(value)
 
 
 def open_image(value: Any, name: str | None = None) -> Image:

@@ -149,6 +149,9 @@ def test_codes_are_those_of_centred_embeddings(encoder):
         expected = encode_embeddings(encoder.head, dense[row : row + 1] - bias[modality])
         np.testing.assert_array_equal(codes.indices[row], expected.indices[0])
         np.testing.assert_allclose(codes.values[row], expected.values[0], atol=1e-6)
+    batch = np.stack([np.asarray(picture(number)) for number in range(3)])
+    np.testing.assert_array_equal(encoder.encode(batch).indices[[0, 1]], codes.indices[[0, 2]])
+    assert len(encoder.encode(np.array(["a text", "another"]))) == 2
     assert len(encoder.encode([])) == 0
     assert len(encoder.encode(picture(0))) == len(encoder.encode_query("a text")) == 1
 
