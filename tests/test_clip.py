@@ -181,6 +181,15 @@ def test_folder_of_images_is_read_with_its_captions(photos):
     assert 0.15 < data.held_out.mean() < 0.45
 
 
+def test_other_files_in_a_folder_of_images_are_passed_over(tmp_path):
+    for split in ("", "train", "test"):
+        (tmp_path / split).mkdir(exist_ok=True)
+        picture(len(split)).save(tmp_path / split / "a.png")
+    (tmp_path / "training_log.jsonl").write_text("{}")
+    assert len(load_data(DataArguments(source=str(tmp_path), split="test"))[0]) == 1
+    assert len(load_data(DataArguments(source=str(tmp_path), split="validation"))[0]) == 3
+
+
 def test_shards_of_webdataset_and_encoded_columns(photos, tmp_path):
     import tarfile
 

@@ -44,7 +44,9 @@ def read_dataset(source: SourceArguments) -> Dataset:
         if source.streaming:
             return _read_stream(source, path)
         if path.is_dir() and not any((path / name).is_file() for name in _SAVED) and _holds_images(path):
-            loaded: Any = datasets.load_dataset("imagefolder", data_dir=str(path))
+            # All of it: by itself it would look for splits in the names of files.
+            inside = path / source.split if (path / source.split).is_dir() else path
+            loaded: Any = datasets.load_dataset("imagefolder", data_files=str(inside / "**"), split="train")
         elif path.is_dir():
             loaded = datasets.load_from_disk(str(path))
         elif path.suffix in FILE_FORMATS or path.exists():
