@@ -142,22 +142,24 @@ class Backbone:
         """
         if isinstance(inputs, str):
             raise TypeError("`inputs` is one string: pass a list of strings.")
-        return [self._modality_of(value, position) for position, value in enumerate(inputs)]
+        known = self.modalities
+        return [self._modality_of(value, position, known) for position, value in enumerate(inputs)]
 
-    def _modality_of(self, value: object, position: int) -> str:
-        if is_image(value) and not (isinstance(value, str) and "image" not in self.modalities):
-            if "image" not in self.modalities:
-                raise TypeError(
-                    f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
-                )
+    def _modality_of(self, value: object, position: int, known: tuple[str, ...]) -> str:
+        if "image" in known and is_image(value):
             return "image"
-        if not isinstance(value, str):
-            raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
-        if "text" not in self.modalities:
+        if isinstance(value, str):
+            if "text" not in known:
+                raise TypeError(
+                    f"inputs[{position}] ({value[:40]!r}) names no image file, and {self.name} embeds no text. "
+                    "Give the path of an image, or use a CLIP model for texts."
+                )
+            return "text"
+        if is_image(value):
             raise TypeError(
-                f"inputs[{position}] ({value[:40]!r}) names no image file, and {self.name} embeds no text."
+                f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
             )
-        return "text"
+        raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
 
     def prompt(self, prompt_name: str | None) -> str | None:
         """The text that is put before every input; None for none.

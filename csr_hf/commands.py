@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.flags import recipe_of
+from csr_hf.flags import collection_of, recipe_of
 from csr_hf.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def export(options: argparse.Namespace, console: Console) -> None:
     check_writable(options.output.parent)
     exported = write(options.model, options.output, **_export_options(options))
     _tell_exported(exported, _say(console))
-    _say(console)(_how_to_load(str(options.output), exported.layout == "full"))
+    _say(console)(_how_to_load(str(options.output), exported))
 
 
 def push(options: argparse.Namespace, console: Console) -> None:
@@ -196,7 +196,7 @@ def push(options: argparse.Namespace, console: Console) -> None:
             edited_card="keep" if options.keep_card else "overwrite" if options.overwrite_card else "refuse",
         )
     say(f"{'pull request' if options.create_pr else 'pushed'}: {done.url}, commit {done.commit}. Load it with:")
-    say(_how_to_load(done.repo_id, exported.layout == "full", done.revision))
+    say(_how_to_load(done.repo_id, exported, done.revision))
 
 
 def card(options: argparse.Namespace, console: Console) -> None:
@@ -250,7 +250,7 @@ def search(options: argparse.Namespace, console: Console) -> None:
     if options.html:
         check_writable(options.html.parent)
     answers = []
-    with _engine(options) as engine:
+    with _engine(options, options.run) as engine:
         searcher = RunSearcher.load(options.run, device=options.device, engine=engine)
         if not options.question:
             count = len(searcher.documents)
@@ -265,13 +265,14 @@ def search(options: argparse.Namespace, console: Console) -> None:
         _say(console)(f"\nThe answers with pictures are in {options.html}")
 
 
-def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
-    """What `--engine` names, open; None without it."""
+def _engine(options: argparse.Namespace, folder: str | Path) -> AbstractContextManager[Engine | None]:
+    """What `--engine` names, open; None without it. Each output folder has a collection of its own."""
     if options.engine is None:
         return nullcontext()
     from csr_hf.search.engines import open_engine
 
-    return open_engine(options.engine, options.collection, api_key=os.environ.get("CSR_HF_ENGINE_API_KEY"))
+    collection = options.collection or collection_of(folder)
+    return open_engine(options.engine, collection, api_key=os.environ.get("CSR_HF_ENGINE_API_KEY"))
 
 
 def _typed(console: Console) -> Iterator[str]:
@@ -291,9 +292,10 @@ def index(options: argparse.Namespace, console: Console) -> None:
     from csr_hf import pipeline
 
     recipe = recipe_of(options)
-    with _engine(options) as engine:
+    with _engine(options, recipe.output_dir) as engine:
         pipeline.index(recipe, say=_say(console), progress=not options.no_progress, engine=engine)
     there = f" --engine {without_secrets(options.engine)}" if options.engine else ""
+    there += f" --collection {options.collection}" if options.engine and options.collection else ""
     line = f"\nAsk it:\n  csr-hf search {recipe.output_dir}{there}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -323,14 +325,13 @@ def _tell_exported(exported: Exported, say: Any) -> None:
         say(line)
 
 
-def _how_to_load(name: str, full: bool, revision: str | None = None) -> str:
+def _how_to_load(name: str, exported: Exported, revision: str | None = None) -> str:
     """A line a door."""
-    at = f', revision="{revision}"' if revision else ""
+    at, module = f', revision="{revision}"' if revision else "", exported.module
+    whole, alone = f'SparseEncoder("{name}"{at})', f'{module}.load("{name}", "{module}"{at})'
     doors = {
         f'CSREncoder.from_pretrained("{name}"{at})': "csr_hf",
-        f'SparseEncoder("{name}"{at})'
-        if full
-        else f'SparseAutoEncoder.load("{name}", "SparseAutoEncoder"{at})': "sentence-transformers",
+        whole if exported.layout == "full" else alone: "sentence-transformers",
         f'AutoModel.from_pretrained("{name}"{at}, trust_remote_code=True)': "transformers",
     }
     width = max(map(len, doors))

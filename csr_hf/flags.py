@@ -223,7 +223,13 @@ def add_engine_flags(command: argparse.ArgumentParser) -> None:
         help="a search engine, such as milvus-lite:./file.db or qdrant://host (see recipes/engines.md); a key is read "
         "from CSR_HF_ENGINE_API_KEY",
     )
-    command.add_argument("--collection", default="documents", help="in the engine (default: %(default)s)")
+    command.add_argument("--collection", help="in the engine (default: called like the output folder)")
+
+
+def collection_of(folder: str | Path) -> str:
+    """A collection's name for an output folder: its last part, in characters that every engine takes."""
+    name = re.sub(r"[^a-z0-9_]", "_", Path(folder).resolve().name.lower())
+    return (name if name[:1].isalpha() else f"c_{name}")[:63]
 
 
 def split(command_line: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -101,8 +101,9 @@ class ImageColumn(Sequence[Any]):
         """The image of a row, or a list of those of a slice."""
         if isinstance(row, slice):
             return [self[number] for number in range(*row.indices(len(self)))]
+        cell = self.encoded(row)
         try:
-            return open_image(self.encoded(row), f"image {self.name(row)}")
+            return open_image(cell, f"image {cell.get('path') or row}")
         except ValueError as error:
             raise ValueError(f"{error} `data.skip_bad` (--skip-bad) does that with all such files.") from error
 
@@ -125,7 +126,8 @@ class ImageColumn(Sequence[Any]):
             try:
                 content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
             except (OSError, TypeError) as error:
-                raise ValueError(f"image {cell['path'] or row} cannot be read: {error}.") from error
+                name = cell["path"] or row
+                raise ValueError(f"image {name} cannot be read: {error}. Replace it, or leave it out.") from error
             yield hashlib.blake2b(content, digest_size=12).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from csr_hf.atomic import check_writable, written_whole
 from csr_hf.backbone import Backbone, load_backbone
-from csr_hf.evaluation.results import Results
+from csr_hf.evaluation.results import Results, Row
 from csr_hf.recipe import Recipe, versions
 from csr_hf.search.index import InvertedIndex
 from csr_hf.training.data import SourceData, load_data
@@ -20,6 +20,7 @@ from csr_hf.training.embedded import Embedded, EmbeddedSource
 from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
 
 if TYPE_CHECKING:
+    from csr_hf.evaluation.methods import Method
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.search.engines import Engine
 
@@ -74,6 +75,11 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
     check_writable(recipe.embeddings_dir)
     arguments, sources = recipe.backbone, []
     data = load_data(recipe.data)
+    if len({source.embeddings is None for source in data}) > 1 and any("image" in source.roles for source in data):
+        raise ValueError(
+            "`data.sources` has images beside precomputed embeddings, and nothing says whether those are of images or "
+            "of texts. Train on one of both."
+        )
     if backbone is None and any(source.embeddings is None for source in data):
         backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
     if backbone is not None:
@@ -197,11 +203,10 @@ def save_model(head: CSRModel, recipe: Recipe, folder: Path, extra: dict[str, An
 def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, command: str = "") -> Results | None:
     """Measure the head on the held-out rows, write `results.json`, `results.md` and the plot.
 
-    Pairs are measured by what their first half finds; single texts by the neighbours of every fifth among the rest.
+    Pairs are measured by what their first half finds; single texts or images by the neighbours of every fifth among
+    the rest; images with texts in both directions, if the head has both modalities.
     """
-    from csr_hf.evaluation.cross_modal import evaluate_cross_modal
     from csr_hf.evaluation.methods import all_methods
-    from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 
     across = bool(head.config.modalities) and embedded.has_captions
     arguments = recipe.evaluation
@@ -219,22 +224,7 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    if across:
-        images, texts, captions = embedded.held_out_captions()
-        task = f"{embedded.name}, {len(images):,} held-out images"
-        rows = evaluate_cross_modal(methods, head, images, texts, captions, task=task)
-        metric = rows[-1].metric
-    else:
-        queries = embedded.held_out_queries
-        paired = queries is not None
-        if queries is not None:
-            task = f"{embedded.name}, {len(queries):,} held-out pairs"
-        else:
-            asked = np.arange(len(documents)) % 5 == 0
-            queries, documents = documents[asked], documents[~asked]
-            task = f"{embedded.name}, {len(queries):,} held-out texts among {len(documents):,}"
-        rows = evaluate_retrieval(methods, queries, documents, task=task, paired=paired)
-        metric = NDCG if paired else RECALL
+    rows = _measured(methods, head, embedded, across)
     found = versions()
     note = (
         f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
@@ -244,8 +234,29 @@ def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, co
     details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
     results = Results(rows, details)
     results.save(recipe.output_dir)
+    # Of each task the first metric tells most, of recalls the last.
+    metric = rows[-1 if across else 0].metric
     _plot(results, Path(recipe.output_dir) / _PLOT, metric, say)
     return results
+
+
+def _measured(methods: Sequence[Method], head: CSRModel, embedded: Embedded, across: bool) -> list[Row]:
+    from csr_hf.evaluation.cross_modal import evaluate_cross_modal
+    from csr_hf.evaluation.retrieval import evaluate_retrieval
+
+    if across:
+        images, texts, captions = embedded.held_out_captions()
+        task = f"{embedded.name}, {len(images):,} held-out images"
+        return evaluate_cross_modal(methods, head, images, texts, captions, task=task)
+    queries, documents = embedded.held_out_queries, embedded.held_out_documents
+    if queries is not None:
+        task = f"{embedded.name}, {len(queries):,} held-out pairs"
+        return evaluate_retrieval(methods, queries, documents, task=task)
+    asked = np.arange(len(documents)) % 5 == 0
+    kinds = {source.data.modality(source.data.document_role) for source in embedded.sources}
+    kind = f"{kinds.pop()}s" if len(kinds) == 1 else "rows"
+    task = f"{embedded.name}, {asked.sum():,} held-out {kind} among {(~asked).sum():,}"
+    return evaluate_retrieval(methods, documents[asked], documents[~asked], task=task, paired=False)
 
 
 def index(recipe: Recipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:

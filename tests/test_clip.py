@@ -13,7 +13,9 @@ from csr_hf.cli import main
 from csr_hf.encoder import encode_embeddings
 from csr_hf.evaluation.results import Results
 from csr_hf.publishing.export import export
+from csr_hf.publishing.sentence_transformers import native_name, write_head
 from csr_hf.recipe import Recipe
+from csr_hf.run_searcher import RunSearcher
 from csr_hf.training.data import DataArguments, load_data
 from csr_hf.training.embeddings import embed_dataset
 from tests.clip import caption, picture, save_clip
@@ -209,6 +211,8 @@ def test_shards_of_webdataset_and_encoded_columns(photos, tmp_path):
         assert data.roles == ("image", "text")
         assert list(data.dataset["text"]) == [caption(number) for number in range(5)]
         assert data.inputs("image")[4].tobytes() == picture(4).tobytes()
+    (streamed,) = load_data(DataArguments(source=str(tmp_path / "shard.tar"), streaming=True, limit=3))
+    assert streamed.roles == ("image", "text") and len(streamed) == 3
     with pytest.raises(ValueError, match=r"image number 0: .* cannot be read: .*No such file"):
         load_data(DataArguments(source=str(tmp_path / "rows.parquet"), columns={"image": "name"}))
     Dataset.from_dict({"image": [1.5]}).to_parquet(tmp_path / "floats.parquet")
@@ -340,6 +344,44 @@ def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_pa
         torch.testing.assert_close(stock.encode(inputs).to_dense(), expected, atol=1e-5, rtol=0)
     run = CSREncoder.from_pretrained(run_folder / "model", device="cpu")
     np.testing.assert_allclose(run.encode(pictures).values, own.encode(pictures).values, atol=1e-5)
+
+
+def test_head_alone_is_a_router_of_sentence_transformers(run_folder, tmp_path):
+    """As the card puts it together with a backbone that does not normalise."""
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    own = CSREncoder.from_pretrained(run_folder / "model", device="cpu")
+    write_head(own.head, tmp_path / "head")
+    backbone = SentenceTransformer(own.backbone.name, device="cpu")
+    head = Router.load(str(tmp_path / "head"), native_name(own.head))
+    stock = SparseEncoder(modules=[*backbone.children(), Normalize(), head, Normalize()], device="cpu")
+    for inputs in ([picture(3), picture(4)], [caption(3)]):
+        expected = own.encode(inputs).normalize().to_torch().to_dense()
+        torch.testing.assert_close(stock.encode(inputs).to_dense(), expected, atol=1e-5, rtol=0)
+
+
+def test_images_beside_precomputed_embeddings_are_refused(clip, photos, tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", np.ones((30, 24), np.float32))
+    sources = f"[{{source: {photos}}}, {{source: {tmp_path / 'rows.npy'}}}]"
+    call = ["embed", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(tmp_path / "run")]
+    assert main([*call, "--data.sources", sources, "--no-progress"]) == 2
+    assert "images beside precomputed embeddings" in capsys.readouterr().err
+
+
+def test_texts_and_images_without_pairs_are_one_index(clip, photos, tmp_path):
+    for number in range(40):
+        picture(number).save(tmp_path / f"{number:03}.png")
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(f"text {number}" for number in range(40)))
+    sources = f"[{{source: {tmp_path}}}, {{source: {tmp_path / 'texts.csv'}}}]"
+    call = ["run", "--corpus", "x", "--backbone", clip.name, "--output-dir", str(tmp_path / "run"), *SMALL]
+    assert main([*call, "--data.sources", sources, "--data.held_out=0.5", "--training.max_steps=3"]) == 0
+    assert {row.metric for row in Results.load(tmp_path / "run").rows} == {"dense top 10"}
+    (task,) = {row.task for row in Results.load(tmp_path / "run").rows}
+    assert re.search(r"held-out rows among \d+$", task)
+    documents = RunSearcher.load(tmp_path / "run", device="cpu").documents
+    assert len(documents) == 80 and documents[79]["thumbnail"] is None
 
 
 def test_shared_bias_is_what_the_recipe_says(clip, photos, tmp_path):

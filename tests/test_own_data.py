@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from csr_hf import CSREncoder, CSRModel, Recipe, Results
 from csr_hf.cli import main
+from csr_hf.flags import collection_of
 from csr_hf.run_searcher import RunSearcher
 from csr_hf.training.python_docs import python_docs
 
@@ -79,7 +80,17 @@ def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_pa
     assert main(["search", str(tmp_path / "run"), "a text"]) == 2
     assert "has no index" in capsys.readouterr().err
     assert main(["search", str(adapted / "more"), "a text", *engine]) == 2
-    assert "'documents' was filled with another head" in capsys.readouterr().err
+    assert "has no 'more' made by csr_hf" in capsys.readouterr().err
+    assert main(["search", str(adapted / "more"), "a text", *engine, "--collection", "run"]) == 2
+    assert "'run' was filled with another head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("runs/docs", "docs"), ("a/My Docs-2", "my_docs_2"), ("a/20_x", "c_20_x"), ("a" * 80, "a" * 63)],
+)
+def test_collections_are_called_like_their_folder(folder, name):
+    assert collection_of(folder) == name
 
 
 def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monkeypatch):

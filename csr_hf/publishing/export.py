@@ -12,7 +12,7 @@ from csr_hf.encoder import CSREncoder
 from csr_hf.heads import load_head
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.model_card import RESULTS, CardOptions, is_generated, write_card, write_run_files
-from csr_hf.publishing.sentence_transformers import write_full, write_head
+from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
 
 Layout = Literal["full", "head"]
@@ -27,6 +27,8 @@ class Exported:
 
     folder: Path
     layout: Layout
+    module: str
+    """The class of sentence-transformers that holds the head."""
     reason: str
     """Why this layout, in words."""
     notes: list[str]
@@ -92,7 +94,7 @@ def export(
             write_head(head, temporary)
         write_run_files(source if Path(source).is_dir() else repository.folder, temporary)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
-    return Exported(folder, chosen, reason, notes)
+    return Exported(folder, chosen, native_name(head), reason, notes)
 
 
 def write_card_folder(

@@ -172,6 +172,7 @@ def render(facts: CardFacts, layout: str, options: CardOptions, backbone: Backbo
         base_model=facts.base_model,
         revision_argument=f', revision="{revision}"' if revision else "",
         input_dim=config["input_dim"],
+        modalities=config.get("modalities"),
         k=k,
         small_k=max(1, k // 2),
         query_k=min(2 * k, config["hidden_dim"]),

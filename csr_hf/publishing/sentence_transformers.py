@@ -44,11 +44,19 @@ def write_full(encoder: CSREncoder, folder: Path) -> None:
 
 
 def write_head(head: CSRModel, folder: Path) -> None:
-    """The head alone: as `CSRModel.save_pretrained` writes it, and as a native module in `SparseAutoEncoder/`."""
+    """The head alone: as `CSRModel.save_pretrained` writes it, and as a native module in a folder of its class's name.
+
+    That is `SparseAutoEncoder`, or `Router` for a head of several modalities.
+    """
     head.save_pretrained(folder)
-    name = NATIVE_ROUTER if head.config.modalities else NATIVE_HEAD
+    name = native_name(head)
     (folder / name).mkdir()
     _native_module(head).save(str(folder / name))
+
+
+def native_name(head: CSRModel) -> str:
+    """The class of sentence-transformers that holds a head."""
+    return NATIVE_ROUTER if head.config.modalities else NATIVE_HEAD
 
 
 def _native_module(head: CSRModel) -> SparseAutoEncoder | Router:

@@ -23,11 +23,12 @@ def image_column(dataset: Dataset, column: str) -> Dataset:
     Raises:
         ValueError: if the column holds something else.
     """
+    import pyarrow
     from datasets import Image
 
     try:
         images = dataset.select_columns([column]).cast_column(column, Image(decode=False))
-    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+    except (TypeError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"column {column!r} holds {dataset.features[column]}, not images. Give encoded images or paths."
         ) from error

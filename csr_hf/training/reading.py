@@ -123,7 +123,11 @@ def _read_shard(path: Path) -> Dataset:
     """A file of webdataset, its parts named as roles."""
     import datasets
 
-    rows: Any = datasets.load_dataset("webdataset", data_files=str(path), split="train")
+    return _named_by_role(datasets.load_dataset("webdataset", data_files=str(path), split="train"))
+
+
+def _named_by_role(rows: Any) -> Any:
+    """The parts of a shard called as roles, as far as there is one of a kind."""
     for part, role in _SHARD_PARTS.items():
         if part in rows.column_names and role not in rows.column_names:
             rows = rows.rename_column(part, role)
@@ -144,6 +148,8 @@ def _read_stream(source: SourceArguments, path: Path) -> Dataset:
         stream = datasets.load_dataset(
             source.source, source.config_name, split=source.split, revision=source.revision, streaming=True
         )
+    if path.suffix == ".tar" and not source.columns:
+        stream = _named_by_role(stream)
     rows = list(stream.shuffle(seed=0, buffer_size=_SHUFFLE_BUFFER).take(source.limit))
     if not rows:
         raise ValueError("the stream has no rows.")
