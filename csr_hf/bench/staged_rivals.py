@@ -161,7 +161,8 @@ class Seismic(Rival):
             self.index = seismic.SeismicIndexRaw.build(str(file))
             self.index.save(str(self.corpus.folder / "seismic"))
         file.unlink()
-        saved = list(self.corpus.folder.glob("seismic.*"))
+        # Whatever ending its versions give the file.
+        saved = list(self.corpus.folder.glob("seismic*"))
         self._size = sum(path.stat().st_size for path in saved)
         for path in saved:
             path.unlink()
