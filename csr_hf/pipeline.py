@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf import held_out
 from csr_hf.atomic import check_writable, written_whole
 from csr_hf.backbone import Backbone, load_backbone
-from csr_hf.evaluation.results import Results, Row
-from csr_hf.recipe import Recipe, versions
+from csr_hf.evaluation.results import Results
+from csr_hf.recipe import Recipe
 from csr_hf.search.index import InvertedIndex
 from csr_hf.training.data import SourceData, load_data
 from csr_hf.training.distributed import rank_and_world, wait_for_all
@@ -20,7 +21,6 @@ from csr_hf.training.embedded import Embedded, EmbeddedSource
 from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
 
 if TYPE_CHECKING:
-    from csr_hf.evaluation.methods import Method
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.search.engines import Engine
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 _NAMED = 5
 _CHECKPOINTS, _LOG, _JOURNAL = "checkpoints", "training_log.jsonl", "upload.journal"
-_MODEL, _INDEX, _DOCUMENTS, _RECIPE, _PLOT = "model", "index", "documents.parquet", "recipe.yaml", "retention.png"
+_MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
 
 
 def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False, command: str = "") -> Results | None:
@@ -54,7 +54,7 @@ def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False
     head = train(recipe, embedded, say=say, progress=progress, resume=resume)
     if rank_and_world()[0] > 0:
         return None
-    results = evaluate(recipe, embedded, head, say=say, command=command)
+    results = held_out.evaluate(recipe, embedded, head, say=say, command=command)
     build_index(recipe, embedded, head, say=say)
     return results
 
@@ -86,8 +86,8 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
         say(f"backbone   {backbone.name}, {backbone.dim} dimensions, from {backbone.source}")
         _config(recipe, backbone.dim, backbone)
     for source in data:
-        held_out = int(source.held_out.sum())
-        say(f"data       {source.name}: {len(source):,} rows of {' + '.join(source.roles)}, {held_out:,} held out")
+        apart = int(source.held_out.sum())
+        say(f"data       {source.name}: {len(source):,} rows of {' + '.join(source.roles)}, {apart:,} held out")
         roles = source.roles if source.embeddings is None else ()
         if source.skipped:
             few = ", ".join(source.skipped[:_NAMED]) + (", ..." if len(source.skipped) > _NAMED else "")
@@ -200,65 +200,6 @@ def save_model(head: CSRModel, recipe: Recipe, folder: Path, extra: dict[str, An
     recipe.save(folder / _RECIPE, extra)
 
 
-def evaluate(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say, command: str = "") -> Results | None:
-    """Measure the head on the held-out rows, write `results.json`, `results.md` and the plot.
-
-    Pairs are measured by what their first half finds; single texts or images by the neighbours of every fifth among
-    the rest; images with texts in both directions, if the head has both modalities.
-    """
-    from csr_hf.evaluation.methods import all_methods
-
-    across = bool(head.config.modalities) and embedded.has_captions
-    arguments = recipe.evaluation
-    embedded = embedded if across else embedded.centred(head)
-    documents = embedded.held_out_captions()[0] if across else embedded.held_out_documents
-    if len(documents) < 20:
-        say(f"results    none: {len(documents)} rows are held out, too few to measure (`data.held_out`)")
-        return None
-    methods = all_methods(
-        head,
-        embedded.train,
-        ks=arguments.ks,
-        baselines=arguments.baselines,
-        two_stage=arguments.two_stage,
-        query_k_factor=arguments.query_k_factor,
-        candidates=arguments.candidates,
-    )
-    rows = _measured(methods, head, embedded, across)
-    found = versions()
-    note = (
-        f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
-        f"CSR, decoded: documents by matching pursuit, the dense query against the best {arguments.candidates} of "
-        "them decoded; CSR + int8: the dense query against int8 copies of them; bytes are those stored for a document"
-    )
-    details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
-    results = Results(rows, details)
-    results.save(recipe.output_dir)
-    # Of each task the first metric tells most, of recalls the last.
-    metric = rows[-1 if across else 0].metric
-    _plot(results, Path(recipe.output_dir) / _PLOT, metric, say)
-    return results
-
-
-def _measured(methods: Sequence[Method], head: CSRModel, embedded: Embedded, across: bool) -> list[Row]:
-    from csr_hf.evaluation.cross_modal import evaluate_cross_modal
-    from csr_hf.evaluation.retrieval import evaluate_retrieval
-
-    if across:
-        images, texts, captions = embedded.held_out_captions()
-        task = f"{embedded.name}, {len(images):,} held-out images"
-        return evaluate_cross_modal(methods, head, images, texts, captions, task=task)
-    queries, documents = embedded.held_out_queries, embedded.held_out_documents
-    if queries is not None:
-        task = f"{embedded.name}, {len(queries):,} held-out pairs"
-        return evaluate_retrieval(methods, queries, documents, task=task)
-    asked = np.arange(len(documents)) % 5 == 0
-    kinds = {source.data.modality(source.data.document_role) for source in embedded.sources}
-    kind = f"{kinds.pop()}s" if len(kinds) == 1 else "rows"
-    task = f"{embedded.name}, {asked.sum():,} held-out {kind} among {(~asked).sum():,}"
-    return evaluate_retrieval(methods, documents[asked], documents[~asked], task=task, paired=False)
-
-
 def index(recipe: Recipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
@@ -356,12 +297,3 @@ def _config(recipe: Recipe, dim: int, backbone: Backbone | None) -> Any:
         base_model_name_or_path=backbone.name if backbone else recipe.backbone.name_or_path,
         base_model_revision=backbone.revision if backbone else recipe.backbone.revision,
     )
-
-
-def _plot(results: Results, path: Path, metric: str, say: Say) -> None:
-    from csr_hf.evaluation.plots import plot_retention
-
-    try:
-        plot_retention(results, path, metric)
-    except ImportError as error:
-        say(f"plot       none: {error}")

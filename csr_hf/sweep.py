@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from csr_hf import pipeline
+from csr_hf import held_out, pipeline
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.recipe import Recipe, versions
 from csr_hf.training.arguments import TrainingArguments
@@ -116,7 +116,7 @@ def _measure(
     if _is_done(recipe, folder):
         return Results.load(folder)
     head = pipeline.train(recipe, embedded, say=say, progress=progress)
-    results = pipeline.evaluate(recipe, embedded, head, say=say)
+    results = held_out.evaluate(recipe, embedded, head, say=say)
     if results is None:
         raise ValueError("nothing is held out to measure on: raise `data.held_out`.")
     figures = Recipe.recorded(folder / "recipe.yaml", "results")

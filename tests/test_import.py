@@ -34,6 +34,7 @@ LAYERS = [
     {"evaluation"},
     {"publishing"},
     {"recipe"},
+    {"held_out"},
     {"pipeline", "run_searcher", "gallery"},
     {"bench", "benchmark", "sweep"},
     {"description", "flags"},
