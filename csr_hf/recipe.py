@@ -88,8 +88,9 @@ class IndexArguments:
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
     """How documents are encoded, see `CSRModel.encode`: "pursuit" is best with the second stage."""
-    copies: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings to keep for the second stage: binary, int8, float16; none for the codes alone."""
+    copies: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["binary", "int8"])
+    """Copies of the embeddings to keep: float16, int8 or binary for the second stage, binary beside another to find
+    what it ranks; none for the codes alone."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""
 

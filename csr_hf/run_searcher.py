@@ -88,6 +88,8 @@ class RunSearcher:
     ) -> list[Hit]:
         """The best documents for a question, rescored by the most exact copy that the index keeps, or by the codes.
 
+        Signs find what a more exact copy rescores, where the index has both; else inverted lists do.
+
         A search engine ranks by the codes of both sides alone.
 
         Args:
@@ -103,10 +105,12 @@ class RunSearcher:
         embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
         projections = project_queries(head, embedding)
         if isinstance(index, InvertedIndex):
+            kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
             found = index.search(
                 projections.codes(query_k),
                 top_k,
-                rescore=next((kind for kind in _BY_EXACTNESS if kind in index.copies), "self"),
+                rescore=kind or "self",
+                scan="binary" if "binary" in index.copies and kind != "binary" else None,
                 candidates=max(candidates or self.settings.candidates, top_k),
                 projections=projections,
                 embeddings=embedding,

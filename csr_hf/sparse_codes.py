@@ -42,7 +42,7 @@ class QueryProjections(NamedTuple):
         order = np.argsort(-values, axis=1, kind="stable")
         indices = np.take_along_axis(largest, order, axis=1).astype(index_dtype(dim))
         values = np.maximum(np.take_along_axis(values, order, axis=1), 0).astype(np.float32)
-        return SparseCodes(indices, values, dim, self.head)
+        return SparseCodes(indices, values, dim, self.head, check=False)
 
 
 class SparseCodes:

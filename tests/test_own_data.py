@@ -107,7 +107,7 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     fresh, own = (CSRModel.from_pretrained(run / "model") for run in (adapted / "fresh", indexed))
     assert torch.equal(fresh.encoder.weight, own.encoder.weight)
     searcher = RunSearcher.load(indexed)
-    assert (len(searcher.documents), searcher.index.copies) == (40, ("int8",))
+    assert (len(searcher.documents), searcher.index.copies) == (40, ("binary", "int8"))
     text = searcher.documents[7]["text"]
     (hit,) = searcher.search(text, 1)
     # int8 leaves the cosine of a text with itself at 1, to three places.
@@ -120,7 +120,7 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     assert "parse [a] date" in said and " ms" in said and "never asked" not in said
     assert said.count("  1. ") == 2
     assert main(["info", str(indexed)]) == 0
-    assert "int8 copies" in capsys.readouterr().out
+    assert "binary and int8 copies" in capsys.readouterr().out
 
 
 def test_head_of_another_width_is_refused(folder, adapted, capsys):

@@ -41,7 +41,7 @@ class Int8Stage:
 
 
 class CSRIndex(Rival):
-    """Our index: the largest projections of the query find candidates, int8 copies rank them."""
+    """Our index: the largest projections of the query, or signs, find candidates, int8 copies rank them."""
 
     name = "csr_hf"
     uses_codes = True
@@ -50,15 +50,17 @@ class CSRIndex(Rival):
         """Lists and copies."""
         corpus = self.corpus
         self.index = InvertedIndex.build(
-            corpus.codes, decoded_norms=corpus.norms, embeddings=corpus.documents, copies=["int8"]
+            corpus.codes, decoded_norms=corpus.norms, embeddings=corpus.documents, copies=["binary", "int8"]
         )
 
     def settings(self) -> list[dict[str, Any]]:
-        """Latents of a query, candidates (0 ranks by codes alone), and whatever else is swept."""
+        """Latents of a query, candidates (0 ranks by codes alone), scans of signs, and whatever else is swept."""
         corpus = self.corpus
         query_ks = query_ks_of(corpus)
-        depths = dict.fromkeys([0, *(min(count, len(corpus.documents)) for count in corpus.candidates)])
-        found = [{"query_k": k, "candidates": depth} for depth in depths for k in query_ks]
+        depths = list(dict.fromkeys(min(count, len(corpus.documents)) for count in corpus.candidates))
+        found: list[dict[str, Any]] = [{"query_k": k, "candidates": depth} for depth in [0, *depths] for k in query_ks]
+        # Latents only choose the blocks of a scan, the largest 32 of them.
+        found += [{"scan": "binary", "query_k": query_ks[0], "candidates": depth} for depth in depths]
         swept = [dict(zip(corpus.sweep, values, strict=True)) for values in product(*corpus.sweep.values())]
         return [{**setting, **others} for setting in found for others in swept]
 

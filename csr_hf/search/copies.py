@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from csr_hf.search import rescoring
+from csr_hf.search.lookup import ROOM
 
 COPIES = ("binary", "int8", "float16")
 """One bit, one byte (and four for a scale) or two bytes a dimension."""
@@ -43,12 +46,38 @@ def make_copy(kind: str, embeddings: np.ndarray, places: np.ndarray | None = Non
     return arrays
 
 
+def by_place(signs: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Signs as scans read them: of every block first byte 0 of each of its documents, then byte 1 of each, and so on.
+
+    Args:
+        signs: a row a document, uint8, shape (n, bytes).
+        begins: where blocks begin and the last ends, shape (blocks + 1,).
+
+    Returns:
+        uint8, shape (n * bytes + ROOM,).
+    """
+    planes = np.zeros(signs.size + ROOM, np.uint8)
+    for first, stop in itertools.pairwise(begins.tolist()):
+        block = signs[first:stop]
+        planes[first * signs.shape[1] : stop * signs.shape[1]] = block.T.ravel()
+    return planes
+
+
+def by_row(planes: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """What `by_place` was given."""
+    width = (len(planes) - ROOM) // max(int(begins[-1]), 1)
+    signs = np.empty((int(begins[-1]), width), np.uint8)
+    for first, stop in itertools.pairwise(begins.tolist()):
+        signs[first:stop] = planes[first * width : stop * width].reshape(width, stop - first).T
+    return signs
+
+
 def score_copy(
     kind: str, arrays: dict[str, np.ndarray], queries: np.ndarray, rows: np.ndarray, scores: np.ndarray
 ) -> None:
     """Fill `scores` with the inner products of queries and stored candidates, see `rescoring`."""
     if kind == "binary":
-        rescoring.score_binary(arrays["binary"], queries, rows, scores)
+        rescoring.score_binary(arrays["binary"], arrays["rows"], queries, rows, scores)
     elif kind == "float16":
         rescoring.score_float16(arrays["float16"], queries, rows, scores)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from csr_hf.search import building
 from csr_hf.search.building import BLOCK, HALF, TILE
+from csr_hf.search.lookup import ROOM
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import available_threads, run
 
@@ -206,7 +207,7 @@ def _shapes(n: int, k: int, dim: int, blocks: int) -> dict[str, tuple[int, ...]]
 def _other_shapes(n: int, input_dim: int) -> dict[str, tuple[int, ...]]:
     return {
         "ids": (n,),
-        "binary": (n, -(-input_dim // 8)),
+        "binary": (n * -(-input_dim // 8) + ROOM,),
         "int8": (n, input_dim),
         "int8_scale": (n,),
         "float16": (n, input_dim),

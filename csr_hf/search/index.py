@@ -16,16 +16,16 @@ from csr_hf.search.parts import (
     SearchResult,
     Settings,
     best,
+    first_stage,
     ids_at,
     made_room,
-    masks_of,
-    merged,
     opened,
     rescored,
     to_store,
     without,
 )
 from csr_hf.search.queries import (
+    check_scan,
     checked_dense,
     checked_depth,
     checked_nprobe,
@@ -172,6 +172,7 @@ class InvertedIndex:
         query_k: int | None = None,
         rescore: Literal["self", "binary", "int8", "float16"] | None = None,
         candidates: int = 100,
+        scan: Literal["binary"] | None = None,
         projections: QueryProjections | None = None,
         embeddings: np.ndarray | None = None,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
@@ -188,6 +189,8 @@ class InvertedIndex:
                 <x_q, decode(z_d)> / ||decode(z_d)||, a copy by <x_q, x_d> with x_d as it is stored, of unit norm.
                 Cosines, if the embeddings x_q are of unit norm.
             candidates: documents to rescore, at least `top_k`; unused without `rescore`.
+            scan: where candidates come from: None, the posting lists of `codes`; "binary", the signs that the copy of
+                this name keeps of every document in the visited blocks. Blocks are chosen by `codes` either way.
             projections: of the dense queries, for `rescore="self"`; see `csr_hf.encoder.project_queries`.
             embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
@@ -196,25 +199,23 @@ class InvertedIndex:
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
-            ValueError: for codes of another head or dim, an unknown `rescore`, a second stage without what it needs,
-                or numbers out of range.
+            ValueError: for codes of another head or dim, an unknown `rescore` or `scan`, a stage without what it
+                needs, or numbers out of range.
         """
         parts = self._parts
         self._check_codes(codes)
         depth = checked_depth(top_k, rescore, candidates, self._settings.copies)
+        check_scan(scan, rescore, self._settings.copies)
         threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
         dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
         queries = prepare_queries(codes, query_k, self._settings.decoded)
         starts = np.cumsum([0, *(len(part.segment) for part in parts)])
-        masks = masks_of(parts, starts, allowed)
-        found = []
-        for part, start, mask in zip(parts, starts[:-1], masks, strict=True):
-            scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask, nprobe)
-            found.append((scores, np.where(positions >= 0, positions + start, -1) if start else positions))
-        scores, positions = merged(found, depth)
+        if scan:
+            queries = queries.by_signs(checked_dense(embeddings, len(codes), self._settings.input_dim))
+        scores, positions = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
         if rescore is not None and dense is not None:
             scores = rescored(parts, starts, rescore, dense, positions, threads)
-            scores, positions = best(scores, positions, top_k)
+            scores, positions = best(scores, positions, top_k, threads)
         return SearchResult(ids_at(parts, starts, positions), scores, positions)
 
     def rescore(

@@ -1,4 +1,4 @@
-"""Numba kernels of the first stage: choose blocks by their summaries, add up posting lists, keep the best.
+"""Numba kernels of the first stage: add up the posting lists of blocks, keep the best documents.
 
 Queries and documents are integers here, so sums are exact whatever their order, and the score of a document does not
 depend on which documents share its block.
@@ -10,83 +10,11 @@ import numpy as np
 
 from csr_hf.jit import jit, popcount, prefetch
 from csr_hf.search.building import BLOCK, HALF
-from csr_hf.search.ranking import cut, make_key, offer, settle, smallest_score, sort_heap
+from csr_hf.search.ranking import cut, settle, smallest_score, sort_heap
+from csr_hf.search.routing import PENDING, add_summaries, best_first, by_block, choose, visits_of
 
-GROUP = 1024
-"""Queries, at most, that pass over the blocks together: a block is read once for all of them that visit it."""
-_ROOM = 2**23
-"""Numbers of a kind that a group may keep: fewer queries pass together where each needs more."""
-_PENDING = 2048
-_EARLY = 8
-"""Blocks, at most, that a query visits before all others."""
 _LINE = 32
 """Entries of a posting list in a cache line."""
-COARSE_SHIFT = 3
-"""Bits of a product of query and summary that do not count."""
-_COARSE = 6
-"""Bits of a block's sum that do not count when blocks are chosen."""
-
-
-def group_size(top_k: int, blocks: int, probes: int) -> int:
-    """Queries that pass over the blocks together in a search of this size."""
-    return max(min(GROUP, _ROOM // max(_PENDING, 4 * top_k, blocks, probes)), 1)
-
-
-@jit()
-def _add_summaries(summary: np.ndarray, latents: np.ndarray, steps: np.ndarray, sums: np.ndarray) -> None:
-    """What a query can expect of every block: products of its largest values and the summaries, in 16 bits.
-
-    Args:
-        summary: of a tile, uint8, shape (dim, width).
-        latents: of the query.
-        steps: its values, uint8, such that the sums fit in 16 bits; may be of fewer latents.
-        sums: receives the expectation, uint16, shape (width,).
-    """
-    sums[:] = 0
-    for j in range(steps.shape[0]):
-        step = np.uint16(steps[j])
-        if step:
-            shares = summary[np.int64(latents[j])]
-            for block in range(sums.shape[0]):
-                sums[block] += np.uint16(step * np.uint16(shares[block])) >> np.uint16(COARSE_SHIFT)
-
-
-@jit()
-def _choose(sums: np.ndarray, wanted: int, chosen: np.ndarray) -> tuple[int, int]:
-    """The `wanted` blocks of the largest sums; returns how many there are, and how many in front beat all others."""
-    bins = np.zeros((1 << (16 - _COARSE)) + 1, np.int32)
-    for block in range(sums.shape[0]):
-        bins[sums[block] >> _COARSE] += 1
-    top, level, seen = bins.shape[0], bins.shape[0] - 1, 0
-    while level > 0 and seen + bins[level] <= wanted:
-        seen += bins[level]
-        if seen <= _EARLY:
-            top = level
-        level -= 1
-    # Of the bin that does not fit as a whole, the first few.
-    spare, count, front = wanted - seen, 0, 0
-    for block in range(sums.shape[0]):
-        place = sums[block] >> _COARSE
-        if place > level or (place == level and spare > 0):
-            spare -= place == level
-            chosen[count] = block
-            if place >= top:
-                chosen[count], chosen[front] = chosen[front], chosen[count]
-                front += 1
-            count += 1
-    return count, front
-
-
-@jit()
-def _best_first(sums: np.ndarray, chosen: np.ndarray, count: int) -> None:
-    """Sort chosen blocks by their sums, descending."""
-    keys = np.zeros(count, np.uint64)
-    size = 0
-    for i in range(count):
-        size = offer(keys, size, make_key(np.float32(sums[chosen[i]]), chosen[i]))
-    sort_heap(keys, size)
-    for i in range(count):
-        chosen[i] = np.int32(np.uint64(0xFFFFFFFF) - (keys[i] & np.uint64(0xFFFFFFFF)))
 
 
 @jit()
@@ -210,8 +138,8 @@ def search_query(
     documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
-    steps: np.ndarray,
     coarse: np.ndarray,
+    steps: np.ndarray,
     probes: int,
     part: int,
     parts: int,
@@ -224,8 +152,8 @@ def search_query(
         documents: rows where blocks begin and the last ends; scale, allowed and order, see `_collect`.
         summary: uint8, shape (tiles, dim, width).
         latents: of the query.
-        steps: its values, int32.
         coarse: its largest values for summaries, uint8.
+        steps: its values, int32.
         probes: blocks to visit.
         part: which share of them is visited here.
         parts: how many shares there are.
@@ -237,10 +165,10 @@ def search_query(
     tiles, _, width = summary.shape
     expected, chosen = np.empty(tiles * width, np.uint16), np.empty(blocks, np.int32)
     for tile in range(tiles):
-        _add_summaries(summary[tile], latents, coarse, expected[tile * width : (tile + 1) * width])
-    visits, _ = _choose(expected[:blocks], probes, chosen)
-    _best_first(expected, chosen, visits)
-    capacity = max(_PENDING, 4 * heap.shape[0])
+        add_summaries(summary[tile], latents, coarse, expected[tile * width : (tile + 1) * width])
+    visits, _ = choose(expected[:blocks], probes, chosen)
+    best_first(expected, chosen, visits)
+    capacity = max(PENDING, 4 * heap.shape[0])
     rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
     sums = np.zeros(BLOCK, np.int32)
     # Lists of the next block are looked up, and asked for, while those of this one are added.
@@ -285,28 +213,28 @@ def search_group(
     documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
-    steps: np.ndarray,
     coarse: np.ndarray,
+    steps: np.ndarray,
     probes: int,
     heaps: np.ndarray,
 ) -> None:
     """Best documents of a group of queries, block after block as they lie in memory.
 
-    Arguments as for `search_query`, with one more axis for the queries in front of `latents`, `steps`, `coarse` and
+    Arguments as for `search_query`, with one more axis for the queries in front of `latents`, `coarse`, `steps` and
     `heaps`.
     """
     bits, ranks, firsts, offsets, starts, postings = lists
     begins, scale, allowed, order = documents
     group, blocks = heaps.shape[0], bits.shape[0]
-    chosen, visits, fronts = _visits(summary, latents, coarse, blocks, probes)
-    capacity = max(_PENDING, 4 * heaps.shape[1])
+    chosen, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
+    capacity = max(PENDING, 4 * heaps.shape[1])
     rows, scores = np.empty((group, capacity), np.int32), np.empty((group, capacity), np.float32)
     counts, sizes = np.zeros(group, np.int64), np.zeros(group, np.int64)
     bounds = np.full(group, np.float32(1e-30))
     sums, found = np.zeros(BLOCK, np.int32), np.empty((latents.shape[1], 3), np.int32)
     # Every query's best blocks come first: what they hold spares it most of what the others hold.
     for turn in range(2):
-        visitors, ends = _by_block(chosen, visits, fronts, turn, blocks)
+        visitors, ends = by_block(chosen, visits, fronts, turn, blocks)
         for block in range(blocks):
             own, first = postings[starts[block] : starts[block + 1]], begins[block]
             for at in range(ends[block], ends[block + 1]):
@@ -324,49 +252,3 @@ def search_group(
                 counts[i], bounds[i] = cut(rows[i], scores[i], counts[i], heaps.shape[1], bounds[i])
     for i in range(group):
         sort_heap(heaps[i], settle(rows[i], scores[i], counts[i], order, heaps[i], sizes[i]))
-
-
-@jit()
-def _visits(
-    summary: np.ndarray, latents: np.ndarray, coarse: np.ndarray, blocks: int, probes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks that every query visits, (queries, probes); how many they are, and how many in front beat all others."""
-    group = latents.shape[0]
-    tiles, _, width = summary.shape
-    expected = np.empty((group, tiles * width), np.uint16)
-    # A tile of the summaries stays in the cache while all queries pass over it.
-    for tile in range(tiles):
-        for i in range(group):
-            _add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * width : (tile + 1) * width])
-    chosen, visits = np.empty((group, min(probes, blocks)), np.int32), np.empty(group, np.int64)
-    fronts = np.empty(group, np.int64)
-    for i in range(group):
-        visits[i], fronts[i] = _choose(expected[i, :blocks], probes, chosen[i])
-    return chosen, visits, fronts
-
-
-@jit()
-def _by_block(
-    chosen: np.ndarray, visits: np.ndarray, fronts: np.ndarray, turn: int, blocks: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Queries by the block that they visit: the queries, int32, and where those of every block begin and end.
-
-    Args:
-        chosen: blocks of every query, shape (queries, probes).
-        visits: how many of them count, shape (queries,).
-        fronts: how many of these come early, shape (queries,).
-        turn: 0 for the early ones of every query, 1 for the others.
-        blocks: how many there are.
-    """
-    ends = np.zeros(blocks + 2, np.int64)
-    for i in range(chosen.shape[0]):
-        for at in range(fronts[i] if turn else 0, visits[i] if turn else fronts[i]):
-            ends[chosen[i, at] + 2] += 1
-    ends = np.cumsum(ends)
-    visitors = np.empty(ends[-1], np.int32)
-    for i in range(chosen.shape[0]):
-        for at in range(fronts[i] if turn else 0, visits[i] if turn else fronts[i]):
-            block = chosen[i, at]
-            visitors[ends[block + 1]] = i
-            ends[block + 1] += 1
-    return visitors, ends

@@ -13,7 +13,7 @@ import numpy as np
 from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
 from csr_hf.search.ids import Ids, listed
-from csr_hf.search.queries import frozen
+from csr_hf.search.queries import PreparedQueries, frozen
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.segment import Segment
 from csr_hf.search.storage import StoredSegment
@@ -129,15 +129,35 @@ def masks_of(
     return [mask if part.alive is None else mask & part.alive for part, mask in zip(parts, chosen, strict=True)]
 
 
-def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best of all parts, by score, then position; padded to `depth`."""
+def first_stage(
+    parts: Sequence[Part],
+    starts: np.ndarray,
+    queries: PreparedQueries,
+    depth: int,
+    allowed: Iterable[Hashable] | np.ndarray | None,
+    threads: int,
+    nprobe: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and positions of the best `depth` documents by their codes, best first, or by signs, in any order.
+
+    Arguments as for a search.
+    """
+    found = []
+    for part, start, mask in zip(parts, starts[:-1], masks_of(parts, starts, allowed), strict=True):
+        scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask, nprobe)
+        found.append((scores, np.where(positions >= 0, positions + start, -1) if start else positions))
+    return merged(found, depth, ordered=queries.tables is None)
+
+
+def merged(
+    found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int, *, ordered: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of all parts, by score, then position if they are to be `ordered`; padded to `depth`."""
     if len(found) == 1:
         scores, positions = found[0]
     else:
         scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
-    # Scores that rounding has made equal are not in order of position yet.
-    tied = (scores[:, 1:] == scores[:, :-1]) & (positions[:, 1:] < positions[:, :-1]) & (positions[:, 1:] >= 0)
-    if len(found) > 1 or tied.any():
+    if len(found) > 1 or (ordered and _tied(scores, positions)):
         order = np.lexsort((positions, -scores))[:, :depth]
         scores, positions = (np.take_along_axis(array, order, axis=1) for array in (scores, positions))
     short = depth - scores.shape[1]
@@ -145,6 +165,12 @@ def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], depth: int) -> tuple[
         return scores, positions
     missing = ((0, 0), (0, short))
     return np.pad(scores, missing, constant_values=-np.inf), np.pad(positions, missing, constant_values=-1)
+
+
+def _tied(scores: np.ndarray, positions: np.ndarray) -> bool:
+    """Whether scores that rounding has made equal are not in order of position."""
+    equal, before = scores[:, 1:] == scores[:, :-1], positions[:, 1:] < positions[:, :-1]
+    return bool((equal & before & (positions[:, 1:] >= 0)).any())
 
 
 def rescored(
@@ -175,10 +201,15 @@ def rescored(
     return scores
 
 
-def best(scores: np.ndarray, positions: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def best(scores: np.ndarray, positions: np.ndarray, top_k: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `top_k` of the candidates by their scores, then by position."""
-    keys = np.zeros((len(scores), top_k), np.uint64)
-    rescoring.best_keys(scores, frozen(positions, np.int64), keys)
+    keys, positions = np.zeros((len(scores), top_k), np.uint64), frozen(positions, np.int64)
+
+    def choose(first: int) -> None:
+        rows = slice(first, first + _GROUP)
+        rescoring.best_keys(scores[rows], positions[rows], keys[rows])
+
+    run(choose, [(first,) for first in range(0, len(scores), _GROUP)], threads)
     return split_keys(keys, np.ones(len(keys), np.float32))
 
 

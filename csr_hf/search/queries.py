@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from csr_hf.search import kernels
-from csr_hf.search.building import LEVELS
 from csr_hf.search.copies import COPIES
+from csr_hf.search.rounding import COARSE_K, NOT_FINITE, OUT_OF_RANGE, find_fault, round_queries, sign_tables
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import available_threads
 
 _MAX_QUERY_K = 16_384
-_COARSE_K = 32
 
 
 class PreparedQueries(NamedTuple):
@@ -28,13 +26,17 @@ class PreparedQueries(NamedTuple):
     """The largest values for summaries of blocks, uint8, shape (n, up to 32)."""
     factors: np.ndarray
     """What sums are multiplied by, once they are by the document's scale; float32, shape (n,)."""
+    tables: np.ndarray | None = None
+    """What documents' signs are looked up in, see `rounding.fill_tables`; None where posting lists are searched."""
+
+    def by_signs(self, embeddings: np.ndarray) -> PreparedQueries:
+        """The same for a scan of signs, given the dense queries: float32, shape (n, input_dim)."""
+        factors = np.ones(len(embeddings), np.float32)
+        return self._replace(tables=frozen(sign_tables(embeddings)), factors=frozen(factors))
 
 
 def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> PreparedQueries:
-    """Check the codes of queries and round their values to integers.
-
-    A document's values are at most 255, so sums fit in 31 bits if the integers of a query add up to 8.4 million: about
-    as fine as float32.
+    """Check the codes of queries and round their values to integers, see `rounding.round_queries`.
 
     Args:
         codes: of the queries.
@@ -45,21 +47,16 @@ def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> P
         ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
             query that names a latent twice.
     """
-    latents, values, norms = unit_queries(codes, query_k)
-    total = np.maximum(values.sum(axis=1, keepdims=True), 1)
-    # One step less for each latent, since every active one has at least one step.
-    resolution = ((2**31 - 1) // LEVELS - latents.shape[1]) / total
-    steps = np.where(values > 0, np.maximum(np.rint(values * resolution), 1), 0)
-    factors = norms / resolution if decoded else 1 / resolution
-    prepared = PreparedQueries(
-        latents,
-        np.ascontiguousarray(steps, np.int32),
-        _coarse(values[:, :_COARSE_K]),
-        np.ascontiguousarray(factors[:, 0], np.float32),
-    )
-    for array in prepared:
-        array.flags.writeable = False
-    return prepared
+    codes = _checked_k(codes, query_k)
+    n, k = codes.indices.shape
+    latents, values = frozen(np.array(codes.indices, order="C")), frozen(codes.values)
+    row, problem = find_fault(latents, values, codes.dim)
+    if problem:
+        _refuse(codes, row, problem)
+    steps, factors = np.empty((n, k), np.int32), np.empty(n, np.float32)
+    coarse = np.empty((n, min(k, COARSE_K)), np.uint8)
+    round_queries(latents, values, decoded, steps, coarse, factors)
+    return PreparedQueries(latents, frozen(steps), frozen(coarse), frozen(factors))
 
 
 def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,24 +65,33 @@ def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, n
     Returns:
         latents, values (float64, of unit norm), both (n, query_k), and what they were divided by, (n, 1): not 0.
     """
-    codes = codes if query_k is None else _truncated(codes, query_k)
-    if codes.k > _MAX_QUERY_K:
-        raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
+    prepare_queries(codes, query_k, False)
+    codes = _checked_k(codes, query_k)
     raw = codes.values.astype(np.float64)
-    if not (np.isfinite(raw) & (raw >= 0)).all():
-        raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
-    _check_latents(codes.indices, raw > 0, codes.dim)
     norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
     norms[norms == 0] = 1
     return np.array(codes.indices, order="C"), raw / norms, norms
 
 
-def _coarse(values: np.ndarray) -> np.ndarray:
-    """Values as integers whose products with summaries, of eight bits too, add up to 16 bits at most."""
-    largest, total = values.max(axis=1, initial=0, keepdims=True), values.sum(axis=1, keepdims=True)
-    limit = (2**16 << kernels.COARSE_SHIFT) / (LEVELS + 1)
-    scale = np.minimum(LEVELS / np.where(largest > 0, largest, 1), limit / np.where(total > 0, total, 1))
-    return np.ascontiguousarray(np.floor(values * scale), np.uint8)
+def _checked_k(codes: SparseCodes, query_k: int | None) -> SparseCodes:
+    if query_k is not None and not 1 <= query_k <= codes.k:
+        raise ValueError(
+            f"`query_k` ({query_k}) must be between 1 and the k of the query codes ({codes.k}). "
+            "Encode the queries with a larger k."
+        )
+    codes = codes if query_k is None else codes.truncate(query_k)
+    if codes.k > _MAX_QUERY_K:
+        raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
+    return codes
+
+
+def _refuse(codes: SparseCodes, row: int, problem: int) -> NoReturn:
+    if problem == NOT_FINITE:
+        raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
+    if problem == OUT_OF_RANGE:
+        found = f"found {codes.indices.min()} to {codes.indices.max()}"
+        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); {found}.")
+    raise ValueError(f"query {row} names a latent twice. Every latent may appear once in a row.")
 
 
 def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequence[str]) -> int:
@@ -108,6 +114,23 @@ def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequ
     if candidates < top_k:
         raise ValueError(f"`candidates` ({candidates}) must be at least `top_k` ({top_k}). Raise `candidates`.")
     return candidates
+
+
+def check_scan(scan: str | None, rescore: str | None, copies: Sequence[str]) -> None:
+    """Validate how candidates are found.
+
+    Raises:
+        ValueError: for an unknown `scan`, one without signs to scan, or without a second stage.
+    """
+    if scan not in (None, "binary"):
+        raise ValueError(f'`scan` ({scan!r}) is unknown. Choose "binary", or None for posting lists.')
+    if scan and scan not in copies:
+        raise ValueError(
+            f'`scan="binary"` needs such copies of the embeddings, and the index has {", ".join(copies) or "none"}. '
+            'Build it with `embeddings=..., copies=["binary", "int8"]`.'
+        )
+    if scan and rescore is None:
+        raise ValueError('`scan="binary"` finds candidates for a second stage. Pass `rescore`, for one "int8".')
 
 
 def checked_nprobe(nprobe: int | None) -> int | None:
@@ -203,26 +226,3 @@ def frozen(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
     view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
-
-
-def _truncated(codes: SparseCodes, query_k: int) -> SparseCodes:
-    if not 1 <= query_k <= codes.k:
-        raise ValueError(
-            f"`query_k` ({query_k}) must be between 1 and the k of the query codes ({codes.k}). "
-            "Encode the queries with a larger k."
-        )
-    return codes.truncate(query_k)
-
-
-def _check_latents(indices: np.ndarray, active: np.ndarray, dim: int) -> None:
-    if not indices.size:
-        return
-    if not 0 <= int(indices.min()) <= int(indices.max()) < dim:
-        raise ValueError(f"`codes.indices` must lie in [0, {dim}); found {indices.min()} to {indices.max()}.")
-    # Places that are not active may repeat an index, so each gets a number of its own below zero.
-    own = np.where(active, indices.astype(np.int64), -1 - np.arange(indices.shape[1]))
-    repeated = (np.diff(np.sort(own, axis=1), axis=1) == 0).any(axis=1)
-    if repeated.any():
-        raise ValueError(
-            f"query {int(np.argmax(repeated))} names a latent twice. Every latent may appear once in a row."
-        )

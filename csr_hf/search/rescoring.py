@@ -107,17 +107,20 @@ def score_float16(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, score
 
 
 @jit(fastmath=_FAST)
-def score_binary(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
+def score_binary(
+    planes: np.ndarray, begins: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray
+) -> None:
     """Dense queries against signs, as vectors of unit norm: sum_j query_j sign_j / sqrt(input_dim).
 
     Args:
-        copy: eight dimensions a byte, the first in the highest bit, 1 for positive; uint8, shape (n, bytes).
+        planes: eight dimensions a byte, the first in the highest bit, 1 for positive; see `copies.by_place`.
+        begins: rows where blocks begin and the last ends.
         queries: float32, shape (queries, input_dim).
         rows: candidates, int64, shape (queries, candidates).
         scores: see above.
     """
     dim = queries.shape[1]
-    bytes_of = copy.shape[1]
+    bytes_of = (dim + 7) // 8
     # Sums of a query over the bits of every possible byte, each from that of the byte without its lowest bit.
     sums = np.zeros((bytes_of, 256), np.float32)
     for q in range(rows.shape[0]):
@@ -135,9 +138,11 @@ def score_binary(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores
         for i in range(rows.shape[1]):
             row = rows[q, i]
             if row >= 0:
-                total = np.float32(0)
+                block = np.searchsorted(begins, row, side="right") - 1
+                length, total = begins[block + 1] - begins[block], np.float32(0)
+                at = bytes_of * begins[block] + row - begins[block]
                 for place in range(bytes_of):
-                    total += sums[place, copy[row, place]]
+                    total += sums[place, planes[at + place * length]]
                 scores[q, i] = (2 * total - whole) / np.sqrt(np.float32(dim))
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from csr_hf.search import kernels, rescoring
+from csr_hf.search import kernels, rescoring, scanning
 from csr_hf.search.building import BLOCK
 from csr_hf.search.clustering import similar_blocks
-from csr_hf.search.copies import COPIES, make_copy, score_copy
+from csr_hf.search.copies import COPIES, by_place, by_row, make_copy, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
 from csr_hf.search.queries import PreparedQueries, frozen
 from csr_hf.search.ranking import split_keys
+from csr_hf.search.routing import group_size
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import run
 
 _ALL_ALLOWED = np.empty(0, np.uint8)
 _LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
 _FIRST_STAGE = (*_LISTS, "summary", "scale", "order", "rows")
-_SHARE = 128
-"""Blocks of a query that are worth a thread of their own."""
+_SHARE, _SCAN_SHARE = 128, 512
+"""Blocks of a query that are worth a thread of their own: lists to add up, signs to scan."""
 _ALONE = 8
 """Queries a thread from which they pass over the blocks together."""
 
@@ -80,6 +82,8 @@ class Segment:
         copied: dict[str, np.ndarray] = {}
         for kind, dense in checked:
             copied |= make_copy(kind, dense, places)
+        if "binary" in copied:
+            copied["binary"] = by_place(copied["binary"], begins)
         stored = {name: stored.pop(name)[order] for name in list(stored)}
         return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
 
@@ -93,7 +97,7 @@ class Segment:
     def find(
         self, queries: PreparedQueries, depth: int, threads: int, allowed: np.ndarray | None, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best `depth` documents by codes alone.
+        """The best `depth` documents by codes alone, or by their signs if the queries are prepared for these.
 
         Args:
             queries: prepared for this index.
@@ -108,28 +112,34 @@ class Segment:
         n = len(queries.factors)
         if not n or not depth:
             return np.empty((n, depth), np.float32), np.empty((n, depth), np.int64)
-        lists = tuple(self.arrays[name] for name in _LISTS)
         mask = frozen(_ALL_ALLOWED if allowed is None else allowed[self.arrays["order"]].view(np.uint8))
         documents = (self.arrays["rows"], self.arrays["scale"], mask, self.arrays["order"])
         summary = self.arrays["summary"]
         blocks = len(self.arrays["bits"])
         probes = min(nprobe or blocks, blocks)
+        stored: Any
+        if queries.tables is None:
+            one, many, share = kernels.search_query, kernels.search_group, _SHARE
+            stored, values = tuple(self.arrays[name] for name in _LISTS), queries.steps
+        else:
+            one, many, share = scanning.scan_query, scanning.scan_group, _SCAN_SHARE
+            stored, values = self.arrays["binary"], queries.tables
         # Few queries cannot occupy the threads, so their blocks are shared out.
-        parts = min(threads, -(-probes // _SHARE)) if n < 2 * threads else 1
+        parts = min(threads, -(-probes // share)) if n < 2 * threads else 1
         keys = np.zeros((parts, n, depth), np.uint64)
 
         def search_one(i: int, part: int) -> None:
-            query = queries.latents[i], queries.steps[i], queries.coarse[i]
-            kernels.search_query(lists, documents, summary, *query, probes, part, parts, keys[part, i])
+            query = queries.latents[i], queries.coarse[i], values[i]
+            one(stored, documents, summary, *query, probes, part, parts, keys[part, i])
 
         def search_many(first: int, stop: int) -> None:
-            query = queries.latents[first:stop], queries.steps[first:stop], queries.coarse[first:stop]
-            kernels.search_group(lists, documents, summary, *query, probes, keys[0, first:stop])
+            query = queries.latents[first:stop], queries.coarse[first:stop], values[first:stop]
+            many(stored, documents, summary, *query, probes, keys[0, first:stop])
 
         if n < _ALONE * threads:
             run(search_one, [(i, part) for i in range(n) for part in range(parts)], threads)
         else:
-            group = min(kernels.group_size(depth, blocks, probes), -(-n // threads))
+            group = min(group_size(depth, blocks, probes), -(-n // threads))
             run(search_many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
         merged = keys[0]
         if parts > 1:
@@ -168,14 +178,20 @@ class Segment:
         rows = [segment._rows[chosen] for segment, chosen in zip(segments, positions, strict=True)]
 
         def join(name: str, order: np.ndarray | None = None) -> np.ndarray:
-            whole = np.concatenate([segment.arrays[name][at] for segment, at in zip(segments, rows, strict=True)])
+            whole = np.concatenate([segment._by_row(name)[at] for segment, at in zip(segments, rows, strict=True)])
             return whole if order is None else whole[order]
 
         order, begins = similar_blocks(join("indices"), join("values"), first.dim, BLOCK)
         names = ["indices", "values", "steps", "scale"]
         names += [name for name in first.arrays if name.split("_")[0] in COPIES]
         stored = {name: join(name, order) for name in names}
+        if "binary" in stored:
+            stored["binary"] = by_place(stored["binary"], begins)
         return cls._of({**stored, "order": order, "rows": begins}, first.dim, first.decoded)
+
+    def _by_row(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        return by_row(array, self.arrays["rows"]) if name == "binary" else array
 
     @cached_property
     def _rows(self) -> np.ndarray:
