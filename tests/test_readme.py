@@ -99,13 +99,41 @@ def variant_lines():
     return table(header, lines)
 
 
+def separate_lines():
+    results = Results.load(SMALL_CLIP / "separate")
+    header = ["heads", *(f"{direction}, {metric}" for direction in DIRECTIONS for metric in RECALLS)]
+    methods = dict.fromkeys(row.method for row in results.rows)
+    return table(header, [[method, *recalls(results.select(method=method))] for method in methods])
+
+
+def labelled_lines():
+    results = Results.load(SMALL_CLIP / "cifar10_k64")
+    chosen = [("dense", None, 1024), ("CSR", 16, 68), ("CSR, decoded", 16, 68), ("CSR", 64, 260)]
+    chosen += [
+        ("CSR, decoded", 64, 260),
+        ("PCA", None, 68),
+        ("PCA", None, 260),
+        ("int8", None, 256),
+        ("binary", None, 32),
+    ]
+    lines = []
+    for method, k, size in chosen:
+        rows = results.select(method=method, k=k, bytes_per_vector=size)
+        found = {row.metric: f"{row.score if method == 'dense' else row.retention:.3f}" for row in rows}
+        lines.append([method, str(k or ""), str(size), found["1-NN accuracy"], found["linear probe"]])
+    return table(["method", "k", "bytes", "1-NN accuracy", "linear probe"], lines)
+
+
 def test_tables_of_images_are_those_of_the_results_files():
     readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    for lines in (cross_modal_lines(), variant_lines()):
+    for lines in (cross_modal_lines(), variant_lines(), separate_lines(), labelled_lines()):
         assert "\n".join(lines) in readme
     photographs = Results.load(SMALL_CLIP / "cifar10")
     assert photographs.summary_markdown() in readme
-    for folder in ("emoji_k64", "variants", "cifar10"):
+    dead = Results.load(SMALL_CLIP / "separate").details["dead"]
+    assert f"{dead['image']:.1%}".replace("%", " %") + " (images)" in readme
+    assert f"{dead['text']:.1%}".replace("%", " %") + " (texts)" in readme
+    for folder in ("emoji_k64", "variants", "cifar10", "cifar10_k64", "separate"):
         assert Results.load(SMALL_CLIP / folder).details["command"] in readme
 
 

@@ -32,10 +32,10 @@ MODALITIES = ("image", "text")
 DIRECTIONS = (("text to image", "text", "image"), ("image to text", "image", "text"))
 
 
-def trained(recipe: Recipe, rows: np.ndarray) -> tuple[CSRModel, float]:
+def trained(recipe: Recipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
     """A head for one modality, and the share of its latents that are dead."""
     recipe.training.gamma = 0
-    torch.manual_seed(recipe.training.seed)
+    torch.manual_seed(seed)
     dim = rows.shape[1]
     head = CSRModel(CSRConfig(input_dim=dim, hidden_dim=recipe.model.hidden_dim_for(dim), k=recipe.model.k))
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def measured(
     """Recall at 1, 5 and 10 in both directions; without heads that of the embeddings."""
     images, texts, captions = embedded.held_out_captions()
     _, firsts, groups = np.unique(np.array(captions), return_index=True, return_inverse=True)
-    rows = {"image": images, "text": texts[firsts]}
+    rows = {"image": images.astype(np.float32), "text": texts[firsts].astype(np.float32)}
     labels = {"image": groups, "text": np.arange(len(firsts))}
     result = {}
     for name, asking, stored in DIRECTIONS:
@@ -76,7 +76,7 @@ def measured(
             continue
         codes = {}
         for kind in MODALITIES:
-            centred = rows[kind].astype(np.float32) - biases[kind]
+            centred = rows[kind] - biases[kind]
             made = encode_embeddings(heads[kind], centred, k if kind == stored else 2 * k, refine=kind == stored)
             if kind == "text" and numbers is not None:
                 made = SparseCodes(numbers[made.indices], made.values, made.dim)
@@ -99,8 +99,9 @@ def main() -> None:
     train = {name: source.embeddings(name, rows).astype(np.float32) - biases[name] for name in MODALITIES}
     shared = CSRModel.from_pretrained(options.shared).eval()
     heads, dead = {}, {}
-    for name in MODALITIES:
-        heads[name], dead[name] = trained(recipe, train[name])
+    for number, name in enumerate(MODALITIES):
+        # From the same seed latents would begin, and stay, alike.
+        heads[name], dead[name] = trained(recipe, train[name], recipe.training.seed + number)
     k, size = recipe.model.k, 4 * recipe.model.k + 4
     variants = {
         "dense": (measured({}, None, embedded, biases, k), None, 4 * embedded.dim),
