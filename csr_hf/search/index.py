@@ -74,8 +74,8 @@ class InvertedIndex:
             decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
                 `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`.
             embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
-            copies: of the embeddings, to keep for the second stage: "binary" (input_dim / 8 bytes a document), "int8"
-                (input_dim + 4), "float16" (2 input_dim).
+            copies: of the embeddings, to keep for the second stage: "binary" (input_dim / 8 bytes a document; finds
+                candidates too, see `search`), "int8" (input_dim + 4), "float16" (2 input_dim).
 
         Raises:
             ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are
@@ -199,8 +199,7 @@ class InvertedIndex:
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
-            ValueError: for codes of another head or dim, an unknown `rescore` or `scan`, a stage without what it
-                needs, or numbers out of range.
+            ValueError: for codes of another head or dim, a stage that is unknown or lacks something, or bad numbers.
         """
         parts = self._parts
         self._check_codes(codes)

@@ -183,10 +183,12 @@ def rescored(
 ) -> np.ndarray:
     """Second-stage scores of candidates, float32, of the shape of `positions`; -inf for none."""
     scores = np.full(positions.shape, -np.inf, np.float32)
-    local = [
-        frozen(np.where((positions >= first) & (positions < stop), positions - first, -1), np.int64)
-        for first, stop in itertools.pairwise(starts)
-    ]
+    local = [frozen(positions, np.int64)]
+    if len(parts) != 1:
+        local = [
+            frozen(np.where((positions >= first) & (positions < stop), positions - first, -1), np.int64)
+            for first, stop in itertools.pairwise(starts)
+        ]
 
     def rescore(first: int) -> None:
         rows = slice(first, first + _GROUP)
