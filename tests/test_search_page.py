@@ -27,7 +27,7 @@ CHOSEN = {
         "hnswlib": [16, 32, 64],
         "usearch": [16, 32, 64],
         "faiss IVF-PQ": [(100, 16), (100, 64), (100, 256)],
-        "Seismic + int8": [8, 16],
+        "Seismic + int8": [(300, 8), (300, 16)],
         "faiss binary + int8": [100, 300],
         "faiss flat": [None],
         "scipy CSR": [None],
@@ -40,7 +40,7 @@ SETTINGS = {
     "hnswlib": lambda one: one["ef"],
     "usearch": lambda one: one["ef"],
     "faiss IVF-PQ": lambda one: (one["candidates"], one["nprobe"]),
-    "Seismic + int8": lambda one: one["cut"],
+    "Seismic + int8": lambda one: (one["candidates"], one["cut"]),
     "faiss binary + int8": lambda one: one["candidates"],
 }
 
@@ -50,9 +50,11 @@ def read(name):
 
 
 def lines(name):
-    found = ["| | setting | batch, ms a query | alone, p50 ms | p99 | recall@10 | bytes | build s |"]
-    found.append("|---|---|---:|---:|---:|---:|---:|---:|")
     results = read(name)["results"]
+    on_task = results[0]["ndcg"] is not None
+    columns = ["recall@10", *(["nDCG@10"] if on_task else []), "bytes", "build s"]
+    found = [f"| | setting | batch, ms a query | alone, p50 ms | p99 | {' | '.join(columns)} |"]
+    found.append(f"|---|---|{'---:|' * (3 + len(columns))}")
     for contestant, wanted in CHOSEN[name].items():
         key = SETTINGS.get(contestant, lambda one: None)
         of_it = [one for one in results if one["contestant"] == contestant]
@@ -64,7 +66,8 @@ def lines(name):
             label = label.replace("nprobe None", "all blocks").replace("scan binary", "signs")
             label = f"lists, {label}" if contestant == "csr_hf" and "signs" not in label else label
             figures = [f"{one['batch_ms_median']:.3f}", f"{one['single_ms_p50']:.2f}", f"{one['single_ms_p99']:.2f}"]
-            figures += [f"{one['recall']:.3f}", f"{one['bytes_per_vector']:,.0f}", f"{one['build_seconds']:,.1f}"]
+            figures += [f"{one['recall']:.3f}", *([f"{one['ndcg']:.4f}"] if on_task else [])]
+            figures += [f"{one['bytes_per_vector']:,.0f}", f"{one['build_seconds']:,.1f}"]
             found.append(f"| {contestant} | {label} | {' | '.join(figures)} |")
     return found
 

@@ -21,7 +21,7 @@ HIGHEST = 127
 """Entry of a table, at most: two of them fit in a byte."""
 ROOM = 64
 """Bytes that may be read, and sums that may be written, beyond the last document."""
-_BYTE, _SHORT = ir.IntType(8), ir.IntType(16)
+_BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _SHUFFLES = (
     ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
     ("avx2", "llvm.x86.avx2.pshuf.b", 32),
@@ -39,62 +39,75 @@ def _shuffle() -> tuple[str, int] | None:
     return next(((name, width) for feature, name, width in _SHUFFLES if f"+{feature}" in present), None)
 
 
+class _Lanes:
+    """LLVM instructions on one register of codes: a byte each of `width` documents.
+
+    Sums need 16 bits, so those of documents with even and odd numbers are kept apart until the end.
+    """
+
+    def __init__(self, builder: Any, shuffle: str, width: int) -> None:
+        self.builder, self.width = builder, width
+        self.codes, self.sums = ir.VectorType(_BYTE, width), ir.VectorType(_SHORT, width // 2)
+        kind = ir.FunctionType(self.codes, [self.codes, self.codes])
+        self.shuffle = cgutils.get_or_insert_function(builder.module, kind, shuffle)
+
+    def all(self, kind: ir.VectorType, number: int) -> ir.Constant:
+        """The same number in every lane."""
+        return ir.Constant(kind, [number] * kind.count)
+
+    def load(self, pointer: Any, kind: ir.VectorType) -> Any:
+        """What begins at a byte, wherever that is."""
+        loaded = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
+        loaded.align = 1
+        return loaded
+
+    def table(self, pointer: Any) -> Any:
+        """16 entries, repeated: every 16 bytes of the register are looked up on their own."""
+        entries = self.load(pointer, ir.VectorType(_BYTE, 16))
+        lanes = ir.Constant(ir.VectorType(_WORD, self.width), [lane % 16 for lane in range(self.width)])
+        return self.builder.shuffle_vector(entries, entries, lanes)
+
+    def found(self, codes: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
+        """Entries of both halves of each code, added up: those of even documents, and of odd ones."""
+        builder, half = self.builder, self.all(self.codes, 15)
+        shifted = builder.lshr(builder.bitcast(codes, self.sums), self.all(self.sums, 4))
+        entries = builder.add(
+            builder.call(self.shuffle, [lower, builder.and_(codes, half)]),
+            builder.call(self.shuffle, [upper, builder.and_(builder.bitcast(shifted, self.codes), half)]),
+        )
+        pairs = builder.bitcast(entries, self.sums)
+        return builder.and_(pairs, self.all(self.sums, 255)), builder.lshr(pairs, self.all(self.sums, 8))
+
+    def store(self, even: Any, odd: Any, pointer: Any) -> None:
+        """Write sums in order of the documents."""
+        order = [lane // 2 + self.width // 2 * (lane % 2) for lane in range(self.width)]
+        joined = self.builder.shuffle_vector(even, odd, ir.Constant(ir.VectorType(_WORD, self.width), order))
+        self.builder.store(joined, self.builder.bitcast(pointer, joined.type.as_pointer())).align = 2
+
+
 def _lookup(shuffle: str, width: int, several: int) -> Any:
     """An intrinsic that adds up `several` times `width` documents, and writes from a place of `sums` on."""
-    bytes_of, shorts = ir.VectorType(_BYTE, width), ir.VectorType(_SHORT, width // 2)
-    half = ir.Constant(bytes_of, [15] * width)
-    low, eight = ir.Constant(shorts, [255] * (width // 2)), ir.Constant(shorts, [8] * (width // 2))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         planes, tables, sums = (
             context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 4)
         )
         _, first, stride, _, _, place = arguments
-        count = builder.udiv(cgutils.unpack_tuple(builder, tables.shape)[0], ir.Constant(stride.type, 32))
-        kind = ir.FunctionType(bytes_of, [bytes_of, bytes_of])
-        function = cgutils.get_or_insert_function(builder.module, kind, shuffle)
-        totals = [
-            [cgutils.alloca_once_value(builder, ir.Constant(shorts, [0] * (width // 2))) for _ in range(2)]
-            for _ in range(several)
-        ]
-
-        def load(start: Any) -> Any:
-            loaded = builder.load(builder.bitcast(start, bytes_of.as_pointer()))
-            loaded.align = 1
-            return loaded
-
-        def table(at: Any) -> Any:
-            """16 entries, repeated over the register: each part of it looks up on its own."""
-            sixteen = ir.VectorType(_BYTE, 16)
-            loaded = builder.load(builder.bitcast(builder.gep(tables.data, [at]), sixteen.as_pointer()))
-            loaded.align = 1
-            repeat = ir.Constant(ir.VectorType(ir.IntType(32), width), [lane % 16 for lane in range(width)])
-            return builder.shuffle_vector(loaded, loaded, repeat)
-
-        with cgutils.for_range(builder, count) as loop:
-            entry = builder.mul(loop.index, ir.Constant(stride.type, 32))
-            lower = table(entry)
-            upper = table(builder.add(entry, ir.Constant(stride.type, 16)))
-            start = builder.add(first, builder.mul(loop.index, stride))
-            for number, (even, odd) in enumerate(totals):
-                codes = load(builder.gep(planes.data, [builder.add(start, ir.Constant(stride.type, number * width))]))
-                high = builder.bitcast(
-                    builder.lshr(builder.bitcast(codes, shorts), ir.Constant(shorts, [4] * (width // 2))), bytes_of
-                )
-                found = builder.add(
-                    builder.call(function, [lower, builder.and_(codes, half)]),
-                    builder.call(function, [upper, builder.and_(high, half)]),
-                )
-                pairs = builder.bitcast(found, shorts)
-                builder.store(builder.add(builder.load(even), builder.and_(pairs, low)), even)
-                builder.store(builder.add(builder.load(odd), builder.lshr(pairs, eight)), odd)
-        order = [lane // 2 + (width // 2) * (lane % 2) for lane in range(width)]
-        both = ir.Constant(ir.VectorType(ir.IntType(32), width), order)
+        lanes, whole = _Lanes(builder, shuffle, width), stride.type
+        zero = lanes.all(lanes.sums, 0)
+        totals = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(several)]
+        places = builder.udiv(cgutils.unpack_tuple(builder, tables.shape)[0], whole(32))
+        with cgutils.for_range(builder, places) as loop:
+            entry = builder.gep(tables.data, [builder.mul(loop.index, whole(32))])
+            lower, upper = lanes.table(entry), lanes.table(builder.gep(entry, [whole(16)]))
+            start = builder.gep(planes.data, [builder.add(first, builder.mul(loop.index, stride))])
+            for number, kept in enumerate(totals):
+                codes = lanes.load(builder.gep(start, [whole(number * width)]), lanes.codes)
+                for total, more in zip(kept, lanes.found(codes, lower, upper), strict=True):
+                    builder.store(builder.add(builder.load(total), more), total)
         for number, (even, odd) in enumerate(totals):
-            joined = builder.shuffle_vector(builder.load(even), builder.load(odd), both)
-            at = builder.gep(sums.data, [builder.add(place, ir.Constant(place.type, number * width))])
-            stored = builder.store(joined, builder.bitcast(at, joined.type.as_pointer()))
-            stored.align = 2
+            pointer = builder.gep(sums.data, [builder.add(place, whole(number * width))])
+            lanes.store(builder.load(even), builder.load(odd), pointer)
         return context.get_dummy_value()
 
     def typed(typing_context: Any, planes: Any, first: Any, stride: Any, tables: Any, sums: Any, place: Any) -> Any:
