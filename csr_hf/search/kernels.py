@@ -10,7 +10,7 @@ import numpy as np
 
 from csr_hf.jit import jit, popcount, prefetch
 from csr_hf.search.building import BLOCK, HALF
-from csr_hf.search.ranking import cut, settle, smallest_score, sort_heap
+from csr_hf.search.ranking import cut, made_room, settle, sort_heap
 from csr_hf.search.routing import PENDING, add_summaries, best_first, by_block, choose, visits_of
 
 _LINE = 32
@@ -122,12 +122,7 @@ def _collect(
             # Written whether it stays or not: a branch that nobody can predict costs more.
             rows[count], scores[count] = first + place, score
             count += int(score >= bound and (not filtered or allowed[first + place] > 0))
-        if count >= rows.shape[0] - BLOCK:
-            count, bound = cut(rows, scores, count, heap.shape[0], bound)
-            # Too many near the bound, as with copies of one document: only their positions can tell them apart.
-            if count > rows.shape[0] // 2:
-                size = settle(rows, scores, count, order, heap, size)
-                count, bound = 0, smallest_score(heap, size, bound)
+        count, size, bound = made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
     sums[:] = 0
     return count, size, bound
 

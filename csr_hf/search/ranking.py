@@ -136,6 +136,38 @@ def settle(rows: np.ndarray, scores: np.ndarray, count: int, order: np.ndarray, 
 
 
 @jit()
+def made_room(
+    rows: np.ndarray,
+    scores: np.ndarray,
+    order: np.ndarray,
+    heap: np.ndarray,
+    state: tuple[int, int, np.float32],
+    room: int,
+) -> tuple[int, int, np.float32]:
+    """See to it that a list has room for so many documents more.
+
+    Args:
+        rows: pending documents, int32.
+        scores: theirs, float32.
+        order: positions of rows.
+        heap: exact keys, shape (top_k,).
+        state: pending documents, keys in the heap, smallest score still of interest.
+        room: documents that may come.
+
+    Returns:
+        the new state.
+    """
+    count, size, bound = state
+    if count >= rows.shape[0] - room:
+        count, bound = cut(rows, scores, count, heap.shape[0], bound)
+        # Too many near the bound, as with copies of one document: only their positions can tell them apart.
+        if count > rows.shape[0] // 2:
+            size = settle(rows, scores, count, order, heap, size)
+            count, bound = 0, smallest_score(heap, size, bound)
+    return count, size, bound
+
+
+@jit()
 def smallest_score(heap: np.ndarray, size: int, bound: np.float32) -> np.float32:
     """What a document must reach once the heap is full; until then the bound there was."""
     return max(bound, _key_score(heap[0])) if size == heap.shape[0] else bound

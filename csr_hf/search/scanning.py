@@ -11,8 +11,8 @@ import numpy as np
 from csr_hf.jit import jit, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
-from csr_hf.search.ranking import cut, settle, smallest_score
-from csr_hf.search.routing import add_summaries, by_block, choose, visits_of
+from csr_hf.search.ranking import cut, made_room, settle
+from csr_hf.search.routing import by_block, visits_of
 
 _LINE = 64
 _STRIP = 32
@@ -60,12 +60,7 @@ def _keep(
             # Written whether it stays or not: a branch that nobody can predict costs more.
             rows[count], scores[count] = row, np.float32(own[place])
             count += int(own[place] >= least and (not filtered or allowed[row] > 0))
-    if count >= rows.shape[0] - BLOCK:
-        count, bound = cut(rows, scores, count, heap.shape[0], bound)
-        # Too many near the bound: only their positions can tell them apart.
-        if count > rows.shape[0] // 2:
-            size = settle(rows, scores, count, order, heap, size)
-            count, bound = 0, smallest_score(heap, size, bound)
+    count, size, bound = made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
     return count, size, bound
 
 
@@ -109,20 +104,15 @@ def scan_query(
     """
     begins, _, allowed, order = documents
     blocks, places = begins.shape[0] - 1, tables.shape[0] // 32
-    tiles, _, width = summary.shape
-    expected, chosen = np.empty(tiles * width, np.uint16), np.empty(blocks, np.int32)
-    visits = blocks
-    if probes < blocks:
-        for tile in range(tiles):
-            add_summaries(summary[tile], latents, coarse, expected[tile * width : (tile + 1) * width])
-        visits, _ = choose(expected[:blocks], probes, chosen)
+    every, counts, _ = visits_of(summary, latents.reshape(1, -1), coarse.reshape(1, -1), blocks, probes)
+    chosen, visits = every[0], counts[0]
     capacity = 2 * heap.shape[0] + _PENDING
     rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
     sums = np.empty(BLOCK + ROOM, np.uint16)
     state = (0, 0, np.float32(0))
     for visit in range(part, visits, parts):
-        block = chosen[visit] if probes < blocks else visit
-        if probes < blocks and visit + parts < visits:
+        block = chosen[visit]
+        if visit + parts < visits:
             following = chosen[visit + parts]
             for at in range(places * begins[following], places * begins[following + 1], _LINE):
                 prefetch(planes, at)
