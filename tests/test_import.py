@@ -93,6 +93,17 @@ def test_parts_do_without_the_packages_of_others(module):
     assert not roots & FORBIDDEN.get(module.split(".")[0], set())
 
 
+def test_packages_of_extras_are_imported_where_they_are_needed():
+    """A run without labels or plots must not fail for want of a package that it has no use for."""
+    extras = {"evaluate", "mteb", "matplotlib", "sklearn", "PIL", "pymilvus", "qdrant_client", "psycopg", "faiss"}
+    for module in sorted(MODULES.keys() - EXEMPT - {"evaluation.metrics"}):
+        assert "csr_hf.evaluation.metrics" not in set(imports(MODULES[module]))
+        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+        heads = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found = {(node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or "" for node in heads}
+        assert not {name.split(".")[0] for name in found} & extras, module
+
+
 def test_search_knows_sparse_codes_alone():
     known = {f"csr_hf.{name}" for name in MODULES} - {"csr_hf.__init__"}
     found = {name for module in MODULES if module.startswith("search") for name in imports(MODULES[module])} & known

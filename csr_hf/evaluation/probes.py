@@ -1,17 +1,15 @@
 """The paper's own measures of labelled embeddings: k-nearest-neighbour accuracy and a linear probe.
 
 Both take dense rows or sparse codes, and compare by cosine as the paper's ImageNet tables do (arXiv 2503.01776,
-section 4.1). The two classes are metrics of `evaluate`, computed here, with nothing to download.
+section 4.1). `csr_hf.evaluation.metrics` has them as metrics of `evaluate`.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import evaluate
 import numpy as np
 import scipy.sparse
-from datasets import Features, List, Value
 
 from csr_hf.evaluation.neighbors import unit_rows
 
@@ -90,41 +88,6 @@ def linear_probe_accuracy(
     _check(test, test_labels, "test")
     probe = LogisticRegression(C=regularization, max_iter=max_iter).fit(unit_rows(train), train_labels)
     return float(probe.score(unit_rows(test), test_labels))
-
-
-class _Probe(evaluate.Metric):
-    """A metric of test embeddings (`predictions`) and their labels (`references`)."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=(type(self).__doc__ or "").splitlines()[0],
-            citation="arXiv 2503.01776",
-            features=Features({"predictions": List(Value("float32")), "references": Value("int64")}),
-        )
-
-
-class KNNAccuracy(_Probe):
-    """k-nearest-neighbour accuracy of embeddings, as `knn_accuracy`.
-
-    `KNNAccuracy().compute(predictions=test, references=labels, train=train, train_labels=train_labels, k=1)`
-    """
-
-    def _compute(
-        self, predictions: Any, references: Any, *, train: Rows, train_labels: np.ndarray, k: int = 1
-    ) -> dict:
-        test = np.asarray(predictions, np.float32)
-        return {f"knn_accuracy@{k}": knn_accuracy(train, train_labels, test, np.asarray(references), k)}
-
-
-class LinearProbeAccuracy(_Probe):
-    """Accuracy of a logistic regression on embeddings, as `linear_probe_accuracy`.
-
-    `LinearProbeAccuracy().compute(predictions=test, references=labels, train=train, train_labels=train_labels)`
-    """
-
-    def _compute(self, predictions: Any, references: Any, *, train: Rows, train_labels: np.ndarray) -> dict:
-        test = np.asarray(predictions, np.float32)
-        return {"linear_probe_accuracy": linear_probe_accuracy(train, train_labels, test, np.asarray(references))}
 
 
 def _check(rows: Rows, labels: np.ndarray, name: str) -> None:

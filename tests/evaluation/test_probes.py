@@ -3,7 +3,8 @@ import pytest
 import scipy.sparse
 
 from csr_hf.evaluation import probes
-from csr_hf.evaluation.probes import KNNAccuracy, LinearProbeAccuracy, knn_accuracy, linear_probe_accuracy
+from csr_hf.evaluation.metrics import KNNAccuracy, LinearProbeAccuracy
+from csr_hf.evaluation.probes import knn_accuracy, linear_probe_accuracy
 
 
 @pytest.fixture
