@@ -20,7 +20,8 @@ CHOSEN = {
     },
     "bench_search_100k": {
         "csr_hf": [
-            ("binary", 100, 64), ("binary", 100, 128), ("binary", 100, 256), ("binary", 300, 256), ("binary", 300, None),
+            ("binary", 100, 64), ("binary", 100, 128), ("binary", 100, 256), ("binary", 300, 256),
+            ("binary", 300, None),
             (None, 300, 64), (None, 300, 128), (None, 300, None),
         ],
         "faiss HNSW": [16, 32, 64],
