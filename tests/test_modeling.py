@@ -302,7 +302,11 @@ torch.save((values, indices, type(model).__module__), {str(tmp_path / "outputs.p
 
 
 @pytest.mark.parametrize(
-    "order", ["import csr_hf, transformers", "import transformers; transformers.AutoModel; import csr_hf"]
+    "order",
+    [
+        "import transformers; transformers.AutoModel; import csr_hf",
+        pytest.param("import csr_hf, transformers", marks=pytest.mark.slow),
+    ],
 )
 def test_auto_classes_know_the_head_in_either_import_order(tmp_path, order):
     make_head().save_pretrained(tmp_path)

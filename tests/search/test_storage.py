@@ -329,7 +329,7 @@ index.save(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("at", [1, 8])
+@pytest.mark.parametrize("at", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_the_last_good_index(codes, saved, at):
     """Killed at the n-th array that is written, or just before the manifest is exchanged."""
     before = InvertedIndex.load(saved).search(codes[:5], 7)

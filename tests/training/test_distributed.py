@@ -209,6 +209,7 @@ def test_each_process_embeds_its_share(finished, tmp_path, backbone):
     assert len(EmbeddingCache.load(next((tmp_path / "cache").iterdir()), verify=True)) == 45
 
 
+@pytest.mark.slow
 def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path):
     (tmp_path / "worker.py").write_text(COMMON + "make_trainer(folder / 'run', embeddings, 32)")
     np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
