@@ -104,8 +104,7 @@ def _labelled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> 
             continue
         sides = [(source.embeddings(role, rows), labels[rows]) for rows in (~test, test)]
         modality = source.data.modality(role) if head.config.modalities else None
-        task = f"{source.data.name}, labels of {test.sum():,} held-out rows"
-        yield from evaluate_labelled(methods, head, *sides, task=task, modality=modality)
+        yield from evaluate_labelled(methods, head, *sides, data=source.data.name, modality=modality)
 
 
 def _plot(results: Results, path: Path, metric: str, say: Callable[[str], None]) -> None:

@@ -15,8 +15,10 @@ from datasets import Dataset
 
 from csr_hf import CSREncoder, CSRModel, Recipe, Results
 from csr_hf.cli import main
+from csr_hf.evaluation.probes import knn_accuracy
 from csr_hf.flags import collection_of
 from csr_hf.run_searcher import RunSearcher
+from csr_hf.training.data import DataArguments, load_data
 from csr_hf.training.python_docs import python_docs
 
 SMALL = ["--training.max_steps", "30", "--training.per_device_train_batch_size", "64", "--model.hidden_dim", "512"]
@@ -178,8 +180,12 @@ def test_embeddings_need_no_backbone(folder):
     assert results.select(method="CSR", k=8)[0].score > 0.3
     (labels,) = {row.task for row in results.rows if row.metric == "linear probe"}
     assert labels.startswith("vectors.npz, labels of ")
-    # Classes go by row number: nobody can tell them apart.
-    assert 0.05 < results.select(task=labels, metric="1-NN accuracy", method="dense")[0].score < 0.6
+    (data,) = load_data(
+        DataArguments(source=str(folder / "vectors.npz"), columns={"embedding": "data", "label": "label"})
+    )
+    known, asked = ((data.embeddings[side], data.labels[side]) for side in (~data.held_out, data.held_out))
+    expected = knn_accuracy(*known, *asked)
+    assert results.select(task=labels, metric="1-NN accuracy", method="dense")[0].score == expected > 0
     log = [json.loads(line) for line in (folder / "vectors" / "training_log.jsonl").open()]
     assert log[-1]["contrast"] > 0
 

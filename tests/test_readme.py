@@ -1,5 +1,6 @@
 """What the README says is what the results file holds."""
 
+import json
 from pathlib import Path
 
 from csr_hf import Results
@@ -133,6 +134,8 @@ def test_tables_of_images_are_those_of_the_results_files():
     dead = Results.load(SMALL_CLIP / "separate").details["dead"]
     assert f"{dead['image']:.1%}".replace("%", " %") + " (images)" in readme
     assert f"{dead['text']:.1%}".replace("%", " %") + " (texts)" in readme
+    figures = json.loads((SMALL_CLIP / "cifar10_k64" / "training.json").read_text(encoding="utf-8"))
+    assert f"{figures['dead_fraction']:.1%}".replace("%", " %") + " of the latents stay dead" in readme
     for folder in ("emoji_k64", "variants", "cifar10", "cifar10_k64", "separate"):
         assert Results.load(SMALL_CLIP / folder).details["command"] in readme
 

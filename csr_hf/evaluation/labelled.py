@@ -27,7 +27,7 @@ def evaluate_labelled(
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
-    task: str,
+    data: str,
     modality: str | None = None,
 ) -> list[Row]:
     """Measure whether codes tell classes apart, as the paper does on ImageNet (arXiv 2503.01776, section 4.1).
@@ -41,7 +41,7 @@ def evaluate_labelled(
         train: dense, shape (n, input_dim), and classes as integers, shape (n,): what a neighbour is looked for in, and
             what a classifier learns from. Rows of a class below 0 have none and are left out.
         test: the same of other rows.
-        task: name of the task in the rows.
+        data: its name, for that of the task in the rows.
         modality: of the embeddings, for a head of several.
 
     Returns:
@@ -52,6 +52,7 @@ def evaluate_labelled(
     train, test = _chosen(train), _chosen(test)
     if len(np.unique(train[1])) < 2 or len(test[1]) == 0:
         return []
+    task = f"{data}, labels of {len(test[1]):,} held-out rows"
     rows: list[Row] = []
     dense: dict[str, float] = {}
     for method in methods:

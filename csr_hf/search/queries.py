@@ -47,12 +47,9 @@ def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> P
         ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
             query that names a latent twice.
     """
-    codes = _checked_k(codes, query_k)
+    codes = _checked(codes, query_k)
     n, k = codes.indices.shape
     latents, values = frozen(np.array(codes.indices, order="C")), frozen(codes.values)
-    row, problem = find_fault(latents, values, codes.dim)
-    if problem:
-        _refuse(codes, row, problem)
     steps, factors = np.empty((n, k), np.int32), np.empty(n, np.float32)
     coarse = np.empty((n, min(k, COARSE_K)), np.uint8)
     round_queries(latents, values, decoded, steps, coarse, factors)
@@ -65,15 +62,14 @@ def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, n
     Returns:
         latents, values (float64, of unit norm), both (n, query_k), and what they were divided by, (n, 1): not 0.
     """
-    prepare_queries(codes, query_k, False)
-    codes = _checked_k(codes, query_k)
+    codes = _checked(codes, query_k)
     raw = codes.values.astype(np.float64)
     norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
     norms[norms == 0] = 1
     return np.array(codes.indices, order="C"), raw / norms, norms
 
 
-def _checked_k(codes: SparseCodes, query_k: int | None) -> SparseCodes:
+def _checked(codes: SparseCodes, query_k: int | None) -> SparseCodes:
     if query_k is not None and not 1 <= query_k <= codes.k:
         raise ValueError(
             f"`query_k` ({query_k}) must be between 1 and the k of the query codes ({codes.k}). "
@@ -82,6 +78,9 @@ def _checked_k(codes: SparseCodes, query_k: int | None) -> SparseCodes:
     codes = codes if query_k is None else codes.truncate(query_k)
     if codes.k > _MAX_QUERY_K:
         raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
+    row, problem = find_fault(frozen(codes.indices), frozen(codes.values), codes.dim)
+    if problem:
+        _refuse(codes, row, problem)
     return codes
 
 
@@ -90,7 +89,7 @@ def _refuse(codes: SparseCodes, row: int, problem: int) -> NoReturn:
         raise ValueError("`codes.values` of the queries must be finite and not negative. Encode them again.")
     if problem == OUT_OF_RANGE:
         found = f"found {codes.indices.min()} to {codes.indices.max()}"
-        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); {found}.")
+        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); {found}. Encode them again.")
     raise ValueError(f"query {row} names a latent twice. Every latent may appear once in a row.")
 
 

@@ -60,8 +60,7 @@ def _keep(
             # Written whether it stays or not: a branch that nobody can predict costs more.
             rows[count], scores[count] = row, np.float32(own[place])
             count += int(own[place] >= least and (not filtered or allowed[row] > 0))
-    count, size, bound = made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
-    return count, size, bound
+    return made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
 
 
 @jit()
