@@ -199,7 +199,7 @@ class InvertedIndex:
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
-            ValueError: for codes of another head or dim, an unknown stage or one lacking a part, or numbers out of range.
+            ValueError: for codes of another head or dim, a stage without what it needs, or values out of range.
         """
         parts = self._parts
         self._check_codes(codes)
