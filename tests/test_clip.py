@@ -1,6 +1,7 @@
 """Images and texts through one head: encoder, data, a run, a search, the doors of sentence-transformers, mteb."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -101,6 +102,26 @@ def test_image_only_backbone(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     with pytest.raises(TypeError, match=r"inputs\[0\] \('a text'\) names no image file"):
         vit.embed(["a text"])
+
+
+def test_timm_backbone(tmp_path):
+    pytest.importorskip("torchvision", reason="timm reads its images with torchvision")
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    net = timm.create_model("resnet10t", pretrained=False).eval()
+    # The files of a timm model on the Hub.
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    described = {"architecture": "resnet10t", "num_classes": 1000, "num_features": net.num_features}
+    described["pretrained_cfg"] = net.pretrained_cfg
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    model = load_backbone(str(tmp_path), device="cpu")
+    assert (model.modalities, model.dim) == (("image",), net.num_features)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=net))
+    with torch.inference_mode():
+        features = net.forward_features(torch.stack([transform(picture(0)), transform(picture(1))]))
+        expected = torch.nn.functional.normalize(net.forward_head(features, pre_logits=True)).numpy()
+    np.testing.assert_allclose(model.embed([picture(0), picture(1)]), expected, atol=1e-5)
 
 
 def test_clip_that_sentence_transformers_saved(clip, tmp_path):
