@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from csr_hf import commands, flags
 from csr_hf.redaction import without_secrets
+from csr_hf.threads import spin_briefly
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 when a part of the work failed and the rest was done; 2 when the input was wrong (one line on stderr; the
         traceback with `--debug`).
     """
+    spin_briefly()
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     # First, lest their values be taken for the recipe.

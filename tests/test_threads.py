@@ -1,10 +1,12 @@
 """Tasks on several threads: results in order, errors raised, a fork survived."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from csr_hf.cli import main
 from csr_hf.threads import run
 
 FORK = """
@@ -40,3 +42,18 @@ def test_a_forked_child_can_run_tasks():
 def test_search_needs_neither_torch_nor_transformers():
     code = "import sys, csr_hf.search.index as i; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_commands_keep_torch_from_spinning_unless_told_otherwise(given, expected, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # Set first, so that what the command sets is taken back at the end.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    main(["info", "nowhere"])
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
