@@ -1,16 +1,19 @@
-"""Compilation settings, and what kernels share: float16, and two processor instructions that numba does not name."""
+"""Compilation settings, and what kernels share: float16, and processor instructions that numba does not name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 _HALF_TO_FLOAT = np.float32(2.0**112)
+LANES = 64
+"""Numbers that `at_least` compares."""
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -26,10 +29,27 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
+def processor_features() -> set[str]:
+    """What the processor that numba compiles for can do, in LLVM's names."""
+    name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)
+    if name or features is not None:
+        return {feature[1:] for feature in (features or "").split(",") if feature.startswith("+")}
+    return {feature for feature, has in llvmlite.binding.get_host_cpu_features().items() if has}
+
+
 @jit()
-def from_half(bits: np.uint16) -> np.float32:
-    """The float32 equal to a non-negative finite float16: move exponent and mantissa, then correct the bias."""
-    return np.uint32(np.uint32(bits) << np.uint32(13)).view(np.float32) * _HALF_TO_FLOAT
+def half_by_bits(bits: np.uint16) -> np.float32:
+    """The float32 equal to a finite float16: move exponent and mantissa, then correct the bias."""
+    size = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13)).view(np.float32) * _HALF_TO_FLOAT
+    return -size if bits >> np.uint16(15) else size
+
+
+def _half(typing_context: Any, bits: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
 
 
 def _popcount(typing_context: Any, bits: Any) -> Any:
@@ -38,6 +58,29 @@ def _popcount(typing_context: Any, bits: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
+
+
+def _lowest(typing_context: Any, bits: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.uint64(types.uint64), generate
+
+
+def _at_least(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        place = builder.bitcast(builder.gep(made.data, [arguments[1]]), kind.as_pointer())
+        lanes = builder.load(place)
+        lanes.align = 2
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        every = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        return builder.bitcast(builder.icmp_unsigned(">=", lanes, every), ir.IntType(LANES))
+
+    return types.uint64(numbers, types.intp, types.uint16), generate
 
 
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
@@ -54,7 +97,15 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
+# Elsewhere LLVM would call a function that numba does not bring.
+_WIDENS = {"f16c", "fp-armv8", "fullfp16"} & processor_features()
+from_half: Any = intrinsic(_half) if _WIDENS else half_by_bits
+"""The float32 equal to a finite float16, given its bits."""
 popcount: Any = intrinsic(_popcount)
 """How many bits of a uint64 are set."""
+lowest: Any = intrinsic(_lowest)
+"""Which is the lowest bit of a uint64 that is set."""
+at_least: Any = intrinsic(_at_least)
+"""Of so many uint16 from a place on as a uint64 has bits, those that reach a bound: bit i stands for the i-th."""
 prefetch: Any = intrinsic(_prefetch)
 """Ask for the cache line of an element of a one-dimensional array; an index out of range does no harm."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from csr_hf.jit import jit
+from csr_hf.jit import jit, processor_features
 
 HIGHEST = 127
 """Entry of a table, at most: two of them fit in a byte."""
@@ -31,12 +30,8 @@ _SHUFFLES = (
 
 def _shuffle() -> tuple[str, int] | None:
     """The widest byte shuffle of the processor that numba compiles for, and its width in bytes; None without any."""
-    name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)
-    if name or features is not None:
-        present = {feature for feature in (features or "").split(",") if feature.startswith("+")}
-    else:
-        present = {f"+{feature}" for feature, has in llvmlite.binding.get_host_cpu_features().items() if has}
-    return next(((name, width) for feature, name, width in _SHUFFLES if f"+{feature}" in present), None)
+    present = processor_features()
+    return next(((name, width) for feature, name, width in _SHUFFLES if feature in present), None)
 
 
 class _Lanes:

@@ -13,14 +13,15 @@ from csr_hf.search.ranking import make_key, offer, sort_heap
 
 _AHEAD = 8
 """Candidates whose memory is asked for in advance: documents lie anywhere."""
+_LINE = 64
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @jit()
 def _ask(copy: np.ndarray, row: int) -> None:
-    """Prefetch a row of bytes; -1 for none."""
+    """Prefetch a row; -1 for none."""
     if row >= 0:
-        for at in range(0, copy.shape[1], 64):
+        for at in range(0, copy.shape[1], _LINE // copy.itemsize):
             prefetch(copy[row], at)
 
 
@@ -96,13 +97,13 @@ def score_float16(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, score
         query = queries[q]
         for i in range(rows.shape[1]):
             row = rows[q, i]
+            if i + _AHEAD < rows.shape[1]:
+                _ask(copy, rows[q, i + _AHEAD])
             if row >= 0:
                 document = copy[row]
                 total = np.float32(0)
                 for axis in range(query.shape[0]):
-                    bits = document[axis]
-                    size = from_half(bits & np.uint16(0x7FFF))
-                    total += query[axis] * (-size if bits >> np.uint16(15) else size)
+                    total += query[axis] * from_half(document[axis])
                 scores[q, i] = total
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit, prefetch
+from csr_hf.jit import LANES, at_least, jit, lowest, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
 from csr_hf.search.ranking import cut, made_room, settle
 from csr_hf.search.routing import by_block, visits_of
 
 _LINE = 64
-_STRIP = 32
-"""Documents that are passed over at once where none of them is of interest."""
 _PENDING = 2 * BLOCK
 """Documents that a query keeps beside those it asks for before the worst are dropped: few, so that its bound rises."""
 
@@ -36,7 +34,7 @@ def _keep(
     """Move documents of a block that may be among the best into the pending list of a query.
 
     Args:
-        sums: of the block, uint16.
+        sums: of the block, uint16, with `ROOM` to read beyond.
         first: row of its first document.
         length: documents of the block.
         allowed: 1 for rows that may be found, uint8; empty if all may.
@@ -51,15 +49,16 @@ def _keep(
     """
     count, size, bound = state
     least, filtered = np.uint16(bound), allowed.shape[0] > 0
-    for begin in range(0, length, _STRIP):
-        own, near = sums[begin : min(begin + _STRIP, length)], np.uint16(0)
-        for place in range(own.shape[0]):
-            near += np.uint16(own[place] >= least)
-        for place in range(own.shape[0] if near else 0):
-            row = first + begin + place
-            # Written whether it stays or not: a branch that nobody can predict costs more.
-            rows[count], scores[count] = row, np.float32(own[place])
-            count += int(own[place] >= least and (not filtered or allowed[row] > 0))
+    for begin in range(0, length, LANES):
+        near = at_least(sums, begin, least)
+        if length - begin < LANES:
+            near &= (np.uint64(1) << np.uint64(length - begin)) - np.uint64(1)
+        while near:
+            place = begin + np.int64(lowest(near))
+            near &= near - np.uint64(1)
+            if not filtered or allowed[first + place] > 0:
+                rows[count], scores[count] = first + place, np.float32(sums[place])
+                count += 1
     return made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
 
 

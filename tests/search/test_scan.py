@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from csr_hf.jit import LANES, at_least, from_half, half_by_bits, jit, lowest
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.lookup import HIGHEST, ROOM, SHUFFLE, add_entries, add_plainly
 from csr_hf.search.rounding import sign_tables
@@ -67,6 +68,42 @@ def test_sums_are_those_of_the_entries(add, length, places):
     sums = np.zeros(length + ROOM, np.uint16)
     add(planes, 5, length, tables, sums)
     np.testing.assert_array_equal(sums[:length], entries(codes, tables))
+
+
+@pytest.mark.parametrize("bound", [0, 1, 500, 999, 65_535])
+def test_numbers_that_reach_a_bound(bound):
+    numbers = np.random.default_rng(bound).integers(0, 1000, 70).astype(np.uint16)
+    numbers[[3, 66]] = bound
+    for first in (0, 1, 6):
+        bits = compared(numbers, first, np.uint16(bound))
+        found = [place for place in range(LANES) if bits >> place & 1]
+        assert found == np.flatnonzero(numbers[first : first + LANES] >= bound).tolist()
+        assert lowest_of(np.uint64(bits)) == found[0]
+
+
+@jit()
+def compared(numbers, first, bound):
+    return at_least(numbers, first, bound)
+
+
+@jit()
+def lowest_of(bits):
+    return lowest(bits)
+
+
+@jit()
+def widened(bits, plainly):
+    floats = np.empty(bits.shape[0], np.float32)
+    for place in range(bits.shape[0]):
+        floats[place] = half_by_bits(bits[place]) if plainly else from_half(bits[place])
+    return floats
+
+
+@pytest.mark.parametrize("plainly", [True, False])
+def test_every_finite_float16_is_widened(plainly):
+    bits = np.arange(2**16, dtype=np.uint16)
+    bits = bits[np.isfinite(bits.view(np.float16))]
+    np.testing.assert_array_equal(widened(bits, plainly), bits.view(np.float16).astype(np.float32))
 
 
 @pytest.mark.skipif(SHUFFLE is None or "x86" not in SHUFFLE[0], reason="widths of x86 processors")
