@@ -131,6 +131,10 @@ class Rival(ABC):
     def bytes_per_vector(self) -> float:
         """All that is kept for a document."""
 
+    def bytes_of(self, setting: Mapping[str, Any]) -> float:
+        """What a setting needs of that."""
+        return self.bytes_per_vector
+
     def close(self) -> None:
         """Let go of what is open."""
         return None

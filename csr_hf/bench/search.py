@@ -284,7 +284,7 @@ def measure(built: Sequence[Built], data: SearchData, sizes: SearchSizes, *, pro
             rival = entry.rival
             count = min(len(data.queries), rival.most_queries or len(data.queries))
             asked = min(len(data.queries), sizes.single, rival.most_singles or sizes.single)
-            size = rival.bytes_per_vector
+            size = rival.bytes_of(setting)
             one = Measured(rival.name, setting, 0.0, count, [], [], size, entry.seconds, entry.peak_mb)
             name = f"{rival.name} {one.label}".strip()
             batches.append(Contestant(name, _batch(rival, one, data), count))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, cast
@@ -16,11 +16,14 @@ from typing import Any, cast
 import numpy as np
 
 from csr_hf.bench.rivals import Corpus, Rival, padded
+from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 _CANDIDATES = (100, 300, 1000)
 _NORM_BYTES = 4
+_RESCORE = "int8"
+"""Copies that rank what is found, unless the sweep names others."""
 
 
 class Int8Stage:
@@ -31,7 +34,7 @@ class Int8Stage:
         codes = corpus.codes.truncate(1)
         self._index = InvertedIndex.build(codes, embeddings=corpus.documents, copies=["int8"])
         self._threads = corpus.threads
-        self.bytes_per_vector = corpus.documents.shape[1] + _NORM_BYTES
+        self.bytes_per_vector = copy_bytes("int8", corpus.documents.shape[1])
 
     def best(self, queries: np.ndarray, candidates: np.ndarray, top_k: int) -> np.ndarray:
         """Positions of the best candidates, best first; arguments and result as of `InvertedIndex.rescore`."""
@@ -41,7 +44,7 @@ class Int8Stage:
 
 
 class CSRIndex(Rival):
-    """Our index: the largest projections of the query, or signs, find candidates, int8 copies rank them."""
+    """Our index: the largest projections of the query, or signs, find candidates, copies rank them."""
 
     name = "csr_hf"
     uses_codes = True
@@ -49,8 +52,9 @@ class CSRIndex(Rival):
     def build(self) -> None:
         """Lists and copies."""
         corpus = self.corpus
+        self.copies = tuple(dict.fromkeys(["binary", *corpus.sweep.get("rescore", [_RESCORE])]))
         self.index = InvertedIndex.build(
-            corpus.codes, decoded_norms=corpus.norms, embeddings=corpus.documents, copies=["binary", "int8"]
+            corpus.codes, decoded_norms=corpus.norms, embeddings=corpus.documents, copies=self.copies
         )
 
     def settings(self) -> list[dict[str, Any]]:
@@ -62,7 +66,11 @@ class CSRIndex(Rival):
         # Latents only choose the blocks of a scan, the largest 32 of them.
         found += [{"scan": "binary", "query_k": query_ks[0], "candidates": depth} for depth in depths]
         swept = [dict(zip(corpus.sweep, values, strict=True)) for values in product(*corpus.sweep.values())]
-        return [{**setting, **others} for setting in found for others in swept]
+        every = [{**setting, **others} for setting in found for others in swept]
+        for setting in every:
+            if not setting["candidates"]:
+                setting.pop("rescore", None)
+        return [setting for at, setting in enumerate(every) if setting not in every[:at]]
 
     def search(
         self, queries: np.ndarray, top_k: int, query_k: int = 32, candidates: int = 0, **setting: Any
@@ -71,13 +79,19 @@ class CSRIndex(Rival):
         codes = asked_codes(self.corpus, queries, query_k)
         options: dict[str, Any] = {"threads": self.corpus.threads, **setting}
         if candidates:
-            options |= {"rescore": "int8", "candidates": candidates, "embeddings": queries}
+            options = {"rescore": _RESCORE, **options, "candidates": candidates, "embeddings": queries}
         return self.index.search(codes, top_k, **options).positions
 
     @property
     def bytes_per_vector(self) -> float:
-        """Code, norm, postings and copy."""
+        """Code, norm, postings and copies."""
         return self.index.bytes_per_vector
+
+    def bytes_of(self, setting: Mapping[str, Any]) -> float:
+        """Without copies that the setting does not read."""
+        read = {setting.get("scan"), setting.get("rescore", _RESCORE) if setting["candidates"] else None}
+        dim = self.corpus.documents.shape[1]
+        return self.bytes_per_vector - sum(copy_bytes(copy, dim) for copy in self.copies if copy not in read)
 
 
 class ScipyCSR(Rival):

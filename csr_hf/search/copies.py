@@ -15,6 +15,11 @@ _CHUNK = 8_192
 _LEVELS = 127
 
 
+def copy_bytes(kind: str, dim: int) -> int:
+    """Bytes of a document's copy of so many dimensions."""
+    return {"binary": -(-dim // 8), "int8": dim + 4, "float16": 2 * dim}[kind]
+
+
 def make_copy(kind: str, embeddings: np.ndarray, places: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Store embeddings, each scaled to unit norm, by name of the array.
 

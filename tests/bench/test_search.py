@@ -131,6 +131,30 @@ def test_every_other_rival_builds_and_finds(name, rows, small_head, tmp_path):
     assert built.rival.bytes_per_vector - copies > 8
 
 
+def test_settings_with_other_copies_and_the_bytes_of_what_they_read(rows, small_head, tmp_path):
+    sizes = SearchSizes(
+        threads=1, candidates=(len(rows),), query_k_factors=(2,), sweep={"rescore": ["int8", "float16"]}
+    )
+    corpus, _ = make_corpus(small_head, rows, sizes, tmp_path)
+    (built,), _ = build_all([RIVALS["csr_hf"]], corpus)
+    truth, size, recall = exact_neighbors(rows[:40], rows), {}, {}
+    for setting in built.rival.settings():
+        stages = setting.get("scan"), setting.get("rescore")
+        size[stages] = built.rival.bytes_of(setting)
+        recall[stages] = neighbor_recall(built.rival.search(rows[:40], 10, **setting), truth)
+    dim, codes = rows.shape[1], size[None, None]
+    signs = -(-dim // 8)
+    assert {stages: round(read - codes) for stages, read in size.items()} == {
+        (None, None): 0,
+        (None, "int8"): dim + 4,
+        (None, "float16"): 2 * dim,
+        ("binary", "int8"): signs + dim + 4,
+        ("binary", "float16"): signs + 2 * dim,
+    }
+    assert recall[None, None] < recall["binary", "int8"] < recall["binary", "float16"]
+    assert recall["binary", "float16"] > 0.99
+
+
 def test_unknown_contestant_and_impossible_sizes_are_refused(rows, small_head, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", rows)
     small_head.save_pretrained(tmp_path / "head")
