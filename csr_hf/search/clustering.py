@@ -7,11 +7,10 @@ nearest cells: nearly as good as comparing it with all of them, at a tenth of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.jit import jit, prefetch
+from csr_hf.search.routing import by_block
 from csr_hf.threads import available_threads, run
 
 _ROUNDS = 6
@@ -20,6 +19,8 @@ _SAMPLE = 64
 _CELLS = 4
 """Cells of the first level whose clusters a document is compared with: the nearest cluster is often next door."""
 _CHUNK = 16_384
+_AHEAD = 8
+"""Documents whose memory is asked for in advance: those around a cell lie anywhere."""
 _FILL = 0.75
 """Of a block: clusters differ in size, and one a little too large would become two half full."""
 
@@ -55,26 +56,28 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
     """Cluster of every document: of those of its few nearest cells, the nearest."""
     n, threads = len(indices), available_threads()
     cells = round(clusters**0.5)
-    everyone = np.arange(n, dtype=np.int32)
-    centroids = _learn(indices, values, everyone, cells, dim, 0, threads)
+    centroids = _learn(indices, values, np.arange(n), cells, dim, 0, threads)
     near = np.empty((n, min(_CELLS, cells)), np.int32)
-    _in_parallel(_nearest, indices, values, everyone, centroids, near, threads)
-    # Nobody's nearest cell has no clusters, and keeps these scores where it is somebody's second.
-    nearest, scores = np.zeros(near.shape, np.int32), np.full(near.shape, -1, np.float32)
-    share = clusters / n
+    _in_parallel(indices, values, centroids, near, threads)
     own = np.bincount(near[:, 0], minlength=cells)
-    inner = np.maximum(np.rint(own * share).astype(np.int64), 1)
+    inner = np.maximum(np.rint(own * (clusters / n)).astype(np.int64), 1)
     first = np.cumsum(inner) - inner
+    places = np.full(n, near.shape[1])
+    visitors, ends = by_block(near, places, np.zeros_like(places), 1, cells)
+    # Nobody's nearest cell has no clusters, and keeps these cosines where it is somebody's second.
+    nearest, cosines = np.zeros(len(visitors), np.int32), np.full(len(visitors), -1, np.float32)
 
     def settle(cell: int) -> None:
-        members = np.flatnonzero(near[:, 0] == cell).astype(np.int32)
+        around = slice(ends[cell], ends[cell + 1])
+        members = visitors[around][near[visitors[around], 0] == cell]
         if len(members):
             learnt = _learn(indices, values, members, int(inner[cell]), dim, cell + 1, 1)
-            _compare(indices, values, learnt, near, cell, int(first[cell]), nearest, scores)
+            _compare(indices, values, visitors[around], learnt, nearest[around], cosines[around])
+            nearest[around] += first[cell]
 
     run(settle, [(cell,) for cell in range(cells)], threads)
-    chosen = scores.argmax(axis=1)
-    labels: np.ndarray = np.take_along_axis(nearest, chosen[:, None], axis=1)[:, 0]
+    labels = np.zeros(n, np.int32)
+    _choose(visitors, nearest, cosines, labels)
     return labels
 
 
@@ -84,81 +87,89 @@ def _learn(
     """Centroids of some documents, float32, shape (dim, clusters)."""
     rng = np.random.default_rng(seed)
     sample = rng.choice(rows, min(len(rows), _SAMPLE * clusters), replace=False)
+    # Side by side in memory: every round reads them.
+    indices, values = indices[sample], values[sample]
     labels = np.full((len(sample), 1), -1, np.int32)
     labels[:clusters, 0] = np.arange(min(clusters, len(sample)))
     for _ in range(_ROUNDS):
-        centroids = _centroids(indices, values, sample, labels[:, 0], clusters, dim)
-        _in_parallel(_nearest, indices, values, sample, centroids, labels, threads)
+        centroids = _centroids(indices, values, labels[:, 0], clusters, dim)
+        _in_parallel(indices, values, centroids, labels, threads)
         # A cluster that lost all its documents starts anew from any one of them.
         empty = np.flatnonzero(np.bincount(labels[:, 0], minlength=clusters) == 0)[: len(sample)]
         labels[rng.choice(len(sample), len(empty), replace=False), 0] = empty
-    return _centroids(indices, values, sample, labels[:, 0], clusters, dim)
+    return _centroids(indices, values, labels[:, 0], clusters, dim)
 
 
-def _centroids(
-    indices: np.ndarray, values: np.ndarray, rows: np.ndarray, labels: np.ndarray, clusters: int, dim: int
-) -> np.ndarray:
+def _centroids(indices: np.ndarray, values: np.ndarray, labels: np.ndarray, clusters: int, dim: int) -> np.ndarray:
     """Of unit norm, float32, shape (dim, clusters): the transpose makes one latent of all centroids one vector."""
     centroids = np.zeros((dim, clusters), np.float32)
-    _add(indices, values, rows, labels, centroids)
+    _add(indices, values, labels, centroids)
     centroids /= np.maximum(np.sqrt(np.einsum("lc,lc->c", centroids, centroids)), np.float32(1e-12))
     return centroids
 
 
 def _in_parallel(
-    kernel: Callable[..., None],
-    indices: np.ndarray,
-    values: np.ndarray,
-    rows: np.ndarray,
-    centroids: np.ndarray,
-    labels: np.ndarray,
-    threads: int,
+    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, labels: np.ndarray, threads: int
 ) -> None:
     def work(start: int) -> None:
         chunk = slice(start, start + _CHUNK)
-        kernel(indices, values, rows[chunk], centroids, labels[chunk])
+        _nearest(indices[chunk], values[chunk], centroids, labels[chunk])
 
-    run(work, [(start,) for start in range(0, len(rows), _CHUNK)], threads)
+    run(work, [(start,) for start in range(0, len(labels), _CHUNK)], threads)
 
 
 @jit()
-def _add(indices: np.ndarray, values: np.ndarray, rows: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> None:
-    for i in range(rows.shape[0]):
-        if labels[i] >= 0:
-            row, total = rows[i], np.float32(1e-12)
+def _add(indices: np.ndarray, values: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> None:
+    for row in range(labels.shape[0]):
+        if labels[row] >= 0:
+            total = np.float32(1e-12)
             for j in range(indices.shape[1]):
                 total += np.float32(values[row, j]) * np.float32(values[row, j])
             scale = np.float32(1) / np.sqrt(total)
             for j in range(indices.shape[1]):
-                centroids[indices[row, j], labels[i]] += np.float32(values[row, j]) * scale
+                centroids[indices[row, j], labels[row]] += np.float32(values[row, j]) * scale
 
 
 @jit()
 def _score(indices: np.ndarray, values: np.ndarray, row: int, centroids: np.ndarray, scores: np.ndarray) -> None:
     """Inner products of a document and all centroids, float32, shape (clusters,)."""
     scores[:] = 0
-    for j in range(indices.shape[1]):
-        value = np.float32(values[row, j])
-        if value > 0:
-            shares = centroids[np.int64(indices[row, j])]
-            for c in range(scores.shape[0]):
-                scores[c] += value * shares[c]
+    k = indices.shape[1]
+    # Four latents at a time: scores are loaded and stored a fourth as often.
+    for j in range(0, k - 3, 4):
+        first, second = centroids[np.int64(indices[row, j])], centroids[np.int64(indices[row, j + 1])]
+        third, fourth = centroids[np.int64(indices[row, j + 2])], centroids[np.int64(indices[row, j + 3])]
+        by_first, by_second = np.float32(values[row, j]), np.float32(values[row, j + 1])
+        by_third, by_fourth = np.float32(values[row, j + 2]), np.float32(values[row, j + 3])
+        for c in range(scores.shape[0]):
+            scores[c] += by_first * first[c] + by_second * second[c] + (by_third * third[c] + by_fourth * fourth[c])
+    for j in range(k - k % 4, k):
+        shares, value = centroids[np.int64(indices[row, j])], np.float32(values[row, j])
+        for c in range(scores.shape[0]):
+            scores[c] += value * shares[c]
+
+
+@jit(fastmath={"nnan", "nsz"})
+def _largest(scores: np.ndarray) -> int:
+    """Where the largest is, the first of them on a tie; in two passes, of which the first is vector instructions."""
+    largest = scores[0]
+    for c in range(scores.shape[0]):
+        largest = max(largest, scores[c])
+    place = 0
+    while scores[place] != largest:
+        place += 1
+    return place
 
 
 @jit()
-def _nearest(
-    indices: np.ndarray, values: np.ndarray, rows: np.ndarray, centroids: np.ndarray, labels: np.ndarray
-) -> None:
-    """The centroids of the largest cosines, best first, for every row; int32, shape (rows, wanted)."""
+def _nearest(indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> None:
+    """The centroids of the largest cosines, best first, for every document; int32, shape (n, wanted)."""
     scores = np.empty(centroids.shape[1], np.float32)
-    for i in range(rows.shape[0]):
-        _score(indices, values, rows[i], centroids, scores)
+    for row in range(labels.shape[0]):
+        _score(indices, values, row, centroids, scores)
         for place in range(labels.shape[1]):
-            best = 0
-            for c in range(1, scores.shape[0]):
-                if scores[c] > scores[best]:
-                    best = c
-            labels[i, place] = best
+            best = _largest(scores)
+            labels[row, place] = best
             scores[best] = -1
 
 
@@ -166,22 +177,26 @@ def _nearest(
 def _compare(
     indices: np.ndarray,
     values: np.ndarray,
+    rows: np.ndarray,
     centroids: np.ndarray,
-    near: np.ndarray,
-    cell: int,
-    first: int,
     nearest: np.ndarray,
-    scores: np.ndarray,
+    cosines: np.ndarray,
 ) -> None:
-    """Best cluster of a cell for all documents near it; clusters of a cell are numbered from `first`."""
+    """The centroid of the largest cosine, and that times the norm of the values, for some documents."""
     products = np.empty(centroids.shape[1], np.float32)
-    for row in range(near.shape[0]):
-        for place in range(near.shape[1]):
-            if near[row, place] == cell:
-                _score(indices, values, row, centroids, products)
-                best = 0
-                for c in range(1, products.shape[0]):
-                    if products[c] > products[best]:
-                        best = c
-                nearest[row, place] = first + best
-                scores[row, place] = products[best]
+    for i in range(rows.shape[0]):
+        if i + _AHEAD < rows.shape[0]:
+            prefetch(indices[rows[i + _AHEAD]], 0)
+            prefetch(values[rows[i + _AHEAD]], 0)
+        _score(indices, values, rows[i], centroids, products)
+        nearest[i] = _largest(products)
+        cosines[i] = products[nearest[i]]
+
+
+@jit()
+def _choose(rows: np.ndarray, nearest: np.ndarray, cosines: np.ndarray, labels: np.ndarray) -> None:
+    """Of several centroids that were compared with a document, the one of the largest cosine."""
+    largest = np.full(labels.shape[0], -1, np.float32)
+    for i in range(rows.shape[0]):
+        if cosines[i] > largest[rows[i]]:
+            largest[rows[i]], labels[rows[i]] = cosines[i], nearest[i]

@@ -6,13 +6,16 @@ import itertools
 
 import numpy as np
 
+from csr_hf.jit import jit
 from csr_hf.search import rescoring
 from csr_hf.search.lookup import ROOM
+from csr_hf.threads import available_threads, run
 
 COPIES = ("binary", "int8", "float16")
 """One bit, one byte (and four for a scale) or two bytes a dimension."""
 _CHUNK = 8_192
 _LEVELS = 127
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def copy_bytes(kind: str, dim: int) -> int:
@@ -35,20 +38,64 @@ def make_copy(kind: str, embeddings: np.ndarray, places: np.ndarray | None = Non
         ValueError: for NaN or infinity; the row is named.
     """
     n, dim = embeddings.shape
-    width, dtype = {"binary": (-(-dim // 8), np.uint8), "int8": (dim, np.int8), "float16": (dim, np.uint16)}[kind]
-    arrays = {kind: np.empty((n, width), dtype), **({"int8_scale": np.empty(n, np.float32)} if kind == "int8" else {})}
-    for start in range(0, n, _CHUNK):
-        units = _units(embeddings[start : start + _CHUNK], start)
-        rows = np.arange(start, start + len(units)) if places is None else places[start : start + _CHUNK]
+    places = np.arange(n, dtype=np.int32) if places is None else places
+    width, dtype = {"binary": (-(-dim // 8), np.uint8), "int8": (dim, np.int8), "float16": (dim, np.float16)}[kind]
+    copy, steps = np.empty((n, width), dtype), np.empty(n if kind == "int8" else 0, np.float32)
+
+    def fill(start: int) -> None:
+        rows = np.array(embeddings[start : start + _CHUNK], np.float32, order="C")
+        bad = _scale_to_units(rows)
+        if bad >= 0:
+            row = start + bad
+            raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
+        own = places[start : start + _CHUNK]
         if kind == "binary":
-            arrays["binary"][rows] = np.packbits(units > 0, axis=1)
-        elif kind == "float16":
-            arrays["float16"][rows] = units.astype(np.float16).view(np.uint16)
+            _store_signs(rows, own, copy)
+        elif kind == "int8":
+            _store_int8(rows, own, copy, steps)
         else:
-            step = np.maximum(np.abs(units).max(axis=1, initial=0), np.finfo(np.float32).tiny) / _LEVELS
-            arrays["int8_scale"][rows] = step
-            arrays["int8"][rows] = np.rint(units / step[:, None])
-    return arrays
+            copy[own] = rows
+
+    run(fill, [(start,) for start in range(0, n, _CHUNK)], available_threads())
+    if kind == "int8":
+        return {"int8": copy, "int8_scale": steps}
+    return {kind: copy.view(np.uint16) if kind == "float16" else copy}
+
+
+@jit(fastmath={"reassoc", "contract"})
+def _scale_to_units(rows: np.ndarray) -> int:
+    """Scale rows to unit norm, but for those of zeros; gives a row back that is not finite, or -1."""
+    for i in range(rows.shape[0]):
+        row, squares = rows[i], 0.0
+        for axis in range(row.shape[0]):
+            squares += np.float64(row[axis]) * np.float64(row[axis])
+        if not squares < np.inf:
+            return i
+        norm = np.float32(np.sqrt(squares)) if squares > 0 else np.float32(1)
+        for axis in range(row.shape[0]):
+            row[axis] /= norm
+    return -1
+
+
+@jit()
+def _store_signs(rows: np.ndarray, places: np.ndarray, copy: np.ndarray) -> None:
+    for i in range(rows.shape[0]):
+        row, signs = rows[i], copy[places[i]]
+        signs[:] = 0
+        for axis in range(row.shape[0]):
+            signs[axis >> 3] |= np.uint8(row[axis] > 0) << np.uint8(7 - (axis & 7))
+
+
+@jit(fastmath={"nsz"})
+def _store_int8(rows: np.ndarray, places: np.ndarray, copy: np.ndarray, steps: np.ndarray) -> None:
+    for i in range(rows.shape[0]):
+        row, own, largest = rows[i], copy[places[i]], np.float32(_TINY)
+        for axis in range(row.shape[0]):
+            largest = max(largest, abs(row[axis]))
+        step = largest / np.float32(_LEVELS)
+        for axis in range(row.shape[0]):
+            own[axis] = np.int8(np.rint(row[axis] / step))
+        steps[places[i]] = step
 
 
 def by_place(signs: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -87,12 +134,3 @@ def score_copy(
         rescoring.score_float16(arrays["float16"], queries, rows, scores)
     else:
         rescoring.score_int8(arrays["int8"], arrays["int8_scale"], queries, rows, scores)
-
-
-def _units(rows: np.ndarray, start: int) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        row = start + int(np.argmin(np.isfinite(norms[:, 0])))
-        raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
-    return rows / np.where(norms > 0, norms, 1)
