@@ -7,10 +7,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from csr_hf.search.query_encoder import QueryEncoder
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
@@ -47,6 +50,11 @@ class Corpus:
     """Documents that a first stage over codes hands to the second."""
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further options of `InvertedIndex.search`, and the values to try."""
+
+    @cached_property
+    def query_encoder(self) -> QueryEncoder:
+        """Of the head."""
+        return QueryEncoder(self.head.dictionary.numpy(force=True), self.codes.head)
 
     def blocks(self) -> Iterator[slice]:
         """Rows to add, some at a time.

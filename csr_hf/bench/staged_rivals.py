@@ -18,7 +18,7 @@ import numpy as np
 from csr_hf.bench.rivals import Corpus, Rival, padded
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
-from csr_hf.sparse_codes import QueryProjections, SparseCodes
+from csr_hf.sparse_codes import SparseCodes
 
 _CANDIDATES = (100, 300, 1000)
 _NORM_BYTES = 4
@@ -314,17 +314,8 @@ def query_ks_of(corpus: Corpus) -> list[int]:
 
 
 def asked_codes(corpus: Corpus, queries: np.ndarray, query_k: int) -> SparseCodes:
-    """Codes of dense queries, as `project_queries` makes them, without its fingerprint of the head.
-
-    That is a hash of all weights, milliseconds a call, which whoever asks one query after the other takes once.
-    """
-    import torch
-
-    with torch.inference_mode():
-        latents, offset = corpus.head.project(torch.from_numpy(queries).to(corpus.head.encoder.weight))
-    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), corpus.codes.head).codes(
-        query_k
-    )
+    """Codes of dense queries."""
+    return corpus.query_encoder.codes(queries, query_k, threads=corpus.threads)
 
 
 def scaled(corpus: Corpus) -> SparseCodes:

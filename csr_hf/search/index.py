@@ -25,7 +25,6 @@ from csr_hf.search.parts import (
     without,
 )
 from csr_hf.search.queries import (
-    check_scan,
     checked_dense,
     checked_depth,
     checked_nprobe,
@@ -203,8 +202,7 @@ class InvertedIndex:
         """
         parts = self._parts
         self._check_codes(codes)
-        depth = checked_depth(top_k, rescore, candidates, self._settings.copies)
-        check_scan(scan, rescore, self._settings.copies)
+        depth = checked_depth(top_k, rescore, candidates, self._settings.copies, scan)
         threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
         dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
         queries = prepare_queries(codes, query_k, self._settings.decoded)

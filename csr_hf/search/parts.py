@@ -217,6 +217,8 @@ def best(scores: np.ndarray, positions: np.ndarray, top_k: int, threads: int) ->
 
 def ids_at(parts: Sequence[Part], starts: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Ids of positions; for -1 what stands for none."""
+    if len(parts) == 1 and (positions >= 0).all():
+        return parts[0].ids.at(positions)
     ids = None
     for part, first, stop in zip(parts, starts[:-1], starts[1:], strict=True):
         here = (positions >= first) & (positions < stop)

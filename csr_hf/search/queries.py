@@ -93,7 +93,9 @@ def _refuse(codes: SparseCodes, row: int, problem: int) -> NoReturn:
     raise ValueError(f"query {row} names a latent twice. Every latent may appear once in a row.")
 
 
-def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequence[str]) -> int:
+def checked_depth(
+    top_k: int, rescore: str | None, candidates: int, copies: Sequence[str], scan: str | None = None
+) -> int:
     """Validate a search; returns how many documents the first stage has to find.
 
     Raises:
@@ -101,6 +103,7 @@ def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequ
     """
     if top_k < 1:
         raise ValueError(f"`top_k` ({top_k}) must be at least 1.")
+    _check_scan(scan, rescore, copies)
     if rescore is None:
         return top_k
     if rescore != "self" and rescore not in COPIES:
@@ -115,7 +118,7 @@ def checked_depth(top_k: int, rescore: str | None, candidates: int, copies: Sequ
     return candidates
 
 
-def check_scan(scan: str | None, rescore: str | None, copies: Sequence[str]) -> None:
+def _check_scan(scan: str | None, rescore: str | None, copies: Sequence[str]) -> None:
     """Validate how candidates are found.
 
     Raises:

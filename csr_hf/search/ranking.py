@@ -23,7 +23,7 @@ def make_key(score: np.float32, position: int) -> np.uint64:
 
 
 @jit()
-def _key_score(key: np.uint64) -> np.float32:
+def key_score(key: np.uint64) -> np.float32:
     """Score of a key."""
     ordered = np.uint32(key >> np.uint64(32))
     if ordered >> np.uint32(31):
@@ -37,7 +37,7 @@ def _split(keys: np.ndarray, factors: np.ndarray, scores: np.ndarray, positions:
         for i in range(keys.shape[1]):
             scores[q, i], positions[q, i] = np.float32(-np.inf), -1
             if keys[q, i] != 0:
-                scores[q, i] = _key_score(keys[q, i]) * factors[q]
+                scores[q, i] = key_score(keys[q, i]) * factors[q]
                 positions[q, i] = np.int64(_POSITION_MASK - (keys[q, i] & _POSITION_MASK))
 
 
@@ -170,4 +170,4 @@ def made_room(
 @jit()
 def smallest_score(heap: np.ndarray, size: int, bound: np.float32) -> np.float32:
     """What a document must reach once the heap is full; until then the bound there was."""
-    return max(bound, _key_score(heap[0])) if size == heap.shape[0] else bound
+    return max(bound, key_score(heap[0])) if size == heap.shape[0] else bound

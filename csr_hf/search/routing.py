@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.jit import jit, prefetch
 from csr_hf.search.ranking import make_key, offer, sort_heap
 
 GROUP = 1024
@@ -20,6 +20,7 @@ _EARLY = 8
 _COARSE = 6
 """Bits of a block's sum that do not count when blocks are chosen."""
 _TOGETHER, _COUNTERS = 4, 4
+_LINE = 64
 _STRIP = 32
 """Blocks that are passed over at once where none of them is of interest."""
 
@@ -115,6 +116,10 @@ def visits_of(
     expected = np.empty((group, tiles * width), np.uint16)
     # A tile of the summaries stays in the cache while all queries pass over it.
     for tile in range(tiles):
+        if tile + 1 < tiles:
+            for j in range(coarse.shape[1]):
+                for at in range(0, width, _LINE):
+                    prefetch(summary[tile + 1, np.int64(latents[0, j])], at)
         for i in range(group):
             add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * width : (tile + 1) * width])
     chosen, visits = np.empty((group, min(probes, blocks)), np.int32), np.empty(group, np.int64)
