@@ -62,8 +62,8 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
     own = np.bincount(near[:, 0], minlength=cells)
     inner = np.maximum(np.rint(own * (clusters / n)).astype(np.int64), 1)
     first = np.cumsum(inner) - inner
-    places = np.full(n, near.shape[1])
-    visitors, ends = by_block(near, places, np.zeros_like(places), 1, cells)
+    visits = np.full(n, near.shape[1])
+    visitors, ends = by_block(near, visits, np.zeros_like(visits), 1, cells)
     # Nobody's nearest cell has no clusters, and keeps these cosines where it is somebody's second.
     nearest, cosines = np.zeros(len(visitors), np.int32), np.full(len(visitors), -1, np.float32)
 
