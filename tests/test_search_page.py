@@ -22,6 +22,15 @@ CHOSEN = {
         "scipy CSR": [None],
         "sentence-transformers": [None],
     },
+    "bench_search_1m_4096": {
+        "csr_hf": [
+            *[("binary", "int8", 300, nprobe) for nprobe in (128, 256)],
+            *[("binary", "float16", 300, nprobe) for nprobe in (128, 256, 512)],
+            (None, "int8", 300, 256),
+        ],
+        "faiss HNSW": [128, 256],
+        "faiss flat": [None],
+    },
     "bench_search_100k": {
         "csr_hf": [
             *[("binary", "int8", 100, nprobe) for nprobe in (64, 128, 256)], ("binary", "int8", 300, 256),
