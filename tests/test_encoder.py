@@ -71,7 +71,9 @@ def test_encoder_loads_head_and_the_backbone_it_names(encoder, tmp_path):
     loaded = CSREncoder.from_pretrained(tmp_path, device="cpu")
     assert loaded.fingerprint == encoder.fingerprint
     first, second = loaded.encode(["a text"]), encoder.encode(["a text"])
-    assert np.array_equal(first.values, second.values)
+    # Weights that lie elsewhere in memory may be summed in another order.
+    np.testing.assert_array_equal(first.indices, second.indices)
+    np.testing.assert_allclose(first.values, second.values, rtol=1e-5)
     make_head().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="names no backbone"):
         CSREncoder.from_pretrained(tmp_path)
