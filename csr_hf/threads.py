@@ -22,8 +22,8 @@ def available_threads() -> int:
 def spin_briefly() -> None:
     """Have torch's idle OpenMP threads sleep soon, rather than spin for milliseconds on cores that kernels want.
 
-    A training step, half of it matrix products and half kernels, is a sixth faster for it. Only before torch is
-    imported, and with GNU's OpenMP, which its packages for Linux bring. What the user has set stays.
+    A training step is half matrix products and half kernels, which else wait for each other's threads. Only before
+    torch is imported, and with GNU's OpenMP, which its packages for Linux bring. What the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
