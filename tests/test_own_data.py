@@ -137,9 +137,11 @@ def test_neither_recipe_nor_corpus_is_an_error(capsys):
     assert "give a recipe, or the texts to learn from: --corpus" in capsys.readouterr().err
 
 
-def test_several_sources_are_one_run(folder, capsys):
+def of_several_sources(folder, output_dir):
+    """Path of a recipe with documents and pairs."""
     recipe = {
-        "output_dir": str(folder / "several"),
+        "output_dir": str(output_dir),
+        "cache_dir": str(output_dir.with_name(f"{output_dir.name}-embeddings")),
         "data": {
             "held_out": 0.4,
             "sources": [
@@ -148,9 +150,19 @@ def test_several_sources_are_one_run(folder, capsys):
             ],
         },
     }
-    (folder / "several.yaml").write_text(yaml.safe_dump(recipe))
+    path = output_dir.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def test_several_sources_are_one_run(folder, capsys):
     contrast = ["--training.gamma", "0.1", "--training.contrast", "pairs"]
-    assert main(["run", str(folder / "several.yaml"), *SMALL, *contrast, *MEASURED[:4], "--no-progress"]) == 0
+    assert (
+        main(
+            ["run", of_several_sources(folder, folder / "several"), *SMALL, *contrast, *MEASURED[:4], "--no-progress"]
+        )
+        == 0
+    )
     results = Results.load(folder / "several")
     assert {row.task.split(",")[0] for row in results.rows} == {"docs.parquet and 1 more"}
     searcher = RunSearcher.load(folder / "several")
@@ -192,12 +204,11 @@ def test_embeddings_need_no_backbone(folder):
 
 @pytest.mark.slow
 def test_two_processes_run_the_whole_command(folder):
-    recipe = {**yaml.safe_load((folder / "several.yaml").read_text()), "output_dir": str(folder / "two")}
-    (folder / "two.yaml").write_text(yaml.safe_dump({**recipe, "cache_dir": str(folder / "two-embeddings")}))
+    recipe = of_several_sources(folder, folder / "two")
     flags = [*SMALL, *MEASURED[:4], "--no-progress", "--training.num_processes", "2"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "csr_hf.cli"]
     done = subprocess.run(
-        [*launch, "run", str(folder / "two.yaml"), *flags],
+        [*launch, "run", recipe, *flags],
         env=os.environ
         | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         | {"PYTHONPATH": str(Path(__file__).parents[1])},
