@@ -157,12 +157,8 @@ def of_several_sources(folder, output_dir):
 
 def test_several_sources_are_one_run(folder, capsys):
     contrast = ["--training.gamma", "0.1", "--training.contrast", "pairs"]
-    assert (
-        main(
-            ["run", of_several_sources(folder, folder / "several"), *SMALL, *contrast, *MEASURED[:4], "--no-progress"]
-        )
-        == 0
-    )
+    recipe = of_several_sources(folder, folder / "several")
+    assert main(["run", recipe, *SMALL, *contrast, *MEASURED[:4], "--no-progress"]) == 0
     results = Results.load(folder / "several")
     assert {row.task.split(",")[0] for row in results.rows} == {"docs.parquet and 1 more"}
     searcher = RunSearcher.load(folder / "several")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 16_384
 _LINKS, _EF_BUILD = 32, 80
-_EFS = (16, 32, 64, 128, 256, 512)
+_EFS = (16, 32, 48, 64, 96, 128, 192, 256, 512)
 
 
 class OverBudgetError(RuntimeError):
