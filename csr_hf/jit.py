@@ -29,6 +29,13 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
+def frozen(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """A read-only contiguous view, so that kernels see one type of array whoever made it."""
+    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
+    view.flags.writeable = False
+    return view
+
+
 def processor_features() -> set[str]:
     """What the processor that numba compiles for can do, in LLVM's names."""
     name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)
@@ -50,6 +57,14 @@ def _half(typing_context: Any, bits: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.uint16), generate
+
+
+def _to_half(typing_context: Any, number: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
 
 
 def _popcount(typing_context: Any, bits: Any) -> Any:
@@ -101,6 +116,8 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 _WIDENS = {"f16c", "fp-armv8", "fullfp16"} & processor_features()
 from_half: Any = intrinsic(_half) if _WIDENS else half_by_bits
 """The float32 equal to a finite float16, given its bits."""
+to_half: Any = intrinsic(_to_half) if _WIDENS else None
+"""The bits of the float16 nearest to a float32; None where the processor has no instruction for it."""
 popcount: Any = intrinsic(_popcount)
 """How many bits of a uint64 are set."""
 lowest: Any = intrinsic(_lowest)

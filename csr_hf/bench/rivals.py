@@ -143,6 +143,10 @@ class Rival(ABC):
         """What a setting needs of that."""
         return self.bytes_per_vector
 
+    def seconds_of(self, setting: Mapping[str, Any], seconds: float) -> float:
+        """What building took for this setting, if building for all took so long."""
+        return seconds
+
     def close(self) -> None:
         """Let go of what is open."""
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
@@ -50,12 +51,19 @@ class CSRIndex(Rival):
     uses_codes = True
 
     def build(self) -> None:
-        """Lists and copies."""
+        """Lists, signs and a copy that ranks; an index for each such copy."""
         corpus = self.corpus
-        self.copies = tuple(dict.fromkeys(["binary", *corpus.sweep.get("rescore", [_RESCORE])]))
-        self.index = InvertedIndex.build(
-            corpus.codes, decoded_norms=corpus.norms, embeddings=corpus.documents, copies=self.copies
-        )
+        self.indices: dict[str, InvertedIndex] = {}
+        self._seconds: dict[str, float] = {}
+        for copy in corpus.sweep.get("rescore", [_RESCORE]):
+            began = time.perf_counter()
+            self.indices[copy] = InvertedIndex.build(
+                corpus.codes,
+                decoded_norms=corpus.norms,
+                embeddings=corpus.documents,
+                copies=tuple(dict.fromkeys(["binary", copy])),
+            )
+            self._seconds[copy] = time.perf_counter() - began
 
     def settings(self) -> list[dict[str, Any]]:
         """Latents of a query, candidates (0 ranks by codes alone), scans of signs, and whatever else is swept."""
@@ -80,18 +88,25 @@ class CSRIndex(Rival):
         options: dict[str, Any] = {"threads": self.corpus.threads, **setting}
         if candidates:
             options = {"rescore": _RESCORE, **options, "candidates": candidates, "embeddings": queries}
-        return self.index.search(codes, top_k, **options).positions
+        return self.indices[self._copy_of(setting)].search(codes, top_k, **options).positions
 
     @property
     def bytes_per_vector(self) -> float:
-        """Code, norm, postings and copies."""
-        return self.index.bytes_per_vector
+        """Code, norm, postings and copies, with the first of the copies that rank."""
+        return next(iter(self.indices.values())).bytes_per_vector
 
     def bytes_of(self, setting: Mapping[str, Any]) -> float:
         """Without copies that the setting does not read."""
+        index, dim = self.indices[self._copy_of(setting)], self.corpus.documents.shape[1]
         read = {setting.get("scan"), setting.get("rescore", _RESCORE) if setting["candidates"] else None}
-        dim = self.corpus.documents.shape[1]
-        return self.bytes_per_vector - sum(copy_bytes(copy, dim) for copy in self.copies if copy not in read)
+        return index.bytes_per_vector - sum(copy_bytes(copy, dim) for copy in index.copies if copy not in read)
+
+    def seconds_of(self, setting: Mapping[str, Any], seconds: float) -> float:
+        """Of the index that this setting searches."""
+        return self._seconds[self._copy_of(setting)]
+
+    def _copy_of(self, setting: Mapping[str, Any]) -> str:
+        return setting.get("rescore") or next(iter(self.indices))
 
 
 class ScipyCSR(Rival):

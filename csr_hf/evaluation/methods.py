@@ -18,7 +18,7 @@ from csr_hf.encoder import decode_codes, encode_embeddings, head_fingerprint
 from csr_hf.evaluation.baselines import Baseline, make_baselines
 from csr_hf.evaluation.neighbors import unit_rows
 from csr_hf.evaluation.searchers import DenseSearcher, InvertedSearcher, Searcher
-from csr_hf.search.copies import COPIES, make_copy
+from csr_hf.search.copies import COPIES, make_copies
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
@@ -225,7 +225,7 @@ class TwoStageMethod(CSRMethod):
         self.copy: Literal["binary", "int8", "float16"] = copy
         self.candidates = candidates
         self.name = f"CSR + {copy}"
-        copied = make_copy(copy, np.zeros((1, head.config.input_dim), np.float32))
+        copied = make_copies([copy], np.zeros((1, head.config.input_dim), np.float32))
         self.bytes_per_vector += sum(array.nbytes for array in copied.values())
 
     def index(self, documents: np.ndarray) -> Searcher:

@@ -159,3 +159,68 @@ def _fill_lists(
     for at in range(summary.shape[0]):
         summary[at] = np.sqrt(np.sqrt(summary[at] / np.float32(indices.shape[0])))
     return repeated
+
+
+@jit()
+def measure_blocks(
+    indices: np.ndarray, values: np.ndarray, dim: int, rows: np.ndarray, first: int, sizes: np.ndarray
+) -> None:
+    """What `measure_block` says of blocks from `first` on, and one list more; int64, shape (blocks, 2).
+
+    `rows` says where all blocks begin and the last ends.
+    """
+    for i in range(sizes.shape[0]):
+        begin, end = rows[first + i], rows[first + i + 1]
+        lists, total = measure_block(indices[begin:end], values[begin:end], dim)
+        sizes[i, 0], sizes[i, 1] = lists + 1, total
+
+
+@jit()
+def fill_blocks(
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    first: int,
+    firsts: np.ndarray,
+    starts: np.ndarray,
+    bits: np.ndarray,
+    ranks: np.ndarray,
+    offsets: np.ndarray,
+    postings: np.ndarray,
+    means: np.ndarray,
+) -> int:
+    """Write the lists of blocks from `first` on, as `fill_block` does.
+
+    Args:
+        documents: indices, values and scale of all, and rows where blocks begin and the last ends.
+        first: number of the first block.
+        firsts: where the offsets of all blocks begin and the last end.
+        starts: where their postings do.
+        bits: of these blocks.
+        ranks: of these blocks.
+        offsets: of all blocks.
+        postings: of all blocks.
+        means: summaries of these blocks, zeros.
+
+    Returns:
+        a row that names a latent twice, or -1.
+    """
+    indices, values, scale, rows = documents
+    for i in range(means.shape[0]):
+        block = first + i
+        begin, end = rows[block], rows[block + 1]
+        own = offsets[firsts[block] : firsts[block + 1]]
+        lists = postings[starts[block] : starts[block + 1]]
+        repeated = fill_block(
+            indices[begin:end], values[begin:end], scale[begin:end], bits[i], ranks[i], own, lists, means[i]
+        )
+        if repeated >= 0:
+            return begin + repeated
+    return -1
+
+
+@jit()
+def round_summaries(means: np.ndarray, factor: np.float32, summary: np.ndarray) -> None:
+    """Means of a tile's blocks, float32, shape (blocks, dim), as multiples of 1 / factor, rounded up."""
+    for latent in range(means.shape[1]):
+        own = summary[latent]
+        for block in range(means.shape[0]):
+            own[block] = np.uint8(np.ceil(means[block, latent] * factor))

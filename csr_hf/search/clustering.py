@@ -11,6 +11,7 @@ import numpy as np
 
 from csr_hf.jit import jit, prefetch
 from csr_hf.search.routing import by_block
+from csr_hf.search.row_sums import WIDTH, shift_of, sum_rows
 from csr_hf.threads import available_threads, run
 
 _ROUNDS = 6
@@ -56,7 +57,7 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
     """Cluster of every document: of those of its few nearest cells, the nearest."""
     n, threads = len(indices), available_threads()
     cells = round(clusters**0.5)
-    centroids = _learn(indices, values, np.arange(n), cells, dim, 0, threads)
+    centroids, _ = _learn(indices, values, np.arange(n), cells, dim, 0, threads)
     near = np.empty((n, min(_CELLS, cells)), np.int32)
     _in_parallel(indices, values, centroids, near, threads)
     own = np.bincount(near[:, 0], minlength=cells)
@@ -65,14 +66,15 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
     visits = np.full(n, near.shape[1])
     visitors, ends = by_block(near, visits, np.zeros_like(visits), 1, cells)
     # Nobody's nearest cell has no clusters, and keeps these cosines where it is somebody's second.
+    shift = shift_of(indices.shape[1])
     nearest, cosines = np.zeros(len(visitors), np.int32), np.full(len(visitors), -1, np.float32)
 
     def settle(cell: int) -> None:
         around = slice(ends[cell], ends[cell + 1])
         members = visitors[around][near[visitors[around], 0] == cell]
         if len(members):
-            learnt = _learn(indices, values, members, int(inner[cell]), dim, cell + 1, 1)
-            _compare(indices, values, visitors[around], learnt, nearest[around], cosines[around])
+            learnt, step = _learn(indices, values, members, int(inner[cell]), dim, cell + 1, 1)
+            _compare(indices, values, visitors[around], learnt, step, shift, nearest[around], cosines[around])
             nearest[around] += first[cell]
 
     run(settle, [(cell,) for cell in range(cells)], threads)
@@ -83,8 +85,8 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
 
 def _learn(
     indices: np.ndarray, values: np.ndarray, rows: np.ndarray, clusters: int, dim: int, seed: int, threads: int
-) -> np.ndarray:
-    """Centroids of some documents, float32, shape (dim, clusters)."""
+) -> tuple[np.ndarray, np.float32]:
+    """Centroids of some documents; see `_centroids`."""
     rng = np.random.default_rng(seed)
     sample = rng.choice(rows, min(len(rows), _SAMPLE * clusters), replace=False)
     # Side by side in memory: every round reads them.
@@ -92,7 +94,7 @@ def _learn(
     labels = np.full((len(sample), 1), -1, np.int32)
     labels[:clusters, 0] = np.arange(min(clusters, len(sample)))
     for _ in range(_ROUNDS):
-        centroids = _centroids(indices, values, labels[:, 0], clusters, dim)
+        centroids, _ = _centroids(indices, values, labels[:, 0], clusters, dim)
         _in_parallel(indices, values, centroids, labels, threads)
         # A cluster that lost all its documents starts anew from any one of them.
         empty = np.flatnonzero(np.bincount(labels[:, 0], minlength=clusters) == 0)[: len(sample)]
@@ -100,12 +102,19 @@ def _learn(
     return _centroids(indices, values, labels[:, 0], clusters, dim)
 
 
-def _centroids(indices: np.ndarray, values: np.ndarray, labels: np.ndarray, clusters: int, dim: int) -> np.ndarray:
-    """Of unit norm, float32, shape (dim, clusters): the transpose makes one latent of all centroids one vector."""
-    centroids = np.zeros((dim, clusters), np.float32)
+def _centroids(
+    indices: np.ndarray, values: np.ndarray, labels: np.ndarray, clusters: int, dim: int
+) -> tuple[np.ndarray, np.float32]:
+    """Of unit norm, in eight bits, and what a step of these is.
+
+    uint8, shape (dim, clusters): the transpose makes one latent of all centroids one vector. Columns of zeros round
+    their number up to a multiple of `WIDTH`.
+    """
+    centroids = np.zeros((dim, -(-clusters // WIDTH) * WIDTH), np.float32)
     _add(indices, values, labels, centroids)
-    centroids /= np.maximum(np.sqrt(np.einsum("lc,lc->c", centroids, centroids)), np.float32(1e-12))
-    return centroids
+    norms = np.maximum(np.sqrt(np.einsum("lc,lc->c", centroids, centroids)), np.float32(1e-12))
+    rounded = np.empty(centroids.shape, np.uint8)
+    return rounded, _round(centroids, norms, rounded)
 
 
 def _in_parallel(
@@ -113,9 +122,26 @@ def _in_parallel(
 ) -> None:
     def work(start: int) -> None:
         chunk = slice(start, start + _CHUNK)
-        _nearest(indices[chunk], values[chunk], centroids, labels[chunk])
+        _nearest(indices[chunk], values[chunk], centroids, shift_of(indices.shape[1]), labels[chunk])
 
     run(work, [(start,) for start in range(0, len(labels), _CHUNK)], threads)
+
+
+@jit()
+def _round(centroids: np.ndarray, norms: np.ndarray, rounded: np.ndarray) -> np.float32:
+    """Divide columns by their norms and round them to 1/255 of the largest number of all; gives that step."""
+    largest = np.float32(1e-12)
+    for latent in range(centroids.shape[0]):
+        row = centroids[latent]
+        for c in range(row.shape[0]):
+            row[c] /= norms[c]
+            largest = max(largest, row[c])
+    step = largest / np.float32(255)
+    for latent in range(centroids.shape[0]):
+        row, own = centroids[latent], rounded[latent]
+        for c in range(row.shape[0]):
+            own[c] = np.uint8(row[c] / step + np.float32(0.5))
+    return step
 
 
 @jit()
@@ -131,46 +157,26 @@ def _add(indices: np.ndarray, values: np.ndarray, labels: np.ndarray, centroids:
 
 
 @jit()
-def _score(indices: np.ndarray, values: np.ndarray, row: int, centroids: np.ndarray, scores: np.ndarray) -> None:
-    """Inner products of a document and all centroids, float32, shape (clusters,)."""
-    scores[:] = 0
-    k = indices.shape[1]
-    # Four latents at a time: scores are loaded and stored a fourth as often.
-    for j in range(0, k - 3, 4):
-        first, second = centroids[np.int64(indices[row, j])], centroids[np.int64(indices[row, j + 1])]
-        third, fourth = centroids[np.int64(indices[row, j + 2])], centroids[np.int64(indices[row, j + 3])]
-        by_first, by_second = np.float32(values[row, j]), np.float32(values[row, j + 1])
-        by_third, by_fourth = np.float32(values[row, j + 2]), np.float32(values[row, j + 3])
-        for c in range(scores.shape[0]):
-            scores[c] += by_first * first[c] + by_second * second[c] + (by_third * third[c] + by_fourth * fourth[c])
-    for j in range(k - k % 4, k):
-        shares, value = centroids[np.int64(indices[row, j])], np.float32(values[row, j])
-        for c in range(scores.shape[0]):
-            scores[c] += value * shares[c]
-
-
-@jit(fastmath={"nnan", "nsz"})
-def _largest(scores: np.ndarray) -> int:
-    """Where the largest is, the first of them on a tie; in two passes, of which the first is vector instructions."""
-    largest = scores[0]
+def _largest(scores: np.ndarray) -> np.int64:
+    """Where the largest of fewer than 65,536 scores is, the first of them on a tie; without a branch."""
+    best = np.uint32(0)
     for c in range(scores.shape[0]):
-        largest = max(largest, scores[c])
-    place = 0
-    while scores[place] != largest:
-        place += 1
-    return place
+        best = max(best, (np.uint32(scores[c]) << np.uint32(16)) | np.uint32(0xFFFF - c))
+    return 0xFFFF - np.int64(best & np.uint32(0xFFFF))
 
 
 @jit()
-def _nearest(indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> None:
+def _nearest(
+    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, shift: np.uint16, labels: np.ndarray
+) -> None:
     """The centroids of the largest cosines, best first, for every document; int32, shape (n, wanted)."""
-    scores = np.empty(centroids.shape[1], np.float32)
+    scores = np.empty(centroids.shape[1], np.uint16)
     for row in range(labels.shape[0]):
-        _score(indices, values, row, centroids, scores)
+        sum_rows(indices, values, row, centroids, shift, scores)
         for place in range(labels.shape[1]):
             best = _largest(scores)
             labels[row, place] = best
-            scores[best] = -1
+            scores[best] = 0
 
 
 @jit()
@@ -179,18 +185,20 @@ def _compare(
     values: np.ndarray,
     rows: np.ndarray,
     centroids: np.ndarray,
+    step: np.float32,
+    shift: np.uint16,
     nearest: np.ndarray,
     cosines: np.ndarray,
 ) -> None:
-    """The centroid of the largest cosine, and that times the norm of the values, for some documents."""
-    products = np.empty(centroids.shape[1], np.float32)
+    """The centroid of the largest cosine, and that times what does not depend on the centroid, for some documents."""
+    products = np.empty(centroids.shape[1], np.uint16)
     for i in range(rows.shape[0]):
         if i + _AHEAD < rows.shape[0]:
             prefetch(indices[rows[i + _AHEAD]], 0)
             prefetch(values[rows[i + _AHEAD]], 0)
-        _score(indices, values, rows[i], centroids, products)
+        sum_rows(indices, values, rows[i], centroids, shift, products)
         nearest[i] = _largest(products)
-        cosines[i] = products[nearest[i]]
+        cosines[i] = np.float32(products[nearest[i]]) * step
 
 
 @jit()

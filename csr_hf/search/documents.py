@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from csr_hf.threads import available_threads, run
 
 _NOTHING = 1e-6
 _VECTOR = 64
+_CHUNK = 64
 _WIDE = 255
 """Latents a document from which offsets within a block need 32 bits."""
 
@@ -68,7 +68,7 @@ def inverse_norms(values: np.ndarray, steps: np.ndarray, decoded_norms: np.ndarr
 def build_lists(
     indices: np.ndarray, values: np.ndarray, scale: np.ndarray, order: np.ndarray, rows: np.ndarray, dim: int
 ) -> dict[str, np.ndarray]:
-    """Posting lists and summaries of documents, in parallel over the blocks; see `building.fill_block`.
+    """Posting lists and summaries of documents, in parallel over the blocks; see `building.fill_blocks`.
 
     Args:
         indices: latents, shape (n, k).
@@ -86,29 +86,38 @@ def build_lists(
     Raises:
         ValueError: for a document that names a latent twice.
     """
-    threads = available_threads()
-    blocks = [(block, slice(*ends)) for block, ends in enumerate(itertools.pairwise(rows.tolist()))]
-    sizes = run(lambda _, one: building.measure_block(indices[one], values[one], dim), blocks, threads)
-    firsts, starts = np.zeros((2, len(blocks) + 1), np.int64)
-    firsts[1:], starts[1:] = np.cumsum([(lists + 1, total) for lists, total in sizes] or np.empty((0, 2)), axis=0).T
-    words = -(-dim // 64)
-    bits, ranks = np.zeros((len(blocks), words), np.uint64), np.zeros((len(blocks), words), np.uint16)
+    threads, blocks, words = available_threads(), len(rows) - 1, -(-dim // 64)
+    chunks = [(first, min(first + _CHUNK, blocks)) for first in range(0, blocks, _CHUNK)]
+    sizes = np.zeros((blocks + 1, 2), np.int64)
+    run(
+        lambda first, stop: building.measure_blocks(indices, values, dim, rows, first, sizes[1 + first : 1 + stop]),
+        chunks,
+        threads,
+    )
+    firsts, starts = np.ascontiguousarray(np.cumsum(sizes, axis=0).T)
+    bits, ranks = np.zeros((blocks, words), np.uint64), np.zeros((blocks, words), np.uint16)
     offsets = np.empty(firsts[-1], np.uint16 if indices.shape[1] <= _WIDE else np.uint32)
-    postings, means = np.zeros(starts[-1], np.uint16), np.zeros((len(blocks), dim), np.float32)
+    postings, means = np.zeros(starts[-1], np.uint16), np.zeros((blocks, dim), np.float32)
 
-    def fill(block: int, chosen: slice) -> int:
-        own = offsets[firsts[block] : firsts[block + 1]], postings[starts[block] : starts[block + 1]]
-        return building.fill_block(
-            indices[chosen], values[chosen], scale[chosen], bits[block], ranks[block], *own, means[block]
-        )
+    def fill(first: int, stop: int) -> tuple[int, float]:
+        own = bits[first:stop], ranks[first:stop], offsets, postings, means[first:stop]
+        repeated = building.fill_blocks((indices, values, scale, rows), first, firsts, starts, *own)
+        return repeated, float(means[first:stop].max(initial=0))
 
-    for block, repeated in enumerate(run(fill, blocks, threads)):
+    filled = run(fill, chunks, threads)
+    for repeated, _ in filled:
         if repeated >= 0:
-            row = int(order[rows[block] + repeated])
-            raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
-    tiles, width = _tiles(len(blocks))
-    summary = np.zeros((tiles * width, dim), np.uint8)
-    summary[: len(blocks)] = np.ceil(means * np.float32(building.LEVELS / max(float(means.max(initial=0)), 1e-30)))
+            raise ValueError(
+                f"`codes[{int(order[repeated])}]` names a latent twice. Every latent may appear once in a row."
+            )
+    tiles, width = _tiles(blocks)
+    summary = np.zeros((tiles, dim, width), np.uint8)
+    factor = np.float32(building.LEVELS / max([1e-30, *(largest for _, largest in filled)]))
+    run(
+        lambda tile: building.round_summaries(means[tile * width : (tile + 1) * width], factor, summary[tile]),
+        [(tile,) for tile in range(tiles)],
+        threads,
+    )
     return {
         "bits": bits,
         "ranks": ranks,
@@ -116,7 +125,7 @@ def build_lists(
         "offsets": offsets,
         "starts": starts,
         "postings": postings,
-        "summary": np.ascontiguousarray(summary.reshape(tiles, width, dim).transpose(0, 2, 1)),
+        "summary": summary,
     }
 
 
@@ -153,6 +162,7 @@ def check_loaded(arrays: dict[str, np.ndarray], dim: int, input_dim: int | None,
         and (not indices.size or 0 <= int(indices.min()) <= int(indices.max()) < dim)
         and np.array_equal(np.sort(arrays["order"]), np.arange(n))
         and _rows_sound(arrays["rows"], n)
+        and _signs_sound(arrays, -(-(input_dim or 0) // 8))
         and _lists_sound(arrays)
     )
     if not sound:
@@ -162,6 +172,22 @@ def check_loaded(arrays: dict[str, np.ndarray], dim: int, input_dim: int | None,
 def _rows_sound(rows: np.ndarray, n: int) -> bool:
     lengths = np.diff(rows)
     return bool(len(rows) and rows[0] == 0 and rows[-1] == n and ((lengths > 0) & (lengths <= BLOCK)).all())
+
+
+def _signs_sound(arrays: dict[str, np.ndarray], width: int) -> bool:
+    """Whether every block is a whole number of sub-blocks, if there are any."""
+    if "binary" not in arrays:
+        return True
+    rows, firsts = arrays["binary_rows"], arrays["binary_firsts"]
+    return bool(
+        _rows_sound(rows, len(arrays["indices"]))
+        and len(firsts) == len(arrays["rows"])
+        and firsts[0] == 0
+        and firsts[-1] == len(rows) - 1
+        and (np.diff(firsts) > 0).all()
+        and np.array_equal(rows[firsts], arrays["rows"])
+        and arrays["binary_centers"].shape == (int(firsts[-1]) * width + ROOM,)
+    )
 
 
 def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:

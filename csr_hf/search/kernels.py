@@ -11,7 +11,7 @@ import numpy as np
 from csr_hf.jit import jit, popcount, prefetch
 from csr_hf.search.building import BLOCK, HALF
 from csr_hf.search.ranking import cut, made_room, settle, sort_heap
-from csr_hf.search.routing import PENDING, add_summaries, best_first, by_block, choose, visits_of
+from csr_hf.search.routing import EARLY, PENDING, add_summaries, best_first, by_block, choose, visits_of
 
 _LINE = 32
 """Entries of a posting list in a cache line."""
@@ -161,7 +161,7 @@ def search_query(
     expected, chosen = np.empty(tiles * width, np.uint16), np.empty(blocks, np.int32)
     for tile in range(tiles):
         add_summaries(summary[tile], latents, coarse, expected[tile * width : (tile + 1) * width])
-    visits, _ = choose(expected[:blocks], probes, chosen)
+    visits, _ = choose(expected[:blocks], probes, EARLY, chosen)
     best_first(expected, chosen, visits)
     capacity = max(PENDING, 4 * heap.shape[0])
     rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)

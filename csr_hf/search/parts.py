@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csr_hf.jit import frozen
 from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
 from csr_hf.search.ids import Ids, listed
-from csr_hf.search.queries import PreparedQueries, frozen
+from csr_hf.search.queries import PreparedQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.segment import Segment
 from csr_hf.search.storage import StoredSegment

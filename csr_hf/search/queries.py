@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from csr_hf.jit import frozen
 from csr_hf.search.copies import COPIES
 from csr_hf.search.rounding import COARSE_K, NOT_FINITE, OUT_OF_RANGE, find_fault, round_queries, sign_tables
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -221,10 +222,3 @@ def checked_projections(
         if not np.isfinite(array).all():
             raise ValueError(f"`projections.{name}` holds NaN or infinity. Check the query embeddings.")
     return QueryProjections(frozen(projections.latents, np.float32), frozen(projections.offset, np.float32))
-
-
-def frozen(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
-    """A read-only contiguous view, so that kernels see one type of array whoever made it."""
-    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
-    view.flags.writeable = False
-    return view

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from csr_hf.jit import jit
-from csr_hf.search.copies import make_copy
+from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
 from csr_hf.search.ranking import key_score, make_key, offer, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
@@ -32,7 +32,7 @@ class QueryEncoder:
     def __init__(self, dictionary: np.ndarray, head: str | None = None) -> None:
         self.head = head
         self._atoms = np.array(dictionary, np.float32, order="C")
-        rounded = make_copy("int8", self._atoms)
+        rounded = make_copies(["int8"], self._atoms)
         self._rounded, self._steps = rounded["int8"], rounded["int8_scale"] * np.linalg.norm(self._atoms, axis=1)
 
     def codes(self, embeddings: np.ndarray, k: int, *, threads: int | None = None) -> SparseCodes:

@@ -49,9 +49,8 @@ def split_keys(keys: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 @jit()
-def _sift(heap: np.ndarray, size: int, key: np.uint64) -> None:
-    """Replace the smallest key, on top of the heap, by another."""
-    at = 0
+def _sift(heap: np.ndarray, size: int, key: np.uint64, at: int) -> None:
+    """Replace a key, of which all below are in order, by another."""
     while True:
         child = 2 * at + 1
         if child >= size:
@@ -70,7 +69,7 @@ def offer(heap: np.ndarray, size: int, key: np.uint64) -> int:
     """Put a key into a bounded heap with the smallest key on top; returns the new size."""
     if size == heap.shape[0]:
         if key > heap[0]:
-            _sift(heap, size, key)
+            _sift(heap, size, key, 0)
         return size
     at = size
     while at > 0 and heap[(at - 1) // 2] > key:
@@ -86,7 +85,7 @@ def sort_heap(heap: np.ndarray, size: int) -> None:
     for end in range(size - 1, 0, -1):
         last = heap[end]
         heap[end] = heap[0]
-        _sift(heap, end, last)
+        _sift(heap, end, last, 0)
 
 
 @jit()
@@ -125,6 +124,25 @@ def cut(rows: np.ndarray, scores: np.ndarray, count: int, top_k: int, bound: np.
                 smallest = scores[i]
             kept += 1
     return kept, (smallest if seen >= top_k else bound)
+
+
+@jit()
+def keep_best(
+    rows: np.ndarray, scores: np.ndarray, count: int, order: np.ndarray, heap: np.ndarray, size: int
+) -> None:
+    """What `settle` does, but the keys end in any order: sooner where the heap is empty and the list hardly longer."""
+    start = 0
+    if size == 0:
+        start = min(count, heap.shape[0])
+        for i in range(start):
+            heap[i] = make_key(scores[i], order[rows[i]])
+        if start == count:
+            return
+        for at in range(start // 2 - 1, -1, -1):
+            _sift(heap, start, heap[at], at)
+        size = start
+    for i in range(start, count):
+        size = offer(heap, size, make_key(scores[i], order[rows[i]]))
 
 
 @jit()

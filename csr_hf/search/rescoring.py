@@ -114,8 +114,8 @@ def score_binary(
     """Dense queries against signs, as vectors of unit norm: sum_j query_j sign_j / sqrt(input_dim).
 
     Args:
-        planes: eight dimensions a byte, the first in the highest bit, 1 for positive; see `copies.by_place`.
-        begins: rows where blocks begin and the last ends.
+        planes: eight dimensions a byte, the first in the highest bit, 1 for positive; see `SubBlocks`.
+        begins: rows where sub-blocks begin and the last ends.
         queries: float32, shape (queries, input_dim).
         rows: candidates, int64, shape (queries, candidates).
         scores: see above.
@@ -139,9 +139,9 @@ def score_binary(
         for i in range(rows.shape[1]):
             row = rows[q, i]
             if row >= 0:
-                block = np.searchsorted(begins, row, side="right") - 1
-                length, total = begins[block + 1] - begins[block], np.float32(0)
-                at = bytes_of * begins[block] + row - begins[block]
+                number = np.searchsorted(begins, row, side="right") - 1
+                length, total = begins[number + 1] - begins[number], np.float32(0)
+                at = bytes_of * begins[number] + row - begins[number]
                 for place in range(bytes_of):
                     total += sums[place, planes[at + place * length]]
                 scores[q, i] = (2 * total - whole) / np.sqrt(np.float32(dim))

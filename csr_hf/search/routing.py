@@ -15,10 +15,10 @@ COARSE_SHIFT = 3
 """Bits of a product of query and summary that do not count."""
 _ROOM = 2**23
 """Numbers of a kind that a group may keep: fewer queries pass together where each needs more."""
-_EARLY = 8
+EARLY = 8
 """Blocks, at most, that a query visits before all others."""
-_COARSE = 6
-"""Bits of a block's sum that do not count when blocks are chosen."""
+_LEVELS = 10
+"""Bits of a sum that count when blocks are chosen."""
 _TOGETHER, _COUNTERS = 4, 4
 _LINE = 64
 _STRIP = 32
@@ -61,29 +61,71 @@ def add_summaries(summary: np.ndarray, latents: np.ndarray, steps: np.ndarray, s
 
 
 @jit()
-def choose(sums: np.ndarray, wanted: int, chosen: np.ndarray) -> tuple[int, int]:
-    """The `wanted` blocks of the largest sums; returns how many there are, and how many in front beat all others."""
-    # Several counters: the next count need not wait for the last one to be stored.
-    bins, blocks = np.zeros((_COUNTERS, (1 << (16 - _COARSE)) + 1), np.int32), sums.shape[0]
-    for block in range(blocks):
-        bins[block % _COUNTERS, sums[block] >> _COARSE] += 1
-    top, level, seen = bins.shape[1], bins.shape[1] - 1, 0
+def _shift_of(sums: np.ndarray) -> int:
+    """Bits of a sum that do not count, so that the largest of all is within `_LEVELS` bits."""
+    largest, shift = np.uint16(0), 0
+    for block in range(sums.shape[0]):
+        if sums[block] > largest:
+            largest = sums[block]
+    while largest >> shift >= 1 << _LEVELS:
+        shift += 1
+    return shift
+
+
+@jit()
+def _find_level(bins: np.ndarray, wanted: int, early: int) -> tuple[int, int, int]:
+    """The highest level whose blocks, with all above it, are more than wanted, or 0.
+
+    Args:
+        bins: blocks by counter and level.
+        wanted: blocks to choose.
+        early: blocks, at most, of the levels that come first.
+
+    Returns:
+        this level, the lowest of those that come first, and how many blocks are above this level.
+    """
+    level, seen = bins.shape[1] - 1, 0
+    top = bins.shape[1]
     while level > 0:
-        here = bins[:, level].sum()
+        here = 0
+        for counter in range(_COUNTERS):
+            here += bins[counter, level]
         if seen + here > wanted:
             break
         seen += here
-        if seen <= _EARLY:
+        if seen <= early:
             top = level
         level -= 1
+    return level, top, seen
+
+
+@jit()
+def choose(sums: np.ndarray, wanted: int, early: int, chosen: np.ndarray) -> tuple[int, int]:
+    """The `wanted` blocks of the largest sums.
+
+    Args:
+        sums: of all blocks, uint16.
+        wanted: blocks to choose.
+        early: blocks, at most, that come in front of all others.
+        chosen: receives them.
+
+    Returns:
+        how many there are, and how many in front beat all others.
+    """
+    shift, blocks = _shift_of(sums), sums.shape[0]
+    # Several counters: the next count need not wait for the last one to be stored.
+    bins = np.zeros((_COUNTERS, 1 << _LEVELS), np.int32)
+    for block in range(blocks):
+        bins[block % _COUNTERS, sums[block] >> shift] += 1
+    level, top, seen = _find_level(bins, wanted, early)
     # Of the bin that does not fit as a whole, the first few.
-    spare, count, front, least = wanted - seen, 0, 0, np.uint16(level << _COARSE)
+    spare, count, front, least = wanted - seen, 0, 0, np.uint16(level << shift)
     for begin in range(0, blocks, _STRIP):
         own, near = sums[begin : begin + _STRIP], np.uint16(0)
         for at in range(own.shape[0]):
             near += np.uint16(own[at] >= least)
         for at in range(own.shape[0] if near else 0):
-            place = own[at] >> _COARSE
+            place = own[at] >> shift
             if place > level or (place == level and spare > 0):
                 spare -= place == level
                 chosen[count] = begin + at
@@ -125,7 +167,7 @@ def visits_of(
     chosen, visits = np.empty((group, min(probes, blocks)), np.int32), np.empty(group, np.int64)
     fronts = np.empty(group, np.int64)
     for i in range(group):
-        visits[i], fronts[i] = choose(expected[i, :blocks], probes, chosen[i])
+        visits[i], fronts[i] = choose(expected[i, :blocks], probes, EARLY, chosen[i])
     return chosen, visits, fronts
 
 

@@ -1,7 +1,9 @@
-"""Numba kernels of the other first stage: the signs of every document in the blocks that a query visits.
+"""Numba kernels of the other first stage: the signs of documents in the blocks that a query visits.
 
 A sign is a bit, and eight bits are a byte of which both halves are looked up in tables of the query, see `lookup`. The
-sum ranks documents by <q, sign(x)>, up to rounding. `rounding` makes the tables, `copies` keeps the signs.
+sum ranks documents by <q, sign(x)>, up to rounding. `rounding` makes the tables, `sub_blocks` keeps the signs. A query
+that visits some blocks looks at the centres of their sub-blocks first, and scans as many sub-blocks, the best, as it
+visits blocks.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import numpy as np
 from csr_hf.jit import LANES, at_least, jit, lowest, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
-from csr_hf.search.ranking import cut, made_room, settle
-from csr_hf.search.routing import by_block, visits_of
+from csr_hf.search.ranking import cut, keep_best, made_room
+from csr_hf.search.routing import by_block, choose, visits_of
 
 _LINE = 64
+_AHEAD = 2
+_EARLY = 32
+"""Sub-blocks, at most, that a query scans before all others."""
 _PENDING = 2 * BLOCK
 """Documents that a query keeps beside those it asks for before the worst are dropped: few, so that its bound rises."""
 
@@ -24,31 +29,26 @@ def _keep(
     sums: np.ndarray,
     first: int,
     length: int,
-    allowed: np.ndarray,
-    order: np.ndarray,
-    rows: np.ndarray,
-    scores: np.ndarray,
-    heap: np.ndarray,
-    state: tuple[int, int, np.float32],
-) -> tuple[int, int, np.float32]:
-    """Move documents of a block that may be among the best into the pending list of a query.
+    documents: tuple[np.ndarray, np.ndarray],
+    pending: tuple[np.ndarray, np.ndarray, np.ndarray],
+    states: tuple[np.ndarray, np.ndarray, np.ndarray],
+    i: int,
+) -> None:
+    """Move documents of a sub-block that may be among the best into the pending list of a query.
 
     Args:
-        sums: of the block, uint16, with `ROOM` to read beyond.
+        sums: of the sub-block, uint16, with `ROOM` to read beyond.
         first: row of its first document.
-        length: documents of the block.
-        allowed: 1 for rows that may be found, uint8; empty if all may.
-        order: positions of rows.
-        rows: pending documents, int32.
-        scores: theirs, float32.
-        heap: exact keys of the query, shape (top_k,).
-        state: pending documents, keys in the heap, smallest sum still of interest.
-
-    Returns:
-        the new state.
+        length: documents of the sub-block.
+        documents: allowed, 1 for rows that may be found, uint8, empty if all may; and order, positions of rows.
+        pending: of every query rows, int32, their scores, float32, and exact keys of the best, uint64.
+        states: of every query how many are pending, how many keys there are, smallest sum still of interest.
+        i: the query.
     """
-    count, size, bound = state
-    least, filtered = np.uint16(bound), allowed.shape[0] > 0
+    allowed, order = documents
+    counts, sizes, bounds = states
+    rows, scores, heap = pending[0][i], pending[1][i], pending[2][i]
+    count, filtered, least = counts[i], allowed.shape[0] > 0, np.uint16(bounds[i])
     for begin in range(0, length, LANES):
         near = at_least(sums, begin, least)
         if length - begin < LANES:
@@ -59,23 +59,83 @@ def _keep(
             if not filtered or allowed[first + place] > 0:
                 rows[count], scores[count] = first + place, np.float32(sums[place])
                 count += 1
-    return made_room(rows, scores, order, heap, (count, size, bound), BLOCK)
+    counts[i], sizes[i], bounds[i] = made_room(rows, scores, order, heap, (count, sizes[i], bounds[i]), BLOCK)
+
+
+@jit()
+def _start(group: int, top_k: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Empty lists of pending documents, and their states, of so many queries; see `_keep`."""
+    shape = group, 2 * top_k + _PENDING
+    pending = np.empty(shape, np.int32), np.empty(shape, np.float32)
+    return pending, (np.zeros(group, np.int64), np.zeros(group, np.int64), np.zeros(group, np.float32))
 
 
 @jit()
 def _finish(
-    rows: np.ndarray, scores: np.ndarray, order: np.ndarray, heap: np.ndarray, state: tuple[int, int, np.float32]
+    order: np.ndarray,
+    pending: tuple[np.ndarray, np.ndarray, np.ndarray],
+    states: tuple[np.ndarray, np.ndarray, np.ndarray],
+    i: int,
 ) -> None:
     """Turn what is pending and in the heap into the keys of the best, in any order: a second stage finds another."""
-    count, size, bound = state
+    rows, scores, heap = pending[0][i], pending[1][i], pending[2][i]
+    counts, sizes, bounds = states
+    count = counts[i]
     if count > heap.shape[0]:
-        count, bound = cut(rows, scores, count, heap.shape[0], bound)
-    settle(rows, scores, count, order, heap, size)
+        count, _ = cut(rows, scores, count, heap.shape[0], bounds[i])
+    for at in range(count):
+        prefetch(order, rows[at])
+    keep_best(rows, scores, count, order, heap, sizes[i])
+
+
+@jit()
+def _choose_sub_blocks(
+    signs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    blocks: np.ndarray,
+    tables: np.ndarray,
+    row: int,
+    wanted: int,
+    chosen: np.ndarray,
+) -> tuple[int, int]:
+    """The sub-blocks of some blocks whose centres agree with a query best.
+
+    Args:
+        signs: see `scan_query`.
+        blocks: that the query visits.
+        tables: of all queries.
+        row: which of them asks.
+        wanted: sub-blocks to choose.
+        chosen: receives them, int32.
+
+    Returns:
+        how many there are, and how many in front beat all others.
+    """
+    _, _, firsts, centers = signs
+    places, total = tables.shape[1] // 32, 0
+    for block in blocks:
+        total += firsts[block + 1] - firsts[block]
+    sums, numbers = np.empty(total + ROOM, np.uint16), np.empty(total, np.int32)
+    at = 0
+    for visit in range(blocks.shape[0]):
+        block = blocks[visit]
+        if visit + _AHEAD < blocks.shape[0]:
+            following = blocks[visit + _AHEAD]
+            for place in range(places * firsts[following], places * firsts[following + 1], _LINE):
+                prefetch(centers, place)
+        first, count = firsts[block], firsts[block + 1] - firsts[block]
+        add_entries(centers, places * first, count, tables, row, sums, at, np.uint16(0))
+        for i in range(count):
+            numbers[at + i] = first + i
+        at += count
+    count, front = choose(sums[:total], wanted, _EARLY, chosen)
+    for i in range(count):
+        chosen[i] = numbers[chosen[i]]
+    return count, front
 
 
 @jit()
 def scan_query(
-    planes: np.ndarray,
+    signs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
@@ -86,43 +146,45 @@ def scan_query(
     parts: int,
     heap: np.ndarray,
 ) -> None:
-    """Documents of a query whose signs agree with it best, block after block.
+    """Documents of a query whose signs agree with it best, sub-block after sub-block.
 
     Args:
-        planes: signs by place, see `copies.by_place`.
+        signs: planes, rows, firsts and centers of `SubBlocks`.
         documents: rows where blocks begin and the last ends; scale (not used), allowed and order, see `_keep`.
         summary: uint8, shape (tiles, dim, width).
         latents: of the query.
         coarse: its largest values for summaries, uint8.
         tables: of the query, see `rounding.fill_tables`.
-        probes: blocks to visit.
-        part: which share of them is visited here.
+        probes: blocks to visit; if it is all of them, all sub-blocks are scanned.
+        part: which share of the sub-blocks is scanned here.
         parts: how many shares there are.
         heap: zeros, uint64, shape (top_k,); receives the keys, in any order.
     """
-    begins, _, allowed, order = documents
-    blocks, places = begins.shape[0] - 1, tables.shape[0] // 32
+    planes, begins, firsts, _ = signs
+    _, _, allowed, order = documents
+    own = tables.reshape(1, -1)
+    blocks, places = firsts.shape[0] - 1, own.shape[1] // 32
     every, counts, _ = visits_of(summary, latents.reshape(1, -1), coarse.reshape(1, -1), blocks, probes)
-    chosen, visits = every[0], counts[0]
-    capacity = 2 * heap.shape[0] + _PENDING
-    rows, scores = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
-    sums = np.empty(BLOCK + ROOM, np.uint16)
-    state = (0, 0, np.float32(0))
+    wanted = probes if probes < blocks else firsts[blocks]
+    chosen = np.empty(wanted, np.int32)
+    visits, _ = _choose_sub_blocks(signs, every[0, : counts[0]], own, 0, wanted, chosen)
+    (rows, scores), states = _start(1, heap.shape[0])
+    pending, sums = (rows, scores, heap.reshape(1, -1)), np.empty(BLOCK + ROOM, np.uint16)
     for visit in range(part, visits, parts):
-        block = chosen[visit]
-        if visit + parts < visits:
-            following = chosen[visit + parts]
+        if visit + _AHEAD * parts < visits:
+            following = chosen[visit + _AHEAD * parts]
             for at in range(places * begins[following], places * begins[following + 1], _LINE):
                 prefetch(planes, at)
-        first, length = begins[block], begins[block + 1] - begins[block]
-        add_entries(planes, places * first, length, tables, sums)
-        state = _keep(sums, first, length, allowed, order, rows, scores, heap, state)
-    _finish(rows, scores, order, heap, state)
+        first = begins[chosen[visit]]
+        length = begins[chosen[visit] + 1] - first
+        if add_entries(planes, places * first, length, own, 0, sums, 0, np.uint16(states[2][0])):
+            _keep(sums, first, length, (allowed, order), pending, states, 0)
+    _finish(order, pending, states, 0)
 
 
 @jit()
 def scan_group(
-    planes: np.ndarray,
+    signs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     summary: np.ndarray,
     latents: np.ndarray,
@@ -131,32 +193,34 @@ def scan_group(
     probes: int,
     heaps: np.ndarray,
 ) -> None:
-    """The same of a group of queries, block after block as they lie in memory.
+    """The same of a group of queries, sub-block after sub-block as they lie in memory.
 
     Arguments as for `scan_query`, with one more axis for the queries in front of `latents`, `coarse`, `tables` and
     `heaps`.
     """
-    begins, _, allowed, order = documents
-    group, blocks, places = heaps.shape[0], begins.shape[0] - 1, tables.shape[1] // 32
-    chosen, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
-    capacity = 2 * heaps.shape[1] + _PENDING
-    rows, scores = np.empty((group, capacity), np.int32), np.empty((group, capacity), np.float32)
-    counts, sizes, bounds = np.zeros(group, np.int64), np.zeros(group, np.int64), np.zeros(group, np.float32)
-    sums = np.empty(BLOCK + ROOM, np.uint16)
-    # Every query's best blocks come first: what they hold spares it most of what the others hold.
+    planes, begins, firsts, _ = signs
+    _, _, allowed, order = documents
+    group, blocks, places = heaps.shape[0], firsts.shape[0] - 1, tables.shape[1] // 32
+    every, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
+    wanted = probes if probes < blocks else firsts[blocks]
+    chosen = np.empty((group, wanted), np.int32)
+    for i in range(group):
+        visited = every[i, : visits[i]]
+        visits[i], fronts[i] = _choose_sub_blocks(signs, visited, tables, i, wanted, chosen[i])
+    (rows, scores), states = _start(group, heaps.shape[1])
+    pending, sums = (rows, scores, heaps), np.empty(BLOCK + ROOM, np.uint16)
+    counts, _, bounds = states
+    # Every query's best sub-blocks come first: what they hold spares it most of what the others hold.
     for turn in range(2):
-        visitors, ends = by_block(chosen, visits, fronts, turn, blocks)
-        for block in range(blocks):
-            first, length = begins[block], begins[block + 1] - begins[block]
-            for at in range(ends[block], ends[block + 1]):
+        visitors, ends = by_block(chosen, visits, fronts, turn, begins.shape[0] - 1)
+        for number in range(begins.shape[0] - 1):
+            first, length = begins[number], begins[number + 1] - begins[number]
+            for at in range(ends[number], ends[number + 1]):
                 i = visitors[at]
-                add_entries(planes, places * first, length, tables[i], sums)
-                state = (counts[i], sizes[i], bounds[i])
-                counts[i], sizes[i], bounds[i] = _keep(
-                    sums, first, length, allowed, order, rows[i], scores[i], heaps[i], state
-                )
+                if add_entries(planes, places * first, length, tables, i, sums, 0, np.uint16(bounds[i])):
+                    _keep(sums, first, length, (allowed, order), pending, states, i)
         for i in range(group):
             if turn == 0 and counts[i] > heaps.shape[1]:
                 counts[i], bounds[i] = cut(rows[i], scores[i], counts[i], heaps.shape[1], bounds[i])
     for i in range(group):
-        _finish(rows[i], scores[i], order, heaps[i], (counts[i], sizes[i], bounds[i]))
+        _finish(order, pending, states, i)

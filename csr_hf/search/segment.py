@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from csr_hf.jit import frozen
 from csr_hf.search import kernels, rescoring, scanning
 from csr_hf.search.building import BLOCK
 from csr_hf.search.clustering import similar_blocks
-from csr_hf.search.copies import COPIES, by_place, by_row, make_copy, score_copy
+from csr_hf.search.copies import COPIES, make_copies, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
-from csr_hf.search.queries import PreparedQueries, frozen
+from csr_hf.search.queries import PreparedQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.routing import group_size
+from csr_hf.search.sub_blocks import signs_of, sub_blocks
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
-from csr_hf.threads import run
+from csr_hf.threads import available_threads, run
 
 _ALL_ALLOWED = np.empty(0, np.uint8)
 _LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
+_BY_ROW = ("indices", "values", "steps", "scale", "int8", "int8_scale", "float16")
+_SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
 _FIRST_STAGE = (*_LISTS, "summary", "scale", "order", "rows")
 _SHARE, _SCAN_SHARE = 128, 512
 """Blocks of a query that are worth a thread of their own: lists to add up, signs to scan."""
+_CHUNK = 16_384
 _ALONE = 8
 """Queries a thread from which they pass over the blocks together."""
 
@@ -76,15 +80,13 @@ class Segment:
             "steps": steps,
             "scale": steps * inverse_norms(values, steps, norms),
         }
-        checked = [(kind, _checked_embeddings(embeddings, len(codes), input_dim, kind)) for kind in copies]
+        dense = _checked_embeddings(embeddings, len(codes), input_dim, copies)
         order, begins = similar_blocks(indices, values, codes.dim, BLOCK)
-        places = _inverse(order)
         copied: dict[str, np.ndarray] = {}
-        for kind, dense in checked:
-            copied |= make_copy(kind, dense, places)
-        if "binary" in copied:
-            copied["binary"] = by_place(copied["binary"], begins)
-        stored = {name: stored.pop(name)[order] for name in list(stored)}
+        if "binary" in copies:
+            order, copied = _by_sub_block(make_copies(["binary"], dense)["binary"], order, begins)
+        copied |= make_copies([kind for kind in copies if kind != "binary"], dense, _inverse(order))
+        stored = {name: _taken(stored.pop(name), order) for name in list(stored)}
         return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
 
     @classmethod
@@ -117,13 +119,14 @@ class Segment:
         summary = self.arrays["summary"]
         blocks = len(self.arrays["bits"])
         probes = min(nprobe or blocks, blocks)
-        stored: Any
         if queries.tables is None:
             one, many, share = kernels.search_query, kernels.search_group, _SHARE
             stored, values = tuple(self.arrays[name] for name in _LISTS), queries.steps
+            group = group_size(depth, blocks, probes)
         else:
             one, many, share = scanning.scan_query, scanning.scan_group, _SCAN_SHARE
-            stored, values = self.arrays["binary"], queries.tables
+            stored, values = tuple(self.arrays[name] for name in _SIGNS), queries.tables
+            group = group_size(depth, blocks, probes if probes < blocks else len(self.arrays["binary_rows"]))
         # Few queries cannot occupy the threads, so their blocks are shared out.
         parts = min(threads, -(-probes // share)) if n < 2 * threads else 1
         keys = np.zeros((parts, n, depth), np.uint64)
@@ -139,7 +142,7 @@ class Segment:
         if n < _ALONE * threads:
             run(search_one, [(i, part) for i in range(n) for part in range(parts)], threads)
         else:
-            group = min(group_size(depth, blocks, probes), -(-n // threads))
+            group = min(group, -(-n // threads))
             run(search_many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
         merged = keys[0]
         if parts > 1:
@@ -177,21 +180,17 @@ class Segment:
         first = segments[0]
         rows = [segment._rows[chosen] for segment, chosen in zip(segments, positions, strict=True)]
 
-        def join(name: str, order: np.ndarray | None = None) -> np.ndarray:
-            whole = np.concatenate([segment._by_row(name)[at] for segment, at in zip(segments, rows, strict=True)])
-            return whole if order is None else whole[order]
+        def join(name: str) -> np.ndarray:
+            return np.concatenate([segment.arrays[name][at] for segment, at in zip(segments, rows, strict=True)])
 
         order, begins = similar_blocks(join("indices"), join("values"), first.dim, BLOCK)
-        names = ["indices", "values", "steps", "scale"]
-        names += [name for name in first.arrays if name.split("_")[0] in COPIES]
-        stored = {name: join(name, order) for name in names}
-        if "binary" in stored:
-            stored["binary"] = by_place(stored["binary"], begins)
-        return cls._of({**stored, "order": order, "rows": begins}, first.dim, first.decoded)
-
-    def _by_row(self, name: str) -> np.ndarray:
-        array = self.arrays[name]
-        return by_row(array, self.arrays["rows"]) if name == "binary" else array
+        copied: dict[str, np.ndarray] = {}
+        if "binary" in first.arrays:
+            signs = [signs_of(segment.arrays["binary"], segment.arrays["binary_rows"]) for segment in segments]
+            kept = np.concatenate([signs[at] for signs, at in zip(signs, rows, strict=True)])
+            order, copied = _by_sub_block(kept, order, begins)
+        stored = {name: _taken(join(name), order) for name in _BY_ROW if name in first.arrays}
+        return cls._of({**stored, **copied, "order": order, "rows": begins}, first.dim, first.decoded)
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -228,11 +227,33 @@ def _inverse(order: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, kind: str) -> np.ndarray:
-    if kind not in COPIES:
-        raise ValueError(f"`copies` names {kind!r}, which is unknown. Choose of {', '.join(COPIES)}.")
-    if embeddings is None:
-        raise ValueError(f"a copy {kind!r} needs the documents' `embeddings`. Pass what was encoded.")
-    if embeddings.shape != (n, width):
-        raise ValueError(f"`embeddings` has the shape {embeddings.shape} instead of ({n}, {width}).")
-    return embeddings
+def _taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of an array, copied on all threads."""
+    taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
+
+    def take(start: int) -> None:
+        part = slice(start, start + _CHUNK)
+        # `clip` because the other modes copy once more; no row is out of range.
+        np.take(array, rows[part], axis=0, out=taken[part], mode="clip")
+
+    run(take, [(start,) for start in range(0, len(rows), _CHUNK)], available_threads())
+    return taken
+
+
+def _by_sub_block(
+    signs: np.ndarray, order: np.ndarray, begins: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The order of rows with sub-blocks, and the arrays that hold signs, given these by position."""
+    made = sub_blocks(signs, order, begins)
+    return made.order, dict(zip(_SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
+
+
+def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, copies: Sequence[str]) -> np.ndarray:
+    for kind in copies:
+        if kind not in COPIES:
+            raise ValueError(f"`copies` names {kind!r}, which is unknown. Choose of {', '.join(COPIES)}.")
+        if embeddings is None:
+            raise ValueError(f"a copy {kind!r} needs the documents' `embeddings`. Pass what was encoded.")
+        if embeddings.shape != (n, width):
+            raise ValueError(f"`embeddings` has the shape {embeddings.shape} instead of ({n}, {width}).")
+    return np.empty((n, 0), np.float32) if embeddings is None else embeddings

@@ -26,7 +26,7 @@ except ImportError:  # Windows has none.
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "csr_hf.inverted_index"
-VERSION = 5
+VERSION = 6
 _MANIFEST = "manifest.json"
 _ALIVE = "alive"
 _LOCK = ".lock"

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from csr_hf.jit import LANES, at_least, from_half, half_by_bits, jit, lowest
+from csr_hf.search.copies import store_float16, store_float16_plainly
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.lookup import HIGHEST, ROOM, SHUFFLE, add_entries, add_plainly
+from csr_hf.search.queries import prepare_queries
 from csr_hf.search.rounding import sign_tables
+from csr_hf.search.routing import visits_of
 from tests.search.test_index import random_codes
 
 N, DIM = 2500, 44
@@ -65,9 +68,12 @@ def test_sums_are_those_of_the_entries(add, length, places):
     tables = rng.integers(0, min(HIGHEST, 65_535 // (2 * places)) + 1, 32 * places).astype(np.uint8)
     before = np.full(5, 77, np.uint8)
     planes = np.concatenate([before, codes.T.ravel(), np.full(ROOM, 99, np.uint8)])
-    sums = np.zeros(length + ROOM, np.uint16)
-    add(planes, 5, length, tables, sums)
-    np.testing.assert_array_equal(sums[:length], entries(codes, tables))
+    sums = np.zeros(9 + length + ROOM, np.uint16)
+    wanted, both = entries(codes, tables), np.stack([tables // 2, tables])
+    assert add(planes, 5, length, both, 1, sums, 9, np.uint16(wanted.max()))
+    np.testing.assert_array_equal(sums[9 : 9 + length], wanted)
+    assert not sums[:9].any()
+    assert not add(planes, 5, length, both, 1, sums, 9, np.uint16(65_535))
 
 
 @pytest.mark.parametrize("bound", [0, 1, 500, 999, 65_535])
@@ -99,6 +105,19 @@ def widened(bits, plainly):
     return floats
 
 
+def test_floats_are_rounded_to_float16_either_way():
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((50, 33)) * 10.0 ** rng.integers(-9, 1, (50, 1))).astype(np.float32)
+    norms, places = np.linalg.norm(rows, axis=1).astype(np.float32), rng.permutation(50).astype(np.int32)
+    rows[3] = 0
+    wanted = np.empty((50, 33), np.uint16)
+    wanted[places] = (rows / norms[:, None]).astype(np.float16).view(np.uint16)
+    for store in (store_float16, store_float16_plainly):
+        copy = np.zeros((50, 33), np.uint16)
+        store(rows, norms, places, copy)
+        np.testing.assert_array_equal(copy, wanted)
+
+
 @pytest.mark.parametrize("plainly", [True, False])
 def test_every_finite_float16_is_widened(plainly):
     bits = np.arange(2**16, dtype=np.uint16)
@@ -116,11 +135,12 @@ import numpy as np
 from csr_hf.search import lookup
 assert (lookup.SHUFFLE and lookup.SHUFFLE[1]) == %s, lookup.SHUFFLE
 rng = np.random.default_rng(0)
-planes, tables = (rng.integers(0, 128, size).astype(np.uint8) for size in (150 * 6 + lookup.ROOM, 6 * 32))
-found, wanted = np.zeros((2, 150 + lookup.ROOM), np.uint16)
-lookup.add_entries(planes, 0, 150, tables, found)
-lookup.add_plainly(planes, 0, 150, tables, wanted)
-assert (found[:150] == wanted[:150]).all() and wanted.any()
+planes, tables = (rng.integers(0, 128, size).astype(np.uint8) for size in (150 * 6 + lookup.ROOM, (1, 6 * 32)))
+for length in (3, 16, 17, 33, 65, 150):
+    found, wanted = np.zeros((2, length + lookup.ROOM), np.uint16)
+    lookup.add_entries(planes, 0, length, tables, 0, found, 0, np.uint16(9))
+    lookup.add_plainly(planes, 0, length, tables, 0, wanted, 0, np.uint16(9))
+    assert (found[:length] == wanted[:length]).all() and wanted.any()
 """
     environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
@@ -183,6 +203,31 @@ def test_only_visited_blocks_are_scanned(index, queries, dense):
             assert set(one) == set(found[i])
     everything = index.search(queries, 300, nprobe=len(begins), **arguments)
     np.testing.assert_array_equal(everything.positions, index.search(queries, 300, **arguments).positions)
+
+
+def test_the_sub_blocks_of_the_best_centres_are_scanned(index, queries, dense):
+    asked, nprobe = dense[1], 4
+    arrays = index._parts[0].segment.arrays
+    begins, rows, firsts = arrays["rows"], arrays["binary_rows"], arrays["binary_firsts"]
+    prepared = prepare_queries(queries, None, False)
+    visited, counts, _ = visits_of(arrays["summary"], prepared.latents, prepared.coarse, len(begins) - 1, nprobe)
+    arguments = {"rescore": "int8", "candidates": N, "scan": "binary", "embeddings": asked, "nprobe": nprobe}
+    found = index.search(queries, N, **arguments).positions
+    sub_block_of = np.empty(N, int)
+    sub_block_of[arrays["order"]] = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
+    for i, query in enumerate(asked):
+        scanned = set(sub_block_of[found[i][found[i] >= 0]])
+        assert len(scanned) == nprobe
+        sums = {}
+        for block in visited[i, : counts[i]]:
+            first, count = firsts[block], firsts[block + 1] - firsts[block]
+            centers = arrays["binary_centers"][6 * first : 6 * (first + count)].reshape(6, count).T
+            sums |= dict(enumerate(entries(centers, sign_tables(query[None])[0]).tolist(), first))
+        others = [sums[number] for number in sums.keys() - scanned]
+        # Sums are compared in about a thousand steps.
+        assert min(sums[number] for number in scanned) > max(others) - 2
+        # All documents of these, and no others.
+        assert (found[i] >= 0).sum() == sum(rows[number + 1] - rows[number] for number in scanned)
 
 
 def test_segments_filters_and_compacting_change_no_answer(documents, queries, dense, index, tmp_path):

@@ -273,7 +273,7 @@ def test_an_index_of_an_older_version_is_replaced(codes, tmp_path):
     folder.mkdir()
     np.save(folder / "indices.npy", np.zeros(3))
     (folder / "manifest.json").write_text(json.dumps({"format": storage.FORMAT, "version": 1}))
-    with pytest.raises(ValueError, match="version 1; this library reads 5"):
+    with pytest.raises(ValueError, match="version 1; this library reads 6"):
         InvertedIndex.load(folder)
     InvertedIndex.build(codes[:5]).save(folder)
     assert len(InvertedIndex.load(folder)) == 5

@@ -1,0 +1,235 @@
+"""Sub-blocks: the few groups of still more similar documents within a block, found by k-means over their signs.
+
+Signs compare in a few instructions, a centre is the majority of its documents, and it is looked up as documents are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csr_hf.jit import jit, popcount
+from csr_hf.search.building import BLOCK
+from csr_hf.search.lookup import ROOM
+from csr_hf.threads import available_threads, run
+
+_SIZE = 24
+"""Documents of a sub-block on average."""
+_MOST = round(BLOCK / _SIZE)
+"""Sub-blocks of a block."""
+_ROUNDS = 3
+_BITS = 64
+_CHUNK = 64
+
+
+class SubBlocks(NamedTuple):
+    """Signs of documents by sub-block, and by block those of the centres of its sub-blocks."""
+
+    order: np.ndarray
+    """Positions of the rows, int32, shape (n,): every block by sub-block."""
+    planes: np.ndarray
+    """Of every sub-block first byte 0 of each document, then byte 1 of each, and so on; uint8, shape (n * bytes +
+    ROOM,)."""
+    rows: np.ndarray
+    """Where sub-blocks begin and the last ends, int64, shape (sub-blocks + 1,)."""
+    firsts: np.ndarray
+    """The first sub-block of every block, and how many there are in all; int64, shape (blocks + 1,)."""
+    centers: np.ndarray
+    """As `planes`, with blocks for sub-blocks and sub-blocks for documents."""
+
+
+def sub_blocks(signs: np.ndarray, order: np.ndarray, begins: np.ndarray) -> SubBlocks:
+    """Divide blocks into sub-blocks; the same for the same signs.
+
+    Args:
+        signs: of documents by position, uint8, shape (n, bytes).
+        order: positions of the rows, int32, shape (n,).
+        begins: rows where blocks begin and the last ends, int64, shape (blocks + 1,).
+    """
+    (n, width), blocks, threads = signs.shape, len(begins) - 1, available_threads()
+    labels, counts = np.empty(n, np.uint8), np.zeros(blocks, np.int64)
+    majorities = np.zeros((blocks, _MOST, -(-width // 8)), np.uint64)
+    chunks = [(first, min(first + _CHUNK, blocks)) for first in range(0, blocks, _CHUNK)]
+
+    def divide(first: int, stop: int) -> None:
+        _divide(signs, order, begins[first : stop + 1], labels, counts[first:stop], majorities[first:stop])
+
+    run(divide, chunks, threads)
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    made = SubBlocks(
+        np.empty(n, np.int32),
+        np.zeros(n * width + ROOM, np.uint8),
+        np.full(firsts[-1] + 1, n, np.int64),
+        firsts,
+        np.zeros(firsts[-1] * width + ROOM, np.uint8),
+    )
+
+    def arrange(first: int, stop: int) -> None:
+        own = begins[first : stop + 1], firsts[first : stop + 1], majorities[first:stop].view(np.uint8)
+        _arrange(signs, order, labels, *own, made.order, made.planes, made.rows, made.centers)
+
+    run(arrange, chunks, threads)
+    return made
+
+
+@jit()
+def _distance(one: np.ndarray, other: np.ndarray) -> np.int64:
+    """Bits that differ."""
+    bits = np.int64(0)
+    for word in range(one.shape[0]):
+        bits += np.int64(popcount(one[word] ^ other[word]))
+    return bits
+
+
+@jit()
+def _begin(words: np.ndarray, wanted: int, centers: np.ndarray, labels: np.ndarray) -> int:
+    """Centres far from each other: the first document, then ever the one that is farthest from all so far."""
+    nearest, at, count = np.full(words.shape[0], np.int64(2**62)), 0, 0
+    while count < wanted:
+        centers[count] = words[at]
+        at = 0
+        for i in range(words.shape[0]):
+            bits = _distance(words[i], centers[count])
+            if bits < nearest[i]:
+                nearest[i], labels[i] = bits, count
+            if nearest[i] > nearest[at]:
+                at = i
+        count += 1
+        if nearest[at] == 0:
+            break
+    return count
+
+
+@jit()
+def _majorities(words: np.ndarray, labels: np.ndarray, count: int, centers: np.ndarray) -> None:
+    """Bits that more than half of a centre's documents have; a centre without documents stays."""
+    size, ones = np.zeros(count, np.int32), np.zeros((count, words.shape[1], _BITS), np.int32)
+    for i in range(words.shape[0]):
+        size[labels[i]] += 1
+        for word in range(words.shape[1]):
+            bits, own = words[i, word], ones[labels[i], word]
+            for bit in range(_BITS):
+                own[bit] += np.int32((bits >> np.uint64(bit)) & np.uint64(1))
+    for c in range(count):
+        for word in range(words.shape[1] if size[c] else 0):
+            bits = np.uint64(0)
+            for bit in range(_BITS):
+                bits |= np.uint64(2 * ones[c, word, bit] > size[c]) << np.uint64(bit)
+            centers[c, word] = bits
+
+
+@jit()
+def _divide(
+    signs: np.ndarray,
+    order: np.ndarray,
+    begins: np.ndarray,
+    labels: np.ndarray,
+    counts: np.ndarray,
+    majorities: np.ndarray,
+) -> None:
+    """Sub-blocks of some blocks.
+
+    Args:
+        signs: see `sub_blocks`.
+        order: see `sub_blocks`.
+        begins: where these blocks begin and the last ends.
+        labels: receives the sub-block of every row, from 0 in every block, uint8, shape (n,).
+        counts: receives how many sub-blocks each block has, shape (blocks,).
+        majorities: zeros, receives their centres, uint64, shape (blocks, _MOST, words).
+    """
+    width = signs.shape[1]
+    words = np.zeros((BLOCK, majorities.shape[2]), np.uint64)
+    bytes_of = words.view(np.uint8)
+    for block in range(counts.shape[0]):
+        first, length = begins[block], begins[block + 1] - begins[block]
+        for i in range(length):
+            bytes_of[i, :width] = signs[order[first + i]]
+        documents, own, centers = words[:length], labels[first : first + length], majorities[block]
+        wanted = min(max(np.int64(np.rint(length / _SIZE)), 1), _MOST)
+        count = _begin(documents, wanted, centers, own)
+        for _ in range(_ROUNDS):
+            _majorities(documents, own, count, centers)
+            for i in range(length):
+                least = np.int64(2**62)
+                for c in range(count):
+                    bits = _distance(documents[i], centers[c])
+                    if bits < least:
+                        least, own[i] = bits, c
+        counts[block] = _without_empty(own, count, centers)
+
+
+@jit()
+def _without_empty(labels: np.ndarray, count: int, centers: np.ndarray) -> int:
+    """Number sub-blocks anew without those that have no documents; returns how many stay."""
+    number = np.zeros(count, np.int64)
+    for i in range(labels.shape[0]):
+        number[labels[i]] = 1
+    kept = 0
+    for c in range(count):
+        if number[c]:
+            centers[kept] = centers[c]
+            number[c] = kept
+            kept += 1
+    for i in range(labels.shape[0]):
+        labels[i] = number[labels[i]]
+    return kept
+
+
+@jit()
+def _arrange(
+    signs: np.ndarray,
+    order: np.ndarray,
+    labels: np.ndarray,
+    begins: np.ndarray,
+    firsts: np.ndarray,
+    majorities: np.ndarray,
+    arranged: np.ndarray,
+    planes: np.ndarray,
+    rows: np.ndarray,
+    centers: np.ndarray,
+) -> None:
+    """Write what `SubBlocks` holds of some blocks; arguments as for `_divide` and by the names of the fields."""
+    width, sizes, cursor = signs.shape[1], np.empty(_MOST, np.int64), np.empty(_MOST, np.int64)
+    own = np.empty((BLOCK, width), np.uint8)
+    for block in range(begins.shape[0] - 1):
+        first, length, count = begins[block], begins[block + 1] - begins[block], firsts[block + 1] - firsts[block]
+        sizes[:] = 0
+        for i in range(first, first + length):
+            sizes[labels[i]] += 1
+        at = first
+        for c in range(count):
+            rows[firsts[block] + c] = cursor[c] = at
+            at += sizes[c]
+            for byte in range(width):
+                centers[width * firsts[block] + byte * count + c] = majorities[block, c, byte]
+        for i in range(first, first + length):
+            c = labels[i]
+            arranged[cursor[c]] = order[i]
+            cursor[c] += 1
+        for c in range(count):
+            start, size = rows[firsts[block] + c], sizes[c]
+            for place in range(size):
+                own[place] = signs[arranged[start + place]]
+            for byte in range(width):
+                at = width * start + byte * size
+                for place in range(size):
+                    planes[at + place] = own[place, byte]
+
+
+@jit()
+def _signs(planes: np.ndarray, rows: np.ndarray, signs: np.ndarray) -> None:
+    width = signs.shape[1]
+    for number in range(rows.shape[0] - 1):
+        start, size = rows[number], rows[number + 1] - rows[number]
+        for place in range(size):
+            for byte in range(width):
+                signs[start + place, byte] = planes[width * start + byte * size + place]
+
+
+def signs_of(planes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Signs of documents by row, uint8, shape (n, bytes), of `SubBlocks` planes and rows."""
+    n = int(rows[-1])
+    signs = np.empty((n, (len(planes) - ROOM) // max(n, 1)), np.uint8)
+    _signs(planes, rows, signs)
+    return signs
