@@ -19,6 +19,7 @@ import numpy as np
 from csr_hf.bench.rivals import Corpus, Rival, padded
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.rounding import COARSE_K
 from csr_hf.sparse_codes import SparseCodes
 
 _CANDIDATES = (100, 300, 1000)
@@ -71,8 +72,9 @@ class CSRIndex(Rival):
         query_ks = query_ks_of(corpus)
         depths = list(dict.fromkeys(min(count, len(corpus.documents)) for count in corpus.candidates))
         found: list[dict[str, Any]] = [{"query_k": k, "candidates": depth} for depth in [0, *depths] for k in query_ks]
-        # Latents only choose the blocks of a scan, the largest 32 of them.
-        found += [{"scan": "binary", "query_k": query_ks[0], "candidates": depth} for depth in depths]
+        # Latents only choose the blocks of a scan, so many of them at most.
+        few = min(query_ks[0], COARSE_K)
+        found += [{"scan": "binary", "query_k": few, "candidates": depth} for depth in depths]
         swept = [dict(zip(corpus.sweep, values, strict=True)) for values in product(*corpus.sweep.values())]
         every = [{**setting, **others} for setting in found for others in swept]
         for setting in every:

@@ -20,7 +20,7 @@ _WIDE = 255
 
 
 def quantised(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Checked copies: kernels do not check bounds.
+    """Codes in eight bits, checked: kernels do not check bounds.
 
     Returns:
         indices (uint16 or int32) and values (uint8, multiples of 1/255 of the largest of their row), shape (n, k), and
@@ -29,7 +29,8 @@ def quantised(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         ValueError: for values that are negative or not finite, and latents out of range.
     """
-    indices = np.array(codes.indices, index_dtype(codes.dim), order="C")
+    # Writable as well, since numba compiles anew for what is not.
+    indices = np.require(codes.indices, index_dtype(codes.dim), ["C", "W"])
     if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.dim:
         raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); found {indices.min()} to {indices.max()}.")
     values, steps = np.empty(indices.shape, np.uint8), np.empty(len(indices), np.float32)

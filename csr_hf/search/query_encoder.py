@@ -11,11 +11,13 @@ import numpy as np
 from csr_hf.jit import jit
 from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
-from csr_hf.search.ranking import key_score, make_key, offer, sort_heap
+from csr_hf.search.ranking import key_score, make_key, offer, smallest_score, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import run
 
 _CHUNK = 16
+_STRIP = 32
+"""Atoms that are passed over at once where none of them is of interest."""
 _FAST = {"reassoc", "contract", "nsz"}
 _HALF = np.float32(0.501)
 """Of a step: as far as rounding moves a component, and what rounding of sums in float32 adds."""
@@ -113,19 +115,44 @@ def _largest(
     """
     n, k, count = queries.shape[0], indices.shape[1], atoms.shape[0]
     products, heap = np.empty((n, count), np.float32), np.empty(k, np.uint64)
+    lowest, highest = np.empty(count, np.float32), np.empty(count, np.float32)
     _multiply(rounded, queries, products)
     for i in range(n):
         spread = np.float32(0)
         for axis in range(queries.shape[1]):
             spread += abs(queries[i, axis])
-        size, slack = 0, _HALF * spread
+        own, slack = products[i], _HALF * spread
         for j in range(count):
-            size = offer(heap, size, make_key((products[i, j] - slack) * steps[j], 0))
-        least, size = heap[0], 0
-        for j in range(count):
-            if make_key((products[i, j] + slack) * steps[j], 0) >= least:
-                size = offer(heap, size, make_key(_product(atoms[j], queries[i]), j))
+            lowest[j], highest[j] = (own[j] - slack) * steps[j], (own[j] + slack) * steps[j]
+        bound, size = _smallest_of_largest(lowest, heap), 0
+        for begin in range(0, count, _STRIP):
+            if _reached(highest, begin, bound):
+                for j in range(begin, min(begin + _STRIP, count)):
+                    if highest[j] >= bound:
+                        size = offer(heap, size, make_key(_product(atoms[j], queries[i]), j))
         sort_heap(heap, size)
         for rank in range(k):
             indices[i, rank] = np.uint64(0xFFFFFFFF) - (heap[rank] & np.uint64(0xFFFFFFFF))
             values[i, rank] = max(key_score(heap[rank]), np.float32(0))
+
+
+@jit()
+def _smallest_of_largest(scores: np.ndarray, heap: np.ndarray) -> np.float32:
+    """The smallest of as many of the largest scores as fit into a heap, which is written over."""
+    size, bound = 0, np.float32(-np.inf)
+    for begin in range(0, scores.shape[0], _STRIP):
+        if _reached(scores, begin, bound):
+            for j in range(begin, min(begin + _STRIP, scores.shape[0])):
+                size = offer(heap, size, make_key(scores[j], 0))
+            bound = smallest_score(heap, size, bound)
+    return bound
+
+
+@jit()
+def _reached(scores: np.ndarray, begin: int, bound: np.float32) -> bool:
+    """Whether any of a strip of scores reaches a bound."""
+    reached = 0
+    own = scores[begin : begin + _STRIP]
+    for at in range(own.shape[0]):
+        reached += own[at] >= bound
+    return reached > 0

@@ -259,8 +259,24 @@ def test_scaled_codes_have_the_scores_of_our_first_stage(rows, small_head, tmp_p
     (ours,), _ = build_all(chosen_rivals(["csr_hf"]), corpus)
     asked = project_queries(small_head, rows[:5]).codes(8)
     scores = (asked.to_scipy() @ scaled(corpus).to_scipy().T).toarray()
-    found = ours.rival.index.search(asked, 10, threads=1)
+    found = ours.rival.indices["int8"].search(asked, 10, threads=1)
     assert np.take_along_axis(scores, found.positions, axis=1) == pytest.approx(found.scores, abs=3e-3)
+
+
+def test_every_copy_that_ranks_has_an_index_of_its_own(rows, small_head, tmp_path):
+    sizes = SearchSizes(threads=1, sweep={"rescore": ["int8", "float16"]})
+    corpus, _ = make_corpus(small_head, rows, sizes, tmp_path)
+    (ours,), _ = build_all(chosen_rivals(["csr_hf"]), corpus)
+    int8 = {"rescore": "int8", "candidates": 20}
+    float16 = {**int8, "rescore": "float16"}
+    width = rows.shape[1]
+    difference = ours.rival.bytes_of(float16) - ours.rival.bytes_of(int8)
+    assert difference == pytest.approx(2 * width - (width + 4), abs=0.5)
+    seconds = [ours.rival.seconds_of(setting, ours.seconds) for setting in (int8, float16)]
+    assert min(seconds) > 0
+    assert sum(seconds) <= ours.seconds
+    for setting in ours.rival.settings():
+        assert ours.rival.search(rows[:3], 5, **setting).shape == (3, 5)
 
 
 def test_build_that_would_take_too_long_is_given_up_early(rows, small_head, tmp_path, monkeypatch):
