@@ -97,16 +97,16 @@ def _store_signs(rows: np.ndarray, places: np.ndarray, copy: np.ndarray) -> None
             signs[whole] |= np.uint8(row[axis] > 0) << np.uint8(7 - (axis & 7))
 
 
-@jit(fastmath={"nsz", "nnan"})
+@jit(fastmath={"nsz"})
 def _store_int8(rows: np.ndarray, norms: np.ndarray, places: np.ndarray, copy: np.ndarray, steps: np.ndarray) -> None:
     for i in range(rows.shape[0]):
-        row, own, largest = rows[i], copy[places[i]], np.float32(_TINY)
+        row, own, norm, largest = rows[i], copy[places[i]], norms[i], np.float32(0)
         for axis in range(row.shape[0]):
             largest = max(largest, abs(row[axis]))
-        per_step = np.float32(_LEVELS) / largest
+        step = max(largest / norm, np.float32(_TINY)) / np.float32(_LEVELS)
         for axis in range(row.shape[0]):
-            own[axis] = np.int8(np.rint(row[axis] * per_step))
-        steps[places[i]] = largest / (norms[i] * np.float32(_LEVELS))
+            own[axis] = np.int8(np.rint(row[axis] / norm / step))
+        steps[places[i]] = step
 
 
 @jit()

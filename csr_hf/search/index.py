@@ -195,6 +195,7 @@ class InvertedIndex:
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
                 as exact as without.
             nprobe: blocks of 256 similar documents to visit, the most promising first, in every segment; default all.
+                Where blocks have sub-blocks, a scan reads as many of these, the most promising in the visited blocks.
             threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:

@@ -85,7 +85,9 @@ class Segment:
         copied: dict[str, np.ndarray] = {}
         if "binary" in copies:
             order, copied = _by_sub_block(make_copies(["binary"], dense)["binary"], order, begins)
-        copied |= make_copies([kind for kind in copies if kind != "binary"], dense, _inverse(order))
+        others = [kind for kind in copies if kind != "binary"]
+        if others:
+            copied |= make_copies(others, dense, _inverse(order))
         stored = {name: _taken(stored.pop(name), order) for name in list(stored)}
         return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
 

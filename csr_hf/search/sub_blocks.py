@@ -1,6 +1,7 @@
 """Sub-blocks: the few groups of still more similar documents within a block, found by k-means over their signs.
 
-Signs compare in a few instructions, a centre is the majority of its documents, and it is looked up as documents are.
+Signs compare in a few instructions, a centre is the majority of its documents, and it is looked up as documents are. A
+block whose documents form no such groups is one sub-block: scanning it as a whole takes less time than scanning parts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _SIZE = 24
 _MOST = round(BLOCK / _SIZE)
 """Sub-blocks of a block."""
 _ROUNDS = 3
+_CLOSER = 0.8
+"""A block is divided if documents differ from the centres in at most so many of the bits in which they differ from the
+majority of the block."""
 _BITS = 64
 _CHUNK = 64
 
@@ -120,6 +124,20 @@ def _majorities(words: np.ndarray, labels: np.ndarray, count: int, centers: np.n
 
 
 @jit()
+def _assign(words: np.ndarray, centers: np.ndarray, count: int, labels: np.ndarray) -> np.int64:
+    """Give every document the nearest centre; returns in how many bits documents and their centres differ."""
+    total = np.int64(0)
+    for i in range(words.shape[0]):
+        least = np.int64(2**62)
+        for c in range(count):
+            bits = _distance(words[i], centers[c])
+            if bits < least:
+                least, labels[i] = bits, c
+        total += least
+    return total
+
+
+@jit()
 def _divide(
     signs: np.ndarray,
     order: np.ndarray,
@@ -140,22 +158,23 @@ def _divide(
     """
     width = signs.shape[1]
     words = np.zeros((BLOCK, majorities.shape[2]), np.uint64)
-    bytes_of = words.view(np.uint8)
+    bytes_of, within = words.view(np.uint8), np.int64(0)
+    whole, spare = np.zeros((1, majorities.shape[2]), np.uint64), np.zeros(BLOCK, np.uint8)
     for block in range(counts.shape[0]):
         first, length = begins[block], begins[block + 1] - begins[block]
         for i in range(length):
             bytes_of[i, :width] = signs[order[first + i]]
         documents, own, centers = words[:length], labels[first : first + length], majorities[block]
         wanted = min(max(np.int64(np.rint(length / _SIZE)), 1), _MOST)
+        own[:] = 0
+        _majorities(documents, own, 1, whole)
         count = _begin(documents, wanted, centers, own)
         for _ in range(_ROUNDS):
             _majorities(documents, own, count, centers)
-            for i in range(length):
-                least = np.int64(2**62)
-                for c in range(count):
-                    bits = _distance(documents[i], centers[c])
-                    if bits < least:
-                        least, own[i] = bits, c
+            within = _assign(documents, centers, count, own)
+        if within > _CLOSER * _assign(documents, whole, 1, spare[:length]):
+            own[:] = 0
+            centers[0], count = whole[0], 1
         counts[block] = _without_empty(own, count, centers)
 
 

@@ -253,6 +253,22 @@ def test_a_document_of_zeros_has_a_copy(documents):
     for kind in index.copies:
         result = index.search(documents[:1], 1, rescore=kind, embeddings=np.ones((1, 5)))
         assert np.isfinite(result.scores).all()
+    arrays = index._parts[0].segment.arrays
+    assert not arrays["int8"].any()
+    assert not arrays["float16"].any()
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-3, 1e18])
+def test_a_copy_does_not_depend_on_the_length_of_an_embedding(documents, dense, factor):
+    one, other = (
+        InvertedIndex.build(documents[:50], embeddings=rows.astype(np.float32), copies=["int8", "float16"])
+        for rows in (dense[0][:50], dense[0][:50].astype(np.float64) * factor)
+    )
+    for kind in ("int8", "float16"):
+        mine, theirs = (
+            index.search(documents[:9], 5, rescore=kind, embeddings=dense[0][:9]) for index in (one, other)
+        )
+        np.testing.assert_allclose(mine.scores, theirs.scores, rtol=2e-2)
 
 
 def test_self_rescoring_over_segments(documents, queries):

@@ -10,11 +10,16 @@ from csr_hf.search.sub_blocks import signs_of, sub_blocks
 
 
 def some_blocks(width, sizes, seed):
-    """Random signs and order of documents in blocks of these sizes."""
+    """Signs and order of documents in blocks of these sizes, with a few much alike in each."""
     rng = np.random.default_rng(seed)
     n = sum(sizes)
     begins = np.concatenate([[0], np.cumsum(sizes)])
-    return rng.integers(0, 256, (n, width)).astype(np.uint8), rng.permutation(n).astype(np.int32), begins
+    seeds = rng.random((-(-n // 10), 8 * width)) > 0.5
+    bits = seeds[np.arange(n) // 10] ^ (rng.random((n, 8 * width)) < 0.03)
+    order = rng.permutation(n).astype(np.int32)
+    signs = np.empty((n, width), np.uint8)
+    signs[order] = np.packbits(bits, axis=1)
+    return signs, order, begins
 
 
 @pytest.mark.parametrize("width", [1, 6, 8, 13])
@@ -26,6 +31,7 @@ def test_every_document_keeps_its_block_and_its_signs(width):
     np.testing.assert_array_equal(signs_of(made.planes, made.rows), signs[made.order])
     assert made.rows[0] == 0
     assert made.rows[-1] == len(signs)
+    assert len(made.rows) > len(begins)
     assert (np.diff(made.rows) > 0).all()
     np.testing.assert_array_equal(made.rows[made.firsts], begins)
     assert len(made.planes) == signs.size + ROOM
@@ -57,6 +63,15 @@ def test_equal_documents_are_one_sub_block():
     made = sub_blocks(signs, order, begins)
     assert made.firsts[1] == 1
     assert made.firsts[2] > 2
+
+
+def test_documents_that_form_no_groups_stay_together():
+    rng = np.random.default_rng(3)
+    bits = rng.random((200, 384)) > 0.5
+    made = sub_blocks(np.packbits(bits, axis=1), np.arange(200, dtype=np.int32), np.array([0, 200]))
+    assert made.rows.tolist() == [0, 200]
+    assert made.order.tolist() == list(range(200))
+    np.testing.assert_array_equal(np.unpackbits(made.centers[:48]), bits.mean(axis=0) > 0.5)
 
 
 def test_no_documents():
