@@ -38,6 +38,7 @@ class Measured:
     build_seconds: float
     """Without the encoding, where it is built from codes."""
     build_peak_mb: float
+    """Of all that the contestant builds: with several copies that rank, their indices together."""
     ndcg: float | None = None
     """nDCG@10 on the real task."""
 

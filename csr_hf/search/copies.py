@@ -46,8 +46,8 @@ def make_copies(
         copies["int8_scale"] = np.empty(n, np.float32)
 
     def fill(start: int) -> None:
-        # No copy of what is float32 already; numba would compile anew for a subclass or a read-only array.
-        rows = frozen(embeddings[start : start + _CHUNK].view(np.ndarray), np.float32)
+        # What is float32 already is not copied; numba would compile anew for a memory map, and for what is writable.
+        rows = frozen(embeddings[start : start + _CHUNK], np.float32)
         own, norms = frozen(places[start : start + _CHUNK]), np.empty(len(rows), np.float32)
         bad = _measure(rows, norms)
         if bad >= 0:

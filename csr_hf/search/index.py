@@ -73,8 +73,9 @@ class InvertedIndex:
             decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
                 `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`.
             embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
-            copies: of the embeddings, to keep for the second stage: "binary" (input_dim / 8 bytes a document; finds
-                candidates too, see `search`), "int8" (input_dim + 4), "float16" (2 input_dim).
+            copies: of the embeddings, to keep for the second stage: "int8" (input_dim + 4 bytes a document), "float16"
+                (2 input_dim), "binary" (input_dim / 8, for each group of similar documents as well; finds candidates
+                too, see `search`).
 
         Raises:
             ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are

@@ -268,7 +268,7 @@ def test_a_copy_does_not_depend_on_the_length_of_an_embedding(documents, dense, 
         mine, theirs = (
             index.search(documents[:9], 5, rescore=kind, embeddings=dense[0][:9]) for index in (one, other)
         )
-        np.testing.assert_allclose(mine.scores, theirs.scores, rtol=2e-2)
+        np.testing.assert_allclose(mine.scores, theirs.scores, rtol=1e-5)
 
 
 def test_self_rescoring_over_segments(documents, queries):
