@@ -43,7 +43,9 @@ def similar_blocks(indices: np.ndarray, values: np.ndarray, dim: int, size: int)
     if clusters < 4:
         return np.arange(n, dtype=np.int32), np.append(np.arange(0, n, size), n)
     labels = _labels(indices, values, dim, clusters)
-    order = np.argsort(labels, kind="stable").astype(np.int32)
+    # numpy sorts 16 bits by radix, ten times as fast.
+    short = labels.astype(np.uint16) if clusters <= 2**16 else labels
+    order = np.argsort(short, kind="stable").astype(np.int32)
     counts = np.bincount(labels)
     # Clusters larger than a block become several of about the same size.
     parts = -(-counts // size)

@@ -15,13 +15,14 @@ from csr_hf.search.parts import (
     Part,
     SearchResult,
     Settings,
-    best,
     first_stage,
     ids_at,
     made_room,
     opened,
     rescored,
+    starts_of,
     to_store,
+    two_stages,
     without,
 )
 from csr_hf.search.queries import (
@@ -208,14 +209,14 @@ class InvertedIndex:
         threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
         dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
         queries = prepare_queries(codes, query_k, self._settings.decoded)
-        starts = np.cumsum([0, *(len(part.segment) for part in parts)])
+        starts = starts_of(parts)
         if scan:
-            queries = queries.by_signs(checked_dense(embeddings, len(codes), self._settings.input_dim))
-        scores, positions = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
-        if rescore is not None and dense is not None:
-            scores = rescored(parts, starts, rescore, dense, positions, threads)
-            scores, positions = best(scores, positions, top_k, threads)
-        return SearchResult(ids_at(parts, starts, positions), scores, positions)
+            queries = queries.by_signs(dense if isinstance(dense, np.ndarray) else self._asked(embeddings, len(codes)))
+        if dense is None:
+            found = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
+        else:
+            found = two_stages(parts, starts, queries, str(rescore), dense, depth, top_k, allowed, threads, nprobe)
+        return SearchResult(ids_at(parts, starts, found[1]), *found)
 
     def rescore(
         self,
@@ -242,7 +243,7 @@ class InvertedIndex:
             ValueError: for positions out of range, and as `search` does.
         """
         parts = self._parts
-        starts = np.cumsum([0, *(len(part.segment) for part in parts)])
+        starts = starts_of(parts)
         positions = checked_positions(positions, int(starts[-1]))
         checked_depth(1, kind, 1, self._settings.copies)
         dense = self._dense(kind, len(positions), projections, embeddings)
@@ -254,6 +255,9 @@ class InvertedIndex:
         """What the second stage compares documents with."""
         if rescore == "self":
             return checked_projections(projections, n, self._settings.dim, self._settings.decoded, self._settings.head)
+        return self._asked(embeddings, n)
+
+    def _asked(self, embeddings: np.ndarray | None, n: int) -> np.ndarray:
         return checked_dense(embeddings, n, self._settings.input_dim)
 
     def save(self, folder: str | Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from csr_hf.jit import frozen
 from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
+from csr_hf.search.finding import find, find_ranked
 from csr_hf.search.ids import Ids, listed
 from csr_hf.search.queries import PreparedQueries
 from csr_hf.search.ranking import split_keys
@@ -72,6 +73,11 @@ class Part(NamedTuple):
     def mask(self) -> np.ndarray:
         """bool, shape (n,): documents that are not deleted."""
         return np.ones(len(self.segment), bool) if self.alive is None else self.alive
+
+
+def starts_of(parts: Sequence[Part]) -> np.ndarray:
+    """The position at which each part begins, and at which the last ends."""
+    return np.array([0, *itertools.accumulate(len(part.segment) for part in parts)])
 
 
 def without(part: Part, positions: np.ndarray) -> Part:
@@ -145,9 +151,32 @@ def first_stage(
     """
     found = []
     for part, start, mask in zip(parts, starts[:-1], masks_of(parts, starts, allowed), strict=True):
-        scores, positions = part.segment.find(queries, min(depth, len(part.segment)), threads, mask, nprobe)
+        scores, positions = find(part.segment.arrays, queries, min(depth, len(part.segment)), threads, mask, nprobe)
         found.append((scores, np.where(positions >= 0, positions + start, -1) if start else positions))
-    return merged(found, depth, ordered=queries.tables is None)
+    return merged(found, depth, ordered=queries.signs is None)
+
+
+def two_stages(
+    parts: Sequence[Part],
+    starts: np.ndarray,
+    queries: PreparedQueries,
+    kind: str,
+    dense: QueryProjections | np.ndarray,
+    depth: int,
+    top_k: int,
+    allowed: Iterable[Hashable] | np.ndarray | None,
+    threads: int,
+    nprobe: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and positions of the best `top_k` by a second stage of the best `depth`; arguments as for a search."""
+    if len(parts) == 1:
+        (mask,), n = masks_of(parts, starts, allowed), len(parts[0].segment)
+        arrays, depths = parts[0].segment.arrays, (min(depth, n), min(top_k, n))
+        found = find_ranked(arrays, queries, kind, *depths, threads, mask, nprobe)
+        if found is not None:
+            return merged([found], top_k, ordered=False)
+    _, positions = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
+    return best(rescored(parts, starts, kind, dense, positions, threads), positions, top_k, threads)
 
 
 def merged(

@@ -16,8 +16,17 @@ from csr_hf.threads import available_threads
 _MAX_QUERY_K = 16_384
 
 
+class SignQueries(NamedTuple):
+    """Dense queries as a scan of signs takes them."""
+
+    tables: np.ndarray
+    """What documents' signs are looked up in, see `rounding.fill_tables`."""
+    dense: np.ndarray
+    """The queries, float32, shape (n, input_dim), read-only."""
+
+
 class PreparedQueries(NamedTuple):
-    """Read-only arrays of the queries' codes."""
+    """Arrays of the queries' codes, nobody else's."""
 
     latents: np.ndarray
     """uint16 or int32, shape (n, query_k)."""
@@ -27,13 +36,13 @@ class PreparedQueries(NamedTuple):
     """The largest values for summaries of blocks, uint8, shape (n, up to 32)."""
     factors: np.ndarray
     """What sums are multiplied by, once they are by the document's scale; float32, shape (n,)."""
-    tables: np.ndarray | None = None
-    """What documents' signs are looked up in, see `rounding.fill_tables`; None where posting lists are searched."""
+    signs: SignQueries | None = None
+    """What a scan of signs takes; None where posting lists are searched."""
 
     def by_signs(self, embeddings: np.ndarray) -> PreparedQueries:
-        """The same for a scan of signs, given the dense queries: float32, shape (n, input_dim)."""
-        factors = np.ones(len(embeddings), np.float32)
-        return self._replace(tables=frozen(sign_tables(embeddings)), factors=frozen(factors))
+        """The same for a scan of signs, given the dense queries, as `checked_dense` gives them."""
+        signs = SignQueries(sign_tables(embeddings), embeddings)
+        return PreparedQueries(self.latents, self.steps, self.coarse, np.ones(len(embeddings), np.float32), signs)
 
 
 def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> PreparedQueries:
@@ -48,13 +57,12 @@ def prepare_queries(codes: SparseCodes, query_k: int | None, decoded: bool) -> P
         ValueError: for a `query_k` out of range, values that are negative or not finite, latents out of range, or a
             query that names a latent twice.
     """
-    codes = _checked(codes, query_k)
-    n, k = codes.indices.shape
-    latents, values = frozen(np.array(codes.indices, order="C")), frozen(codes.values)
+    latents, values = _checked(codes, query_k)
+    n, k = latents.shape
     steps, factors = np.empty((n, k), np.int32), np.empty(n, np.float32)
     coarse = np.empty((n, min(k, COARSE_K)), np.uint8)
     round_queries(latents, values, decoded, steps, coarse, factors)
-    return PreparedQueries(latents, frozen(steps), frozen(coarse), frozen(factors))
+    return PreparedQueries(latents, steps, coarse, factors)
 
 
 def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,14 +71,15 @@ def unit_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, n
     Returns:
         latents, values (float64, of unit norm), both (n, query_k), and what they were divided by, (n, 1): not 0.
     """
-    codes = _checked(codes, query_k)
-    raw = codes.values.astype(np.float64)
+    latents, values = _checked(codes, query_k)
+    raw = values.astype(np.float64)
     norms = np.sqrt(np.square(raw).sum(axis=1, keepdims=True))
     norms[norms == 0] = 1
-    return np.array(codes.indices, order="C"), raw / norms, norms
+    return latents, raw / norms, norms
 
 
-def _checked(codes: SparseCodes, query_k: int | None) -> SparseCodes:
+def _checked(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of latents and values: what was checked nobody changes, and kernels see one type of array."""
     if query_k is not None and not 1 <= query_k <= codes.k:
         raise ValueError(
             f"`query_k` ({query_k}) must be between 1 and the k of the query codes ({codes.k}). "
@@ -79,10 +88,11 @@ def _checked(codes: SparseCodes, query_k: int | None) -> SparseCodes:
     codes = codes if query_k is None else codes.truncate(query_k)
     if codes.k > _MAX_QUERY_K:
         raise ValueError(f"a query may keep {_MAX_QUERY_K} latents, not {codes.k}. Pass a smaller `query_k`.")
-    row, problem = find_fault(frozen(codes.indices), frozen(codes.values), codes.dim)
+    latents, values = np.array(codes.indices, order="C"), np.array(codes.values, order="C")
+    row, problem = find_fault(latents, values, codes.dim)
     if problem:
         _refuse(codes, row, problem)
-    return codes
+    return latents, values
 
 
 def _refuse(codes: SparseCodes, row: int, problem: int) -> NoReturn:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.jit import frozen, jit
+from csr_hf.search.byte_products import DOT, moved, multiply_bytes
 from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
 from csr_hf.search.ranking import key_score, make_key, offer, smallest_score, sort_heap
@@ -19,8 +20,8 @@ _CHUNK = 16
 _STRIP = 32
 """Atoms that are passed over at once where none of them is of interest."""
 _FAST = {"reassoc", "contract", "nsz"}
-_HALF = np.float32(0.501)
-"""Of a step: as far as rounding moves a component, and what rounding of sums in float32 adds."""
+_TOLERANCE = np.float32(1e-5)
+"""Of a product of norms: what rounding of sums in float32 adds to an error, at most."""
 
 
 class QueryEncoder:
@@ -35,7 +36,10 @@ class QueryEncoder:
         self.head = head
         self._atoms = np.array(dictionary, np.float32, order="C")
         rounded = make_copies(["int8"], self._atoms)
-        self._rounded, self._steps = rounded["int8"], rounded["int8_scale"] * np.linalg.norm(self._atoms, axis=1)
+        self._norms = np.linalg.norm(self._atoms, axis=1)
+        self._steps = rounded["int8_scale"] * self._norms
+        self._errors = np.linalg.norm(self._atoms - self._steps[:, None] * rounded["int8"], axis=1)
+        self._rounded = frozen(moved(rounded["int8"]) if DOT else rounded["int8"])
 
     def codes(self, embeddings: np.ndarray, k: int, *, threads: int | None = None) -> SparseCodes:
         """The k largest projections as sparse queries, for an index built with decoded norms; negative ones are 0.
@@ -53,10 +57,11 @@ class QueryEncoder:
             raise ValueError(f"`k` ({k}) must be between 1 and the hidden_dim ({hidden_dim}).")
         rows = checked_dense(embeddings, len(embeddings), width)
         indices, values = np.empty((len(rows), k), index_dtype(hidden_dim)), np.empty((len(rows), k), np.float32)
+        rounded = self._rounded, self._steps, self._errors, self._norms
 
         def encode(start: int) -> None:
             part = slice(start, start + _CHUNK)
-            _largest(self._atoms, self._rounded, self._steps, rows[part], indices[part], values[part])
+            _largest(self._atoms, rounded, rows[part], indices[part], values[part])
 
         run(encode, [(start,) for start in range(0, len(rows), _CHUNK)], checked_threads(threads))
         return SparseCodes(indices, values, hidden_dim, self.head, check=False)
@@ -71,14 +76,15 @@ def _product(row: np.ndarray, query: np.ndarray) -> np.float32:
 
 
 @jit(fastmath=_FAST)
-def _multiply(rounded: np.ndarray, queries: np.ndarray, products: np.ndarray) -> None:
-    """Products of all queries and all rounded atoms, float32, shape (n, hidden_dim)."""
+def multiply_plainly(rows: np.ndarray, queries: np.ndarray, products: np.ndarray, rounding: np.ndarray) -> None:
+    """`multiply_bytes` for processors without such instructions; rows of int8, and queries are not rounded."""
     n, zero = queries.shape[0], np.float32(0)
+    rounding[:] = 0
     # Four queries at a time: an atom is read and widened once for all of them.
     for i in range(0, n - 3, 4):
         q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
-        for j in range(rounded.shape[0]):
-            row, t0, t1, t2, t3 = rounded[j], zero, zero, zero, zero
+        for j in range(rows.shape[0]):
+            row, t0, t1, t2, t3 = rows[j], zero, zero, zero, zero
             for axis in range(q0.shape[0]):
                 value = np.float32(row[axis])
                 t0 += q0[axis] * value
@@ -87,43 +93,45 @@ def _multiply(rounded: np.ndarray, queries: np.ndarray, products: np.ndarray) ->
                 t3 += q3[axis] * value
             products[i, j], products[i + 1, j], products[i + 2, j], products[i + 3, j] = t0, t1, t2, t3
     for i in range(n - n % 4, n):
-        for j in range(rounded.shape[0]):
-            products[i, j] = _product(rounded[j], queries[i])
+        for j in range(rows.shape[0]):
+            products[i, j] = _product(rows[j], queries[i])
+
+
+_multiply = multiply_bytes if DOT else multiply_plainly
 
 
 @jit()
 def _largest(
     atoms: np.ndarray,
-    rounded: np.ndarray,
-    steps: np.ndarray,
+    rounded: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     queries: np.ndarray,
     indices: np.ndarray,
     values: np.ndarray,
 ) -> None:
     """The largest projections of each query, best first.
 
-    Rounding moves a component by half a step at most, so a projection by half a step times the sum of the query's
-    absolute values. Whatever cannot reach the k-th largest lower bound is none of the k largest.
+    What rounding moves a projection by is at most the norm of what it takes from one side times the norm of the other
+    side. Whatever cannot reach the k-th largest lower bound is none of the k largest.
 
     Args:
         atoms: float32, shape (hidden_dim, dim).
-        rounded: the same in steps, int8.
-        steps: what a step of each atom is, float32, shape (hidden_dim,).
+        rounded: the same in steps, as `_multiply` takes them; and of each atom, float32, shape (hidden_dim,), what a
+            step is, the norm of what rounding took from it, and its own norm.
         queries: float32, shape (n, dim).
         indices: receives the latents, shape (n, k).
         values: receives the projections, float32, shape (n, k); 0 for negative ones.
     """
+    rows, steps, errors, norms = rounded
     n, k, count = queries.shape[0], indices.shape[1], atoms.shape[0]
-    products, heap = np.empty((n, count), np.float32), np.empty(k, np.uint64)
+    products, rounding, heap = np.empty((n, count), np.float32), np.empty(n, np.float32), np.empty(k, np.uint64)
     lowest, highest = np.empty(count, np.float32), np.empty(count, np.float32)
-    _multiply(rounded, queries, products)
+    _multiply(rows, queries, products, rounding)
     for i in range(n):
-        spread = np.float32(0)
-        for axis in range(queries.shape[1]):
-            spread += abs(queries[i, axis])
-        own, slack = products[i], _HALF * spread
+        length = np.sqrt(_product(queries[i], queries[i]))
+        own, missing = products[i], rounding[i] + _TOLERANCE * length
         for j in range(count):
-            lowest[j], highest[j] = (own[j] - slack) * steps[j], (own[j] + slack) * steps[j]
+            slack = errors[j] * length + norms[j] * missing
+            lowest[j], highest[j] = own[j] * steps[j] - slack, own[j] * steps[j] + slack
         bound, size = _smallest_of_largest(lowest, heap), 0
         for begin in range(0, count, _STRIP):
             if _reached(highest, begin, bound):

@@ -32,13 +32,19 @@ def key_score(key: np.uint64) -> np.float32:
 
 
 @jit()
+def key_position(key: np.uint64) -> np.int64:
+    """Position of a key."""
+    return np.int64(_POSITION_MASK - (key & _POSITION_MASK))
+
+
+@jit()
 def _split(keys: np.ndarray, factors: np.ndarray, scores: np.ndarray, positions: np.ndarray) -> None:
     for q in range(keys.shape[0]):
         for i in range(keys.shape[1]):
             scores[q, i], positions[q, i] = np.float32(-np.inf), -1
             if keys[q, i] != 0:
                 scores[q, i] = key_score(keys[q, i]) * factors[q]
-                positions[q, i] = np.int64(_POSITION_MASK - (keys[q, i] & _POSITION_MASK))
+                positions[q, i] = key_position(keys[q, i])
 
 
 def split_keys(keys: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,10 +95,34 @@ def sort_heap(heap: np.ndarray, size: int) -> None:
 
 
 @jit()
-def cut(rows: np.ndarray, scores: np.ndarray, count: int, top_k: int, bound: np.float32) -> tuple[int, np.float32]:
-    """Drop documents that `top_k` others of a list surely beat.
+def _bin_of(score: np.float32, bound: np.float32, width: np.float32) -> int:
+    return np.minimum(np.int64((score - bound) * width), _BINS - 1)
+
+
+@jit()
+def _find_level(scores: np.ndarray, count: int, wanted: int, bound: np.float32) -> tuple[np.float32, int, int, int]:
+    """Where the best of a list end: bins of a unit of score, the lowest bin needed, documents in it and above it.
 
     A histogram does it in two passes; a heap would sift for every document that comes while scores still rise.
+    """
+    largest = scores[0]
+    for i in range(count):
+        if scores[i] > largest:
+            largest = scores[i]
+    width = np.float32(_BINS - 1) / np.maximum(largest - bound, np.float32(1e-30))
+    bins = np.zeros(_BINS, np.int32)
+    for i in range(count):
+        bins[_bin_of(scores[i], bound, width)] += 1
+    level, seen = _BINS, 0
+    while seen < wanted and level > 0:
+        level -= 1
+        seen += bins[level]
+    return width, level, bins[level], seen - bins[level]
+
+
+@jit()
+def cut(rows: np.ndarray, scores: np.ndarray, count: int, top_k: int, bound: np.float32) -> tuple[int, np.float32]:
+    """Drop documents that `top_k` others of a list surely beat.
 
     Args:
         rows: documents, int32.
@@ -104,45 +134,38 @@ def cut(rows: np.ndarray, scores: np.ndarray, count: int, top_k: int, bound: np.
     Returns:
         how many stay, at the front of the list, and the new bound.
     """
-    largest = scores[0]
+    width, level, inside, above = _find_level(scores, count, top_k, bound)
+    kept, smallest = 0, np.float32(np.inf)
     for i in range(count):
-        if scores[i] > largest:
-            largest = scores[i]
-    width = np.float32(_BINS - 1) / np.maximum(largest - bound, np.float32(1e-30))
-    bins = np.zeros(_BINS, np.int32)
-    for i in range(count):
-        bins[np.minimum(np.int64((scores[i] - bound) * width), _BINS - 1)] += 1
-    level, seen = _BINS, 0
-    while seen < top_k and level > 0:
-        level -= 1
-        seen += bins[level]
-    kept, smallest = 0, largest
-    for i in range(count):
-        if np.minimum(np.int64((scores[i] - bound) * width), _BINS - 1) >= level:
+        if _bin_of(scores[i], bound, width) >= level:
             rows[kept], scores[kept] = rows[i], scores[i]
             if scores[i] < smallest:
                 smallest = scores[i]
             kept += 1
-    return kept, (smallest if seen >= top_k else bound)
+    return kept, (smallest if inside + above >= top_k else bound)
 
 
 @jit()
 def keep_best(
-    rows: np.ndarray, scores: np.ndarray, count: int, order: np.ndarray, heap: np.ndarray, size: int
-) -> None:
-    """What `settle` does, but the keys end in any order: sooner where the heap is empty and the list hardly longer."""
-    start = 0
-    if size == 0:
-        start = min(count, heap.shape[0])
-        for i in range(start):
-            heap[i] = make_key(scores[i], order[rows[i]])
-        if start == count:
-            return
-        for at in range(start // 2 - 1, -1, -1):
-            _sift(heap, start, heap[at], at)
-        size = start
-    for i in range(start, count):
-        size = offer(heap, size, make_key(scores[i], order[rows[i]]))
+    rows: np.ndarray, scores: np.ndarray, count: int, order: np.ndarray, wanted: int, bound: np.float32
+) -> tuple[int, np.float32]:
+    """As `cut`, but no more than `wanted` stay: of equal scores those of the first positions, which `order` gives."""
+    if count <= wanted:
+        return count, bound
+    width, level, _, above = _find_level(scores, count, wanted, bound)
+    # Only of the lowest bin some may go.
+    spare = wanted - above
+    heap, size = np.empty(spare, np.uint64), 0
+    for i in range(count):
+        if _bin_of(scores[i], bound, width) == level:
+            size = offer(heap, size, make_key(scores[i], order[rows[i]]))
+    kept = 0
+    for i in range(count):
+        place = _bin_of(scores[i], bound, width)
+        if place > level or (place == level and make_key(scores[i], order[rows[i]]) >= heap[0]):
+            rows[kept], scores[kept] = rows[i], scores[i]
+            kept += 1
+    return kept, key_score(heap[0])
 
 
 @jit()

@@ -9,12 +9,28 @@ from __future__ import annotations
 import numpy as np
 
 from csr_hf.jit import from_half, jit, prefetch
-from csr_hf.search.ranking import make_key, offer, sort_heap
+from csr_hf.search.ranking import make_key, offer, smallest_score, sort_heap
 
 _AHEAD = 8
 """Candidates whose memory is asked for in advance: documents lie anywhere."""
 _LINE = 64
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@jit(fastmath=_FAST)
+def _int8_product(copy: np.ndarray, row: int, queries: np.ndarray, q: int) -> np.float32:
+    total = np.float32(0)
+    for axis in range(queries.shape[1]):
+        total += queries[q, axis] * np.float32(copy[row, axis])
+    return total
+
+
+@jit(fastmath=_FAST)
+def _half_product(copy: np.ndarray, row: int, queries: np.ndarray, q: int) -> np.float32:
+    total = np.float32(0)
+    for axis in range(queries.shape[1]):
+        total += queries[q, axis] * from_half(copy[row, axis])
+    return total
 
 
 @jit()
@@ -58,7 +74,7 @@ def score_codes(
                 scores[q, i] = (total + offsets[q] / steps[row]) * scale[row]
 
 
-@jit(fastmath=_FAST)
+@jit()
 def score_int8(copy: np.ndarray, scale: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
     """Dense queries against eight-bit embeddings.
 
@@ -70,20 +86,15 @@ def score_int8(copy: np.ndarray, scale: np.ndarray, queries: np.ndarray, rows: n
         scores: see above.
     """
     for q in range(rows.shape[0]):
-        query = queries[q]
         for i in range(rows.shape[1]):
             row = rows[q, i]
             if i + _AHEAD < rows.shape[1]:
                 _ask(copy, rows[q, i + _AHEAD])
             if row >= 0:
-                document = copy[row]
-                total = np.float32(0)
-                for axis in range(query.shape[0]):
-                    total += query[axis] * np.float32(document[axis])
-                scores[q, i] = total * scale[row]
+                scores[q, i] = _int8_product(copy, row, queries, q) * scale[row]
 
 
-@jit(fastmath=_FAST)
+@jit()
 def score_float16(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
     """Dense queries against float16 embeddings.
 
@@ -94,17 +105,12 @@ def score_float16(copy: np.ndarray, queries: np.ndarray, rows: np.ndarray, score
         scores: see above.
     """
     for q in range(rows.shape[0]):
-        query = queries[q]
         for i in range(rows.shape[1]):
             row = rows[q, i]
             if i + _AHEAD < rows.shape[1]:
                 _ask(copy, rows[q, i + _AHEAD])
             if row >= 0:
-                document = copy[row]
-                total = np.float32(0)
-                for axis in range(query.shape[0]):
-                    total += query[axis] * from_half(document[axis])
-                scores[q, i] = total
+                scores[q, i] = _half_product(copy, row, queries, q)
 
 
 @jit(fastmath=_FAST)
@@ -145,6 +151,45 @@ def score_binary(
                 for place in range(bytes_of):
                     total += sums[place, planes[at + place * length]]
                 scores[q, i] = (2 * total - whole) / np.sqrt(np.float32(dim))
+
+
+@jit()
+def rank_rows(
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
+    queries: np.ndarray,
+    q: int,
+    rows: np.ndarray,
+    order: np.ndarray,
+    heap: np.ndarray,
+) -> None:
+    """The best of a query's candidates by what a copy says of them.
+
+    Args:
+        copies: int8 and scale as for `score_int8`, and float16 as for `score_float16`; one of them is empty.
+        queries: float32, shape (queries, input_dim).
+        q: which of them asks.
+        rows: its candidates, int32, shape (candidates,).
+        order: positions of rows.
+        heap: zeros, uint64, shape (top_k,); receives the keys of positions, best first.
+    """
+    rounded, scale, halves = copies
+    size, bound, last = 0, np.float32(-np.inf), rows.shape[0] - 1
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        following, far = rows[min(i + 1, last)], rows[min(i + _AHEAD, last)]
+        if rounded.shape[0]:
+            # Finding a page takes longer than reading it: that is asked for sooner.
+            prefetch(rounded[far], 0)
+            _ask(rounded, following)
+            score = _int8_product(rounded, row, queries, q) * scale[row]
+        else:
+            prefetch(halves[far], 0)
+            _ask(halves, following)
+            score = _half_product(halves, row, queries, q)
+        if score >= bound:
+            size = offer(heap, size, make_key(score, order[row]))
+            bound = smallest_score(heap, size, bound)
+    sort_heap(heap, size)
 
 
 @jit()

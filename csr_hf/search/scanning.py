@@ -13,11 +13,13 @@ import numpy as np
 from csr_hf.jit import LANES, at_least, jit, lowest, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
-from csr_hf.search.ranking import cut, keep_best, made_room
+from csr_hf.search.ranking import cut, keep_best, make_key
+from csr_hf.search.rescoring import rank_rows
 from csr_hf.search.routing import by_block, choose, visits_of
 
 _LINE = 64
-_AHEAD = 2
+_AHEAD, _FAR = 2, 8
+"""Visits in advance of which memory is asked for: all of it, or its first line."""
 _EARLY = 32
 """Sub-blocks, at most, that a query scans before all others."""
 _PENDING = 2 * BLOCK
@@ -29,10 +31,11 @@ def _keep(
     sums: np.ndarray,
     first: int,
     length: int,
-    documents: tuple[np.ndarray, np.ndarray],
-    pending: tuple[np.ndarray, np.ndarray, np.ndarray],
-    states: tuple[np.ndarray, np.ndarray, np.ndarray],
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    pending: tuple[np.ndarray, np.ndarray],
+    states: tuple[np.ndarray, np.ndarray],
     i: int,
+    depth: int,
 ) -> None:
     """Move documents of a sub-block that may be among the best into the pending list of a query.
 
@@ -40,14 +43,16 @@ def _keep(
         sums: of the sub-block, uint16, with `ROOM` to read beyond.
         first: row of its first document.
         length: documents of the sub-block.
-        documents: allowed, 1 for rows that may be found, uint8, empty if all may; and order, positions of rows.
-        pending: of every query rows, int32, their scores, float32, and exact keys of the best, uint64.
-        states: of every query how many are pending, how many keys there are, smallest sum still of interest.
+        documents: rows where blocks begin and scale, neither used; allowed, 1 for rows that may be found, uint8, empty
+            if all may; and order, positions of rows.
+        pending: of every query rows, int32, and their scores, float32.
+        states: of every query how many are pending, smallest sum still of interest.
         i: the query.
+        depth: documents that it asks for.
     """
-    allowed, order = documents
-    counts, sizes, bounds = states
-    rows, scores, heap = pending[0][i], pending[1][i], pending[2][i]
+    _, _, allowed, order = documents
+    counts, bounds = states
+    rows, scores = pending[0][i], pending[1][i]
     count, filtered, least = counts[i], allowed.shape[0] > 0, np.uint16(bounds[i])
     for begin in range(0, length, LANES):
         near = at_least(sums, begin, least)
@@ -59,33 +64,40 @@ def _keep(
             if not filtered or allowed[first + place] > 0:
                 rows[count], scores[count] = first + place, np.float32(sums[place])
                 count += 1
-    counts[i], sizes[i], bounds[i] = made_room(rows, scores, order, heap, (count, sizes[i], bounds[i]), BLOCK)
+    counts[i] = count
+    if count > rows.shape[0] - BLOCK:
+        counts[i], bounds[i] = keep_best(rows, scores, count, order, depth, bounds[i])
 
 
 @jit()
-def _start(group: int, top_k: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _start(group: int, depth: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Empty lists of pending documents, and their states, of so many queries; see `_keep`."""
-    shape = group, 2 * top_k + _PENDING
+    shape = group, 2 * depth + _PENDING
     pending = np.empty(shape, np.int32), np.empty(shape, np.float32)
-    return pending, (np.zeros(group, np.int64), np.zeros(group, np.int64), np.zeros(group, np.float32))
+    return pending, (np.zeros(group, np.int64), np.zeros(group, np.float32))
 
 
 @jit()
 def _finish(
-    order: np.ndarray,
-    pending: tuple[np.ndarray, np.ndarray, np.ndarray],
-    states: tuple[np.ndarray, np.ndarray, np.ndarray],
+    pending: tuple[np.ndarray, np.ndarray],
+    states: tuple[np.ndarray, np.ndarray],
     i: int,
+    depth: int,
+    order: np.ndarray,
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
+    dense: np.ndarray,
+    heap: np.ndarray,
 ) -> None:
-    """Turn what is pending and in the heap into the keys of the best, in any order: a second stage finds another."""
-    rows, scores, heap = pending[0][i], pending[1][i], pending[2][i]
-    counts, sizes, bounds = states
-    count = counts[i]
-    if count > heap.shape[0]:
-        count, _ = cut(rows, scores, count, heap.shape[0], bounds[i])
+    """Fill a query's keys: those of the `depth` best, or what a copy finds the best of these."""
+    rows, scores = pending[0][i], pending[1][i]
+    count, _ = keep_best(rows, scores, states[0][i], order, depth, states[1][i])
+    if copies[0].shape[0] or copies[2].shape[0]:
+        rank_rows(copies, dense, i, rows[:count], order, heap)
+        return
     for at in range(count):
         prefetch(order, rows[at])
-    keep_best(rows, scores, count, order, heap, sizes[i])
+    for at in range(count):
+        heap[at] = make_key(scores[at], order[rows[at]])
 
 
 @jit()
@@ -144,6 +156,9 @@ def scan_query(
     probes: int,
     part: int,
     parts: int,
+    depth: int,
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
+    dense: np.ndarray,
     heap: np.ndarray,
 ) -> None:
     """Documents of a query whose signs agree with it best, sub-block after sub-block.
@@ -158,28 +173,33 @@ def scan_query(
         probes: blocks to visit; if it is all of them, all sub-blocks are scanned.
         part: which share of the sub-blocks is scanned here.
         parts: how many shares there are.
-        heap: zeros, uint64, shape (top_k,); receives the keys, in any order.
+        depth: candidates, the documents of the best sums.
+        copies: what ranks them, see `rescoring.rank_rows`; all empty if nothing does.
+        dense: the query, float32, shape (1, input_dim).
+        heap: zeros, uint64; receives the keys of the best, in order, shape (top_k,), or of all candidates, in any.
     """
     planes, begins, firsts, _ = signs
-    _, _, allowed, order = documents
     own = tables.reshape(1, -1)
     blocks, places = firsts.shape[0] - 1, own.shape[1] // 32
     every, counts, _ = visits_of(summary, latents.reshape(1, -1), coarse.reshape(1, -1), blocks, probes)
     wanted = probes if probes < blocks else firsts[blocks]
     chosen = np.empty(wanted, np.int32)
     visits, _ = _choose_sub_blocks(signs, every[0, : counts[0]], own, 0, wanted, chosen)
-    (rows, scores), states = _start(1, heap.shape[0])
-    pending, sums = (rows, scores, heap.reshape(1, -1)), np.empty(BLOCK + ROOM, np.uint16)
+    pending, states = _start(1, depth)
+    sums = np.empty(BLOCK + ROOM, np.uint16)
     for visit in range(part, visits, parts):
-        if visit + _AHEAD * parts < visits:
-            following = chosen[visit + _AHEAD * parts]
+        # Finding a page takes longer than reading it: that is asked for sooner.
+        if visit + _FAR * parts < visits:
+            prefetch(planes, places * begins[chosen[visit + _FAR * parts]])
+        if visit + parts < visits:
+            following = chosen[visit + parts]
             for at in range(places * begins[following], places * begins[following + 1], _LINE):
                 prefetch(planes, at)
         first = begins[chosen[visit]]
         length = begins[chosen[visit] + 1] - first
-        if add_entries(planes, places * first, length, own, 0, sums, 0, np.uint16(states[2][0])):
-            _keep(sums, first, length, (allowed, order), pending, states, 0)
-    _finish(order, pending, states, 0)
+        if add_entries(planes, places * first, length, own, 0, sums, 0, np.uint16(states[1][0])):
+            _keep(sums, first, length, documents, pending, states, 0, depth)
+    _finish(pending, states, 0, depth, documents[3], copies, dense, heap)
 
 
 @jit()
@@ -191,6 +211,9 @@ def scan_group(
     coarse: np.ndarray,
     tables: np.ndarray,
     probes: int,
+    depth: int,
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
+    dense: np.ndarray,
     heaps: np.ndarray,
 ) -> None:
     """The same of a group of queries, sub-block after sub-block as they lie in memory.
@@ -199,7 +222,6 @@ def scan_group(
     `heaps`.
     """
     planes, begins, firsts, _ = signs
-    _, _, allowed, order = documents
     group, blocks, places = heaps.shape[0], firsts.shape[0] - 1, tables.shape[1] // 32
     every, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
     wanted = probes if probes < blocks else firsts[blocks]
@@ -207,9 +229,9 @@ def scan_group(
     for i in range(group):
         visited = every[i, : visits[i]]
         visits[i], fronts[i] = _choose_sub_blocks(signs, visited, tables, i, wanted, chosen[i])
-    (rows, scores), states = _start(group, heaps.shape[1])
-    pending, sums = (rows, scores, heaps), np.empty(BLOCK + ROOM, np.uint16)
-    counts, _, bounds = states
+    pending, states = _start(group, depth)
+    counts, bounds = states
+    sums = np.empty(BLOCK + ROOM, np.uint16)
     # Every query's best sub-blocks come first: what they hold spares it most of what the others hold.
     for turn in range(2):
         visitors, ends = by_block(chosen, visits, fronts, turn, begins.shape[0] - 1)
@@ -218,9 +240,9 @@ def scan_group(
             for at in range(ends[number], ends[number + 1]):
                 i = visitors[at]
                 if add_entries(planes, places * first, length, tables, i, sums, 0, np.uint16(bounds[i])):
-                    _keep(sums, first, length, (allowed, order), pending, states, i)
+                    _keep(sums, first, length, documents, pending, states, i, depth)
         for i in range(group):
-            if turn == 0 and counts[i] > heaps.shape[1]:
-                counts[i], bounds[i] = cut(rows[i], scores[i], counts[i], heaps.shape[1], bounds[i])
+            if turn == 0 and counts[i] > depth:
+                counts[i], bounds[i] = cut(pending[0][i], pending[1][i], counts[i], depth, bounds[i])
     for i in range(group):
-        _finish(order, pending, states, i)
+        _finish(pending, states, i, depth, documents[3], copies, dense, heaps[i])

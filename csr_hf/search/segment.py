@@ -8,28 +8,20 @@ from functools import cached_property
 import numpy as np
 
 from csr_hf.jit import frozen
-from csr_hf.search import kernels, rescoring, scanning
+from csr_hf.search import rescoring
 from csr_hf.search.building import BLOCK
 from csr_hf.search.clustering import similar_blocks
 from csr_hf.search.copies import COPIES, make_copies, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
-from csr_hf.search.queries import PreparedQueries
-from csr_hf.search.ranking import split_keys
-from csr_hf.search.routing import group_size
 from csr_hf.search.sub_blocks import signs_of, sub_blocks
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import available_threads, run
 
-_ALL_ALLOWED = np.empty(0, np.uint8)
 _LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
 _BY_ROW = ("indices", "values", "steps", "scale", "int8", "int8_scale", "float16")
 _SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
 _FIRST_STAGE = (*_LISTS, "summary", "scale", "order", "rows")
-_SHARE, _SCAN_SHARE = 128, 512
-"""Blocks of a query that are worth a thread of their own: lists to add up, signs to scan."""
 _CHUNK = 16_384
-_ALONE = 8
-"""Queries a thread from which they pass over the blocks together."""
 
 
 class Segment:
@@ -97,61 +89,6 @@ class Segment:
         stored = arrays["indices"], arrays["values"], arrays["scale"]
         lists = build_lists(*stored, arrays["order"], arrays["rows"], dim)
         return cls({**arrays, **lists}, dim, decoded)
-
-    def find(
-        self, queries: PreparedQueries, depth: int, threads: int, allowed: np.ndarray | None, nprobe: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best `depth` documents by codes alone, or by their signs if the queries are prepared for these.
-
-        Args:
-            queries: prepared for this index.
-            depth: documents wanted, no more than there are.
-            threads: at work.
-            allowed: bool, shape (n,): documents that may be found, by position; None for all.
-            nprobe: blocks to visit; None for all.
-
-        Returns:
-            float32 scores and int64 positions, shape (n_queries, depth), best first; -inf and -1 for none.
-        """
-        n = len(queries.factors)
-        if not n or not depth:
-            return np.empty((n, depth), np.float32), np.empty((n, depth), np.int64)
-        mask = frozen(_ALL_ALLOWED if allowed is None else allowed[self.arrays["order"]].view(np.uint8))
-        documents = (self.arrays["rows"], self.arrays["scale"], mask, self.arrays["order"])
-        summary = self.arrays["summary"]
-        blocks = len(self.arrays["bits"])
-        probes = min(nprobe or blocks, blocks)
-        if queries.tables is None:
-            one, many, share = kernels.search_query, kernels.search_group, _SHARE
-            stored, values = tuple(self.arrays[name] for name in _LISTS), queries.steps
-            group = group_size(depth, blocks, probes)
-        else:
-            one, many, share = scanning.scan_query, scanning.scan_group, _SCAN_SHARE
-            stored, values = tuple(self.arrays[name] for name in _SIGNS), queries.tables
-            group = group_size(depth, blocks, probes if probes < blocks else len(self.arrays["binary_rows"]))
-        # Few queries cannot occupy the threads, so their blocks are shared out.
-        parts = min(threads, -(-probes // share)) if n < 2 * threads else 1
-        keys = np.zeros((parts, n, depth), np.uint64)
-
-        def search_one(i: int, part: int) -> None:
-            query = queries.latents[i], queries.coarse[i], values[i]
-            one(stored, documents, summary, *query, probes, part, parts, keys[part, i])
-
-        def search_many(first: int, stop: int) -> None:
-            query = queries.latents[first:stop], queries.coarse[first:stop], values[first:stop]
-            many(stored, documents, summary, *query, probes, keys[0, first:stop])
-
-        if n < _ALONE * threads:
-            run(search_one, [(i, part) for i in range(n) for part in range(parts)], threads)
-        else:
-            group = min(group, -(-n // threads))
-            run(search_many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
-        merged = keys[0]
-        if parts > 1:
-            merged = np.ascontiguousarray(
-                np.sort(keys.transpose(1, 0, 2).reshape(n, -1), axis=1)[:, : -depth - 1 : -1]
-            )
-        return split_keys(merged, queries.factors)
 
     def rescore(
         self, kind: str, queries: QueryProjections | np.ndarray, positions: np.ndarray, scores: np.ndarray

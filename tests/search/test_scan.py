@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from csr_hf.jit import LANES, at_least, from_half, half_by_bits, jit, lowest
+from csr_hf.search import finding
 from csr_hf.search.copies import store_float16, store_float16_plainly
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.lookup import HIGHEST, ROOM, SHUFFLE, add_entries, add_plainly
@@ -182,6 +183,31 @@ def test_the_best_signs_are_scored_anew(index, queries, dense, count, threads):
             expected = chosen[np.argsort(-scores[i, chosen], kind="stable")][:10]
             np.testing.assert_allclose(result.scores[i], scores[i, expected], atol=1e-5)
             assert set(result.positions[i]) == set(expected)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+@pytest.mark.parametrize("nprobe", [None, 4])
+def test_both_stages_in_one_pass_find_what_they_find_apart(documents, queries, dense, monkeypatch, kind, nprobe):
+    index = InvertedIndex.build(documents, embeddings=dense[0], copies=["binary", kind])
+    arguments = {"rescore": kind, "candidates": 60, "scan": "binary", "nprobe": nprobe, "threads": 2}
+    together = [index.search(queries[i], 10, embeddings=dense[1][i : i + 1], **arguments) for i in range(5)]
+    # Two threads that share a query cannot rank before both have found their candidates.
+    monkeypatch.setattr(finding, "_SCAN_SHARE", 1)
+    for i, one in enumerate(together):
+        apart = index.search(queries[i], 10, embeddings=dense[1][i : i + 1], **arguments)
+        np.testing.assert_array_equal(apart.positions, one.positions)
+        np.testing.assert_allclose(apart.scores, one.scores, rtol=1e-6)
+    batch = index.search(queries, 10, embeddings=dense[1], **arguments)
+    np.testing.assert_array_equal(batch.positions[:5], np.concatenate([one.positions for one in together]))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_of_documents_alike_the_first_are_candidates(queries, dense, count):
+    rows = np.repeat(dense[0][:2], N // 2, axis=0)
+    index = InvertedIndex.build(random_codes(N, 8, 150, 30), embeddings=rows, copies=["binary", "int8"])
+    asked = np.tile(dense[0][1], (count, 1))
+    found = index.search(queries[:count], 20, rescore="int8", candidates=20, scan="binary", embeddings=asked)
+    assert (found.positions == N // 2 + np.arange(20)).all()
 
 
 def test_only_visited_blocks_are_scanned(index, queries, dense):
