@@ -113,6 +113,9 @@ def add_bench_flags(command: argparse.ArgumentParser, common: argparse.ArgumentP
 
 def _add_search_contest_flags(search: argparse.ArgumentParser) -> None:
     search.add_argument("--head", required=True, help="folder of a run or head, or Hub id")
+    search.add_argument(
+        "--other-head", action="append", default=[], help="have csr_hf search its codes too; may be repeated"
+    )
     search.add_argument("--documents", type=int, default=1_000_000, help="to search among (default: %(default)s)")
     search.add_argument("--queries", type=int, default=1_000, help="in a batch (default: %(default)s)")
     search.add_argument(

@@ -60,6 +60,7 @@ def search(options: argparse.Namespace, console: Console, say: Callable[[str], N
         source=options.source,
         limit=options.limit,
         contestants=options.contestants,
+        other_heads=options.other_head,
         task=options.task,
         device=options.device,
         progress=not options.no_progress,

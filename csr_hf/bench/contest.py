@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from csr_hf.atomic import written_whole
@@ -18,6 +19,8 @@ from csr_hf.recipe import versions
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,16 @@ def compete(contestants: Sequence[Contestant], repeats: int, work: int, *, progr
                     timing.seconds.append(seconds)
                 bar.update()
     return timings
+
+
+def touch_memory(nbytes: int) -> None:
+    """Have so much memory at hand, at most half of what is free, for what is timed next.
+
+    A virtual machine may be given its memory only as it is first touched, and gives it back seconds after it is freed:
+    a quick build would be timed doing little else. It is to be called before each contestant.
+    """
+    block = np.empty(min(nbytes, psutil.virtual_memory().available // 2), np.uint8)
+    block[::_PAGE] = 1
 
 
 class PeakMemory:

@@ -6,13 +6,14 @@ import importlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from csr_hf.encoder import decoded_norms, encode_embeddings
 from csr_hf.search.query_encoder import QueryEncoder
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class Corpus:
     def query_encoder(self) -> QueryEncoder:
         """Of the head."""
         return QueryEncoder(self.head.dictionary.numpy(force=True), self.codes.head)
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that a build may well take: what `touch_memory` is asked for before it."""
+        return 2 * self.documents.nbytes
+
+    def encoded_by(self, head: CSRModel) -> Corpus:
+        """The same documents with the codes of another head."""
+        codes = encode_embeddings(head, self.documents, self.codes.k, refine=True, dtype="float16")
+        return replace(self, head=head, codes=codes, norms=decoded_norms(head, codes))
 
     def blocks(self) -> Iterator[slice]:
         """Rows to add, some at a time.
@@ -280,7 +291,7 @@ class MilvusLite(Rival):
     name = "Milvus Lite"
     needs = ("milvus_lite", "pymilvus[milvus-lite]")
     most_queries = 64
-    most_singles = 32
+    most_singles = 8
 
     def build(self) -> None:
         """A collection in a file."""

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.atomic import check_writable
-from csr_hf.bench.contest import Contestant, PeakMemory, compete, conditions
+from csr_hf.bench.contest import Contestant, PeakMemory, compete, conditions, touch_memory
+from csr_hf.bench.csr_rival import CSRIndex
 from csr_hf.bench.rivals import Corpus, FaissFlat, FaissHNSW, HnswLib, MilvusLite, Rival, USearch
 from csr_hf.bench.search_data import TOP_K, SearchData, make_data, real_embeddings
 from csr_hf.bench.search_results import Measured, SearchContest, plot_search
 from csr_hf.bench.staged_rivals import (
-    CSRIndex,
     FaissBinary,
     FaissIVFPQ,
     ScipyCSR,
@@ -88,6 +88,7 @@ def bench_search(
     source: str = "python-docs",
     limit: int | None = None,
     contestants: Sequence[str] = ("all",),
+    other_heads: Sequence[str | Path] = (),
     task: str | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -103,6 +104,7 @@ def bench_search(
         source: real embeddings, or texts to embed: see `search_data.real_embeddings`.
         limit: rows of each source of texts.
         contestants: of `RIVALS`, or "all".
+        other_heads: of the same backbone; our index takes part with the codes of each of them as well.
         task: a retrieval task of mteb, on which each setting's nDCG@10 is measured too.
         device: of the head and its backbone; default the best at hand.
         progress: show bars.
@@ -117,6 +119,8 @@ def bench_search(
     check_writable(output)
     _check_sizes(sizes)
     model = load_head(open_repository(head)).eval()
+    others = [_other_head(other, model) for other in other_heads]
+    rivals += [CSRIndex.of_head(other) for other in others]
 
     @cache
     def backbone() -> Backbone:
@@ -141,7 +145,8 @@ def bench_search(
     contest.details = {
         "command": command,
         **conditions(packages),
-        "head": {name: getattr(model.config, name) for name in ("input_dim", "hidden_dim", "k")},
+        "head": _sizes_of(model),
+        "other_heads": [_sizes_of(other) for other in others],
         "source": ",".join(Path(name).name for name in source.split(",")),
         **asdict(sizes),
         **contest.details,
@@ -174,6 +179,21 @@ def _contest(
         for entry in built:
             entry.rival.close()
     return SearchContest(results, skipped, {"data": data.origin, "encoding_seconds": seconds, "k": corpus.codes.k})
+
+
+def _sizes_of(head: CSRModel) -> dict[str, int]:
+    return {name: getattr(head.config, name) for name in ("input_dim", "hidden_dim", "k")}
+
+
+def _other_head(name: str | Path, head: CSRModel) -> CSRModel:
+    """A head whose codes take part as well."""
+    other = load_head(open_repository(name)).eval()
+    if other.config.input_dim != head.config.input_dim:
+        raise ValueError(
+            f"`other_heads`: {name} takes embeddings of width {other.config.input_dim}, the head of width "
+            f"{head.config.input_dim}. Name heads of the same backbone."
+        )
+    return other
 
 
 def _check_sizes(sizes: SearchSizes) -> None:
@@ -258,6 +278,7 @@ def build_all(
             kind.check()
             rival = kind(corpus)
             gc.collect()
+            touch_memory(corpus.working_bytes)
             began = time.perf_counter()
             with PeakMemory() as peak:
                 rival.build()

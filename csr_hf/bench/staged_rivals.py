@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from typing import Any, cast
 
 import numpy as np
 
+from csr_hf.bench.csr_rival import asked_codes, query_ks_of
 from csr_hf.bench.rivals import Corpus, Rival, padded
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
-from csr_hf.search.rounding import COARSE_K
 from csr_hf.sparse_codes import SparseCodes
 
 _CANDIDATES = (100, 300, 1000)
 _NORM_BYTES = 4
-_RESCORE = "int8"
-"""Copies that rank what is found, unless the sweep names others."""
 
 
 class Int8Stage:
@@ -43,72 +39,6 @@ class Int8Stage:
         scores = self._index.rescore(candidates, "int8", embeddings=queries, threads=self._threads)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
         return np.take_along_axis(candidates, order, axis=1)
-
-
-class CSRIndex(Rival):
-    """Our index: the largest projections of the query, or signs, find candidates, copies rank them."""
-
-    name = "csr_hf"
-    uses_codes = True
-
-    def build(self) -> None:
-        """Lists, signs and a copy that ranks; an index for each such copy."""
-        corpus = self.corpus
-        self.indices: dict[str, InvertedIndex] = {}
-        self._seconds: dict[str, float] = {}
-        for copy in corpus.sweep.get("rescore", [_RESCORE]):
-            began = time.perf_counter()
-            self.indices[copy] = InvertedIndex.build(
-                corpus.codes,
-                decoded_norms=corpus.norms,
-                embeddings=corpus.documents,
-                copies=tuple(dict.fromkeys(["binary", copy])),
-            )
-            self._seconds[copy] = time.perf_counter() - began
-
-    def settings(self) -> list[dict[str, Any]]:
-        """Latents of a query, candidates (0 ranks by codes alone), scans of signs, and whatever else is swept."""
-        corpus = self.corpus
-        query_ks = query_ks_of(corpus)
-        depths = list(dict.fromkeys(min(count, len(corpus.documents)) for count in corpus.candidates))
-        found: list[dict[str, Any]] = [{"query_k": k, "candidates": depth} for depth in [0, *depths] for k in query_ks]
-        # Latents only choose the blocks of a scan, so many of them at most.
-        few = min(query_ks[0], COARSE_K)
-        found += [{"scan": "binary", "query_k": few, "candidates": depth} for depth in depths]
-        swept = [dict(zip(corpus.sweep, values, strict=True)) for values in product(*corpus.sweep.values())]
-        every = [{**setting, **others} for setting in found for others in swept]
-        for setting in every:
-            if not setting["candidates"]:
-                setting.pop("rescore", None)
-        return [setting for at, setting in enumerate(every) if setting not in every[:at]]
-
-    def search(
-        self, queries: np.ndarray, top_k: int, query_k: int = 32, candidates: int = 0, **setting: Any
-    ) -> np.ndarray:
-        """As `Rival.search`; further settings are passed to `InvertedIndex.search`."""
-        codes = asked_codes(self.corpus, queries, query_k)
-        options: dict[str, Any] = {"threads": self.corpus.threads, **setting}
-        if candidates:
-            options = {"rescore": _RESCORE, **options, "candidates": candidates, "embeddings": queries}
-        return self.indices[self._copy_of(setting)].search(codes, top_k, **options).positions
-
-    @property
-    def bytes_per_vector(self) -> float:
-        """Code, norm, postings and copies, with the first of the copies that rank."""
-        return next(iter(self.indices.values())).bytes_per_vector
-
-    def bytes_of(self, setting: Mapping[str, Any]) -> float:
-        """Without copies that the setting does not read."""
-        index, dim = self.indices[self._copy_of(setting)], self.corpus.documents.shape[1]
-        read = {setting.get("scan"), setting.get("rescore", _RESCORE) if setting["candidates"] else None}
-        return index.bytes_per_vector - sum(copy_bytes(copy, dim) for copy in index.copies if copy not in read)
-
-    def seconds_of(self, setting: Mapping[str, Any], seconds: float) -> float:
-        """Of the index that this setting searches."""
-        return self._seconds[self._copy_of(setting)]
-
-    def _copy_of(self, setting: Mapping[str, Any]) -> str:
-        return setting.get("rescore") or next(iter(self.indices))
 
 
 class ScipyCSR(Rival):
@@ -152,8 +82,8 @@ class SentenceTransformersSimilarity(Rival):
 
     name = "sentence-transformers"
     uses_codes = True
-    most_queries = 16
-    most_singles = 4
+    most_queries = 8
+    most_singles = 2
 
     def build(self) -> None:
         """A sparse tensor, as its encoder gives."""
@@ -323,16 +253,6 @@ class FaissBinary(Rival):
     def bytes_per_vector(self) -> float:
         """Signs and copy."""
         return self._width + self.second.bytes_per_vector
-
-
-def query_ks_of(corpus: Corpus) -> list[int]:
-    """Latents of a query, in ascending order, none beyond the head's."""
-    return sorted({min(corpus.codes.k * factor, corpus.codes.dim) for factor in corpus.query_k_factors})
-
-
-def asked_codes(corpus: Corpus, queries: np.ndarray, query_k: int) -> SparseCodes:
-    """Codes of dense queries."""
-    return corpus.query_encoder.codes(queries, query_k, threads=corpus.threads)
 
 
 def scaled(corpus: Corpus) -> SparseCodes:

@@ -77,7 +77,7 @@ def test_contest_writes_what_it_measured_and_how(held):
     assert (details["documents"], details["threads"], details["k"], details["seed"]) == (2000, 1, 8, 0)
     assert details["data"] == {"rows": 900, "seeds": 850, "jitter": 0.5, "seed": 0}
     assert details["source"] == "rows.npy"
-    assert {one["queries"] for one in of(written, "sentence-transformers")} == {16}
+    assert {one["queries"] for one in of(written, "sentence-transformers")} == {8}
 
 
 def test_contestants_that_are_missing_are_named_with_the_way_out(held):
@@ -277,6 +277,27 @@ def test_every_copy_that_ranks_has_an_index_of_its_own(rows, small_head, tmp_pat
     assert sum(seconds) <= ours.seconds
     for setting in ours.rival.settings():
         assert ours.rival.search(rows[:3], 5, **setting).shape == (3, 5)
+
+
+def test_codes_of_another_head_take_part_under_a_name_of_their_own(rows, small_head, tmp_path, capsys):
+    heads = {"head": small_head, "wide": make_head(input_dim=rows.shape[1], hidden_dim=96, k=4)}
+    heads["other"] = make_head(input_dim=8, hidden_dim=96, k=4)
+    for name, head in heads.items():
+        head.save_pretrained(tmp_path / name)
+    np.save(tmp_path / "rows.npy", rows)
+    call = ["bench", "search", "--head", tmp_path / "head", "--source", tmp_path / "rows.npy", *SIZES]
+    call += ["--contestants", "csr_hf,flat", "--candidates", "50", "--query-k-factor", "4", "--no-progress"]
+    call = [str(word) for word in [*call, "--output", tmp_path / "out"]]
+    assert main([*call, "--other-head", str(tmp_path / "wide")]) == 0
+    written = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert [one["hidden_dim"] for one in written["details"]["other_heads"]] == [96]
+    own, other = (of(written, name) for name in ("csr_hf", "csr_hf, 96 latents"))
+    assert [one["setting"] for one in own] == [one["setting"] for one in other]
+    # Shorter codes, fewer bytes; the same copies.
+    assert all(a["bytes_per_vector"] != b["bytes_per_vector"] for a, b in zip(own, other, strict=True))
+    assert min(one["recall"] for one in other if one["setting"].get("scan")) > 0.5
+    assert main([*call, "--other-head", str(tmp_path / "other")]) == 2
+    assert "takes embeddings of width 8" in capsys.readouterr().err
 
 
 def test_build_that_would_take_too_long_is_given_up_early(rows, small_head, tmp_path, monkeypatch):
