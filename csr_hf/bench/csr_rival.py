@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,15 +30,22 @@ class CSRIndex(Rival):
     uses_codes = True
     other_head: ClassVar[CSRModel | None] = None
     """Makes the codes in place of the corpus's head."""
+    other_k: ClassVar[int | None] = None
+    """Latents that it keeps of a document; None is its own k."""
 
     def __init__(self, corpus: Corpus) -> None:
-        super().__init__(corpus if self.other_head is None else corpus.encoded_by(self.other_head))
+        super().__init__(corpus if self.other_head is None else corpus.encoded_by(self.other_head, self.other_k))
 
     @classmethod
-    def of_head(cls, head: CSRModel) -> type[CSRIndex]:
-        """The same contestant over the codes of another head, by another name."""
-        name = f"{cls.name}, {head.config.hidden_dim:,} latents"
-        return type(cls.__name__, (cls,), {"name": name, "other_head": head})
+    def of_heads(cls, heads: Sequence[CSRModel], k: int | None) -> list[type[CSRIndex]]:
+        """The same contestant over the codes of other heads, each by a name of its own."""
+        names = [f"{cls.name}, {head.config.hidden_dim:,} latents" for head in heads]
+        counts = [names[:at].count(name) for at, name in enumerate(names)]
+        names = [f"{name} ({count + 1})" if count else name for name, count in zip(names, counts, strict=True)]
+        return [
+            type(cls.__name__, (cls,), {"name": name, "other_head": head, "other_k": k})
+            for name, head in zip(names, heads, strict=True)
+        ]
 
     def build(self) -> None:
         """Lists, signs and a copy that ranks; an index for each such copy."""

@@ -62,10 +62,10 @@ class Corpus:
         """Memory that a build may well take: what `touch_memory` is asked for before it."""
         return 2 * self.documents.nbytes
 
-    def encoded_by(self, head: CSRModel) -> Corpus:
-        """The same documents with the codes of another head."""
-        codes = encode_embeddings(head, self.documents, self.codes.k, refine=True, dtype="float16")
-        return replace(self, head=head, codes=codes, norms=decoded_norms(head, codes))
+    def encoded_by(self, head: CSRModel, k: int | None) -> Corpus:
+        """The same documents with the codes of another head; see `document_codes`."""
+        codes, norms = document_codes(head, self.documents, k)
+        return replace(self, head=head, codes=codes, norms=norms)
 
     def blocks(self) -> Iterator[slice]:
         """Rows to add, some at a time.
@@ -83,6 +83,12 @@ class Corpus:
                 raise OverBudgetError(
                     f"building would take about {expected:,.0f} s, and the budget is {self.budget:,.0f} (--budget)"
                 )
+
+
+def document_codes(head: CSRModel, documents: np.ndarray, k: int | None) -> tuple[SparseCodes, np.ndarray]:
+    """Codes of documents with least-squares values, of k latents, default the head's; and the norms they decode to."""
+    codes = encode_embeddings(head, documents, k, refine=True, dtype="float16")
+    return codes, decoded_norms(head, codes)
 
 
 class Rival(ABC):

@@ -18,7 +18,7 @@ import numpy as np
 from csr_hf.atomic import check_writable
 from csr_hf.bench.contest import Contestant, PeakMemory, compete, conditions, touch_memory
 from csr_hf.bench.csr_rival import CSRIndex
-from csr_hf.bench.rivals import Corpus, FaissFlat, FaissHNSW, HnswLib, MilvusLite, Rival, USearch
+from csr_hf.bench.rivals import Corpus, FaissFlat, FaissHNSW, HnswLib, MilvusLite, Rival, USearch, document_codes
 from csr_hf.bench.search_data import TOP_K, SearchData, make_data, real_embeddings
 from csr_hf.bench.search_results import Measured, SearchContest, plot_search
 from csr_hf.bench.staged_rivals import (
@@ -28,7 +28,6 @@ from csr_hf.bench.staged_rivals import (
     Seismic,
     SentenceTransformersSimilarity,
 )
-from csr_hf.encoder import decoded_norms, encode_embeddings
 from csr_hf.evaluation.neighbors import neighbor_recall
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
@@ -120,7 +119,7 @@ def bench_search(
     _check_sizes(sizes)
     model = load_head(open_repository(head)).eval()
     others = [_other_head(other, model) for other in other_heads]
-    rivals += [CSRIndex.of_head(other) for other in others]
+    rivals += CSRIndex.of_heads(others, sizes.k)
 
     @cache
     def backbone() -> Backbone:
@@ -237,8 +236,7 @@ def chosen_rivals(names: Sequence[str]) -> list[type[Rival]]:
 def make_corpus(head: CSRModel, documents: np.ndarray, sizes: SearchSizes, folder: Path) -> tuple[Corpus, float]:
     """What all contestants are given, and the seconds that the encoding of its codes took."""
     began = time.perf_counter()
-    codes = encode_embeddings(head, documents, sizes.k, refine=True, dtype="float16")
-    norms = decoded_norms(head, codes)
+    codes, norms = document_codes(head, documents, sizes.k)
     seconds = time.perf_counter() - began
     corpus = Corpus(
         documents,

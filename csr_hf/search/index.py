@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from csr_hf.search import storage
-from csr_hf.search.ids import Ids, listed
+from csr_hf.search.ids import Ids
 from csr_hf.search.parts import (
     Part,
     SearchResult,
-    Settings,
+    deleted,
     first_stage,
     ids_at,
     made_room,
@@ -23,18 +23,16 @@ from csr_hf.search.parts import (
     starts_of,
     to_store,
     two_stages,
-    without,
 )
 from csr_hf.search.queries import (
-    checked_dense,
     checked_depth,
     checked_nprobe,
     checked_positions,
-    checked_projections,
     checked_threads,
     prepare_queries,
 )
 from csr_hf.search.segment import Segment
+from csr_hf.search.settings import Settings
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 
@@ -110,7 +108,7 @@ class InvertedIndex:
         Raises:
             ValueError: as `build` does, and for codes of another head or dim, or ids in use.
         """
-        self._check_codes(codes)
+        self._settings.check_codes(codes)
         if codes.k != self.k:
             raise ValueError(f"`codes.k` ({codes.k}) is not the index's k ({self.k}). Encode or truncate to that.")
         if (decoded_norms is not None) != self._settings.decoded:
@@ -138,20 +136,9 @@ class InvertedIndex:
             ValueError: for an id that is not there, unless `missing_ok`; then nothing is deleted.
         """
         with self._writing:
-            wanted = list(dict.fromkeys(listed(ids, "ids")))
-            parts, found = list(self._parts), np.zeros(len(wanted), bool)
-            for at, part in enumerate(self._parts):
-                positions = part.ids.positions_of(wanted)
-                here = positions >= 0
-                here[here] = part.mask[positions[here]]
-                if here.any():
-                    parts[at] = without(part, positions[here])
-                found |= here
-            if not missing_ok and not found.all():
-                unknown = wanted[int(np.argmin(found))]
-                raise ValueError(f"`ids`: there is no document {unknown!r}. Pass `missing_ok=True` to pass over it.")
+            parts, count = deleted(self._parts, ids, missing_ok=missing_ok)
             self._parts = tuple(parts)
-            return int(found.sum())
+            return count
 
     def compact(self) -> None:
         """Join all segments into one without the deleted documents; positions are numbered anew."""
@@ -204,14 +191,17 @@ class InvertedIndex:
             ValueError: for codes of another head or dim, a stage without what it needs, or values out of range.
         """
         parts = self._parts
-        self._check_codes(codes)
+        self._settings.check_codes(codes)
         depth = checked_depth(top_k, rescore, candidates, self._settings.copies, scan)
         threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
-        dense = None if rescore is None else self._dense(rescore, len(codes), projections, embeddings)
+        n, dense = len(codes), None
+        if rescore is not None:
+            dense = self._settings.second_stage_queries(rescore, n, projections, embeddings)
         queries = prepare_queries(codes, query_k, self._settings.decoded)
         starts = starts_of(parts)
         if scan:
-            queries = queries.by_signs(dense if isinstance(dense, np.ndarray) else self._asked(embeddings, len(codes)))
+            asked = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
+            queries = queries.by_signs(asked)
         if dense is None:
             found = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
         else:
@@ -246,19 +236,8 @@ class InvertedIndex:
         starts = starts_of(parts)
         positions = checked_positions(positions, int(starts[-1]))
         checked_depth(1, kind, 1, self._settings.copies)
-        dense = self._dense(kind, len(positions), projections, embeddings)
+        dense = self._settings.second_stage_queries(kind, len(positions), projections, embeddings)
         return rescored(parts, starts, kind, dense, positions, checked_threads(threads))
-
-    def _dense(
-        self, rescore: str, n: int, projections: QueryProjections | None, embeddings: np.ndarray | None
-    ) -> QueryProjections | np.ndarray:
-        """What the second stage compares documents with."""
-        if rescore == "self":
-            return checked_projections(projections, n, self._settings.dim, self._settings.decoded, self._settings.head)
-        return self._asked(embeddings, n)
-
-    def _asked(self, embeddings: np.ndarray | None, n: int) -> np.ndarray:
-        return checked_dense(embeddings, n, self._settings.input_dim)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder; an index already there is replaced in one step.
@@ -291,16 +270,6 @@ class InvertedIndex:
         stored, values = storage.load_folder(folder, mmap=mmap, verify=verify)
         settings = Settings(**{**values, "copies": tuple(values["copies"])})
         return cls(opened(stored, settings, folder, verify=verify), settings)
-
-    def _check_codes(self, codes: SparseCodes) -> None:
-        dim, head = self._settings.dim, self._settings.head
-        if codes.dim != dim:
-            raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({dim}). Encode with its head.")
-        if None not in (codes.head, head) and codes.head != head:
-            raise ValueError(
-                f"`codes.head` ({codes.head}) is not the head the index was built with ({head}). "
-                "Encode with that head, or build the index again."
-            )
 
     def _next_id(self) -> int:
         """The number after the largest id."""

@@ -18,6 +18,7 @@ from csr_hf.search.ids import Ids, listed
 from csr_hf.search.queries import PreparedQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.segment import Segment
+from csr_hf.search.settings import Settings
 from csr_hf.search.storage import StoredSegment
 from csr_hf.sparse_codes import QueryProjections
 from csr_hf.threads import run
@@ -36,23 +37,6 @@ class SearchResult(NamedTuple):
     positions: np.ndarray
     """int64, shape (n_queries, top_k): documents in the order they were added, deleted ones included, counted from 0
     and anew by `InvertedIndex.compact`."""
-
-
-class Settings(NamedTuple):
-    """What all documents of an index share."""
-
-    k: int
-    """Latents kept of a document."""
-    dim: int
-    """Length of the latents axis."""
-    head: str | None
-    """Fingerprint of the head that made the codes."""
-    decoded: bool
-    """Whether scores are divided by the norms of the decoded documents."""
-    copies: tuple[str, ...]
-    """Copies of the embeddings."""
-    input_dim: int | None
-    """Width of these embeddings."""
 
 
 class Part(NamedTuple):
@@ -85,6 +69,27 @@ def without(part: Part, positions: np.ndarray) -> Part:
     alive = part.mask.copy()
     alive[positions] = False
     return part._replace(alive=alive)
+
+
+def deleted(parts: Sequence[Part], ids: Iterable[Hashable], *, missing_ok: bool) -> tuple[list[Part], int]:
+    """The parts without the documents of these ids, and how many of them there were.
+
+    Raises:
+        ValueError: for an id that is not there, unless `missing_ok`.
+    """
+    wanted = list(dict.fromkeys(listed(ids, "ids")))
+    left, found = list(parts), np.zeros(len(wanted), bool)
+    for at, part in enumerate(parts):
+        positions = part.ids.positions_of(wanted)
+        here = positions >= 0
+        here[here] = part.mask[positions[here]]
+        if here.any():
+            left[at] = without(part, positions[here])
+        found |= here
+    if not missing_ok and not found.all():
+        unknown = wanted[int(np.argmin(found))]
+        raise ValueError(f"`ids`: there is no document {unknown!r}. Pass `missing_ok=True` to pass over it.")
+    return left, int(found.sum())
 
 
 def made_room(parts: Sequence[Part], ids: Ids, *, replace: bool) -> list[Part]:

@@ -288,13 +288,15 @@ def test_codes_of_another_head_take_part_under_a_name_of_their_own(rows, small_h
     call = ["bench", "search", "--head", tmp_path / "head", "--source", tmp_path / "rows.npy", *SIZES]
     call += ["--contestants", "csr_hf,flat", "--candidates", "50", "--query-k-factor", "4", "--no-progress"]
     call = [str(word) for word in [*call, "--output", tmp_path / "out"]]
-    assert main([*call, "--other-head", str(tmp_path / "wide")]) == 0
+    wide = ["--other-head", str(tmp_path / "wide")]
+    assert main([*call, *wide, *wide]) == 0
     written = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert [one["hidden_dim"] for one in written["details"]["other_heads"]] == [96]
-    own, other = (of(written, name) for name in ("csr_hf", "csr_hf, 96 latents"))
-    assert [one["setting"] for one in own] == [one["setting"] for one in other]
-    # Shorter codes, fewer bytes; the same copies.
-    assert all(a["bytes_per_vector"] != b["bytes_per_vector"] for a, b in zip(own, other, strict=True))
+    assert [one["hidden_dim"] for one in written["details"]["other_heads"]] == [96, 96]
+    own, other, again = (of(written, f"csr_hf{name}") for name in ("", ", 96 latents", ", 96 latents (2)"))
+    assert [one["setting"]["candidates"] for one in own] == [one["setting"]["candidates"] for one in other]
+    # Its own k, half of the first head's: fewer bytes.
+    assert all(a["bytes_per_vector"] > b["bytes_per_vector"] for a, b in zip(own, other, strict=True))
+    assert [one["recall"] for one in again] == [one["recall"] for one in other]
     assert min(one["recall"] for one in other if one["setting"].get("scan")) > 0.5
     assert main([*call, "--other-head", str(tmp_path / "other")]) == 2
     assert "takes embeddings of width 8" in capsys.readouterr().err

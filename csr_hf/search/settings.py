@@ -1,0 +1,61 @@
+"""What all documents of an index share, and what queries and further documents must fit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csr_hf.search.queries import checked_dense, checked_projections
+from csr_hf.sparse_codes import QueryProjections, SparseCodes
+
+
+class Settings(NamedTuple):
+    """What all documents of an index share."""
+
+    k: int
+    """Latents kept of a document."""
+    dim: int
+    """Length of the latents axis."""
+    head: str | None
+    """Fingerprint of the head that made the codes."""
+    decoded: bool
+    """Whether scores are divided by the norms of the decoded documents."""
+    copies: tuple[str, ...]
+    """Copies of the embeddings."""
+    input_dim: int | None
+    """Width of these embeddings."""
+
+    def check_codes(self, codes: SparseCodes) -> None:
+        """Refuse codes of another head.
+
+        Raises:
+            ValueError: for codes of another dim or head.
+        """
+        if codes.dim != self.dim:
+            raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({self.dim}). Encode with its head.")
+        if None not in (codes.head, self.head) and codes.head != self.head:
+            raise ValueError(
+                f"`codes.head` ({codes.head}) is not the head the index was built with ({self.head}). "
+                "Encode with that head, or build the index again."
+            )
+
+    def dense_queries(self, embeddings: np.ndarray | None, n: int) -> np.ndarray:
+        """The embeddings of n queries as kernels take them.
+
+        Raises:
+            ValueError: if they are missing, of another shape or not finite.
+        """
+        return checked_dense(embeddings, n, self.input_dim)
+
+    def second_stage_queries(
+        self, kind: str, n: int, projections: QueryProjections | None, embeddings: np.ndarray | None
+    ) -> QueryProjections | np.ndarray:
+        """What the second stage compares documents with: projections for "self", else embeddings.
+
+        Raises:
+            ValueError: if they are missing, or do not fit the index or the number of queries.
+        """
+        if kind == "self":
+            return checked_projections(projections, n, self.dim, self.decoded, self.head)
+        return self.dense_queries(embeddings, n)
