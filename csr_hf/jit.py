@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 _HALF_TO_FLOAT = np.float32(2.0**112)
 LANES = 64
-"""Numbers that `at_least` compares."""
+"""Numbers that `at_least` compares, and `count_bits` counts in."""
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -42,6 +42,18 @@ def processor_features() -> set[str]:
     if name or features is not None:
         return {feature[1:] for feature in (features or "").split(",") if feature.startswith("+")}
     return {feature for feature, has in llvmlite.binding.get_host_cpu_features().items() if has}
+
+
+@jit()
+def largest_size(numbers: np.ndarray) -> np.float32:
+    """The largest absolute value of float32 without NaN, 0 for none.
+
+    Bits of floats that are not negative are in the order of the floats, and vectors of integers are compared at once.
+    """
+    bits, most = numbers.view(np.uint32), np.uint32(0)
+    for at in range(bits.shape[0]):
+        most = np.uint32(max(most, np.uint32(bits[at] & np.uint32(0x7FFFFFFF))))
+    return np.uint32(most).view(np.float32)
 
 
 @jit()
@@ -98,6 +110,21 @@ def _at_least(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
     return types.uint64(numbers, types.intp, types.uint16), generate
 
 
+def _count_bits(typing_context: Any, bits: Any, counts: Any, first: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[1])(context, builder, arguments[1])
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        place = builder.bitcast(builder.gep(made.data, [arguments[2]]), kind.as_pointer())
+        lanes = builder.load(place)
+        lanes.align = 2
+        set_bits = builder.zext(builder.bitcast(arguments[0], ir.VectorType(ir.IntType(1), LANES)), kind)
+        builder.store(builder.add(lanes, set_bits), place).align = 2
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, counts, types.intp), generate
+
+
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -124,5 +151,7 @@ lowest: Any = intrinsic(_lowest)
 """Which is the lowest bit of a uint64 that is set."""
 at_least: Any = intrinsic(_at_least)
 """Of so many uint16 from a place on as a uint64 has bits, those that reach a bound: bit i stands for the i-th."""
+count_bits: Any = intrinsic(_count_bits)
+"""Add the bits of a uint64 to as many uint16 from a place on: bit i to the i-th."""
 prefetch: Any = intrinsic(_prefetch)
 """Ask for the cache line of an element of a one-dimensional array; an index out of range does no harm."""

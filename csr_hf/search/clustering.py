@@ -20,7 +20,7 @@ _SAMPLE = 64
 _CELLS = 4
 """Cells of the first level whose clusters a document is compared with: the nearest cluster is often next door."""
 _CHUNK = 16_384
-_AHEAD = 8
+_AHEAD = 16
 """Documents whose memory is asked for in advance: those around a cell lie anywhere."""
 _FILL = 0.75
 """Of a block: clusters differ in size, and one a little too large would become two half full."""
@@ -182,6 +182,13 @@ def _nearest(
 
 
 @jit()
+def _ask_for(row: np.ndarray) -> None:
+    """Ask for a row, which may begin in one cache line and end in another."""
+    prefetch(row, 0)
+    prefetch(row, row.shape[0] - 1)
+
+
+@jit()
 def _compare(
     indices: np.ndarray,
     values: np.ndarray,
@@ -196,8 +203,8 @@ def _compare(
     products = np.empty(centroids.shape[1], np.uint16)
     for i in range(rows.shape[0]):
         if i + _AHEAD < rows.shape[0]:
-            prefetch(indices[rows[i + _AHEAD]], 0)
-            prefetch(values[rows[i + _AHEAD]], 0)
+            _ask_for(indices[rows[i + _AHEAD]])
+            _ask_for(values[rows[i + _AHEAD]])
         sum_rows(indices, values, rows[i], centroids, shift, products)
         nearest[i] = _largest(products)
         cosines[i] = np.float32(products[nearest[i]]) * step

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from csr_hf.jit import frozen, jit, to_half
+from csr_hf.jit import frozen, jit, largest_size, to_half
 from csr_hf.search import rescoring
 from csr_hf.threads import available_threads, run
 
@@ -100,10 +100,8 @@ def _store_signs(rows: np.ndarray, places: np.ndarray, copy: np.ndarray) -> None
 @jit(fastmath={"nsz"})
 def _store_int8(rows: np.ndarray, norms: np.ndarray, places: np.ndarray, copy: np.ndarray, steps: np.ndarray) -> None:
     for i in range(rows.shape[0]):
-        row, own, norm, largest = rows[i], copy[places[i]], norms[i], np.float32(0)
-        for axis in range(row.shape[0]):
-            largest = max(largest, abs(row[axis]))
-        step = max(largest / norm, np.float32(_TINY)) / np.float32(_LEVELS)
+        row, own, norm = rows[i], copy[places[i]], norms[i]
+        step = max(largest_size(row) / norm, np.float32(_TINY)) / np.float32(_LEVELS)
         for axis in range(row.shape[0]):
             own[axis] = np.int8(np.rint(row[axis] / norm / step))
         steps[places[i]] = step

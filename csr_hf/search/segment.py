@@ -76,7 +76,7 @@ class Segment:
         order, begins = similar_blocks(indices, values, codes.dim, BLOCK)
         copied: dict[str, np.ndarray] = {}
         if "binary" in copies:
-            order, copied = _by_sub_block(make_copies(["binary"], dense)["binary"], order, begins)
+            order, copied = _by_sub_block(make_copies(["binary"], dense, _inverse(order))["binary"], order, begins)
         others = [kind for kind in copies if kind != "binary"]
         if others:
             copied |= make_copies(others, dense, _inverse(order))
@@ -127,7 +127,7 @@ class Segment:
         if "binary" in first.arrays:
             signs = [signs_of(segment.arrays["binary"], segment.arrays["binary_rows"]) for segment in segments]
             kept = np.concatenate([signs[at] for signs, at in zip(signs, rows, strict=True)])
-            order, copied = _by_sub_block(kept, order, begins)
+            order, copied = _by_sub_block(kept[order], order, begins)
         stored = {name: _taken(join(name), order) for name in _BY_ROW if name in first.arrays}
         return cls._of({**stored, **copied, "order": order, "rows": begins}, first.dim, first.decoded)
 
@@ -182,9 +182,9 @@ def _taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _by_sub_block(
     signs: np.ndarray, order: np.ndarray, begins: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The order of rows with sub-blocks, and the arrays that hold signs, given these by position."""
-    made = sub_blocks(signs, order, begins)
-    return made.order, dict(zip(_SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
+    """The order of rows with sub-blocks, and the arrays that hold signs, given these by row."""
+    made = sub_blocks(signs, begins)
+    return order[made.order], dict(zip(_SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
 
 
 def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, copies: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.jit import jit, popcount
+from csr_hf.jit import LANES, at_least, count_bits, jit, popcount
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM
 from csr_hf.threads import available_threads, run
@@ -23,7 +23,6 @@ _ROUNDS = 3
 _CLOSER = 0.8
 """A block is divided if documents differ from the centres in at most so many of the bits in which they differ from the
 majority of the block."""
-_BITS = 64
 _CHUNK = 64
 
 
@@ -31,7 +30,7 @@ class SubBlocks(NamedTuple):
     """Signs of documents by sub-block, and by block those of the centres of its sub-blocks."""
 
     order: np.ndarray
-    """Positions of the rows, int32, shape (n,): every block by sub-block."""
+    """Rows as they were given, int32, shape (n,): every block by sub-block."""
     planes: np.ndarray
     """Of every sub-block first byte 0 of each document, then byte 1 of each, and so on; uint8, shape (n * bytes +
     ROOM,)."""
@@ -43,12 +42,11 @@ class SubBlocks(NamedTuple):
     """As `planes`, with blocks for sub-blocks and sub-blocks for documents."""
 
 
-def sub_blocks(signs: np.ndarray, order: np.ndarray, begins: np.ndarray) -> SubBlocks:
+def sub_blocks(signs: np.ndarray, begins: np.ndarray) -> SubBlocks:
     """Divide blocks into sub-blocks; the same for the same signs.
 
     Args:
-        signs: of documents by position, uint8, shape (n, bytes).
-        order: positions of the rows, int32, shape (n,).
+        signs: of documents by row, uint8, shape (n, bytes).
         begins: rows where blocks begin and the last ends, int64, shape (blocks + 1,).
     """
     (n, width), blocks, threads = signs.shape, len(begins) - 1, available_threads()
@@ -57,7 +55,7 @@ def sub_blocks(signs: np.ndarray, order: np.ndarray, begins: np.ndarray) -> SubB
     chunks = [(first, min(first + _CHUNK, blocks)) for first in range(0, blocks, _CHUNK)]
 
     def divide(first: int, stop: int) -> None:
-        _divide(signs, order, begins[first : stop + 1], labels, counts[first:stop], majorities[first:stop])
+        _divide(signs, begins[first : stop + 1], labels, counts[first:stop], majorities[first:stop])
 
     run(divide, chunks, threads)
     firsts = np.concatenate([[0], np.cumsum(counts)])
@@ -71,7 +69,7 @@ def sub_blocks(signs: np.ndarray, order: np.ndarray, begins: np.ndarray) -> SubB
 
     def arrange(first: int, stop: int) -> None:
         own = begins[first : stop + 1], firsts[first : stop + 1], majorities[first:stop].view(np.uint8)
-        _arrange(signs, order, labels, *own, made.order, made.planes, made.rows, made.centers)
+        _arrange(signs, labels, *own, made.order, made.planes, made.rows, made.centers)
 
     run(arrange, chunks, threads)
     return made
@@ -108,19 +106,15 @@ def _begin(words: np.ndarray, wanted: int, centers: np.ndarray, labels: np.ndarr
 @jit()
 def _majorities(words: np.ndarray, labels: np.ndarray, count: int, centers: np.ndarray) -> None:
     """Bits that more than half of a centre's documents have; a centre without documents stays."""
-    size, ones = np.zeros(count, np.int32), np.zeros((count, words.shape[1], _BITS), np.int32)
+    size, ones = np.zeros(count, np.int32), np.zeros((count, LANES * words.shape[1]), np.uint16)
     for i in range(words.shape[0]):
+        own = ones[labels[i]]
         size[labels[i]] += 1
         for word in range(words.shape[1]):
-            bits, own = words[i, word], ones[labels[i], word]
-            for bit in range(_BITS):
-                own[bit] += np.int32((bits >> np.uint64(bit)) & np.uint64(1))
+            count_bits(words[i, word], own, LANES * word)
     for c in range(count):
         for word in range(words.shape[1] if size[c] else 0):
-            bits = np.uint64(0)
-            for bit in range(_BITS):
-                bits |= np.uint64(2 * ones[c, word, bit] > size[c]) << np.uint64(bit)
-            centers[c, word] = bits
+            centers[c, word] = at_least(ones[c], LANES * word, np.uint16(size[c] // 2 + 1))
 
 
 @jit()
@@ -140,7 +134,6 @@ def _assign(words: np.ndarray, centers: np.ndarray, count: int, labels: np.ndarr
 @jit()
 def _divide(
     signs: np.ndarray,
-    order: np.ndarray,
     begins: np.ndarray,
     labels: np.ndarray,
     counts: np.ndarray,
@@ -150,7 +143,6 @@ def _divide(
 
     Args:
         signs: see `sub_blocks`.
-        order: see `sub_blocks`.
         begins: where these blocks begin and the last ends.
         labels: receives the sub-block of every row, from 0 in every block, uint8, shape (n,).
         counts: receives how many sub-blocks each block has, shape (blocks,).
@@ -163,7 +155,7 @@ def _divide(
     for block in range(counts.shape[0]):
         first, length = begins[block], begins[block + 1] - begins[block]
         for i in range(length):
-            bytes_of[i, :width] = signs[order[first + i]]
+            bytes_of[i, :width] = signs[first + i]
         documents, own, centers = words[:length], labels[first : first + length], majorities[block]
         wanted = min(max(np.int64(np.rint(length / _SIZE)), 1), _MOST)
         own[:] = 0
@@ -198,7 +190,6 @@ def _without_empty(labels: np.ndarray, count: int, centers: np.ndarray) -> int:
 @jit()
 def _arrange(
     signs: np.ndarray,
-    order: np.ndarray,
     labels: np.ndarray,
     begins: np.ndarray,
     firsts: np.ndarray,
@@ -224,7 +215,7 @@ def _arrange(
                 centers[width * firsts[block] + byte * count + c] = majorities[block, c, byte]
         for i in range(first, first + length):
             c = labels[i]
-            arranged[cursor[c]] = order[i]
+            arranged[cursor[c]] = i
             cursor[c] += 1
         for c in range(count):
             start, size = rows[firsts[block] + c], sizes[c]
