@@ -20,6 +20,8 @@ _SAMPLE = 64
 _CELLS = 4
 """Cells of the first level whose clusters a document is compared with: the nearest cluster is often next door."""
 _CHUNK = 16_384
+_UNIT = 4096
+"""Norm of the documents that are summed up: whole numbers, so that what is taken away again leaves nothing."""
 _AHEAD = 16
 """Documents whose memory is asked for in advance: those around a cell lie anywhere."""
 _FILL = 0.75
@@ -93,30 +95,30 @@ def _learn(
     sample = rng.choice(rows, min(len(rows), _SAMPLE * clusters), replace=False)
     # Side by side in memory: every round reads them.
     indices, values = indices[sample], values[sample]
-    labels = np.full((len(sample), 1), -1, np.int32)
+    weights = np.empty(values.shape, np.uint16)
+    _weigh(values, weights)
+    sums = np.zeros((dim, -(-clusters // WIDTH) * WIDTH), np.int32)
+    labels, before = np.full((len(sample), 1), -1, np.int32), np.full(len(sample), -1, np.int32)
     labels[:clusters, 0] = np.arange(min(clusters, len(sample)))
     for _ in range(_ROUNDS):
-        centroids, _ = _centroids(indices, values, labels[:, 0], clusters, dim)
+        _move(indices, weights, before, labels[:, 0], sums)
+        centroids, _ = _centroids(sums)
         _in_parallel(indices, values, centroids, labels, threads)
         # A cluster that lost all its documents starts anew from any one of them.
         empty = np.flatnonzero(np.bincount(labels[:, 0], minlength=clusters) == 0)[: len(sample)]
         labels[rng.choice(len(sample), len(empty), replace=False), 0] = empty
-    return _centroids(indices, values, labels[:, 0], clusters, dim)
+    _move(indices, weights, before, labels[:, 0], sums)
+    return _centroids(sums)
 
 
-def _centroids(
-    indices: np.ndarray, values: np.ndarray, labels: np.ndarray, clusters: int, dim: int
-) -> tuple[np.ndarray, np.float32]:
-    """Of unit norm, in eight bits, and what a step of these is.
+def _centroids(sums: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Sums of documents at unit norm, in eight bits, and what a step of these is.
 
     uint8, shape (dim, clusters): the transpose makes one latent of all centroids one vector. Columns of zeros round
     their number up to a multiple of `WIDTH`.
     """
-    centroids = np.zeros((dim, -(-clusters // WIDTH) * WIDTH), np.float32)
-    _add(indices, values, labels, centroids)
-    norms = np.maximum(np.sqrt(np.einsum("lc,lc->c", centroids, centroids)), np.float32(1e-12))
-    rounded = np.empty(centroids.shape, np.uint8)
-    return rounded, _round(centroids, norms, rounded)
+    rounded = np.empty(sums.shape, np.uint8)
+    return rounded, _round(sums, rounded)
 
 
 def _in_parallel(
@@ -130,32 +132,51 @@ def _in_parallel(
 
 
 @jit()
-def _round(centroids: np.ndarray, norms: np.ndarray, rounded: np.ndarray) -> np.float32:
-    """Divide columns by their norms and round them to 1/255 of the largest number of all; gives that step."""
-    largest = np.float32(1e-12)
-    for latent in range(centroids.shape[0]):
-        row = centroids[latent]
-        for c in range(row.shape[0]):
-            row[c] /= norms[c]
-            largest = max(largest, row[c])
-    step = largest / np.float32(255)
-    for latent in range(centroids.shape[0]):
-        row, own = centroids[latent], rounded[latent]
-        for c in range(row.shape[0]):
-            own[c] = np.uint8(row[c] / step + np.float32(0.5))
-    return step
+def _weigh(values: np.ndarray, weights: np.ndarray) -> None:
+    """Values of every document at a norm of `_UNIT`, rounded."""
+    for row in range(values.shape[0]):
+        total = np.float32(1e-12)
+        for j in range(values.shape[1]):
+            total += np.float32(values[row, j]) * np.float32(values[row, j])
+        scale = np.float32(_UNIT) / np.sqrt(total)
+        for j in range(values.shape[1]):
+            weights[row, j] = np.uint16(np.float32(values[row, j]) * scale + np.float32(0.5))
 
 
 @jit()
-def _add(indices: np.ndarray, values: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> None:
+def _move(
+    indices: np.ndarray, weights: np.ndarray, before: np.ndarray, labels: np.ndarray, sums: np.ndarray
+) -> None:
+    """Take documents from the cluster they were in, -1 for none, to the one that they are in now."""
     for row in range(labels.shape[0]):
-        if labels[row] >= 0:
-            total = np.float32(1e-12)
+        old, new = before[row], labels[row]
+        if old != new:
+            before[row] = new
             for j in range(indices.shape[1]):
-                total += np.float32(values[row, j]) * np.float32(values[row, j])
-            scale = np.float32(1) / np.sqrt(total)
-            for j in range(indices.shape[1]):
-                centroids[indices[row, j], labels[row]] += np.float32(values[row, j]) * scale
+                if old >= 0:
+                    sums[indices[row, j], old] -= weights[row, j]
+                if new >= 0:
+                    sums[indices[row, j], new] += weights[row, j]
+
+
+@jit()
+def _round(sums: np.ndarray, rounded: np.ndarray) -> np.float32:
+    """Divide columns by their norms and round them to 1/255 of the largest number of all; gives that step."""
+    squares, largest = np.full(sums.shape[1], np.float32(1e-12)), np.zeros(sums.shape[1], np.int32)
+    for latent in range(sums.shape[0]):
+        row = sums[latent]
+        for c in range(row.shape[0]):
+            squares[c] += np.float32(row[c]) * np.float32(row[c])
+            largest[c] = max(largest[c], row[c])
+    step = np.float32(1e-12)
+    for c in range(largest.shape[0]):
+        step = max(step, np.float32(largest[c]) / np.sqrt(squares[c]) / np.float32(255))
+    factors = np.float32(1) / (np.sqrt(squares) * step)
+    for latent in range(sums.shape[0]):
+        row, own = sums[latent], rounded[latent]
+        for c in range(row.shape[0]):
+            own[c] = np.uint8(np.float32(row[c]) * factors[c] + np.float32(0.5))
+    return step
 
 
 @jit()
