@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.jit import jit, largest_size
 
 LEVELS = 255
 """Steps of an eight-bit value: the largest of a document's."""
@@ -30,12 +30,11 @@ def quantise(values: np.ndarray, bytes_of: np.ndarray, steps: np.ndarray) -> int
         a row with a value that is negative or not finite, or -1.
     """
     for row in range(values.shape[0]):
-        largest = np.float32(0)
+        largest, negative = largest_size(values[row]), 0
         for j in range(values.shape[1]):
-            value = values[row, j]
-            if not (value >= 0 and value < np.inf):
-                return row
-            largest = max(largest, value)
+            negative += values[row, j] < 0
+        if negative or not largest < np.inf:
+            return row
         step = largest / np.float32(LEVELS)
         steps[row] = step
         for j in range(values.shape[1]):
@@ -45,6 +44,16 @@ def quantise(values: np.ndarray, bytes_of: np.ndarray, steps: np.ndarray) -> int
                 level = min(max(np.rint(value / step), np.float32(1)), np.float32(LEVELS))
             bytes_of[row, j] = np.uint8(level)
     return -1
+
+
+@jit()
+def measure_norms(values: np.ndarray, steps: np.ndarray, norms: np.ndarray) -> None:
+    """Norms of rows of multiples (uint8), given what a multiple of each row is."""
+    for row in range(values.shape[0]):
+        squares = np.int64(0)
+        for j in range(values.shape[1]):
+            squares += np.int64(values[row, j]) * np.int64(values[row, j])
+        norms[row] = np.float32(np.sqrt(np.float64(squares)) * np.float64(steps[row]))
 
 
 @jit()

@@ -14,11 +14,13 @@ from csr_hf.search.routing import by_block
 from csr_hf.search.row_sums import WIDTH, shift_of, sum_rows
 from csr_hf.threads import available_threads, run
 
-_ROUNDS = 6
+_ROUNDS = 5
 _SAMPLE = 64
 """Documents a cluster that centroids are learnt from."""
 _CELLS = 4
 """Cells of the first level whose clusters a document is compared with: the nearest cluster is often next door."""
+_CLOSER = 0.7
+"""Of its largest cosine, what those with its other cells must reach."""
 _CHUNK = 16_384
 _UNIT = 4096
 """Norm of the documents that are summed up: whole numbers, so that what is taken away again leaves nothing."""
@@ -67,7 +69,7 @@ def _labels(indices: np.ndarray, values: np.ndarray, dim: int, clusters: int) ->
     own = np.bincount(near[:, 0], minlength=cells)
     inner = np.maximum(np.rint(own * (clusters / n)).astype(np.int64), 1)
     first = np.cumsum(inner) - inner
-    visits = np.full(n, near.shape[1])
+    visits = np.count_nonzero(near >= 0, axis=1)
     visitors, ends = by_block(near, visits, np.zeros_like(visits), 1, cells)
     # Nobody's nearest cell has no clusters, and keeps these cosines where it is somebody's second.
     shift = shift_of(indices.shape[1])
@@ -126,7 +128,7 @@ def _in_parallel(
 ) -> None:
     def work(start: int) -> None:
         chunk = slice(start, start + _CHUNK)
-        _nearest(indices[chunk], values[chunk], centroids, shift_of(indices.shape[1]), labels[chunk])
+        _nearest(indices[chunk], values[chunk], centroids, shift_of(indices.shape[1]), np.float32(_CLOSER), labels[chunk])
 
     run(work, [(start,) for start in range(0, len(labels), _CHUNK)], threads)
 
@@ -190,16 +192,22 @@ def _largest(scores: np.ndarray) -> np.int64:
 
 @jit()
 def _nearest(
-    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, shift: np.uint16, labels: np.ndarray
+    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, shift: np.uint16, closer: np.float32, labels: np.ndarray
 ) -> None:
-    """The centroids of the largest cosines, best first, for every document; int32, shape (n, wanted)."""
+    """The centroids of the largest cosines, best first, for every document; int32, shape (n, wanted).
+
+    -1 from the first on whose cosine is less than `closer` times that of the nearest.
+    """
     scores = np.empty(centroids.shape[1], np.uint16)
     for row in range(labels.shape[0]):
         sum_rows(indices, values, row, centroids, shift, scores)
+        best, least = _largest(scores), np.float32(0)
         for place in range(labels.shape[1]):
-            best = _largest(scores)
-            labels[row, place] = best
-            scores[best] = 0
+            labels[row, place] = best if scores[best] >= least else -1
+            if place + 1 < labels.shape[1] and scores[best] >= least:
+                least = max(least, closer * np.float32(scores[best]))
+                scores[best] = 0
+                best = _largest(scores)
 
 
 @jit()

@@ -49,9 +49,9 @@ def quantised(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def norms_of(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Norms of stored codes, float32, shape (n,)."""
-    wide = np.einsum("nk,nk->n", values, values, dtype=np.int64, casting="safe")
-    norms: np.ndarray = np.sqrt(wide.astype(np.float64)) * steps
-    return norms.astype(np.float32)
+    norms = np.empty(len(values), np.float32)
+    building.measure_norms(values, steps, norms)
+    return norms
 
 
 def inverse_norms(values: np.ndarray, steps: np.ndarray, decoded_norms: np.ndarray | None) -> np.ndarray:
