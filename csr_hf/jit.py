@@ -48,7 +48,7 @@ def processor_features() -> set[str]:
 def largest_size(numbers: np.ndarray) -> np.float32:
     """The largest absolute value of float32, NaN where one is NaN, 0 for none.
 
-    Bits of floats that are not negative are in their order with NaN last, and vectors of integers are compared at once.
+    Bits of floats that are not negative are in their order, NaN last, and vectors of integers are compared at once.
     """
     bits, most = numbers.view(np.uint32), np.uint32(0)
     for at in range(bits.shape[0]):

@@ -128,7 +128,7 @@ def _in_parallel(
 ) -> None:
     def work(start: int) -> None:
         chunk = slice(start, start + _CHUNK)
-        _nearest(indices[chunk], values[chunk], centroids, shift_of(indices.shape[1]), np.float32(_CLOSER), labels[chunk])
+        _nearest(indices[chunk], values[chunk], centroids, shift_of(indices.shape[1]), labels[chunk])
 
     run(work, [(start,) for start in range(0, len(labels), _CHUNK)], threads)
 
@@ -146,9 +146,7 @@ def _weigh(values: np.ndarray, weights: np.ndarray) -> None:
 
 
 @jit()
-def _move(
-    indices: np.ndarray, weights: np.ndarray, before: np.ndarray, labels: np.ndarray, sums: np.ndarray
-) -> None:
+def _move(indices: np.ndarray, weights: np.ndarray, before: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> None:
     """Take documents from the cluster they were in, -1 for none, to the one that they are in now."""
     for row in range(labels.shape[0]):
         old, new = before[row], labels[row]
@@ -192,11 +190,11 @@ def _largest(scores: np.ndarray) -> np.int64:
 
 @jit()
 def _nearest(
-    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, shift: np.uint16, closer: np.float32, labels: np.ndarray
+    indices: np.ndarray, values: np.ndarray, centroids: np.ndarray, shift: np.uint16, labels: np.ndarray
 ) -> None:
     """The centroids of the largest cosines, best first, for every document; int32, shape (n, wanted).
 
-    -1 from the first on whose cosine is less than `closer` times that of the nearest.
+    -1 from the first on whose cosine is less than `_CLOSER` times that of the nearest.
     """
     scores = np.empty(centroids.shape[1], np.uint16)
     for row in range(labels.shape[0]):
@@ -205,7 +203,7 @@ def _nearest(
         for place in range(labels.shape[1]):
             labels[row, place] = best if scores[best] >= least else -1
             if place + 1 < labels.shape[1] and scores[best] >= least:
-                least = max(least, closer * np.float32(scores[best]))
+                least = max(least, np.float32(_CLOSER) * np.float32(scores[best]))
                 scores[best] = 0
                 best = _largest(scores)
 

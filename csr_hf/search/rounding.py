@@ -90,7 +90,7 @@ def fill_tables(queries: np.ndarray, tables: np.ndarray) -> None:
     n, dim = queries.shape
     places = tables.shape[1] // 32
     most = min(HIGHEST, 65_535 // (2 * places))
-    four = np.empty(4, np.float32)
+    sums = np.empty(16, np.float32)
     for i in range(n):
         # The largest entry of any table sets the step of all, so that sums compare.
         largest = np.float32(1e-30)
@@ -103,17 +103,17 @@ def fill_tables(queries: np.ndarray, tables: np.ndarray) -> None:
         for half in range(2 * places):
             # The first dimension of a byte is its highest bit, and its upper half the second table.
             first, low = 4 * half, np.float32(0)
+            for axis in range(first, min(first + 4, dim)):
+                low += min(queries[i, axis], np.float32(0))
+            sums[0] = -low
             for bit in range(4):
                 axis = first + 3 - bit
-                four[bit] = queries[i, axis] if axis < dim else np.float32(0)
-                low += min(four[bit], np.float32(0))
-            place = 32 * (half // 2) + 16 * (1 - half % 2)
+                more = queries[i, axis] if axis < dim else np.float32(0)
+                for code in range(1 << bit):
+                    sums[code | 1 << bit] = sums[code] + more
+            own = tables[i, 32 * (half // 2) + 16 * (1 - half % 2) :]
             for code in range(16):
-                total = -low
-                for bit in range(4):
-                    if code >> bit & 1:
-                        total += four[bit]
-                tables[i, place + code] = np.uint8(min(np.float32(most), np.rint(total * step)))
+                own[code] = np.uint8(min(np.float32(most), np.rint(sums[code] * step)))
 
 
 def sign_tables(queries: np.ndarray) -> np.ndarray:

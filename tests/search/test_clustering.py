@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from csr_hf.search import clustering
 from csr_hf.search.clustering import similar_blocks
+from csr_hf.search.row_sums import WIDTH, shift_of
 
 
 def topics(n, topics, dim, seed, k=8):
@@ -43,3 +45,45 @@ def test_copies_of_one_document_and_empty_ones():
     for _ in range(5):
         rows, ends = similar_blocks(indices, values, 4, 64)
         assert len(rows) == 3_000 and np.diff(ends).max() <= 64
+
+
+def centroids_of(indices, values, labels, dim, before=None, sums=None):
+    """Sums of documents by cluster, rounded, and the step, after whatever was summed up before."""
+    weights = np.empty(values.shape, np.uint16)
+    clustering._weigh(values, weights)
+    before = np.full(len(labels), -1, np.int32) if before is None else before
+    sums = np.zeros((dim, WIDTH), np.int32) if sums is None else sums
+    clustering._move(indices, weights, before, labels, sums)
+    return sums, *clustering._centroids(sums), before
+
+
+def test_centroids_are_unit_means_of_the_documents_that_are_there_now():
+    indices, values, _ = topics(300, 6, 120, 3)
+    first, second = (np.random.default_rng(seed).integers(-1, 5, 300).astype(np.int32) for seed in (0, 1))
+    sums, _, _, before = centroids_of(indices, values, first, 120)
+    moved, rounded, step, _ = centroids_of(indices, values, second, 120, before, sums)
+    np.testing.assert_array_equal(moved, centroids_of(indices, values, second, 120)[0])
+    dense = np.zeros((300, 120))
+    np.put_along_axis(dense, indices.astype(int), values.astype(float), axis=1)
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    for cluster in range(5):
+        mean = dense[second == cluster].sum(axis=0)
+        np.testing.assert_allclose(rounded[:, cluster] * step, mean / np.linalg.norm(mean), atol=0.01)
+    assert not rounded[:, 5:].any()
+    assert rounded.max() == 255
+
+
+def test_the_nearest_come_first_and_none_that_is_much_farther():
+    indices, values, _ = topics(200, 6, 120, 4)
+    labels = (np.arange(200) % 20).astype(np.int32)
+    _, rounded, _, _ = centroids_of(indices, values, labels, 120)
+    near = np.empty((200, 4), np.int32)
+    shift = shift_of(indices.shape[1])
+    clustering._nearest(indices, values, rounded, shift, near)
+    products = values[:, :, None].astype(int) * rounded[indices].astype(int) >> int(shift)
+    sums = products.sum(axis=1)
+    for row in range(200):
+        wanted = np.argsort(-sums[row], kind="stable")[:4]
+        wanted[sums[row, wanted] < clustering._CLOSER * sums[row].max()] = -1
+        np.testing.assert_array_equal(near[row], wanted)
+    assert 0 < (near < 0).sum() < near[:, 1:].size

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from csr_hf.jit import LANES, at_least, from_half, half_by_bits, jit, lowest
+from csr_hf.jit import LANES, at_least, count_bits, from_half, half_by_bits, jit, largest_size, lowest
 from csr_hf.search import finding
 from csr_hf.search.copies import store_float16, store_float16_plainly
 from csr_hf.search.index import InvertedIndex
@@ -91,6 +91,31 @@ def test_numbers_that_reach_a_bound(bound):
 @jit()
 def compared(numbers, first, bound):
     return at_least(numbers, first, bound)
+
+
+def test_bits_are_added_to_the_counts_of_their_places():
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 2**64, 300, dtype=np.uint64)
+    words[:3] = 0, 2**64 - 1, 1
+    counts = np.full(LANES + 9, 5, np.uint16)
+    counted(words, counts, 4)
+    ones = (words[:, None] >> np.arange(LANES, dtype=np.uint64) & np.uint64(1)).sum(axis=0)
+    np.testing.assert_array_equal(counts[4:-5] - 5, ones)
+    assert (counts[:4] == 5).all() and (counts[-5:] == 5).all()
+
+
+@jit()
+def counted(words, counts, first):
+    for word in words:
+        count_bits(word, counts, first)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 64, 385])
+def test_the_largest_size_is_that_of_numpy(length):
+    numbers = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    assert largest_size(numbers) == np.abs(numbers).max(initial=0)
+    assert np.isinf(largest_size(np.append(numbers, np.float32(-np.inf))))
+    assert np.isnan(largest_size(np.append(np.float32([np.nan, np.inf]), numbers)))
 
 
 @jit()
