@@ -12,11 +12,13 @@ from csr_hf.jit import frozen, jit
 from csr_hf.search.byte_products import DOT, moved, multiply_bytes
 from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
-from csr_hf.search.ranking import key_score, make_key, offer, smallest_score, sort_heap
+from csr_hf.search.ranking import key_score, make_key, offer, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import run
 
 _CHUNK = 16
+_FOLDED = 8
+"""Scores of which the largest alone counts where many are to be told apart from all others."""
 _STRIP = 32
 """Atoms that are passed over at once where none of them is of interest."""
 _FAST = {"reassoc", "contract", "nsz"}
@@ -132,7 +134,7 @@ def _largest(
         for j in range(count):
             slack = errors[j] * length + norms[j] * missing
             lowest[j], highest[j] = own[j] * steps[j] - slack, own[j] * steps[j] + slack
-        bound, size = _smallest_of_largest(lowest, heap), 0
+        bound, size = _reached_by_many(lowest, heap), 0
         for begin in range(0, count, _STRIP):
             if _reached(highest, begin, bound):
                 for j in range(begin, min(begin + _STRIP, count)):
@@ -145,15 +147,22 @@ def _largest(
 
 
 @jit()
-def _smallest_of_largest(scores: np.ndarray, heap: np.ndarray) -> np.float32:
-    """The smallest of as many of the largest scores as fit into a heap, which is written over."""
-    size, bound = 0, np.float32(-np.inf)
-    for begin in range(0, scores.shape[0], _STRIP):
-        if _reached(scores, begin, bound):
-            for j in range(begin, min(begin + _STRIP, scores.shape[0])):
-                size = offer(heap, size, make_key(scores[j], 0))
-            bound = smallest_score(heap, size, bound)
-    return bound
+def _reached_by_many(scores: np.ndarray, heap: np.ndarray) -> np.float32:
+    """What as many scores as fit into a heap reach at least, nearly the smallest of so many largest ones.
+
+    It is so of the largest of every few scores, and these are found by vectors. The heap is written over.
+    """
+    count, wanted = scores.shape[0], heap.shape[0]
+    groups = max(wanted, count // _FOLDED)
+    largest = scores[:groups].copy()
+    for begin in range(groups, count, groups):
+        own = scores[begin : begin + groups]
+        for at in range(own.shape[0]):
+            largest[at] = own[at] if own[at] > largest[at] else largest[at]
+    size = 0
+    for at in range(groups):
+        size = offer(heap, size, make_key(largest[at], 0))
+    return key_score(heap[0])
 
 
 @jit()
