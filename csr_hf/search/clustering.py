@@ -114,7 +114,7 @@ def _learn(
 
 
 def _centroids(sums: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Sums of documents at unit norm, in eight bits, and what a step of these is.
+    """Centroids of unit norm in eight bits, given the sums of their documents, and what a step of these is.
 
     uint8, shape (dim, clusters): the transpose makes one latent of all centroids one vector. Columns of zeros round
     their number up to a multiple of `WIDTH`.

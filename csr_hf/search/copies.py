@@ -97,7 +97,7 @@ def _store_signs(rows: np.ndarray, places: np.ndarray, copy: np.ndarray) -> None
             signs[whole] |= np.uint8(row[axis] > 0) << np.uint8(7 - (axis & 7))
 
 
-@jit(fastmath={"nsz"})
+@jit()
 def _store_int8(rows: np.ndarray, norms: np.ndarray, places: np.ndarray, copy: np.ndarray, steps: np.ndarray) -> None:
     for i in range(rows.shape[0]):
         row, own, norm = rows[i], copy[places[i]], norms[i]

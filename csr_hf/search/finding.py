@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,37 +27,40 @@ _ALONE = 8
 """Queries a thread from which they pass over the blocks together."""
 
 
-def find(
-    arrays: Mapping[str, np.ndarray],
-    queries: PreparedQueries,
-    depth: int,
-    threads: int,
-    allowed: np.ndarray | None,
-    nprobe: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
+class Asked(NamedTuple):
+    """What a search asks of a segment, and at what cost."""
+
+    queries: PreparedQueries
+    """Prepared for its index."""
+    allowed: np.ndarray | None
+    """bool, shape (n,): documents that may be found, by position; None for all."""
+    threads: int
+    """At work."""
+    nprobe: int | None
+    """Blocks to visit; None for all."""
+
+
+def find(arrays: Mapping[str, np.ndarray], asked: Asked, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `depth` documents by codes alone, or by their signs if the queries are prepared for these.
 
     Args:
         arrays: of a `Segment`.
-        queries: prepared for its index.
+        asked: of it.
         depth: documents wanted, no more than there are.
-        threads: at work.
-        allowed: bool, shape (n,): documents that may be found, by position; None for all.
-        nprobe: blocks to visit; None for all.
 
     Returns:
         float32 scores and int64 positions, shape (n_queries, depth), best first; -inf and -1 for none. By signs they
         are in any order.
     """
-    n, probes = len(queries.factors), _probes(arrays, nprobe)
+    queries, n = asked.queries, len(asked.queries.factors)
     if not n or not depth:
         return np.empty((n, depth), np.float32), np.empty((n, depth), np.int64)
-    parts = _shares(arrays, queries, probes, threads)
+    parts = _shares(arrays, asked)
     keys = np.zeros((parts, n, depth), np.uint64)
     if queries.signs is None:
-        _add_up(arrays, queries, threads, allowed, probes, keys)
+        _add_up(arrays, asked, keys)
     else:
-        _scan(arrays, queries, queries.signs, depth, _NO_COPIES, threads, allowed, probes, keys)
+        _scan(arrays, asked, queries.signs, depth, _NO_COPIES, keys)
     merged = keys[0]
     if parts > 1:
         merged = np.ascontiguousarray(np.sort(keys.transpose(1, 0, 2).reshape(n, -1), axis=1)[:, : -depth - 1 : -1])
@@ -64,54 +68,38 @@ def find(
 
 
 def find_ranked(
-    arrays: Mapping[str, np.ndarray],
-    queries: PreparedQueries,
-    kind: str,
-    depth: int,
-    top_k: int,
-    threads: int,
-    allowed: np.ndarray | None,
-    nprobe: int | None,
+    arrays: Mapping[str, np.ndarray], asked: Asked, kind: str, depth: int, top_k: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Both stages in one pass: by a copy the best `top_k` of the best `depth` by signs; None if that cannot be.
 
     Args:
         arrays: as for `find`.
-        queries: as for `find`.
+        asked: as for `find`.
         kind: the second stage.
         depth: candidates.
         top_k: documents wanted, no more than there are.
-        threads: as for `find`.
-        allowed: as for `find`.
-        nprobe: as for `find`.
 
     Returns:
         as `find`, of the shape (n_queries, top_k), best first.
     """
-    n, probes = len(queries.factors), _probes(arrays, nprobe)
+    queries, n = asked.queries, len(asked.queries.factors)
     if queries.signs is None or kind not in _COPIES or not n or not top_k:
         return None
     # Threads that share a query would each have candidates of their own.
-    if _shares(arrays, queries, probes, threads) > 1:
+    if _shares(arrays, asked) > 1:
         return None
     copies = tuple(
         arrays[name] if name.startswith(kind) else none for name, none in zip(_COPIES, _NO_COPIES, strict=True)
     )
     keys = np.zeros((1, n, top_k), np.uint64)
-    _scan(arrays, queries, queries.signs, depth, copies, threads, allowed, probes, keys)
+    _scan(arrays, asked, queries.signs, depth, copies, keys)
     return split_keys(keys[0], queries.factors)
 
 
-def _add_up(
-    arrays: Mapping[str, np.ndarray],
-    queries: PreparedQueries,
-    threads: int,
-    allowed: np.ndarray | None,
-    probes: int,
-    keys: np.ndarray,
-) -> None:
+def _add_up(arrays: Mapping[str, np.ndarray], asked: Asked, keys: np.ndarray) -> None:
     """Fill `keys`, of the shape (shares, n_queries, depth), by posting lists."""
-    stored = tuple(arrays[name] for name in _LISTS), _documents(arrays, allowed), arrays["summary"]
+    queries, probes = asked.queries, _probes(arrays, asked.nprobe)
+    stored = tuple(arrays[name] for name in _LISTS), _documents(arrays, asked.allowed), arrays["summary"]
     parts, _, depth = keys.shape
 
     def one(i: int, part: int) -> None:
@@ -122,24 +110,21 @@ def _add_up(
         query = queries.latents[first:stop], queries.coarse[first:stop], queries.steps[first:stop]
         kernels.search_group(*stored, *query, probes, keys[0, first:stop])
 
-    _ask(one, many, keys, group_size(depth, len(arrays["bits"]), probes), threads)
+    _ask(one, many, keys, group_size(depth, len(arrays["bits"]), probes), asked.threads)
 
 
 def _scan(
     arrays: Mapping[str, np.ndarray],
-    queries: PreparedQueries,
+    asked: Asked,
     signs: SignQueries,
     depth: int,
     copies: tuple[np.ndarray, ...],
-    threads: int,
-    allowed: np.ndarray | None,
-    probes: int,
     keys: np.ndarray,
 ) -> None:
     """Fill `keys`, of the shape (shares, n_queries, wanted), by signs, and by copies if there are any."""
-    stored = tuple(arrays[name] for name in _SIGNS), _documents(arrays, allowed), arrays["summary"]
-    tables, dense = signs
-    parts = len(keys)
+    queries, probes = asked.queries, _probes(arrays, asked.nprobe)
+    stored = tuple(arrays[name] for name in _SIGNS), _documents(arrays, asked.allowed), arrays["summary"]
+    (tables, dense), parts = signs, len(keys)
 
     def one(i: int, part: int) -> None:
         query = queries.latents[i], queries.coarse[i], tables[i]
@@ -149,7 +134,7 @@ def _scan(
         query = queries.latents[first:stop], queries.coarse[first:stop], tables[first:stop]
         scanning.scan_group(*stored, *query, probes, depth, copies, dense[first:stop], keys[0, first:stop])
 
-    _ask(one, many, keys, group_size(depth, len(arrays["bits"]), _sub_blocks(arrays, probes)), threads)
+    _ask(one, many, keys, group_size(depth, len(arrays["bits"]), _sub_blocks(arrays, probes)), asked.threads)
 
 
 def _ask(
@@ -181,9 +166,11 @@ def _sub_blocks(arrays: Mapping[str, np.ndarray], probes: int) -> int:
     return probes if probes < len(arrays["bits"]) else len(arrays["binary_rows"]) - 1
 
 
-def _shares(arrays: Mapping[str, np.ndarray], queries: PreparedQueries, probes: int, threads: int) -> int:
+def _shares(arrays: Mapping[str, np.ndarray], asked: Asked) -> int:
     """How many threads share a query: few queries cannot occupy all, so their visits are shared out."""
-    if len(queries.factors) >= 2 * threads:
+    if len(asked.queries.factors) >= 2 * asked.threads:
         return 1
-    visits, share = (probes, _SHARE) if queries.signs is None else (_sub_blocks(arrays, probes), _SCAN_SHARE)
-    return max(min(threads, -(-visits // share)), 1)
+    visits, share = _probes(arrays, asked.nprobe), _SHARE
+    if asked.queries.signs is not None:
+        visits, share = _sub_blocks(arrays, visits), _SCAN_SHARE
+    return max(min(asked.threads, -(-visits // share)), 1)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from csr_hf.search import storage
+from csr_hf.search.finding import Asked
 from csr_hf.search.ids import Ids
 from csr_hf.search.parts import (
     Part,
@@ -18,6 +19,7 @@ from csr_hf.search.parts import (
     first_stage,
     ids_at,
     made_room,
+    masks_of,
     opened,
     rescored,
     starts_of,
@@ -200,12 +202,13 @@ class InvertedIndex:
         queries = prepare_queries(codes, query_k, self._settings.decoded)
         starts = starts_of(parts)
         if scan:
-            asked = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
-            queries = queries.by_signs(asked)
+            signed = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
+            queries = queries.by_signs(signed)
+        asked = [Asked(queries, mask, threads, nprobe) for mask in masks_of(parts, starts, allowed)]
         if dense is None:
-            found = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
+            found = first_stage(parts, starts, asked, depth)
         else:
-            found = two_stages(parts, starts, queries, str(rescore), dense, depth, top_k, allowed, threads, nprobe)
+            found = two_stages(parts, starts, asked, str(rescore), dense, depth, top_k)
         return SearchResult(ids_at(parts, starts, found[1]), *found)
 
     def rescore(

@@ -13,9 +13,8 @@ import numpy as np
 from csr_hf.jit import frozen
 from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
-from csr_hf.search.finding import find, find_ranked
+from csr_hf.search.finding import Asked, find, find_ranked
 from csr_hf.search.ids import Ids, listed
-from csr_hf.search.queries import PreparedQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.segment import Segment
 from csr_hf.search.settings import Settings
@@ -142,45 +141,49 @@ def masks_of(
 
 
 def first_stage(
-    parts: Sequence[Part],
-    starts: np.ndarray,
-    queries: PreparedQueries,
-    depth: int,
-    allowed: Iterable[Hashable] | np.ndarray | None,
-    threads: int,
-    nprobe: int | None,
+    parts: Sequence[Part], starts: np.ndarray, asked: Sequence[Asked], depth: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and positions of the best `depth` documents by their codes, best first, or by signs, in any order.
 
-    Arguments as for a search.
+    Args:
+        parts: of the index.
+        starts: where they begin.
+        asked: of each.
+        depth: documents wanted.
     """
     found = []
-    for part, start, mask in zip(parts, starts[:-1], masks_of(parts, starts, allowed), strict=True):
-        scores, positions = find(part.segment.arrays, queries, min(depth, len(part.segment)), threads, mask, nprobe)
+    for part, start, one in zip(parts, starts[:-1], asked, strict=True):
+        scores, positions = find(part.segment.arrays, one, min(depth, len(part.segment)))
         found.append((scores, np.where(positions >= 0, positions + start, -1) if start else positions))
-    return merged(found, depth, ordered=queries.signs is None)
+    return merged(found, depth, ordered=asked[0].queries.signs is None)
 
 
 def two_stages(
     parts: Sequence[Part],
     starts: np.ndarray,
-    queries: PreparedQueries,
+    asked: Sequence[Asked],
     kind: str,
     dense: QueryProjections | np.ndarray,
     depth: int,
     top_k: int,
-    allowed: Iterable[Hashable] | np.ndarray | None,
-    threads: int,
-    nprobe: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and positions of the best `top_k` by a second stage of the best `depth`; arguments as for a search."""
+    """Scores and positions of the best `top_k` by a second stage of the best `depth`.
+
+    Args:
+        parts: as for `first_stage`.
+        starts: as for `first_stage`.
+        asked: as for `first_stage`.
+        kind: the second stage.
+        dense: queries as it compares them.
+        depth: candidates.
+        top_k: documents wanted.
+    """
     if len(parts) == 1:
-        (mask,), n = masks_of(parts, starts, allowed), len(parts[0].segment)
-        arrays, depths = parts[0].segment.arrays, (min(depth, n), min(top_k, n))
-        found = find_ranked(arrays, queries, kind, *depths, threads, mask, nprobe)
+        n = len(parts[0].segment)
+        found = find_ranked(parts[0].segment.arrays, asked[0], kind, min(depth, n), min(top_k, n))
         if found is not None:
             return merged([found], top_k, ordered=False)
-    _, positions = first_stage(parts, starts, queries, depth, allowed, threads, nprobe)
+    (_, positions), threads = first_stage(parts, starts, asked, depth), asked[0].threads
     return best(rescored(parts, starts, kind, dense, positions, threads), positions, top_k, threads)
 
 
