@@ -12,6 +12,7 @@ BLOCK = 256
 """Documents of a block: one byte names a place in it."""
 TILE = 512
 """Blocks, at most, whose summaries lie together."""
+_LINE = 64
 HALF = BLOCK // 2
 """A list of so many postings or more is kept as one byte for every place of the block: no longer, and added by vector
 instructions."""
@@ -229,7 +230,9 @@ def fill_blocks(
 @jit()
 def round_summaries(means: np.ndarray, factor: np.float32, summary: np.ndarray) -> None:
     """Means of a tile's blocks, float32, shape (blocks, dim), as multiples of 1 / factor, rounded up."""
-    for latent in range(means.shape[1]):
-        own = summary[latent]
+    # So many latents at a time as lie in a cache line of the means.
+    for first in range(0, means.shape[1], _LINE // 4):
         for block in range(means.shape[0]):
-            own[block] = np.uint8(np.ceil(means[block, latent] * factor))
+            own = means[block, first : first + _LINE // 4]
+            for at in range(own.shape[0]):
+                summary[first + at, block] = np.uint8(np.ceil(own[at] * factor))
