@@ -145,6 +145,18 @@ def test_ratios_of_the_readme_are_those_of_the_results_file():
     assert "take as long as with HNSW at 0.98, and HNSW answers a single query in two thirds of the time" in readme
 
 
+def test_times_of_building_with_more_latents_are_those_of_their_own_run():
+    page, name = " ".join((RECIPES / "search.md").read_text(encoding="utf-8").split()), "bench_search_1m_4096"
+    ratios = [
+        f"{times(name, ('csr_hf', ('binary', copy, 300, 256)), (graph, 96), 'build_seconds'):.0f}"
+        for graph in ("faiss HNSW", "hnswlib")
+        for copy in ("int8", "float16")
+    ]
+    said = "{} times with int8 and {} times with float16 copies (hnswlib: {} and {} times)"
+    assert said.format(*ratios) in page
+    assert read(name)["details"]["command"] in page
+
+
 @pytest.mark.parametrize(
     ("graph", "copy", "nprobe", "batch", "single"),
     [
