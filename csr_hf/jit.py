@@ -12,6 +12,8 @@ from numba import config, njit, types
 from numba.extending import intrinsic
 
 _HALF_TO_FLOAT = np.float32(2.0**112)
+LINE = 64
+"""Bytes of a cache line."""
 LANES = 64
 """Numbers that `at_least` compares, and `count_bits` counts in."""
 
@@ -95,15 +97,21 @@ def _lowest(typing_context: Any, bits: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+def _lanes(context: Any, builder: Any, kind: Any, array: Any, first: Any) -> tuple[Any, Any]:
+    """Where `LANES` uint16 of an array begin, and what they are."""
+    made = context.make_array(kind)(context, builder, array)
+    lanes = ir.VectorType(ir.IntType(16), LANES)
+    place = builder.bitcast(builder.gep(made.data, [first]), lanes.as_pointer())
+    loaded = builder.load(place)
+    loaded.align = 2
+    return place, loaded
+
+
 def _at_least(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        made = context.make_array(signature.args[0])(context, builder, arguments[0])
-        kind = ir.VectorType(ir.IntType(16), LANES)
-        place = builder.bitcast(builder.gep(made.data, [arguments[1]]), kind.as_pointer())
-        lanes = builder.load(place)
-        lanes.align = 2
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        _, lanes = _lanes(context, builder, signature.args[0], *arguments[:2])
+        one = builder.insert_element(ir.Constant(lanes.type, ir.Undefined), arguments[2], ir.IntType(32)(0))
         every = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
         return builder.bitcast(builder.icmp_unsigned(">=", lanes, every), ir.IntType(LANES))
 
@@ -113,12 +121,8 @@ def _at_least(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
 def _count_bits(typing_context: Any, bits: Any, counts: Any, first: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        made = context.make_array(signature.args[1])(context, builder, arguments[1])
-        kind = ir.VectorType(ir.IntType(16), LANES)
-        place = builder.bitcast(builder.gep(made.data, [arguments[2]]), kind.as_pointer())
-        lanes = builder.load(place)
-        lanes.align = 2
-        set_bits = builder.zext(builder.bitcast(arguments[0], ir.VectorType(ir.IntType(1), LANES)), kind)
+        place, lanes = _lanes(context, builder, signature.args[1], *arguments[1:])
+        set_bits = builder.zext(builder.bitcast(arguments[0], ir.VectorType(ir.IntType(1), LANES)), lanes.type)
         builder.store(builder.add(lanes, set_bits), place).align = 2
         return context.get_dummy_value()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import statistics
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -165,6 +167,25 @@ class PeakMemory:
     def _held(self) -> int:
         info = self._process.memory_info()
         return int(info.rss - getattr(info, "shared", 0))
+
+
+class Cost(NamedTuple):
+    """What a build takes."""
+
+    seconds: float
+    peak_mb: float
+    """Memory beyond what was there before it."""
+
+
+def cost_of(build: Callable[[], None], nbytes: int) -> Cost:
+    """Build, with so much memory at hand that was touched before, see `touch_memory`: that is no part of the cost."""
+    gc.collect()
+    touch_memory(nbytes)
+    with PeakMemory() as peak:
+        began = time.perf_counter()
+        build()
+        seconds = time.perf_counter() - began
+    return Cost(seconds, peak.mb)
 
 
 def conditions(packages: Sequence[str] = ()) -> dict[str, Any]:

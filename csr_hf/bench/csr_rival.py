@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from csr_hf.bench.contest import touch_memory
+from csr_hf.bench.contest import Cost, cost_of
 from csr_hf.bench.rivals import Corpus, Rival
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
@@ -51,17 +51,18 @@ class CSRIndex(Rival):
         """Lists, signs and a copy that ranks; an index for each such copy."""
         corpus = self.corpus
         self.indices: dict[str, InvertedIndex] = {}
-        self._seconds: dict[str, float] = {}
-        for copy in corpus.sweep.get("rescore", [_RESCORE]):
-            touch_memory(corpus.working_bytes)
-            began = time.perf_counter()
+        self._costs: dict[str, Cost] = {}
+
+        def build_with(copy: Any) -> None:
             self.indices[copy] = InvertedIndex.build(
                 corpus.codes,
                 decoded_norms=corpus.norms,
                 embeddings=corpus.documents,
                 copies=tuple(dict.fromkeys(["binary", copy])),
             )
-            self._seconds[copy] = time.perf_counter() - began
+
+        for copy in corpus.sweep.get("rescore", [_RESCORE]):
+            self._costs[copy] = cost_of(partial(build_with, copy), corpus.working_bytes)
 
     def settings(self) -> list[dict[str, Any]]:
         """Latents of a query, candidates (0 ranks by codes alone), scans of signs, and whatever else is swept."""
@@ -100,9 +101,9 @@ class CSRIndex(Rival):
         read = {setting.get("scan"), setting.get("rescore", _RESCORE) if setting["candidates"] else None}
         return index.bytes_per_vector - sum(copy_bytes(copy, dim) for copy in index.copies if copy not in read)
 
-    def seconds_of(self, setting: Mapping[str, Any], seconds: float) -> float:
+    def cost_of(self, setting: Mapping[str, Any], whole: Cost) -> Cost:
         """Of the index that this setting searches."""
-        return self._seconds[self._copy_of(setting)]
+        return self._costs[self._copy_of(setting)]
 
     def _copy_of(self, setting: Mapping[str, Any]) -> str:
         return setting.get("rescore") or next(iter(self.indices))

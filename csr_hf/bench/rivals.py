@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from csr_hf.bench.contest import Cost
 from csr_hf.encoder import decoded_norms, encode_embeddings
 from csr_hf.search.query_encoder import QueryEncoder
 
@@ -59,7 +60,7 @@ class Corpus:
 
     @property
     def working_bytes(self) -> int:
-        """Memory that a build may well take: what `touch_memory` is asked for before it."""
+        """Memory that a build may well take: what `contest.cost_of` has at hand for it."""
         return 2 * self.documents.nbytes
 
     def encoded_by(self, head: CSRModel, k: int | None) -> Corpus:
@@ -160,9 +161,9 @@ class Rival(ABC):
         """What a setting needs of that."""
         return self.bytes_per_vector
 
-    def seconds_of(self, setting: Mapping[str, Any], seconds: float) -> float:
-        """What building took for this setting, if building for all took so long."""
-        return seconds
+    def cost_of(self, setting: Mapping[str, Any], whole: Cost) -> Cost:
+        """What building took for this setting, if building for all took that."""
+        return whole
 
     def close(self) -> None:
         """Let go of what is open."""

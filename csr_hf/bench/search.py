@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.atomic import check_writable
-from csr_hf.bench.contest import Contestant, PeakMemory, compete, conditions, touch_memory
+from csr_hf.bench.contest import Contestant, Cost, compete, conditions, cost_of
 from csr_hf.bench.csr_rival import CSRIndex
 from csr_hf.bench.rivals import Corpus, FaissFlat, FaissHNSW, HnswLib, MilvusLite, Rival, USearch, document_codes
 from csr_hf.bench.search_data import TOP_K, SearchData, make_data, real_embeddings
@@ -258,8 +257,7 @@ class Built:
     """A contestant that is ready."""
 
     rival: Rival
-    seconds: float
-    peak_mb: float
+    cost: Cost
 
 
 def build_all(
@@ -275,15 +273,11 @@ def build_all(
         try:
             kind.check()
             rival = kind(corpus)
-            gc.collect()
-            touch_memory(corpus.working_bytes)
-            began = time.perf_counter()
-            with PeakMemory() as peak:
-                rival.build()
-            seconds = time.perf_counter() - began
-            for setting in rival.settings():
+            whole, settings = cost_of(rival.build, corpus.working_bytes), rival.settings()
+            for setting in settings:
                 rival.search(corpus.documents[:2], min(TOP_K, len(corpus.documents)), **setting)
-            built.append(Built(rival, seconds, peak.mb))
+            built.append(Built(rival, whole))
+            seconds = rival.cost_of(settings[0], whole).seconds
             say(f"built      {kind.name}: {seconds:,.1f} s, {rival.bytes_per_vector:,.0f} bytes a document")
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -304,8 +298,7 @@ def measure(built: Sequence[Built], data: SearchData, sizes: SearchSizes, *, pro
             count = min(len(data.queries), rival.most_queries or len(data.queries))
             asked = min(len(data.queries), sizes.single, rival.most_singles or sizes.single)
             size = rival.bytes_of(setting)
-            seconds = rival.seconds_of(setting, entry.seconds)
-            one = Measured(rival.name, setting, 0.0, count, [], [], size, seconds, entry.peak_mb)
+            one = Measured(rival.name, setting, 0.0, count, [], [], size, *rival.cost_of(setting, entry.cost))
             name = f"{rival.name} {one.label}".strip()
             batches.append(Contestant(name, _batch(rival, one, data), count))
             singles.append(Contestant(name, _singles(rival, one, data.queries[:asked]), asked))

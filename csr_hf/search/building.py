@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit, largest_size
+from csr_hf.jit import LINE, jit, largest_size
 
 LEVELS = 255
 """Steps of an eight-bit value: the largest of a document's."""
@@ -12,7 +12,6 @@ BLOCK = 256
 """Documents of a block: one byte names a place in it."""
 TILE = 512
 """Blocks, at most, whose summaries lie together."""
-_LINE = 64
 HALF = BLOCK // 2
 """A list of so many postings or more is kept as one byte for every place of the block: no longer, and added by vector
 instructions."""
@@ -231,8 +230,9 @@ def fill_blocks(
 def round_summaries(means: np.ndarray, factor: np.float32, summary: np.ndarray) -> None:
     """Means of a tile's blocks, float32, shape (blocks, dim), as multiples of 1 / factor, rounded up."""
     # So many latents at a time as lie in a cache line of the means.
-    for first in range(0, means.shape[1], _LINE // 4):
+    together = LINE // means.itemsize
+    for first in range(0, means.shape[1], together):
         for block in range(means.shape[0]):
-            own = means[block, first : first + _LINE // 4]
+            own = means[block, first : first + together]
             for at in range(own.shape[0]):
                 summary[first + at, block] = np.uint8(np.ceil(own[at] * factor))

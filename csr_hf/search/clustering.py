@@ -199,13 +199,13 @@ def _nearest(
     scores = np.empty(centroids.shape[1], np.uint16)
     for row in range(labels.shape[0]):
         sum_rows(indices, values, row, centroids, shift, scores)
-        best, least = _largest(scores), np.float32(0)
+        labels[row], least = -1, np.float32(0)
         for place in range(labels.shape[1]):
-            labels[row, place] = best if scores[best] >= least else -1
-            if place + 1 < labels.shape[1] and scores[best] >= least:
-                least = max(least, np.float32(_CLOSER) * np.float32(scores[best]))
-                scores[best] = 0
-                best = _largest(scores)
+            best = _largest(scores)
+            if scores[best] < least:
+                break
+            labels[row, place], least = best, max(least, np.float32(_CLOSER) * np.float32(scores[best]))
+            scores[best] = 0
 
 
 @jit()

@@ -12,10 +12,9 @@ from csr_hf.search import kernels, scanning
 from csr_hf.search.queries import PreparedQueries, SignQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.routing import group_size
+from csr_hf.search.segment import LISTS, SIGNS
 from csr_hf.threads import run
 
-_LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
-_SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
 _COPIES = ("int8", "int8_scale", "float16")
 _NO_COPIES = tuple(
     frozen(array) for array in (np.empty((0, 0), np.int8), np.empty(0, np.float32), np.empty((0, 0), np.uint16))
@@ -99,7 +98,7 @@ def find_ranked(
 def _add_up(arrays: Mapping[str, np.ndarray], asked: Asked, keys: np.ndarray) -> None:
     """Fill `keys`, of the shape (shares, n_queries, depth), by posting lists."""
     queries, probes = asked.queries, _probes(arrays, asked.nprobe)
-    stored = tuple(arrays[name] for name in _LISTS), _documents(arrays, asked.allowed), arrays["summary"]
+    stored = tuple(arrays[name] for name in LISTS), _documents(arrays, asked.allowed), arrays["summary"]
     parts, _, depth = keys.shape
 
     def one(i: int, part: int) -> None:
@@ -123,7 +122,7 @@ def _scan(
 ) -> None:
     """Fill `keys`, of the shape (shares, n_queries, wanted), by signs, and by copies if there are any."""
     queries, probes = asked.queries, _probes(arrays, asked.nprobe)
-    stored = tuple(arrays[name] for name in _SIGNS), _documents(arrays, asked.allowed), arrays["summary"]
+    stored = tuple(arrays[name] for name in SIGNS), _documents(arrays, asked.allowed), arrays["summary"]
     (tables, dense), parts = signs, len(keys)
 
     def one(i: int, part: int) -> None:

@@ -205,10 +205,10 @@ class InvertedIndex:
             signed = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
             queries = queries.by_signs(signed)
         asked = [Asked(queries, mask, threads, nprobe) for mask in masks_of(parts, starts, allowed)]
-        if dense is None:
+        if rescore is None or dense is None:
             found = first_stage(parts, starts, asked, depth)
         else:
-            found = two_stages(parts, starts, asked, str(rescore), dense, depth, top_k)
+            found = two_stages(parts, starts, asked, rescore, dense, depth, top_k)
         return SearchResult(ids_at(parts, starts, found[1]), *found)
 
     def rescore(

@@ -12,7 +12,7 @@ from csr_hf.jit import frozen, jit
 from csr_hf.search.byte_products import DOT, moved, multiply_bytes
 from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
-from csr_hf.search.ranking import key_score, make_key, offer, sort_heap
+from csr_hf.search.ranking import key_position, key_score, make_key, offer, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 from csr_hf.threads import run
 
@@ -142,7 +142,7 @@ def _largest(
                         size = offer(heap, size, make_key(_product(atoms[j], queries[i]), j))
         sort_heap(heap, size)
         for rank in range(k):
-            indices[i, rank] = np.uint64(0xFFFFFFFF) - (heap[rank] & np.uint64(0xFFFFFFFF))
+            indices[i, rank] = key_position(heap[rank])
             values[i, rank] = max(key_score(heap[rank]), np.float32(0))
 
 

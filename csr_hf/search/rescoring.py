@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import from_half, jit, prefetch
+from csr_hf.jit import LINE, from_half, jit, prefetch
 from csr_hf.search.ranking import make_key, offer, smallest_score, sort_heap
 
 _AHEAD = 8
 """Candidates whose memory is asked for in advance: documents lie anywhere."""
-_LINE = 64
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
@@ -37,7 +36,7 @@ def _half_product(copy: np.ndarray, row: int, queries: np.ndarray, q: int) -> np
 def _ask(copy: np.ndarray, row: int) -> None:
     """Prefetch a row; -1 for none."""
     if row >= 0:
-        for at in range(0, copy.shape[1], _LINE // copy.itemsize):
+        for at in range(0, copy.shape[1], LINE // copy.itemsize):
             prefetch(copy[row], at)
 
 

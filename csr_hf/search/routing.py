@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit, prefetch
-from csr_hf.search.ranking import make_key, offer, sort_heap
+from csr_hf.jit import LINE, jit, prefetch
+from csr_hf.search.ranking import key_position, make_key, offer, sort_heap
 
 GROUP = 1024
 """Queries, at most, that pass over the blocks together: a block is read once for all of them that visit it."""
@@ -20,7 +20,6 @@ EARLY = 8
 _LEVELS = 10
 """Bits of a sum that count when blocks are chosen."""
 _TOGETHER, _COUNTERS = 4, 4
-_LINE = 64
 _STRIP = 32
 """Blocks that are passed over at once where none of them is of interest."""
 
@@ -145,7 +144,7 @@ def best_first(sums: np.ndarray, chosen: np.ndarray, count: int) -> None:
         size = offer(keys, size, make_key(np.float32(sums[chosen[i]]), chosen[i]))
     sort_heap(keys, size)
     for i in range(count):
-        chosen[i] = np.int32(np.uint64(0xFFFFFFFF) - (keys[i] & np.uint64(0xFFFFFFFF)))
+        chosen[i] = key_position(keys[i])
 
 
 @jit()
@@ -160,7 +159,7 @@ def visits_of(
     for tile in range(tiles):
         if tile + 1 < tiles:
             for j in range(coarse.shape[1]):
-                for at in range(0, width, _LINE):
+                for at in range(0, width, LINE):
                     prefetch(summary[tile + 1, np.int64(latents[0, j])], at)
         for i in range(group):
             add_summaries(summary[tile], latents[i], coarse[i], expected[i, tile * width : (tile + 1) * width])

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import LANES, at_least, jit, lowest, prefetch
+from csr_hf.jit import LANES, LINE, at_least, jit, lowest, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
 from csr_hf.search.ranking import cut, keep_best, make_key
 from csr_hf.search.rescoring import rank_rows
 from csr_hf.search.routing import by_block, choose, visits_of
 
-_LINE = 64
 _AHEAD, _FAR = 2, 8
-"""Visits in advance of which memory is asked for: all of it, or its first line."""
+"""Visits in advance of which memory is asked for: all centres of a block, or the first line of a sub-block."""
 _EARLY = 32
 """Sub-blocks, at most, that a query scans before all others."""
 _PENDING = 2 * BLOCK
@@ -132,7 +131,7 @@ def _choose_sub_blocks(
         block = blocks[visit]
         if visit + _AHEAD < blocks.shape[0]:
             following = blocks[visit + _AHEAD]
-            for place in range(places * firsts[following], places * firsts[following + 1], _LINE):
+            for place in range(places * firsts[following], places * firsts[following + 1], LINE):
                 prefetch(centers, place)
         first, count = firsts[block], firsts[block + 1] - firsts[block]
         add_entries(centers, places * first, count, tables, row, sums, at, np.uint16(0))
@@ -193,7 +192,7 @@ def scan_query(
             prefetch(planes, places * begins[chosen[visit + _FAR * parts]])
         if visit + parts < visits:
             following = chosen[visit + parts]
-            for at in range(places * begins[following], places * begins[following + 1], _LINE):
+            for at in range(places * begins[following], places * begins[following + 1], LINE):
                 prefetch(planes, at)
         first = begins[chosen[visit]]
         length = begins[chosen[visit] + 1] - first

@@ -17,10 +17,11 @@ from csr_hf.search.sub_blocks import signs_of, sub_blocks
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from csr_hf.threads import available_threads, run
 
-_LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
+LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
+SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
+"""Arrays that kernels take together, by name."""
 _BY_ROW = ("indices", "values", "steps", "scale", "int8", "int8_scale", "float16")
-_SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
-_FIRST_STAGE = (*_LISTS, "summary", "scale", "order", "rows")
+_FIRST_STAGE = (*LISTS, "summary", "scale", "order", "rows")
 _CHUNK = 16_384
 
 
@@ -184,7 +185,7 @@ def _by_sub_block(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The order of rows with sub-blocks, and the arrays that hold signs, given these by row."""
     made = sub_blocks(signs, begins)
-    return order[made.order], dict(zip(_SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
+    return order[made.order], dict(zip(SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
 
 
 def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, copies: Sequence[str]) -> np.ndarray:

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from csr_hf.bench.contest import Contestant, PeakMemory, compete
-from csr_hf.bench.rivals import FaissFlat, OverBudgetError, padded
+from csr_hf.bench.contest import Contestant, PeakMemory, compete, cost_of
+from csr_hf.bench.rivals import Corpus, FaissFlat, OverBudgetError, padded
 from csr_hf.bench.search import RIVALS, SearchSizes, build_all, chosen_rivals, make_corpus
 from csr_hf.bench.search_data import exact_neighbors, jittered, make_data
 from csr_hf.bench.search_results import Measured, fastest_at, frontier, matched
@@ -272,9 +272,9 @@ def test_every_copy_that_ranks_has_an_index_of_its_own(rows, small_head, tmp_pat
     width = rows.shape[1]
     difference = ours.rival.bytes_of(float16) - ours.rival.bytes_of(int8)
     assert difference == pytest.approx(2 * width - (width + 4), abs=0.5)
-    seconds = [ours.rival.seconds_of(setting, ours.seconds) for setting in (int8, float16)]
+    seconds = [ours.rival.cost_of(setting, ours.cost).seconds for setting in (int8, float16)]
     assert min(seconds) > 0
-    assert sum(seconds) <= ours.seconds
+    assert sum(seconds) <= ours.cost.seconds
     for setting in ours.rival.settings():
         assert ours.rival.search(rows[:3], 5, **setting).shape == (3, 5)
 
@@ -337,6 +337,22 @@ def test_peak_of_memory_is_beyond_what_was_there():
         taken = np.ones(40 << 17)
     assert 30 < peak.mb < 200
     assert len(taken)
+
+
+def test_memory_touched_before_a_build_is_no_part_of_its_cost():
+    kept = []
+    cost = cost_of(lambda: kept.append(np.ones(40 << 17)), 400 << 20)
+    assert 30 < cost.peak_mb < 200
+    assert cost.seconds > 0
+
+
+def test_peaks_of_our_index_are_those_of_single_copies(rows, small_head, tmp_path, monkeypatch):
+    monkeypatch.setattr(Corpus, "working_bytes", 400 << 20)
+    sizes = SearchSizes(threads=1, sweep={"rescore": ["int8", "float16"]})
+    corpus, _ = make_corpus(small_head, rows, sizes, tmp_path)
+    (ours,), _ = build_all(chosen_rivals(["csr_hf"]), corpus)
+    for copy in ("int8", "float16"):
+        assert ours.rival.cost_of({"rescore": copy, "candidates": 20}, ours.cost).peak_mb < 200
 
 
 def test_contestants_may_do_less_work():
