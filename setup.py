@@ -67,7 +67,7 @@ setup(
         "tests": ["pytest>=9", *TESTED],
         "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
-    entry_points={"console_scripts": ["csr-hf = csr_hf.cli:main"]},
+    entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -15,32 +15,32 @@ _PUBLIC = {
     "CSRModel": "csr_hf.modeling_csr",
     "CSROutput": "csr_hf.modeling_csr",
     "SparseCodes": "csr_hf.sparse_codes",
-    "Backbone": "csr_hf.backbone",
-    "load_backbone": "csr_hf.backbone",
+    "Backbone": "csr_hf.embedding.backbone",
+    "load_backbone": "csr_hf.embedding.backbone",
     "CSREncoder": "csr_hf.encoder",
-    "EmbeddingCache": "csr_hf.training.embeddings",
-    "embed_dataset": "csr_hf.training.embeddings",
+    "EmbeddingCache": "csr_hf.embedding.cache",
+    "embed_dataset": "csr_hf.embedding.cache",
     "CSRTrainer": "csr_hf.training.trainer",
     "TrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
-    "Recipe": "csr_hf.recipe",
-    "evaluate": "csr_hf.benchmark",
+    "Recipe": "csr_hf.runs.recipe",
+    "evaluate": "csr_hf.runs.mteb_benchmark",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from csr_hf.backbone import Backbone, load_backbone
-    from csr_hf.benchmark import evaluate
     from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.embedding.backbone import Backbone, load_backbone
+    from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results
     from csr_hf.modeling_csr import CSRModel, CSROutput
-    from csr_hf.recipe import Recipe
+    from csr_hf.runs.mteb_benchmark import evaluate
+    from csr_hf.runs.recipe import Recipe
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import TrainingArguments
-    from csr_hf.training.embeddings import EmbeddingCache, embed_dataset
     from csr_hf.training.trainer import CSRTrainer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.atomic import written_whole
+from csr_hf.plumbing.atomic import written_whole
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ import torch
 
 from csr_hf import CSRConfig, CSRModel, load_backbone
 from tests import HUB_PORT
-from tests.hub_server import TOKEN, LocalHub
+from tests.helpers.hub_server import TOKEN, LocalHub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel, load_backbone
-from csr_hf.cli import main
-from csr_hf.encoder import encode_embeddings
+from csr_hf.cli.main import main
+from csr_hf.codes import encode_embeddings
+from csr_hf.data.arguments import DataArguments
+from csr_hf.data.sources import load_data
+from csr_hf.embedding.cache import embed_dataset
 from csr_hf.evaluation.results import Results
 from csr_hf.publishing.export import export
 from csr_hf.publishing.sentence_transformers import native_name, write_head
-from csr_hf.recipe import Recipe
-from csr_hf.run_searcher import RunSearcher
-from csr_hf.training.data import DataArguments, load_data
-from csr_hf.training.embeddings import embed_dataset
-from tests.clip import caption, picture, save_clip
+from csr_hf.runs.recipe import Recipe
+from csr_hf.runs.searcher import RunSearcher
+from tests.helpers.clip import caption, picture, save_clip
 
 PAIRS = 150
 SMALL = [

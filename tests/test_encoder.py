@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel, SparseCodes
-from csr_hf.encoder import decoded_norms, encode_embeddings, head_fingerprint, project_queries
+from csr_hf.codes import decoded_norms, encode_embeddings, head_fingerprint, project_queries
 from tests.conftest import MINILM, make_head
 
 

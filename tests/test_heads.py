@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from csr_hf import CSREncoder, CSRModel
-from csr_hf.cli import main
+from csr_hf.cli.main import main
 from csr_hf.heads import import_head, load_checkpoint, load_head
 from csr_hf.publishing.sentence_transformers import native_head, write_full
 from csr_hf.repository import open_repository

@@ -20,21 +20,6 @@ def test_figures_are_those_of_the_results_file():
     assert (RESULTS / "retention.png").is_file()
 
 
-def test_files_in_the_tree_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme.partition("csr_hf/\n")[2].partition("```")[0]
-    folder = ROOT / "csr_hf"
-    for line in tree.splitlines():
-        name = line.split()[0]
-        if line.startswith("    "):
-            assert (folder / name).exists(), name
-        elif line.startswith("  "):
-            assert (ROOT / "csr_hf" / name).exists(), name
-            folder = ROOT / "csr_hf" / name if name.endswith("/") else folder
-        else:
-            assert (ROOT / name).exists(), name
-
-
 def test_commands_of_the_readme_are_targets():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("quickstart", "test"):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def train(options: argparse.Namespace, console: Console, say: Callable[[str], None]) -> None:
     """Measure the speed of training."""
-    from csr_hf.atomic import check_writable
     from csr_hf.bench.training import TrainingSizes, bench_training
+    from csr_hf.plumbing.atomic import check_writable
 
     if options.output is not None:
         check_writable(options.output.parent)
@@ -37,7 +37,7 @@ def train(options: argparse.Namespace, console: Console, say: Callable[[str], No
 def search(options: argparse.Namespace, console: Console, say: Callable[[str], None]) -> None:
     """Measure the speed of searches."""
     from csr_hf.bench.search import SearchSizes, bench_search
-    from csr_hf.threads import available_threads
+    from csr_hf.plumbing.threads import available_threads
 
     sizes = SearchSizes(
         documents=options.documents,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 
-from csr_hf.atomic import written_whole
-from csr_hf.recipe import versions
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.runs.recipe import versions
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from csr_hf.bench.contest import Cost
-from csr_hf.encoder import decoded_norms, encode_embeddings
+from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.search.query_encoder import QueryEncoder
 
 if TYPE_CHECKING:

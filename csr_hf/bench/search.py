@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.atomic import check_writable
 from csr_hf.bench.contest import Contestant, Cost, compete, conditions, cost_of
 from csr_hf.bench.csr_rival import CSRIndex
 from csr_hf.bench.rivals import Corpus, FaissFlat, FaissHNSW, HnswLib, MilvusLite, Rival, USearch, document_codes
@@ -29,10 +28,11 @@ from csr_hf.bench.staged_rivals import (
 )
 from csr_hf.evaluation.neighbors import neighbor_recall
 from csr_hf.heads import load_head
+from csr_hf.plumbing.atomic import check_writable
 from csr_hf.repository import open_repository
 
 if TYPE_CHECKING:
-    from csr_hf.backbone import Backbone
+    from csr_hf.embedding.backbone import Backbone
     from csr_hf.modeling_csr import CSRModel
 
 RIVALS: dict[str, type[Rival]] = {

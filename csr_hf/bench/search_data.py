@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.evaluation.neighbors import unit_rows
-from csr_hf.training.embeddings import EmbeddingCache
 
 if TYPE_CHECKING:
-    from csr_hf.backbone import Backbone
     from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.embedding.backbone import Backbone
 
 TOP_K = 10
 """Documents that every query asks for."""
@@ -181,8 +181,8 @@ def _embedded(
     progress: bool,
 ) -> list[np.ndarray]:
     """Embeddings of every role of a source that a recipe could name."""
-    from csr_hf import pipeline
-    from csr_hf.recipe import Recipe
+    from csr_hf.runs import pipeline
+    from csr_hf.runs.recipe import Recipe
 
     is_array = Path(name).suffix in _ARRAYS
     recipe = Recipe.from_dict(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.atomic import written_whole
+from csr_hf.plumbing.atomic import written_whole
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,9 +18,9 @@ from csr_hf.evaluation.searchers import Hits, Searcher
 from csr_hf.evaluation.tasks import load_tasks
 
 if TYPE_CHECKING:
-    from csr_hf.backbone import Backbone
     from csr_hf.bench.search import SearchSizes
     from csr_hf.bench.search_results import SearchContest
+    from csr_hf.embedding.backbone import Backbone
     from csr_hf.modeling_csr import CSRModel
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.encoder import centre
+from csr_hf.codes import centre
 from csr_hf.evaluation.methods import CSRMethod, Method
 from csr_hf.evaluation.probes import linear_probe_accuracy
 from csr_hf.evaluation.results import Row

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.atomic import written_whole
 from csr_hf.evaluation.methods import CSRMethod
 from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder
+from csr_hf.plumbing.atomic import written_whole
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import scipy.sparse
 
-from csr_hf.encoder import decode_codes, encode_embeddings, head_fingerprint
+from csr_hf.codes import decode_codes, encode_embeddings, head_fingerprint
 from csr_hf.evaluation.baselines import Baseline, make_baselines
 from csr_hf.evaluation.neighbors import unit_rows
 from csr_hf.evaluation.searchers import DenseSearcher, InvertedSearcher, Searcher

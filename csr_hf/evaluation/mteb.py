@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.backbone import Backbone
-from csr_hf.encoder import centre
+from csr_hf.codes import centre
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.cache import embed_dataset
+from csr_hf.embedding.images import ImageColumn, open_image
 from csr_hf.evaluation.methods import CodesMatrix, CSRMethod, Method
 from csr_hf.evaluation.neighbors import unit_rows
-from csr_hf.images import ImageColumn, open_image
-from csr_hf.training.embeddings import embed_dataset
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from csr_hf.atomic import written_whole
 from csr_hf.evaluation.results import Results
+from csr_hf.plumbing.atomic import written_whole
 
 _STYLES: dict[str, dict[str, Any]] = {
     "CSR, decoded": {"color": "#d1495b", "marker": "o", "linewidth": 2.4},
@@ -91,7 +91,7 @@ def plot_sweep(results: Results, path: str | Path) -> None:
     The paper's figures 1b and 4, 5, 1c and 8 (arXiv 2503.01776). A panel whose axis has one value is left out.
 
     Args:
-        results: of `csr_hf.sweep.sweep`.
+        results: of `csr_hf.runs.sweep.sweep`.
         path: the file to write, whole or not at all.
 
     Raises:

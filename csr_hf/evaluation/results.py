@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.atomic import written_whole
+from csr_hf.plumbing.atomic import written_whole
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from csr_hf.encoder import decoded_norms, encode_embeddings
+from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.evaluation.methods import Method
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors, unit_rows
 from csr_hf.evaluation.results import Row

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from csr_hf.encoder import decoded_norms, encode_embeddings, project_queries
+from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
 from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
 from csr_hf.search.copies import COPIES
 from csr_hf.search.index import InvertedIndex

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from csr_hf.atomic import written_whole
 from csr_hf.encoder import CSREncoder
 from csr_hf.heads import load_head
+from csr_hf.plumbing.atomic import written_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.model_card import RESULTS, CardOptions, is_generated, write_card, write_run_files
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head

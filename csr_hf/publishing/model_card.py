@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from csr_hf.atomic import written_whole
+from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS
 from csr_hf.evaluation.results import Results, Row
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.redaction import shareable
 from csr_hf.publishing.backbone_facts import BackboneFacts, check_license
 from csr_hf.publishing.card_sections import (
     HEAD_METHODS,
@@ -22,9 +24,7 @@ from csr_hf.publishing.card_sections import (
     training_section,
     versions_section,
 )
-from csr_hf.redaction import shareable
 from csr_hf.repository import is_hub_id
-from csr_hf.training.reading import ARRAY_FORMATS, FILE_FORMATS
 
 RESULTS = "results"
 """Folder of a published model that holds what its card quotes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import LINE, jit, largest_size
+from csr_hf.plumbing.jit import LINE, jit, largest_size
 
 LEVELS = 255
 """Steps of an eight-bit value: the largest of a document's."""

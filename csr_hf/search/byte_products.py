@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from csr_hf.jit import jit, processor_features
+from csr_hf.plumbing.jit import jit, processor_features
 
 _BYTE, _WORD, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _DOTS = (("avx512vnni", "512", 64), ("avxvnni", "256", 32))

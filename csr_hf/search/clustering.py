@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit, prefetch
+from csr_hf.plumbing.jit import jit, prefetch
+from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search.routing import by_block
 from csr_hf.search.row_sums import WIDTH, shift_of, sum_rows
-from csr_hf.threads import available_threads, run
 
 _ROUNDS = 5
 _SAMPLE = 64

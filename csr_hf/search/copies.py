@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from csr_hf.jit import frozen, jit, largest_size, to_half
+from csr_hf.plumbing.jit import frozen, jit, largest_size, to_half
+from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search import rescoring
-from csr_hf.threads import available_threads, run
 
 COPIES = ("binary", "int8", "float16")
 """One bit, one byte (and four for a scale) or two bytes a dimension."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search import building
 from csr_hf.search.building import BLOCK, HALF, TILE
 from csr_hf.search.lookup import ROOM
 from csr_hf.sparse_codes import SparseCodes, index_dtype
-from csr_hf.threads import available_threads, run
 
 _NOTHING = 1e-6
 _VECTOR = 64

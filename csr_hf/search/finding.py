@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.jit import frozen
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import run
 from csr_hf.search import kernels, scanning
 from csr_hf.search.queries import PreparedQueries, SignQueries
 from csr_hf.search.ranking import split_keys
 from csr_hf.search.routing import group_size
 from csr_hf.search.segment import LISTS, SIGNS
-from csr_hf.threads import run
 
 _COPIES = ("int8", "int8_scale", "float16")
 _NO_COPIES = tuple(

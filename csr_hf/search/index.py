@@ -72,7 +72,7 @@ class InvertedIndex:
             codes: of the documents, not normalised; values are stored in eight bits.
             ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
             decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
-                `rescore="self"` needs; see `csr_hf.encoder.decoded_norms`.
+                `rescore="self"` needs; see `csr_hf.codes.decoded_norms`.
             embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
             copies: of the embeddings, to keep for the second stage: "int8" (input_dim + 4 bytes a document), "float16"
                 (2 input_dim), "binary" (input_dim / 8, for each group of similar documents as well; finds candidates

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit, popcount, prefetch
+from csr_hf.plumbing.jit import jit, popcount, prefetch
 from csr_hf.search.building import BLOCK, HALF
 from csr_hf.search.ranking import cut, made_room, settle, sort_heap
 from csr_hf.search.routing import EARLY, PENDING, add_summaries, best_first, by_block, choose, visits_of

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from csr_hf.jit import jit, processor_features
+from csr_hf.plumbing.jit import jit, processor_features
 
 HIGHEST = 127
 """Entry of a table, at most: two of them fit in a byte."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.jit import frozen
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import run
 from csr_hf.search import rescoring
 from csr_hf.search.documents import check_loaded
 from csr_hf.search.finding import Asked, find, find_ranked
@@ -20,7 +21,6 @@ from csr_hf.search.segment import Segment
 from csr_hf.search.settings import Settings
 from csr_hf.search.storage import StoredSegment
 from csr_hf.sparse_codes import QueryProjections
-from csr_hf.threads import run
 
 _GROUP = 32
 """Queries that one thread rescores at a time."""

@@ -7,11 +7,11 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from csr_hf.jit import frozen
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import available_threads
 from csr_hf.search.copies import COPIES
 from csr_hf.search.rounding import COARSE_K, NOT_FINITE, OUT_OF_RANGE, find_fault, round_queries, sign_tables
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
-from csr_hf.threads import available_threads
 
 _MAX_QUERY_K = 16_384
 
@@ -211,7 +211,7 @@ def checked_projections(
     if not has_norms:
         raise ValueError(
             '`rescore="self"` needs the norms of the decoded documents. '
-            "Build the index with `decoded_norms=csr_hf.encoder.decoded_norms(head, codes)`."
+            "Build the index with `decoded_norms=csr_hf.codes.decoded_norms(head, codes)`."
         )
     if projections is None:
         raise ValueError(

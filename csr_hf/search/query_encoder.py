@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import frozen, jit
+from csr_hf.plumbing.jit import frozen, jit
+from csr_hf.plumbing.threads import run
 from csr_hf.search.byte_products import DOT, moved, multiply_bytes
 from csr_hf.search.copies import make_copies
 from csr_hf.search.queries import checked_dense, checked_threads
 from csr_hf.search.ranking import key_position, key_score, make_key, offer, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
-from csr_hf.threads import run
 
 _CHUNK = 16
 _FOLDED = 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.plumbing.jit import jit
 
 _BINS = 1024
 _POSITION_MASK = np.uint64(0xFFFFFFFF)

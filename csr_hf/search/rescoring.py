@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import LINE, from_half, jit, prefetch
+from csr_hf.plumbing.jit import LINE, from_half, jit, prefetch
 from csr_hf.search.ranking import make_key, offer, smallest_score, sort_heap
 
 _AHEAD = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import jit
+from csr_hf.plumbing.jit import jit
 from csr_hf.search.building import LEVELS
 from csr_hf.search.lookup import HIGHEST
 from csr_hf.search.routing import COARSE_SHIFT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import LINE, jit, prefetch
+from csr_hf.plumbing.jit import LINE, jit, prefetch
 from csr_hf.search.ranking import key_position, make_key, offer, sort_heap
 
 GROUP = 1024

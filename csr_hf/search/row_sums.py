@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from csr_hf.jit import jit
+from csr_hf.plumbing.jit import jit
 
 WIDTH = 32
 """Columns of a matrix are a multiple of this."""

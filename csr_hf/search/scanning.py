@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.jit import LANES, LINE, at_least, jit, lowest, prefetch
+from csr_hf.plumbing.jit import LANES, LINE, at_least, jit, lowest, prefetch
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
 from csr_hf.search.ranking import cut, keep_best, make_key

@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from csr_hf.jit import frozen
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search import rescoring
 from csr_hf.search.building import BLOCK
 from csr_hf.search.clustering import similar_blocks
@@ -15,7 +16,6 @@ from csr_hf.search.copies import COPIES, make_copies, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
 from csr_hf.search.sub_blocks import signs_of, sub_blocks
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
-from csr_hf.threads import available_threads, run
 
 LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
 SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")

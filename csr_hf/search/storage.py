@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.atomic import written_whole
+from csr_hf.plumbing.atomic import written_whole
 
 try:
     import fcntl

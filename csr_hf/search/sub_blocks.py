@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.jit import LANES, at_least, count_bits, jit, popcount
+from csr_hf.plumbing.jit import LANES, at_least, count_bits, jit, popcount
+from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM
-from csr_hf.threads import available_threads, run
 
 _SIZE = 24
 """Documents of a sub-block on average."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from csr_hf.atomic import written_whole
 from csr_hf.modeling_csr import CSRModel
+from csr_hf.plumbing.atomic import written_whole
 
 _STATE = "trainer_state.json"
 

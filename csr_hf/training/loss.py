@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from csr_hf.modeling_csr import CSRModel
+from csr_hf.plumbing.distributed import gathered, rank_and_world, summed
 from csr_hf.training import objectives
 from csr_hf.training.arguments import TrainingArguments
-from csr_hf.training.distributed import gathered, rank_and_world, summed
 from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
 
 Parts = dict[str, torch.Tensor]

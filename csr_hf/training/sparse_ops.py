@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from csr_hf.threads import run
+from csr_hf.plumbing.threads import run
 
 _TASKS_PER_THREAD = 4
 
@@ -215,7 +215,7 @@ def _postings(codes: tuple[np.ndarray, np.ndarray], hidden_dim: int) -> tuple[np
 
 def _kernels() -> Any:
     # numba takes a second to import, and only training on a CPU needs it.
-    from csr_hf.training import kernels
+    from csr_hf.training import cpu_kernels as kernels
 
     return kernels
 

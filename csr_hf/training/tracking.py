@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csr_hf.plumbing.distributed import trains_on_cpu
 from csr_hf.training.arguments import TrainingArguments
-from csr_hf.training.distributed import trains_on_cpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

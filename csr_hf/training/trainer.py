@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr_hf.atomic import written_whole
 from csr_hf.modeling_csr import CSRModel
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.distributed import check_processes, summed
 from csr_hf.training import objectives
 from csr_hf.training.arguments import TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from csr_hf.training.distributed import check_processes, summed
+from csr_hf.training.head_metrics import dead_fractions, measure
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
-from csr_hf.training.measurement import dead_fractions, measure
-from csr_hf.training.neighbours import nearest_rows
+from csr_hf.training.neighbors import nearest_rows
 from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
 from csr_hf.training.tracking import make_accelerator, tracking
 

@@ -19,13 +19,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Recipe, Results, SparseCodes
+from csr_hf.codes import encode_embeddings
 from csr_hf.configuration_csr import CSRConfig
-from csr_hf.encoder import encode_embeddings
+from csr_hf.data.run_data import Embedded
 from csr_hf.evaluation.cross_modal import CUTOFFS
 from csr_hf.evaluation.results import Row
-from csr_hf.pipeline import embed
-from csr_hf.recipe import versions
-from csr_hf.training.embedded import Embedded
+from csr_hf.runs.pipeline import embed
+from csr_hf.runs.recipe import versions
 from csr_hf.training.rows import TrainingSource
 
 MODALITIES = ("image", "text")

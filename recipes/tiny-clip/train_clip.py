@@ -23,8 +23,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from csr_hf.recipe import Recipe
-from csr_hf.training.data import SourceData, load_data
+from csr_hf.data.sources import SourceData, load_data
+from csr_hf.runs.recipe import Recipe
 
 SIDE, PATCH, WIDTH, DIM, LENGTH = 32, 8, 128, 256, 24
 SHIFT = 3

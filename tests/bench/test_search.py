@@ -13,8 +13,8 @@ from csr_hf.bench.search import RIVALS, SearchSizes, build_all, chosen_rivals, m
 from csr_hf.bench.search_data import exact_neighbors, jittered, make_data
 from csr_hf.bench.search_results import Measured, fastest_at, frontier, matched
 from csr_hf.bench.staged_rivals import Int8Stage, scaled
-from csr_hf.cli import main
-from csr_hf.encoder import project_queries
+from csr_hf.cli.main import main
+from csr_hf.codes import project_queries
 from csr_hf.evaluation.neighbors import neighbor_recall, unit_rows
 from tests.conftest import make_head
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.encoder import encode_embeddings, project_queries
+from csr_hf.codes import encode_embeddings, project_queries
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from csr_hf import CSREncoder, CSRModel
-from csr_hf.cli import main
+from csr_hf.cli.main import main
 from tests.conftest import MINILM
-from tests.hub_server import TOKEN
+from tests.helpers.hub_server import TOKEN
 from tests.publishing.conftest import make_head, make_results, write_run
 
 TEXTS = ["a first text", "another, longer one about matrices", ""]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel
-from csr_hf.cli import main
+from csr_hf.cli.main import main
 from csr_hf.publishing import export as module
 from csr_hf.publishing.export import export
 from csr_hf.publishing.sentence_transformers import native_head

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from csr_hf import CSREncoder, CSRModel
-from csr_hf.cli import main
+from csr_hf.cli.main import main
 from csr_hf.publishing.export import export
 from csr_hf.publishing.hub import push
 from csr_hf.publishing.model_card import is_generated
-from tests.hub_server import TOKEN
+from tests.helpers.hub_server import TOKEN
 from tests.publishing.conftest import make_head, make_results, write_run
 
 
@@ -223,7 +223,8 @@ def test_tokens_are_in_nothing_that_is_published_or_said(hub, token, run_folder,
 def test_data_set_on_the_hub_is_read_and_named_by_the_card(hub, token, tmp_path):
     from datasets import Dataset
 
-    from csr_hf.training.data import DataArguments, load_data
+    from csr_hf.data.arguments import DataArguments
+    from csr_hf.data.sources import load_data
 
     rows = {"question": [f"question {i}" for i in range(40)], "answer": [f"answer {i}" for i in range(40)]}
     Dataset.from_dict(rows).push_to_hub("user/pairs")

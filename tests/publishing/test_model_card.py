@@ -6,13 +6,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from csr_hf.cli import main
+from csr_hf.cli.main import main
 from csr_hf.evaluation.results import Results, Row
+from csr_hf.plumbing.redaction import shareable, without_secrets
 from csr_hf.publishing.backbone_facts import BackboneFacts, check_license, find_backbone_facts
 from csr_hf.publishing.card_sections import limits, summary
 from csr_hf.publishing.export import write_card_folder
 from csr_hf.publishing.model_card import CardOptions, is_generated
-from csr_hf.redaction import shareable, without_secrets
 from tests.conftest import MINILM
 from tests.publishing.conftest import make_head, make_results, write_run
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from csr_hf.jit import processor_features
+from csr_hf.plumbing.jit import processor_features
 from csr_hf.search.byte_products import DOT, WIDTH, moved, multiply_bytes
 from csr_hf.search.query_encoder import multiply_plainly
 
@@ -57,8 +57,8 @@ def test_codes_are_the_same_with_other_instructions(features, tmp_path):
     if features and not {"avx512vl", "avx512vnni"} <= processor_features():
         pytest.skip("this processor has no such instructions of 256 bits")
     program = """
-import csr_hf.jit
-csr_hf.jit.processor_features = lambda: {features}
+import csr_hf.plumbing.jit
+csr_hf.plumbing.jit.processor_features = lambda: {features}
 import numpy as np
 from csr_hf.search import byte_products, query_encoder
 assert byte_products.DOT == ({wanted})

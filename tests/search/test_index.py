@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
 from csr_hf.configuration_csr import CSRConfig
-from csr_hf.encoder import decoded_norms, encode_embeddings, project_queries
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import QueryProjections, SparseCodes

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from csr_hf import CSRConfig, CSRModel
-from csr_hf.encoder import head_fingerprint, project_queries
+from csr_hf.codes import head_fingerprint, project_queries
 from csr_hf.search.query_encoder import QueryEncoder
 
 DIM, HIDDEN = 40, 300

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from csr_hf.jit import LANES, at_least, count_bits, from_half, half_by_bits, jit, largest_size, lowest
+from csr_hf.plumbing.jit import LANES, at_least, count_bits, from_half, half_by_bits, jit, largest_size, lowest
 from csr_hf.search import finding
 from csr_hf.search.copies import store_float16, store_float16_plainly
 from csr_hf.search.index import InvertedIndex

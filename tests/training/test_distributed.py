@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from csr_hf import CSRTrainer, TrainingArguments
+from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.training.checkpoints import list_checkpoints
-from csr_hf.training.embeddings import EmbeddingCache
 from csr_hf.training.rows import TrainingSource
 from tests.conftest import make_head
 
@@ -174,9 +174,9 @@ def test_run_that_was_killed_goes_on(finished, tmp_path):
 
 
 EMBED = """
-from csr_hf.backbone import load_backbone
+from csr_hf.embedding.backbone import load_backbone
 from csr_hf.training import embeddings as module
-from csr_hf.training.distributed import processes
+from csr_hf.plumbing.distributed import processes
 
 module._SHARD_ROWS = 8
 backbone = load_backbone("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
@@ -192,7 +192,7 @@ with processes():
 
 
 def test_each_process_embeds_its_share(finished, tmp_path, backbone):
-    from csr_hf.training.embeddings import embed_dataset
+    from csr_hf.embedding.cache import embed_dataset
 
     np.save(tmp_path / "embeddings.npy", np.zeros((1, 1)))
     run = start(tmp_path, EMBED)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from csr_hf.training.neighbours import nearest_rows
+from csr_hf.training.neighbors import nearest_rows
 from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
 
 

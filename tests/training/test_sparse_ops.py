@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.training import kernels
+from csr_hf.training import cpu_kernels as kernels
 from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
 
 HIDDEN, DIM, LEVELS = 40, 12, (2, 5, 17)

@@ -6,7 +6,7 @@ import torch
 
 from csr_hf import CSRModel, CSRTrainer, TrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
-from csr_hf.training.measurement import measure
+from csr_hf.training.head_metrics import measure
 from csr_hf.training.rows import TrainingSource
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head

@@ -1,0 +1,149 @@
+"""Embeddings to sparse codes and back, by a head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from csr_hf.modeling_csr import CSRModel
+
+
+def centre(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
+    """`CSRModel.centre` of an array, float32; embeddings of a head of one modality stay as they are."""
+    import torch
+
+    if not head.config.modalities:
+        return embeddings
+    with torch.inference_mode():
+        rows = torch.from_numpy(np.asarray(embeddings, np.float32)).to(head.modality_bias.device)
+        return head.centre(rows, modality).float().cpu().numpy()
+
+
+_FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
+
+
+def head_fingerprint(head: CSRModel) -> str:
+    """Identifies a head by its weights: codes of heads with different fingerprints cannot be compared.
+
+    Hashing takes milliseconds, more than a query: it is done anew when a weight was exchanged or written to.
+    """
+    state = tuple((id(parameter), parameter._version) for parameter in (*head.parameters(), *head.buffers()))
+    known = _FINGERPRINTS.get(head)
+    if known is None or known[0] != state:
+        known = _FINGERPRINTS[head] = (state, _hashed(head))
+    return known[1]
+
+
+def _hashed(head: CSRModel) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    tensors: dict[str, torch.Tensor] = dict(head.named_parameters())
+    if head.config.modalities:
+        tensors["modality_bias"] = head.modality_bias
+    for name, parameter in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(np.ascontiguousarray(parameter.detach().float().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def encode_embeddings(
+    head: CSRModel,
+    embeddings: np.ndarray,
+    k: int | None = None,
+    *,
+    refine: bool | Literal["pursuit"] = False,
+    dtype: Literal["float32", "float16"] = "float32",
+    batch_size: int = 2048,
+) -> SparseCodes:
+    """Sparse codes of cached embeddings.
+
+    Args:
+        head: the CSR head.
+        embeddings: shape (n, input_dim), any float type.
+        k: active latents; default the head's.
+        refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
+        dtype: of the values; float16 is what an index stores.
+        batch_size: rows in one pass.
+
+    Raises:
+        ValueError: for NaN or infinite embeddings (the first such row is named), a wrong width, k > hidden_dim, or
+            values that overflow `dtype`.
+    """
+    import torch
+
+    config = head.config
+    k = config.k if k is None else k
+    indices = values = np.empty(0)
+    # Even with no rows the head checks k and the width, before anything of the size k is made.
+    for start in range(0, max(len(embeddings), 1), batch_size):
+        block = _batch(head, embeddings, start, batch_size)
+        with torch.inference_mode():
+            block_values, block_indices = head.encode(block, k, refine=refine)
+        if start == 0:
+            indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
+            values = np.empty((len(embeddings), k), np.dtype(dtype))
+        with np.errstate(over="ignore"):
+            values[start : start + batch_size] = block_values.float().cpu().numpy()
+        indices[start : start + batch_size] = block_indices.cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"the code of embeddings[{int(np.argmin(finite))}] overflows {np.dtype(dtype)} or the head's type. "
+            'Use dtype="float32" and a float32 head, or normalise the embeddings.'
+        )
+    return SparseCodes(indices, values, config.hidden_dim, head_fingerprint(head), check=False)
+
+
+def decode_codes(head: CSRModel, codes: SparseCodes) -> np.ndarray:
+    """Dense embeddings of codes, float32, shape (n, input_dim)."""
+    blocks = list(_decoded_blocks(head, codes))
+    return (
+        np.concatenate([block.cpu().numpy() for block in blocks]) if blocks else np.zeros((0, head.config.input_dim))
+    )
+
+
+def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> np.ndarray:
+    """||decode(z)|| of every code, float32, shape (n,): what an index divides by."""
+    blocks = [block.norm(dim=-1).cpu().numpy() for block in _decoded_blocks(head, codes, batch_size)]
+    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+
+def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> Iterator[torch.Tensor]:
+    """Decoded codes in float32, some rows at a time: a dense copy of all latents would not fit."""
+    import torch
+
+    weight = head.encoder.weight
+    for start in range(0, len(codes), batch_size):
+        part = codes[start : start + batch_size]
+        values = torch.from_numpy(part.values.astype(np.float32)).to(weight)
+        indices = torch.from_numpy(part.indices.astype(np.int64)).to(weight.device)
+        with torch.inference_mode():
+            yield head.decode(values, indices).float()
+
+
+def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
+    """Dense queries seen from the latents, for an index with decoded norms; see `CSRModel.project`."""
+    import torch
+
+    with torch.inference_mode():
+        latents, offset = head.project(_batch(head, embeddings, 0, len(embeddings)))
+    return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
+
+
+def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:
+    import torch
+
+    block = np.asarray(embeddings[start : start + size], dtype=np.float32)
+    finite = np.isfinite(block).all(axis=-1)
+    if not finite.all():
+        row = start + int(np.argmin(finite))
+        raise ValueError(f"embeddings[{row}] holds NaN or infinity. Check that text, or embed it in float32.")
+    return torch.from_numpy(np.ascontiguousarray(block)).to(head.encoder.weight)

@@ -1,0 +1,91 @@
+"""What a user says of the data: sources, roles of their columns, and what is held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PYTHON_DOCS = "python-docs"
+"""Name of the built-in corpus."""
+
+LAYOUTS = {
+    ("image", "text"): "image",
+    ("image", "label"): "image",
+    ("image",): "image",
+    ("anchor", "positive", "negative"): "positive",
+    ("anchor", "positive"): "positive",
+    ("text", "label"): "text",
+    ("text",): "text",
+    ("embedding", "label"): "embedding",
+    ("embedding",): "embedding",
+}
+"""Roles of a data set -> the role whose texts are the documents of a search; the first that fit the columns."""
+
+
+@dataclass
+class SourceArguments:
+    """One data set.
+
+    Raises:
+        ValueError: for a value out of range or unknown roles, naming it.
+    """
+
+    source: str = PYTHON_DOCS
+    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of
+    `save_to_disk` or of images (captions in its `metadata.csv`, columns `file_name` and `text`), or a Hub id."""
+    config_name: str | None = None
+    """Configuration of a Hub data set."""
+    split: str = "train"
+    """Split of a Hub data set or of a saved `DatasetDict`."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
+    `text` (and `label`), or `image` (and `text`, its caption, or `label`), or `embedding` (and `label`): a column of
+    floats, or the name of an array in an npz file."""
+    limit: int | None = None
+    """Take at most this many rows."""
+    streaming: bool = False
+    """Read the first `limit` rows of a Hub data set or file, shuffled through a buffer, without the rest of it."""
+    weight: float | None = None
+    """Share of the rows of a training batch, relative to other sources; default: its number of rows."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`data.limit` ({self.limit}) must be at least 1.")
+        if self.streaming and self.limit is None:
+            raise ValueError("`data.streaming` needs `data.limit`: how many rows to read.")
+        if self.weight is not None and not self.weight > 0:
+            raise ValueError(f"`data.weight` ({self.weight}) must be above 0. Leave the source out.")
+        if self.columns and set(self.columns) not in map(set, LAYOUTS):
+            raise ValueError(
+                f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive` (and "
+                "`negative`), or `text` (and `label`), or `image` (and `text` or `label`), or `embedding` (and "
+                "`label`)."
+            )
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """What a run learns from and is measured on: one data set, or several under `sources`.
+
+    Raises:
+        ValueError: for a value out of range or unknown roles, naming it.
+    """
+
+    sources: list[SourceArguments] = field(default_factory=list)
+    """Several data sets, instead of the one that the other keys name; `limit` then holds for each."""
+    held_out: float = 0.1
+    """Share of the rows, chosen by hash, that is never trained on and on which the run is measured."""
+    max_characters: int | None = None
+    """Cut texts to this length before embedding."""
+    skip_bad: bool = False
+    """Leave out images that cannot be opened, and say which; else the first of them ends the run."""
+    seed: int = 0
+    """Changes which rows are held out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"`data.held_out` ({self.held_out}) must be in [0, 1).")
+        if self.max_characters is not None and self.max_characters < 1:
+            raise ValueError(f"`data.max_characters` ({self.max_characters}) must be at least 1.")

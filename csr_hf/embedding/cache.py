@@ -1,0 +1,292 @@
+"""Embeddings of a frozen backbone, computed once: an Arrow cache on disk, memory-mapped, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.images import ImageColumn
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "csr_hf.embeddings/1"
+_MANIFEST = "manifest.json"
+_SHARD_ROWS = 2048
+_BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class EmbeddingCache:
+    """Embeddings on disk, row i for text i; pages are read when they are touched.
+
+    A folder of Arrow files that `datasets` reads too (fixed-size lists), and a manifest that is written last: a folder
+    without one is unfinished, and embedding again goes on where it stopped.
+    """
+
+    folder: Path
+    fingerprint: str
+    """Of backbone, prompt, maximum length, dtype and texts: the same fingerprint, the same embeddings."""
+    arrays: tuple[np.ndarray, ...]
+    """The shards, memory-mapped, each (rows, dim), float16 or float32."""
+    reused: bool = False
+    """Whether `embed_dataset` found it complete."""
+
+    @classmethod
+    def load(cls, folder: str | Path, *, verify: bool = False) -> EmbeddingCache:
+        """Open a complete cache.
+
+        Args:
+            folder: what `embed_dataset` made.
+            verify: also read everything and compare checksums.
+
+        Raises:
+            ValueError: if the folder is unfinished, damaged, or something else; the file is named.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        arrays = []
+        for shard in manifest["shards"]:
+            path = folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise ValueError(f"embedding cache file {path} is missing or truncated. {_way_out(folder)}")
+            if verify and zlib.crc32(path.read_bytes()) != shard["crc32"]:
+                raise ValueError(f"embedding cache file {path} is corrupt (checksum). {_way_out(folder)}")
+            arrays.append(_read_shard(path, shard["rows"], manifest["dim"]))
+        return cls(folder, manifest["fingerprint"], tuple(arrays))
+
+    def __len__(self) -> int:
+        return sum(len(array) for array in self.arrays)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.arrays[0].shape[1]
+
+    def to_numpy(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """A copy of all rows, or of those a bool mask or row numbers choose, in the stored dtype."""
+        everything = self.arrays[0] if len(self.arrays) == 1 else np.concatenate(self.arrays)
+        return np.array(everything) if rows is None else everything[rows]
+
+    def to_dataset(self) -> Dataset:
+        """As a `datasets.Dataset` with one column `embedding`, memory-mapped."""
+        from datasets import Dataset, concatenate_datasets
+
+        return concatenate_datasets(
+            [Dataset.from_file(str(path)) for path in sorted(self.folder.glob("shard-*.arrow"))]
+        )
+
+
+def embed_dataset(
+    inputs: Sequence[Any],
+    backbone: Backbone,
+    cache_dir: str | Path,
+    *,
+    prompt_name: str | None = None,
+    batch_size: int = 32,
+    dtype: Literal["float16", "float32"] = "float16",
+    label: str = "embedding",
+    progress: bool = True,
+) -> EmbeddingCache:
+    """Embed texts or images once; later calls with the same input find the cache.
+
+    When several processes train together each embeds its share of the shards, and any number of them reads the cache.
+
+    Args:
+        inputs: n strings, for example a column of a `datasets.Dataset`, or an `ImageColumn`.
+        backbone: the frozen model.
+        cache_dir: caches live in folders below, named after their fingerprint.
+        prompt_name: one of the backbone's prompts.
+        batch_size: inputs in one forward pass.
+        dtype: what is stored; float16 keeps the neighbours of unit-norm embeddings.
+        label: of the progress bar.
+        progress: show inputs a second and the time left.
+
+    Raises:
+        ValueError: for no inputs; an image that cannot be opened, or an embedding that is NaN, infinite or beyond
+            float16 (the row is named; rows that were good stay for the next run); a cache that is damaged or not one.
+        OSError: if the folder cannot be written; nothing half-written is taken for good later.
+    """
+    if len(inputs) == 0:
+        raise ValueError("`inputs` is empty: there is nothing to embed.")
+    # Images are opened when it is their turn.
+    inputs = inputs if isinstance(inputs, ImageColumn) else list(inputs)
+    origin = _origin(inputs, backbone, prompt_name, dtype)
+    fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
+    folder = Path(cache_dir) / fingerprint
+    # All look before any of them can have finished.
+    found, (rank, world) = (folder / _MANIFEST).exists(), rank_and_world()
+    wait_for_all()
+    if found:
+        return _reuse(folder, fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(inputs), _SHARD_ROWS)
+    paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
+    sizes = [min(_SHARD_ROWS, len(inputs) - start) for start in starts]
+    with _progress_bar(sum(sizes[rank::world]), label, progress) as bar:
+        for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
+            if _is_complete(path, size, backbone.dim):
+                bar.update(size)
+                continue
+            embeddings = _embed(
+                inputs, range(start, start + size), backbone, prompt_name, batch_size, np.dtype(dtype), bar
+            )
+            _write_atomically(path, _arrow_bytes(embeddings))
+    wait_for_all()
+    if rank == 0:
+        shards = [_describe(path, size) for path, size in zip(paths, sizes, strict=True)]
+        manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim}
+        _write_atomically(folder / _MANIFEST, json.dumps({**manifest, "shards": shards}, indent=2).encode())
+    wait_for_all()
+    return EmbeddingCache.load(folder)
+
+
+def fingerprint_texts(texts: Iterable[str]) -> str:
+    """A hash of the texts and their order."""
+    digest = hashlib.blake2b(digest_size=12)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
+    cache = EmbeddingCache.load(folder, verify=True)
+    if cache.fingerprint != fingerprint:
+        raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {_way_out(folder)}")
+    logger.info("embeddings found in %s", folder)
+    return EmbeddingCache(folder, fingerprint, cache.arrays, reused=True)
+
+
+def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
+    """All that the embeddings depend on."""
+    if isinstance(inputs, ImageColumn):
+        content = {"prompt": "", "images": fingerprint_texts(inputs.hashes())}
+    else:
+        # No prompt and an empty one embed alike.
+        content = {"prompt": backbone.prompt(prompt_name) or "", "texts": fingerprint_texts(inputs)}
+    return {
+        "backbone": backbone.name,
+        "weights": backbone.fingerprint,
+        "revision": backbone.revision,
+        "max_seq_length": backbone.model.max_seq_length,
+        "dtype": dtype,
+        **content,
+        "rows": len(inputs),
+    }
+
+
+def _embed(
+    inputs: Sequence[Any],
+    places: range,
+    backbone: Backbone,
+    prompt_name: str | None,
+    batch_size: int,
+    dtype: np.dtype,
+    bar: tqdm,
+) -> np.ndarray:
+    """One shard. Texts of like length go together, so that little is computed for padding."""
+    embeddings = np.empty((len(places), backbone.dim), dtype)
+    if isinstance(inputs, ImageColumn):
+        order = np.arange(len(places))
+    else:
+        order = np.argsort([len(inputs[place]) for place in places], kind="stable")
+    for start in range(0, len(order), _BLOCK_ROWS):
+        rows = order[start : start + _BLOCK_ROWS]
+        block = backbone.embed([inputs[places[row]] for row in rows], prompt_name, batch_size)
+        good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
+        if not good.all():
+            bad = places[rows[int(np.argmin(good))]]
+            kind = "NaN or infinite" if not np.isfinite(block[np.argmin(good)]).all() else f"too large for {dtype}"
+            named = (
+                f"image {inputs.name(bad)}"
+                if isinstance(inputs, ImageColumn)
+                else f"text {bad} ({inputs[bad][:40]!r})"
+            )
+            raise ValueError(f"the embedding of {named} is {kind}. Check the backbone's precision, or store float32.")
+        embeddings[rows] = block
+        bar.update(len(rows))
+    return embeddings
+
+
+def _progress_bar(total: int, label: str, progress: bool) -> tqdm:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=label, unit="input", disable=not progress)
+
+
+def _arrow_bytes(embeddings: np.ndarray) -> bytes:
+    """An Arrow stream of one record batch, as `datasets` writes it."""
+    import pyarrow as pa
+    from datasets import Features, List, Value
+
+    features = Features({"embedding": List(Value(str(embeddings.dtype)), length=embeddings.shape[1])})
+    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+        writer.write_batch(pa.record_batch([column], schema=features.arrow_schema))
+    return sink.getvalue().to_pybytes()
+
+
+def _read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
+    """A memory-mapped view of a shard, no copy."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            column = pa.ipc.open_stream(source).read_next_batch().column("embedding")
+        array = column.values.to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+    except (pa.ArrowInvalid, StopIteration, KeyError, AttributeError, OSError) as error:
+        raise ValueError(f"embedding cache file {path} is corrupt: {error}. {_way_out(path.parent)}") from error
+    if array.shape != (rows, dim):
+        raise ValueError(
+            f"embedding cache file {path} is {array.shape}, expected {(rows, dim)}. {_way_out(path.parent)}"
+        )
+    return array
+
+
+def _is_complete(path: Path, rows: int, dim: int) -> bool:
+    """Whether an interrupted run left this shard; files are renamed when whole, so presence is enough."""
+    return path.is_file() and len(_read_shard(path, rows, dim)) == rows
+
+
+def _describe(path: Path, rows: int) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"file": path.name, "rows": rows, "bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / _MANIFEST
+    if not path.is_file():
+        found = "unfinished: embed again to go on" if any(folder.glob("shard-*.arrow")) else "not an embedding cache"
+        raise ValueError(f"{folder} is {found} (no {_MANIFEST}).")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is corrupt: {error}. {_way_out(folder)}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ValueError(f"{path} does not describe an embedding cache ({_FORMAT}). {_way_out(folder)}")
+    return manifest
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _way_out(folder: Path) -> str:
+    return f"Delete {folder} and embed again."

@@ -1,0 +1,1 @@
+"""What every part may use: files written whole, threads, jit settings, redaction, processes."""

@@ -1,0 +1,1 @@
+"""One YAML file = one run = one folder."""

@@ -1,0 +1,105 @@
+"""What a folder or file holds, in a few lines: the answer of `csr-hf info`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from csr_hf.evaluation.results import Results
+
+
+def describe(path: str | Path) -> list[str]:
+    """Lines that describe a run, a head, an index, an embedding cache, results, or a file of sparse codes.
+
+    Raises:
+        ValueError: if the path does not exist, is damaged, or is nothing that csr_hf writes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
+    for is_kind, describe_kind in _KINDS:
+        if is_kind(path):
+            return describe_kind(path)
+    raise ValueError(f"{path} is not a run, model, index, embedding cache, results or file of sparse codes.")
+
+
+def _describe_run(path: Path) -> list[str]:
+    lines = [f"run {path}", *("  " + line for line in _describe_model(path / "model"))]
+    if (path / "index").is_dir():
+        lines += ["  " + line for line in _describe_index(path / "index")]
+    if (path / "results.json").is_file():
+        lines += ["  " + line for line in _describe_results(path)]
+    return lines
+
+
+def _describe_model(path: Path) -> list[str]:
+    from csr_hf.configuration_csr import CSRConfig
+
+    config = CSRConfig.from_pretrained(path)
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    encodes = f" of {' and '.join(config.modalities)}" if config.modalities else ""
+    return [
+        f"head {path}: {config.input_dim} -> {config.hidden_dim} latents{encodes}, k {config.k}, "
+        f"{'tied' if config.tied_decoder else 'untied'} decoder, {size / 1e6:.1f} MB",
+        f"  backbone {config.base_model_name_or_path}, revision {config.base_model_revision or 'unknown'}",
+    ]
+
+
+def _describe_index(path: Path) -> list[str]:
+    from csr_hf.search.index import InvertedIndex
+
+    index = InvertedIndex.load(path)
+    copies = f", {' and '.join(index.copies)} copies" if index.copies else ""
+    return [
+        f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents{copies}, head {index.head}",
+        f"  {index.bytes_per_vector:.0f} bytes a document, {index.postings_per_query:.2f} postings a document and "
+        f"query, segments: {index.segments}",
+    ]
+
+
+def _describe_cache(path: Path) -> list[str]:
+    from csr_hf.embedding.cache import EmbeddingCache
+
+    cache = EmbeddingCache.load(path)
+    origin = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["origin"]
+    return [
+        f"embedding cache {path}: {len(cache):,} x {cache.dim}, {origin['dtype']}",
+        f"  backbone {origin['backbone']}, prompt {origin['prompt']!r}, at most {origin['max_seq_length']} tokens",
+    ]
+
+
+def _describe_results(path: Path) -> list[str]:
+    results = Results.load(path)
+    lines = []
+    for task in dict.fromkeys(row.task for row in results.rows):
+        best = max(
+            (row for row in results.rows if row.task == task and row.k), key=lambda row: row.k or 0, default=None
+        )
+        shown = f": {best.method} k={best.k} keeps {best.retention:.3f} of {best.metric}" if best else ""
+        lines.append(f"results {task}: {len(results.select(task=task))} figures{shown}")
+    return lines
+
+
+def _describe_codes(path: Path) -> list[str]:
+    from csr_hf.sparse_codes import SparseCodes
+
+    codes = SparseCodes.load(path)
+    return [f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head or 'unknown'}"]
+
+
+def _has(*names: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_dir() and all((path / name).exists() for name in names)
+
+
+_KINDS: list[tuple[Callable[[Path], bool], Callable[[Path], list[str]]]] = [
+    (_has("model/config.json"), _describe_run),
+    (_has("config.json"), _describe_model),
+    (lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
+    (
+        lambda path: path.is_dir() and any(path.glob("*.json")) and not (path / "results.json").exists(),
+        _describe_index,
+    ),
+    (lambda path: path.name == "results.json" or (path / "results.json").exists(), _describe_results),
+    (lambda path: path.suffix == ".safetensors", _describe_codes),
+]

@@ -1,0 +1,62 @@
+"""Answers as one HTML page with thumbnails, which needs no server and no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from csr_hf.embedding.images import is_image, thumbnail
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.runs.searcher import Hit
+
+_STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); list-style: none; }
+ol { padding: 0; }
+img { max-width: 100%; height: 8rem; object-fit: contain; display: block; }
+small { color: #666; overflow-wrap: anywhere; display: block; }
+"""
+
+
+def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]) -> None:
+    """Write a page of answers; images are embedded, and those of a folder link to their file.
+
+    Args:
+        path: the file to write, whole or not at all.
+        answers: questions, each with its hits, best first.
+    """
+    sections = "\n".join(_section(question, hits) for question, hits in answers)
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>csr-hf search</title>'
+        f"<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
+    )
+    with written_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _section(question: str, hits: Sequence[Hit]) -> str:
+    asked = _picture(thumbnail(Path(question)), question) if is_image(question) else ""
+    found = "\n".join(_answer(hit) for hit in hits) or "<li>nothing found</li>"
+    return f"<h2>{html.escape(question)}</h2>{asked}\n<ol>\n{found}\n</ol>"
+
+
+def _answer(hit: Hit) -> str:
+    content = hit.thumbnail
+    linked = os.path.isfile(hit.id)
+    if content is None and is_image(hit.id):
+        content = thumbnail(Path(hit.id))
+    shown = "" if content is None else _picture(content, hit.text)
+    if shown and linked:
+        shown = f'<a href="{html.escape(Path(hit.id).resolve().as_uri())}">{shown}</a>'
+    return (
+        f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(hit.text[:200])}"
+        f"{f'<small>{html.escape(hit.id)}</small>' if hit.id != hit.text else ''}</li>"
+    )
+
+
+def _picture(content: bytes, name: str) -> str:
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{encoded}" alt="{html.escape(name[:200])}">'

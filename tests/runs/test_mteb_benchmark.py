@@ -1,0 +1,177 @@
+"""`csr-hf evaluate` and `csr_hf.evaluate` on whole runs, and the real tasks where their data is at hand."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mteb
+import pytest
+import yaml
+from mteb.mocks import MOCK_TASK_TEST_GRID
+
+import csr_hf
+from csr_hf import CSREncoder, Results
+from csr_hf.cli.main import main
+from csr_hf.evaluation.leaderboard import published_meta, write_submission
+from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder
+from csr_hf.publishing.sentence_transformers import write_full
+from tests.publishing.conftest import make_head
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home"
+MOCK = {task.metadata.name: type(task) for task in MOCK_TASK_TEST_GRID}
+RECIPE = {
+    "data": {"limit": 400, "held_out": 0.2, "max_characters": 100},
+    "model": {"hidden_dim": 512, "k": 16},
+    "training": {"max_steps": 20, "per_device_train_batch_size": 64},
+}
+
+
+@pytest.fixture
+def mock_tasks(monkeypatch):
+    """mteb's mock tasks, found by name like any other."""
+    module = importlib.import_module("mteb.get_tasks")
+    monkeypatch.setattr(module, "_TASKS_REGISTRY", {**module._TASKS_REGISTRY, **MOCK})
+
+
+@pytest.fixture(scope="module")
+def run_folder(backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert main(["train", str(folder / "recipe.yaml"), "--output-dir", str(folder / "run"), "--no-progress"]) == 0
+    return folder / "run"
+
+
+def evaluate(run_folder, *flags):
+    return main(["evaluate", str(run_folder), "--no-progress", *map(str, flags)])
+
+
+def test_command_measures_every_method_and_writes_everything(run_folder, mock_tasks, tmp_path, capsys):
+    flags = ["--tasks", "MockRetrievalTask,MockSTSTask", "--k", "4,8", "--output-dir", tmp_path]
+    assert evaluate(run_folder, *flags, "--trained-on", "MockSTSTask") == 0
+    said = capsys.readouterr().out
+    assert "MockSTSTask: STS, cosine_spearman (the head was trained on its data)" in said
+    results = Results.load(tmp_path)
+    retrieval = {row.method for row in results.select(task="MockRetrievalTask")}
+    assert retrieval == {
+        "dense", "CSR", "CSR, decoded", "CSR + int8", "truncation", "PCA", "PQ", "int8", "binary"
+    }  # fmt: skip
+    assert {row.method for row in results.select(task="MockSTSTask")} == retrieval - {"CSR + int8"}
+    assert {row.k for row in results.rows} == {None, 4, 8}
+    assert results.details["datasets"]["MockRetrievalTask"]["id"] == MOCK["MockRetrievalTask"].metadata.dataset["path"]
+    assert results.details["trained_on"] == ["MockSTSTask"]
+    assert set(results.details["seconds"]["MockSTSTask"]) == {"dense", "all others"}
+    assert "### MockSTSTask (the head was trained on its data)" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "retention.png").read_bytes()[:4] == b"\x89PNG"
+    metas = [json.loads(path.read_text()) for path in (tmp_path / "mteb").rglob("model_meta.json")]
+    names = {meta["name"] for meta in metas}
+    assert names == {"sentence-transformers/all-MiniLM-L6-v2", f"local/{run_folder.name}"}
+    csr = [meta for meta in metas if meta["name"].startswith("local/")]
+    assert {meta["experiment_kwargs"]["k"] for meta in csr} == {4, 8}
+    assert {meta["revision"] for meta in csr} == {CSREncoder.from_pretrained(run_folder, device="cpu").fingerprint}
+    assert {meta["embed_dim"] for meta in csr} == {512}
+    assert {tuple(meta["training_datasets"]) for meta in csr} == {("MockSTSTask",)}
+
+
+def test_failed_task_gives_code_1_and_the_others_go_on(run_folder, mock_tasks, tmp_path, monkeypatch, capsys):
+    def broken(self, *_, **__):
+        raise ConnectionError("Couldn't reach the data on the Hub")
+
+    monkeypatch.setattr(MOCK["MockRetrievalTask"], "load_data", broken)
+    flags = ["--tasks", "MockRetrievalTask,MockSTSTask", "--k", "4", "--baselines", "binary", "--output-dir", tmp_path]
+    assert evaluate(run_folder, *flags) == 1
+    said = capsys.readouterr().out
+    assert "MockRetrievalTask could not be measured: ConnectionError: Couldn't reach the data on the Hub" in said
+    assert {row.task for row in Results.load(tmp_path).rows} == {"MockSTSTask"}
+
+
+def test_unknown_names_are_refused_before_anything_runs(run_folder, tmp_path, capsys):
+    assert evaluate(run_folder, "--tasks", "SciFac", "--output-dir", tmp_path / "out") == 2
+    assert "Did you mean: 'SciFact" in capsys.readouterr().err
+    assert evaluate(run_folder, "--tasks", "SciFact", "--baselines", "pqq", "--output-dir", tmp_path / "out") == 2
+    assert "Did you mean 'pq'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--query-k-factor", "--candidates"])
+def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, flag):
+    assert evaluate(run_folder, "--tasks", "SciFact", flag, "0", "--output-dir", tmp_path / "out") == 2
+    assert flag[2:].replace("-", "_") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_tasks, tmp_path):
+    found = csr_hf.evaluate(run_folder / "model", ["MockSTSTask"], ks=[4], output_dir=tmp_path, progress=False)
+    assert {row.method for row in found.results.rows} == {"dense", "CSR", "CSR, decoded", "truncation", "binary"}
+
+
+@pytest.fixture(scope="module")
+def published(hub, backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "full"
+    folder.mkdir()
+    head = make_head(base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2")
+    write_full(CSREncoder(backbone, head), folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n# A head\n")
+    return hub.add("user/board", folder)
+
+
+def test_submission_is_what_the_stock_loader_reproduces(published, backbone, tmp_path):
+    encoder = CSREncoder.from_pretrained("user/board", device="cpu")
+    source = EmbeddingSource(encoder.backbone, tmp_path / "embeddings", progress=False)
+    task = MOCK["MockSTSTask"]()
+    files = write_submission(
+        tmp_path / "submission", "user/board", encoder, source, [task], [16, 4], trained_on={"NQ"}
+    )
+    folder = tmp_path / "submission" / "results" / "user__board" / published
+    places = {"MockSTSTask": folder, "max_active_dims_4": folder / "experiments" / "max_active_dims_4"}
+    assert {folder / "MockSTSTask.json", places["max_active_dims_4"] / "MockSTSTask.json"} <= set(files)
+    for k, place in ((16, folder), (4, places["max_active_dims_4"])):
+        meta = published_meta("user/board", encoder, k)
+        stock = mteb.evaluate(meta.load_model(), task, cache=None, co2_tracker=False, show_progress_bar=False)
+        written = json.loads((place / "MockSTSTask.json").read_text())["scores"]["test"][0]["main_score"]
+        assert written == pytest.approx(stock.task_results[0].get_score(), abs=1e-3)
+    code = (tmp_path / "submission" / "board.py").read_text()
+    compile(code, "board.py", "exec")
+    for part in ("SparseEncoderWrapper", "user/board", published, "apache-2.0", "eng-Latn", "NQ", "all-MiniLM-L6-v2"):
+        assert part in code
+
+
+def test_mteb_finds_a_published_model_by_its_name(published, tmp_path):
+    """What `mteb run -m user/board` loads: mteb's own wrapper, no trust asked for."""
+    from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
+
+    model = mteb.get_model("user/board", device="cpu")
+    assert type(model) is SparseEncoderWrapper
+    assert (model.mteb_model_meta.name, model.mteb_model_meta.revision) == ("user/board", published)
+    found = mteb.evaluate(model, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
+    own = MTEBEncoder.from_encoder(CSREncoder.from_pretrained("user/board", device="cpu"), tmp_path)
+    expected = mteb.evaluate(own, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
+    assert found.task_results[0].get_score() == pytest.approx(expected.task_results[0].get_score(), abs=1e-3)
+
+
+def test_head_layout_cannot_be_submitted(hub, published, tmp_path):
+    make_head().save_pretrained(tmp_path / "head")
+    hub.add("user/alone", tmp_path / "head")
+    encoder = CSREncoder.from_pretrained("user/board", device="cpu")
+    with pytest.raises(ValueError, match=r"user/alone holds the head alone\. Push it with --layout full"):
+        published_meta("user/alone", encoder, 16)
+    with pytest.raises(ValueError, match="user/nowhere is not on the Hub"):
+        published_meta("user/nowhere", encoder, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the data of real tasks is not at hand")
+def test_dense_model_scores_what_is_published_for_it(backbone, tmp_path):
+    """all-MiniLM-L6-v2 on STSBenchmark: Spearman 0.820."""
+    home = shutil.copytree(SHARED, tmp_path / "home", copy_function=os.link)
+    make_head().save_pretrained(tmp_path / "head")
+    call = [sys.executable, "-m", "csr_hf.cli", "evaluate", str(tmp_path / "head"), "--tasks", "STSBenchmark"]
+    call += ["--k", "16", "--baselines", "binary", "--output-dir", str(tmp_path / "out"), "--no-progress"]
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    (dense,) = Results.load(tmp_path / "out").select(method="dense")
+    assert dense.score == pytest.approx(0.820, abs=0.001)

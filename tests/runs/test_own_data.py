@@ -1,0 +1,233 @@
+"""Heads for the user's own data: a corpus, several sources, precomputed embeddings, several processes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+
+from csr_hf import CSREncoder, CSRModel, Recipe, Results
+from csr_hf.cli.flags import collection_of
+from csr_hf.cli.main import main
+from csr_hf.data.arguments import DataArguments
+from csr_hf.data.python_docs import python_docs
+from csr_hf.data.sources import load_data
+from csr_hf.evaluation.probes import knn_accuracy
+from csr_hf.runs.searcher import RunSearcher
+
+SMALL = ["--training.max_steps", "30", "--training.per_device_train_batch_size", "64", "--model.hidden_dim", "512"]
+MEASURED = ["--k", "16", "--evaluation.ks", "[8, 16]", "--data.held_out", "0.4", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, backbone):
+    folder = tmp_path_factory.mktemp("own")
+    docs = python_docs(160)
+    Dataset.from_dict({"body": [doc.body[:200] for doc in docs[:120]]}).to_parquet(folder / "docs.parquet")
+    pairs = {"q": [doc.summary for doc in docs[120:]], "a": [doc.body[:200] for doc in docs[120:]]}
+    Dataset.from_dict(pairs).to_parquet(folder / "pairs.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(folder):
+    """A run on the corpus, and one that starts from its head."""
+    corpus = ["--corpus", str(folder / "docs.parquet"), "--text-column", "body"]
+    shared = [*corpus, *MEASURED]
+    assert main(["run", *shared, *SMALL, "--output-dir", str(folder / "fresh")]) == 0
+    more = ["--head", str(folder / "fresh"), "--output-dir", str(folder / "more"), "--training.max_steps", "10"]
+    assert main(["run", *shared[:4], "--data.held_out", "0.4", "--evaluation.ks", "[16]", "--no-progress", *more]) == 0
+    return folder
+
+
+def test_corpus_alone_makes_a_run(adapted):
+    recipe = Recipe.load(adapted / "fresh" / "recipe.yaml")
+    assert recipe.data.columns == {"text": "body"}
+    searcher = RunSearcher.load(adapted / "fresh")
+    assert len(searcher.documents) == 120
+    assert searcher.search(searcher.documents[5]["text"], 3)[0].id == "5"
+    assert {row.metric for row in Results.load(adapted / "fresh").rows} == {"dense top 10"}
+
+
+def test_training_goes_on_from_a_head(adapted):
+    fresh, more = (CSRModel.from_pretrained(adapted / name / "model") for name in ("fresh", "more"))
+    assert more.config.hidden_dim == 512
+    assert more.config.k == 16
+    assert not torch.equal(fresh.encoder.weight, more.encoder.weight)
+    torch.testing.assert_close(fresh.encoder.weight, more.encoder.weight, atol=0.05, rtol=1)
+    assert Recipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
+
+
+@pytest.mark.parametrize("scheme", ["index", "milvus-lite"])
+def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_path, capsys, scheme):
+    pytest.importorskip({"milvus-lite": "milvus_lite"}.get(scheme, "numpy"), reason='pip install "csr_hf[milvus]"')
+    engine = ["--engine", f"{scheme}:{tmp_path / 'there'}{'.db' if scheme == 'milvus-lite' else ''}"]
+    call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress", *engine]
+    call += ["--head", str(adapted / "fresh"), "--output-dir", str(tmp_path / "run")]
+    for limit in ("40", "30"):
+        assert main([*call, "--limit", limit]) == 0
+        # Nothing stays of a larger corpus.
+        assert f"{limit} documents in" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "index").exists()
+    documents = Dataset.from_parquet(str(tmp_path / "run" / "documents.parquet"))
+    assert main(["search", str(tmp_path / "run"), documents["text"][7], "--top-k", "2", *engine]) == 0
+    first = next(line for line in capsys.readouterr().out.splitlines() if " 1. " in line)
+    assert first.split()[-1] == "7"
+    assert main(["search", str(tmp_path / "run"), "a text"]) == 2
+    assert "has no index" in capsys.readouterr().err
+    assert main(["search", str(adapted / "more"), "a text", *engine]) == 2
+    assert "has no 'more' made by csr_hf" in capsys.readouterr().err
+    assert main(["search", str(adapted / "more"), "a text", *engine, "--collection", "run"]) == 2
+    assert "'run' was filled with another head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("runs/docs", "docs"), ("a/My Docs-2", "my_docs_2"), ("a/20_x", "c_20_x"), ("a" * 80, "a" * 63)],
+)
+def test_collections_are_called_like_their_folder(folder, name):
+    assert collection_of(folder) == name
+
+
+def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monkeypatch):
+    call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress"]
+    assert main([*call, "--output-dir", str(folder / "never")]) == 2
+    assert "names no head to index with. Give one: --head" in capsys.readouterr().err
+    assert not (folder / "never").exists()
+    assert main([*call, "--head", str(adapted / "fresh"), "--output-dir", str(adapted / "fresh")]) == 2
+    assert "is where the head comes from" in capsys.readouterr().err
+    assert main([*call, "--head", str(adapted / "fresh"), "--index.copies", "[int4]"]) == 2
+    assert "`index.copies.0` ('int4')" in capsys.readouterr().err
+    indexed = folder / "indexed"
+    assert main([*call, "--head", str(adapted / "fresh"), "--output-dir", str(indexed)]) == 0
+    fresh, own = (CSRModel.from_pretrained(run / "model") for run in (adapted / "fresh", indexed))
+    assert torch.equal(fresh.encoder.weight, own.encoder.weight)
+    searcher = RunSearcher.load(indexed)
+    assert (len(searcher.documents), searcher.index.copies) == (40, ("binary", "int8"))
+    text = searcher.documents[7]["text"]
+    (hit,) = searcher.search(text, 1)
+    # int8 leaves the cosine of a text with itself at 1, to three places.
+    assert (hit.id, hit.text) == ("7", text) and hit.score == pytest.approx(1, abs=2e-3)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{text.split()[0]}\nparse [a] date\n\nnever asked\n"))
+    capsys.readouterr()
+    assert main(["search", str(indexed), "--top-k", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "40 documents. Type a question" in said
+    assert "parse [a] date" in said and " ms" in said and "never asked" not in said
+    assert said.count("  1. ") == 2
+    assert main(["info", str(indexed)]) == 0
+    assert "binary and int8 copies" in capsys.readouterr().out
+
+
+def test_head_of_another_width_is_refused(folder, adapted, capsys):
+    np.save(folder / "narrow.npy", np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32))
+    call = ["train", "--corpus", str(folder / "narrow.npy"), "--head", str(adapted / "fresh"), "--no-progress"]
+    assert main([*call, "--output-dir", str(folder / "never"), "--model.hidden_dim", "16", "--k", "4"]) == 2
+    assert "takes embeddings of width 384, these are 8 wide" in capsys.readouterr().err
+
+
+def test_neither_recipe_nor_corpus_is_an_error(capsys):
+    assert main(["train"]) == 2
+    assert "give a recipe, or the texts to learn from: --corpus" in capsys.readouterr().err
+
+
+def of_several_sources(folder, output_dir):
+    """Path of a recipe with documents and pairs."""
+    recipe = {
+        "output_dir": str(output_dir),
+        "cache_dir": str(output_dir.with_name(f"{output_dir.name}-embeddings")),
+        "data": {
+            "held_out": 0.4,
+            "sources": [
+                {"source": str(folder / "docs.parquet"), "columns": {"text": "body"}, "limit": 60},
+                {"source": str(folder / "pairs.parquet"), "columns": {"anchor": "q", "positive": "a"}, "weight": 100},
+            ],
+        },
+    }
+    path = output_dir.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def test_several_sources_are_one_run(folder, capsys):
+    contrast = ["--training.gamma", "0.1", "--training.contrast", "pairs"]
+    recipe = of_several_sources(folder, folder / "several")
+    assert main(["run", recipe, *SMALL, *contrast, *MEASURED[:4], "--no-progress"]) == 0
+    results = Results.load(folder / "several")
+    assert {row.task.split(",")[0] for row in results.rows} == {"docs.parquet and 1 more"}
+    searcher = RunSearcher.load(folder / "several")
+    assert len(searcher.documents) == 100
+    assert {name.split(":")[0] for name in searcher.documents["id"]} == {"docs.parquet", "pairs.parquet"}
+
+
+def test_unknown_key_of_a_source_is_named(folder):
+    with pytest.raises(ValueError, match=r"`data.sources.0.colums` is not a key.*`data.sources.0.columns`"):
+        Recipe.from_dict({"data": {"sources": [{"source": "a.csv", "colums": {}}]}})
+    with pytest.raises(ValueError, match=r"`data.sources` lists mappings"):
+        Recipe.from_dict({"data": {"sources": ["a.csv"]}})
+
+
+def test_embeddings_need_no_backbone(folder):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 32))
+    np.savez(folder / "vectors.npz", data=rows.astype(np.float32), label=np.arange(300) % 4)
+    columns = ["--data.columns", "{embedding: data, label: label}", "--backbone", "nobody/model"]
+    sizes = ["--model.hidden_dim", "128", "--k", "8", "--evaluation.ks", "[8]", "--no-progress"]
+    contrast = ["--training.gamma", "0.1", "--training.contrast", "labels", "--training.max_steps", "60"]
+    output = ["--output-dir", str(folder / "vectors"), "--model.init", "data"]
+    assert main(["run", "--corpus", str(folder / "vectors.npz"), *columns, *sizes, *contrast, *output]) == 0
+    head = CSRModel.from_pretrained(folder / "vectors" / "model")
+    assert head.config.base_model_name_or_path == "nobody/model"
+    results = Results.load(folder / "vectors")
+    assert results.select(method="CSR", k=8)[0].score > 0.3
+    (labels,) = {row.task for row in results.rows if row.metric == "linear probe"}
+    assert labels.startswith("vectors.npz, labels of ")
+    (data,) = load_data(
+        DataArguments(source=str(folder / "vectors.npz"), columns={"embedding": "data", "label": "label"})
+    )
+    known, asked = ((data.embeddings[side], data.labels[side]) for side in (~data.held_out, data.held_out))
+    expected = knn_accuracy(*known, *asked)
+    assert results.select(task=labels, metric="1-NN accuracy", method="dense")[0].score == expected > 0
+    log = [json.loads(line) for line in (folder / "vectors" / "training_log.jsonl").open()]
+    assert log[-1]["contrast"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_whole_command(folder):
+    recipe = of_several_sources(folder, folder / "two")
+    flags = [*SMALL, *MEASURED[:4], "--no-progress", "--training.num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "csr_hf.cli"]
+    done = subprocess.run(
+        [*launch, "run", recipe, *flags],
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nhead ") == 1
+    encoder = CSREncoder.from_pretrained(folder / "two" / "model")
+    assert len(encoder.encode(["a text"])) == 1
+    assert len(RunSearcher.load(folder / "two").documents) == 100
+
+
+@pytest.mark.slow
+def test_speed_is_measured_beside_the_rivals(tmp_path, capsys):
+    output = tmp_path / "bench" / "train.json"
+    sizes = ["--input-dim", "16", "--hidden-dim", "64", "--k", "4", "--batch-size", "32"]
+    assert main(["bench", "train", *sizes, "--steps", "2", "--repeats", "2", "--no-progress", "-o", str(output)]) == 0
+    written = json.loads(output.read_text())
+    assert list(written["rates"]) == ["csr_hf", "plain loop", "sentence-transformers"]
+    assert set(written["times_faster"]) == {"plain loop", "sentence-transformers"}
+    assert all(len(timing["seconds"]) == 2 and timing["peak_mb"] > 0 for timing in written["timings"])
+    assert written["details"]["command"].startswith("csr-hf bench train")
+    assert "times slower" in capsys.readouterr().out

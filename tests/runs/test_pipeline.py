@@ -1,0 +1,221 @@
+"""One small run on the real backbone, and what must not start a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from csr_hf import CSREncoder, CSRModel, InvertedIndex, Recipe, Results, SparseCodes
+from csr_hf.cli.main import main
+from csr_hf.codes import decode_codes, decoded_norms
+from csr_hf.runs.searcher import RunSearcher
+
+RECIPE = {
+    "data": {"limit": 150, "held_out": 0.3, "max_characters": 200},
+    "model": {"hidden_dim": 512, "k": 16},
+    "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20, "logging_steps": 10},
+    "evaluation": {"ks": [8, 16]},
+    "index": {"questions": ["How do I parse arguments?"]},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, backbone):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    arguments = ["run", str(folder / "recipe.yaml"), "--output-dir", str(folder / "first"), "--no-progress"]
+    assert main(arguments) == 0
+    return folder
+
+
+def run(finished, *flags, output="other"):
+    return main(
+        ["run", str(finished / "recipe.yaml"), "--output-dir", str(finished / output), "--no-progress", *flags]
+    )
+
+
+def test_everything_lands_in_the_output_folder(finished):
+    names = {path.name for path in (finished / "first").iterdir()}
+    expected = {"model", "index", "documents.parquet", "results.json", "results.md", "retention.png", "recipe.yaml"}
+    assert expected <= names
+    assert not any(name.startswith(".") for name in names)
+    resolved = yaml.safe_load((finished / "first" / "recipe.yaml").read_text())
+    assert resolved["versions"]["transformers"]
+    assert resolved["results"]["explained_variance"] > 0
+    assert (finished / "first" / "model" / "recipe.yaml").exists()
+
+
+def test_results_have_every_method_at_every_k(finished):
+    results = Results.load(finished / "first")
+    methods = {(row.method, row.k) for row in results.rows}
+    assert methods >= {("dense", None), ("CSR", 8), ("CSR", 16), ("CSR, decoded", 16)}
+    assert {row.method for row in results.rows} >= {"truncation", "PCA", "int8", "binary"}
+    for row in results.select(metric="nDCG@10"):
+        dense = results.select(metric="nDCG@10", method="dense")[0]
+        assert row.retention == pytest.approx(row.score / dense.score)
+    # Truncation and PCA never get fewer bytes than CSR with the norm.
+    sizes = {row.bytes_per_vector for row in results.select(method="CSR, decoded")}
+    assert {row.bytes_per_vector for row in results.select(method="PCA")} == sizes
+    assert results.details["command"].startswith("csr-hf run")
+
+
+def test_index_holds_the_whole_corpus_and_answers(finished):
+    searcher = RunSearcher.load(finished / "first")
+    assert len(searcher.index) == len(searcher.documents) == 150
+    document = searcher.documents[7]
+    hits = searcher.search(document["text"], 3)
+    assert hits[0].id == document["id"]
+    assert hits[0].score > hits[1].score
+    # The index keeps int8 copies: the cosine of a text with itself, nearly.
+    assert hits[0].score == pytest.approx(1, abs=2e-3)
+
+
+def test_an_index_without_copies_scores_decoded_codes(finished):
+    searcher = RunSearcher.load(finished / "first")
+    document, codes, head = searcher.documents[7], searcher.index.codes, searcher.encoder.head
+    bare = InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes))
+    hits = RunSearcher(searcher.encoder, bare, searcher.documents, searcher.settings).search(document["text"], 3)
+    assert hits[0].id == document["id"]
+    embedding = searcher.encoder.embed(document["text"], prompt_name="query")
+    decoded = decode_codes(head, codes[7:8])[0]
+    assert hits[0].score == pytest.approx(embedding[0] @ decoded / np.linalg.norm(decoded), abs=1e-3)
+
+
+def test_second_run_finds_the_cache_and_gives_the_same_weights(finished, capsys):
+    assert run(finished, output="again") == 0
+    assert "anchor: 150 x 384 found in" in capsys.readouterr().out
+    first, again = (CSRModel.from_pretrained(finished / name / "model").state_dict() for name in ("first", "again"))
+    assert all((first[name] == again[name]).all() for name in first)
+
+
+def test_training_can_be_resumed(finished, capsys):
+    train = ["train", str(finished / "recipe.yaml"), "--output-dir", str(finished / "resumed"), "--no-progress"]
+    assert main(train) == 0
+    shutil.rmtree(finished / "resumed" / "checkpoints" / "step_0000040")
+    whole = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
+    log = finished / "resumed" / "training_log.jsonl"
+    log.write_text("")
+    assert main([*train, "--resume"]) == 0
+    resumed = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+    # Only what came after the checkpoint of step 20 was done again.
+    assert [json.loads(line)["step"] for line in log.open()] == [30, 40]
+
+
+def test_search_command_prints_scores_and_names(finished, capsys):
+    assert main(["search", str(finished / "first"), "parse command line options", "--top-k", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "  1. 0." in out
+    assert "  2. 0." in out
+    assert "  3. " not in out
+
+
+def test_encode_command_equals_the_library(finished, tmp_path):
+    (tmp_path / "texts.txt").write_text("a first text\nanother one\n")
+    model = str(finished / "first" / "model")
+    output = tmp_path / "codes.safetensors"
+    arguments = ["encode", model, str(tmp_path / "texts.txt"), "--k", "5", "-o", str(output), "--no-progress"]
+    assert main(arguments) == 0
+    codes = SparseCodes.load(output)
+    expected = CSREncoder.from_pretrained(model).encode(["a first text", "another one"], k=5).astype("float16")
+    assert np.array_equal(codes.indices, expected.indices)
+    assert np.array_equal(codes.values, expected.values)
+
+
+@pytest.mark.parametrize("part", ["", "model", "index", "results.json"])
+def test_info_describes_every_part(finished, capsys, part):
+    assert main(["info", str(finished / "first" / part)]) == 0
+    assert {"": "run", "model": "head", "index": "index", "results.json": "results"}[part] in capsys.readouterr().out
+
+
+def test_texts_without_pairs_are_measured_by_neighbours(finished, capsys):
+    flags = ["--data.columns", "{text: positive}"]
+    assert run(finished, *flags, output="texts") == 0
+    assert {row.metric for row in Results.load(finished / "texts").rows} == {"dense top 10"}
+
+
+def test_without_held_out_rows_there_are_no_results(finished, capsys):
+    assert run(finished, "--data.held_out", "0", output="all") == 0
+    assert "results    none" in capsys.readouterr().out
+    assert not (finished / "all" / "results.json").exists()
+    assert (finished / "all" / "index").is_dir()
+
+
+def test_index_of_another_head_is_refused(finished, capsys):
+    assert run(finished, "--training.seed", "1", output="other") == 0
+    mixed = finished / "mixed"
+    shutil.copytree(finished / "first", mixed)
+    shutil.rmtree(mixed / "index")
+    shutil.copytree(finished / "other" / "index", mixed / "index")
+    assert main(["search", str(mixed), "anything"]) == 2
+    assert "was built with another head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--backbone.name_or_path", "nobody/nothing"], "backbone 'nobody/nothing' was not found"),
+        (["--model.k", "513"], "`k` (513) must not exceed `hidden_dim` (512)"),
+        (["--model.k_aux", "513"], "`k_aux` (513) must not exceed `hidden_dim` (512)"),
+        (["--modle.k", "3"], "Did you mean `model`?"),
+        (["--training.max_steps"], "--training.max_steps needs a value"),
+        (["--speed", "3"], "unknown argument '--speed'"),
+        (["--data.source", "gone.csv"], "gone.csv"),
+        (["--data.columns", "{text: title}"], "Its columns: id, anchor, positive"),
+    ],
+)
+def test_wrong_input_gives_one_line_and_leaves_nothing(finished, capsys, flags, message):
+    before = set(finished.iterdir())
+    assert run(finished, *flags, output="wrong") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert set(finished.iterdir()) == before
+
+
+def test_output_folder_that_cannot_be_written(finished, capsys):
+    before = set(finished.iterdir())
+    assert run(finished, output="recipe.yaml/run") == 2
+    assert "cannot write to" in capsys.readouterr().err
+    assert set(finished.iterdir()) == before
+
+
+def test_library_accepts_the_same_recipe(finished):
+    recipe = Recipe.load(finished / "first" / "recipe.yaml")
+    assert recipe.model.k == 16
+    assert InvertedIndex.load(finished / "first" / "index").k == 16
+
+
+def test_readme_example_runs(finished, tmp_path, monkeypatch, backbone):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(finished / "first")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    assert names["hits"].positions[0][0] == 1
+
+
+def test_full_disk_gives_one_line_and_no_half_model(finished):
+    # The limit on the size of a file stands for a full disk: embeddings fit, weights do not.
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "from csr_hf.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [str(finished / "recipe.yaml"), "--output-dir", str(finished / "full"), "--training.save_steps", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", *arguments, "--no-progress"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in (finished / "full").iterdir()] == ["training_log.jsonl"]
