@@ -1,0 +1,87 @@
+"""The log of the library, `logging.getLogger("csr_hf")`, and its progress bars.
+
+Nothing is printed unless the application configures logging or calls one of the functions below; the command line
+does. Bars are shown on terminals.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_LOGGER = logging.getLogger("csr_hf")
+_bars_enabled = True
+
+
+def set_verbosity(level: int) -> None:
+    """Show log messages of this level and above on stderr, unless the log has a handler already.
+
+    Args:
+        level: of `logging`, for example `logging.INFO`.
+    """
+    _LOGGER.setLevel(level)
+    if not _LOGGER.handlers:
+        _LOGGER.addHandler(logging.StreamHandler())
+
+
+def set_verbosity_debug() -> None:
+    """Show all log messages."""
+    set_verbosity(logging.DEBUG)
+
+
+def set_verbosity_info() -> None:
+    """Show what happens: data read, embeddings made or found, results, files written."""
+    set_verbosity(logging.INFO)
+
+
+def set_verbosity_warning() -> None:
+    """Show warnings and errors alone."""
+    set_verbosity(logging.WARNING)
+
+
+def set_verbosity_error() -> None:
+    """Show errors alone."""
+    set_verbosity(logging.ERROR)
+
+
+def enable_progress_bars() -> None:
+    """Show progress bars on terminals, which is the default."""
+    global _bars_enabled
+    _bars_enabled = True
+
+
+def disable_progress_bars() -> None:
+    """Show no progress bars, unless a call asks for one with `show_progress_bar=True`."""
+    global _bars_enabled
+    _bars_enabled = False
+
+
+def shows_progress(show: bool | None = None) -> bool:
+    """Return whether to draw a bar.
+
+    Args:
+        show: True or False as the caller says; None draws on terminals, unless bars are disabled.
+    """
+    return _bars_enabled and sys.stderr.isatty() if show is None else show
+
+
+def progress_bar(
+    iterable: Iterable[Any] | None = None, *, desc: str, unit: str, show: bool | None = None, **options: Any
+) -> tqdm:
+    """Make a tqdm bar that is drawn where `shows_progress` says so.
+
+    Args:
+        iterable: what to loop over; None for a bar that is updated by hand.
+        desc: what is being done, in a word or two.
+        unit: what is counted.
+        show: as for `shows_progress`.
+        **options: further ones of tqdm, such as `total` and `initial`.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(iterable, desc=desc, unit=unit, disable=not shows_progress(show), **options)
