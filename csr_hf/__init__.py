@@ -21,10 +21,10 @@ _PUBLIC = {
     "EmbeddingCache": "csr_hf.embedding.cache",
     "embed_dataset": "csr_hf.embedding.cache",
     "CSRTrainer": "csr_hf.training.trainer",
-    "TrainingArguments": "csr_hf.training.arguments",
+    "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
-    "Recipe": "csr_hf.runs.recipe",
+    "RunRecipe": "csr_hf.runs.recipe",
     "evaluate": "csr_hf.runs.mteb_benchmark",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from csr_hf.evaluation.results import Results
     from csr_hf.modeling_csr import CSRModel, CSROutput
     from csr_hf.runs.mteb_benchmark import evaluate
-    from csr_hf.runs.recipe import Recipe
+    from csr_hf.runs.recipe import RunRecipe
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes
-    from csr_hf.training.arguments import TrainingArguments
+    from csr_hf.training.arguments import CSRTrainingArguments
     from csr_hf.training.trainer import CSRTrainer
 
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 
-def centre(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
-    """`CSRModel.centre` of an array, float32; embeddings of a head of one modality stay as they are."""
+def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
+    """Subtract the mean of a modality from embeddings, float32; a head of one modality leaves them as they are."""
     import torch
 
     if not head.config.modalities:
         return embeddings
     with torch.inference_mode():
         rows = torch.from_numpy(np.asarray(embeddings, np.float32)).to(head.modality_bias.device)
-        return head.centre(rows, modality).float().cpu().numpy()
+        return head.subtract_modality_mean(rows, modality).float().cpu().numpy()
 
 
 _FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
@@ -97,7 +97,7 @@ def encode_embeddings(
     if not finite.all():
         raise ValueError(
             f"the code of embeddings[{int(np.argmin(finite))}] overflows {np.dtype(dtype)} or the head's type. "
-            'Use dtype="float32" and a float32 head, or normalise the embeddings.'
+            'Use dtype="float32" and a float32 head, or normalize the embeddings.'
         )
     return SparseCodes(indices, values, config.hidden_dim, head_fingerprint(head), check=False)
 

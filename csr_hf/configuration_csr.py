@@ -20,7 +20,8 @@ class CSRConfig(PretrainedConfig):
         base_model_name_or_path: the backbone these embeddings come from.
         base_model_revision: its commit, when known.
         modalities: what the head encodes, such as ["image", "text"], where a backbone has a tower for each. Embeddings
-            of a modality are then centred before they reach the head, see `CSRModel.centre`. None: one modality.
+            of a modality are then centered before they reach the head, see `CSRModel.subtract_modality_mean`. None:
+            one modality.
 
     Raises:
         ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, `modalities` are not

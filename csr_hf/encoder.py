@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from csr_hf.codes import centre, encode_embeddings, head_fingerprint
+from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
 from csr_hf.embedding.backbone import Backbone, load_backbone, load_packed_backbone
 from csr_hf.embedding.images import is_image
 from csr_hf.heads import load_head
@@ -124,7 +124,7 @@ class CSREncoder:
         """
         inputs = _listed(inputs)
         embeddings = self.embed(inputs, prompt_name=prompt_name, batch_size=batch_size, progress=progress)
-        return encode_embeddings(self.head, self.centre(embeddings, inputs), k, refine=refine)
+        return encode_embeddings(self.head, self.subtract_modality_means(embeddings, inputs), k, refine=refine)
 
     def encode_query(self, inputs: Any, **options: Any) -> SparseCodes:
         """`encode` with the backbone's "query" prompt, if it has one."""
@@ -134,7 +134,7 @@ class CSREncoder:
         """`encode` with the backbone's "document" prompt, if it has one."""
         return self.encode(inputs, **{"prompt_name": "document", **options})
 
-    def centre(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
+    def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
         """Embeddings as the head takes them: those of a modality less its mean, where the head has several.
 
         Args:
@@ -144,10 +144,10 @@ class CSREncoder:
         if not self.head.config.modalities:
             return embeddings
         kinds = np.array(self.backbone.modalities_of(_listed(inputs)), object)
-        centred = np.empty_like(embeddings)
+        centered = np.empty_like(embeddings)
         for kind in dict.fromkeys(kinds):
-            centred[kinds == kind] = centre(self.head, embeddings[kinds == kind], kind)
-        return centred
+            centered[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
+        return centered
 
 
 def _listed(inputs: Any) -> Sequence[Any]:

@@ -23,7 +23,7 @@ def load_head(repository: Repository) -> CSRModel:
 
     Raises:
         ValueError: if there is none, its files are damaged, its sizes and tensors disagree, its weights are not
-            finite, or it normalises its inputs (`normalize=True`), which a CSR head does not.
+            finite, or it normalizes its inputs (`normalize=True`), which a CSR head does not.
     """
     from csr_hf.modeling_csr import CSRModel
 
@@ -151,7 +151,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unpickle_tensors(path: Path) -> dict[str, Any]:
-    """The state dict of a torch file; optimiser states beside it are mapped, not read."""
+    """The state dict of a torch file; optimizer states beside it are mapped, not read."""
     import pickle
 
     import torch

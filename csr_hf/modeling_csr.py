@@ -56,7 +56,7 @@ class CSRModel(PreTrainedModel):
     `pre_bias` (input_dim,), `latent_bias` (hidden_dim,). The buffer `stats_last_nonzero` (hidden_dim,) counts, for
     each latent, the training examples since it last fired; only training changes it.
 
-    A head of several modalities has two buffers more: `modality_bias` (modalities, input_dim), which `centre`
+    A head of several modalities has two buffers more: `modality_bias` (modalities, input_dim), which `center`
     subtracts, and `modality_last_nonzero` (modalities, hidden_dim), the same count over the examples of each.
     """
 
@@ -148,11 +148,11 @@ class CSRModel(PreTrainedModel):
         """The atoms that codes are decoded with, shape (hidden_dim, input_dim)."""
         return self.encoder.weight if self.config.tied_decoder else self.decoder.weight.t()
 
-    def centre(self, embeddings: torch.Tensor, modality: str | None = None) -> torch.Tensor:
+    def subtract_modality_mean(self, embeddings: torch.Tensor, modality: str | None = None) -> torch.Tensor:
         """Embeddings of one modality less what all of them have in common: what every other method takes.
 
         Contrastive backbones put images and texts into two narrow cones (arXiv 2203.02053). A dictionary over both
-        spends latents on telling them apart; over centred embeddings both use the same ones.
+        spends latents on telling them apart; over centered embeddings both use the same ones.
 
         Args:
             embeddings: as the backbone gives them, shape (n, input_dim).

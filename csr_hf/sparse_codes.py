@@ -25,7 +25,7 @@ class QueryProjections(NamedTuple):
     """float32, shape (n, hidden_dim)."""
     offset: np.ndarray
     """float32, shape (n,)."""
-    head: str | None = None
+    head_fingerprint: str | None = None
     """Fingerprint of the head."""
 
     def codes(self, k: int) -> SparseCodes:
@@ -43,7 +43,7 @@ class QueryProjections(NamedTuple):
         largest = largest[rows, np.argsort(-self.latents[rows, largest], axis=1, kind="stable")]
         values = np.maximum(self.latents[rows, largest], 0).astype(np.float32)
         indices = largest.astype(index_dtype(dim))
-        return SparseCodes(indices, values, dim, self.head, check=False)
+        return SparseCodes(indices, values, dim, self.head_fingerprint, check=False)
 
 
 class SparseCodes:
@@ -56,7 +56,7 @@ class SparseCodes:
         indices: active latents, integers in [0, dim), shape (n, k). Stored as uint16 when `dim` allows, else int32.
         values: their values, shape (n, k), descending. float16 stays float16; every other type becomes float32.
         dim: length of the latents axis (the head's `hidden_dim`).
-        head: fingerprint of the head that made the codes; None when unknown. An index refuses codes of another head.
+        head_fingerprint: of the head that made the codes; None when unknown. An index refuses codes of another head.
         check: verify ranges, order and finiteness. Costs one pass; off where the arrays are known to be good.
 
     Raises:
@@ -64,10 +64,16 @@ class SparseCodes:
             unsorted, negative or not finite.
     """
 
-    __slots__ = ("dim", "head", "indices", "values")
+    __slots__ = ("dim", "head_fingerprint", "indices", "values")
 
     def __init__(
-        self, indices: np.ndarray, values: np.ndarray, dim: int, head: str | None = None, *, check: bool = True
+        self,
+        indices: np.ndarray,
+        values: np.ndarray,
+        dim: int,
+        head_fingerprint: str | None = None,
+        *,
+        check: bool = True,
     ) -> None:
         if indices.ndim != 2 or indices.shape != values.shape:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
@@ -78,7 +84,7 @@ class SparseCodes:
         self.indices = indices.astype(index_dtype(dim), copy=False)
         self.values = values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False)
         self.dim = int(dim)
-        self.head = head
+        self.head_fingerprint = head_fingerprint
 
     @property
     def k(self) -> int:
@@ -167,10 +173,10 @@ class SparseCodes:
             raise ValueError("`parts` is empty: nothing to concatenate.")
         first = parts[0]
         for part in parts[1:]:
-            if (part.k, part.dim, part.head) != (first.k, first.dim, first.head):
+            if (part.k, part.dim, part.head_fingerprint) != (first.k, first.dim, first.head_fingerprint):
                 raise ValueError(
-                    f"codes differ in (k, dim, head): {(first.k, first.dim, first.head)} and "
-                    f"{(part.k, part.dim, part.head)}. Truncate to one k and use one head."
+                    f"codes differ in (k, dim, head): {(first.k, first.dim, first.head_fingerprint)} and "
+                    f"{(part.k, part.dim, part.head_fingerprint)}. Truncate to one k and use one head."
                 )
         indices = np.concatenate([part.indices for part in parts])
         return first._like(indices, np.concatenate([part.values for part in parts]))
@@ -183,7 +189,7 @@ class SparseCodes:
         """
         from safetensors.numpy import save_file
 
-        metadata = {"format": "csr_hf.sparse_codes", "dim": str(self.dim), "head": json.dumps(self.head)}
+        metadata = {"format": "csr_hf.sparse_codes", "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
         with written_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -215,7 +221,7 @@ class SparseCodes:
         return cls(arrays["indices"], arrays["values"], dim, head, check=not mmap)
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
-        return SparseCodes(indices, values, self.dim, self.head, check=False)
+        return SparseCodes(indices, values, self.dim, self.head_fingerprint, check=False)
 
 
 _DTYPES = {"U16": np.uint16, "I32": np.int32, "F16": np.float16, "F32": np.float32}

@@ -2,7 +2,7 @@
 
     python recipes/task_corpus.py SciFact data/scifact.parquet
 
-Queries and relevance judgements are not touched.
+Queries and relevance judgments are not touched.
 """
 
 import sys

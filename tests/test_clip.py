@@ -18,7 +18,7 @@ from csr_hf.embedding.cache import embed_dataset
 from csr_hf.evaluation.results import Results
 from csr_hf.publishing.export import export
 from csr_hf.publishing.sentence_transformers import native_name, write_head
-from csr_hf.runs.recipe import Recipe
+from csr_hf.runs.recipe import RunRecipe
 from csr_hf.runs.searcher import RunSearcher
 from tests.helpers.clip import caption, picture, save_clip
 
@@ -66,7 +66,7 @@ def encoder(clip):
     return CSREncoder(clip, head)
 
 
-def test_clip_is_normalised_and_knows_its_modalities(clip, backbone):
+def test_clip_is_normalized_and_knows_its_modalities(clip, backbone):
     assert (clip.modalities, backbone.modalities, clip.dim) == (("image", "text"), ("text",), 24)
     rows = clip.embed([picture(0), "a text", picture(1)])
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
@@ -165,7 +165,7 @@ def test_siglip(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
 
 
-def test_codes_are_those_of_centred_embeddings(encoder):
+def test_codes_are_those_of_centered_embeddings(encoder):
     inputs = [picture(0), "a text", picture(1)]
     codes, dense = encoder.encode(inputs), encoder.embed(inputs)
     bias = encoder.head.modality_bias.numpy()
@@ -183,8 +183,8 @@ def test_codes_are_those_of_centred_embeddings(encoder):
 def test_head_of_two_modalities_wants_to_know_which(encoder, tmp_path):
     rows = torch.zeros(1, 24)
     with pytest.raises(ValueError, match=r"`modality` \('audio'\) is not one of this head's: image, text"):
-        encoder.head.centre(rows, "audio")
-    assert torch.equal(encoder.head.centre(rows, "text"), -encoder.head.modality_bias[1:])
+        encoder.head.subtract_modality_mean(rows, "audio")
+    assert torch.equal(encoder.head.subtract_modality_mean(rows, "text"), -encoder.head.modality_bias[1:])
     encoder.head.save_pretrained(tmp_path)
     again = CSRModel.from_pretrained(tmp_path)
     assert again.config.modalities == ["image", "text"]
@@ -270,7 +270,7 @@ def test_run_measures_both_directions_and_names_what_is_dead(run_folder, capsys)
     assert tasks == {"text to image", "image to text"}
     assert {row.metric for row in results.rows} == {"R@1", "R@5", "R@10"}
     assert {row.method for row in results.rows} >= {"dense", "CSR", "CSR, decoded", "CSR + int8", "int8", "PCA"}
-    figures = Recipe.recorded(run_folder / "recipe.yaml", "results")
+    figures = RunRecipe.recorded(run_folder / "recipe.yaml", "results")
     assert {"dead_fraction_image", "dead_fraction_text"} <= figures.keys()
     head = CSRModel.from_pretrained(run_folder / "model")
     assert head.config.modalities == ["image", "text"]
@@ -291,7 +291,7 @@ def test_bias_of_a_modality_is_the_mean_of_what_is_trained_on(run_folder, clip, 
 
 
 def test_head_of_two_modalities_serves_images_without_captions(run_folder, photos, tmp_path, capsys):
-    """It is adapted to them, measured by neighbours, and indexes them as it would with captions."""
+    """It is adapted to them, measured by neighbors, and indexes them as it would with captions."""
     folder = tmp_path / "plain"
     folder.mkdir()
     for number in range(80):
@@ -355,7 +355,9 @@ def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_pa
     from sentence_transformers import SparseEncoder
 
     export(run_folder, tmp_path / "out", layout="full", device="cpu")
-    assert "encode `model.centre(embeddings, modality)`" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "encode `model.subtract_modality_mean(embeddings, modality)`" in (tmp_path / "out" / "README.md").read_text()
+    )
     stock = SparseEncoder(str(tmp_path / "out"), device="cpu")
     assert set(stock.modalities) == {"image", "text"}
     own = CSREncoder.from_pretrained(tmp_path / "out", device="cpu")
@@ -369,7 +371,7 @@ def test_sentence_transformers_routes_both_modalities(run_folder, photos, tmp_pa
 
 
 def test_head_alone_is_a_router_of_sentence_transformers(run_folder, tmp_path):
-    """As the card puts it together with a backbone that does not normalise."""
+    """As the card puts it together with a backbone that does not normalize."""
     from sentence_transformers import SentenceTransformer, SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sentence_transformer.modules import Normalize

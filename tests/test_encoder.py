@@ -19,7 +19,7 @@ def test_codes_are_the_head_applied_to_the_embeddings(encoder):
     codes = encoder.encode(texts)
     assert np.array_equal(codes.indices, indices.numpy())
     assert np.array_equal(codes.values, values.detach().numpy())
-    assert (codes.dim, codes.head) == (256, encoder.fingerprint)
+    assert (codes.dim, codes.head_fingerprint) == (256, encoder.fingerprint)
 
 
 def test_odd_inputs_behave(encoder):
@@ -121,7 +121,7 @@ def test_norms_and_projections_score_like_decoding(embeddings, tied):
     np.testing.assert_allclose(norms, decoded.norm(dim=1), rtol=1e-5)
     queries = embeddings[40:50]
     latents, offset, fingerprint = project_queries(head, queries)
-    assert fingerprint == codes.head
+    assert fingerprint == codes.head_fingerprint
     rows = codes.to_scipy().toarray()
     scores = (latents @ rows.T + offset[:, None]) / norms
     expected = torch.from_numpy(queries) @ torch.nn.functional.normalize(decoded, dim=1).T
@@ -132,7 +132,7 @@ def test_the_largest_projections_as_codes(embeddings):
     head = make_head()
     projections = project_queries(head, embeddings[:20])
     codes = projections.codes(30)
-    assert (codes.dim, codes.k, codes.head) == (head.config.hidden_dim, 30, head_fingerprint(head))
+    assert (codes.dim, codes.k, codes.head_fingerprint) == (head.config.hidden_dim, 30, head_fingerprint(head))
     expected = np.maximum(-np.sort(-projections.latents, axis=1)[:, :30], 0)
     np.testing.assert_array_equal(codes.values, expected)
     assert (expected == 0).any()

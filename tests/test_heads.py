@@ -156,7 +156,7 @@ DAMAGE = {
     "fewer": (lambda f: damage_config(f, hidden_dim=20, k_aux=4), r"`encoder.weight` is \(40, 12\)"),
     "sizes that are no numbers": (lambda f: damage_config(f, hidden_dim="40"), r"`hidden_dim` \('40'\) must be"),
     "a negative size": (lambda f: damage_config(f, input_dim=-1), r"`input_dim` \(-1\) must be a positive integer"),
-    "normalised inputs": (lambda f: damage_config(f, normalize=True), "`normalize`"),
+    "normalized inputs": (lambda f: damage_config(f, normalize=True), "`normalize`"),
     "a missing tensor": (lambda f: damage_tensors(f, lambda t: t.pop("pre_bias")), "`pre_bias` is missing"),
     "NaN": (lambda f: damage_tensors(f, lambda t: t["pre_bias"].fill_(float("nan"))), "`pre_bias` of .* NaN or inf"),
     "infinity": (lambda f: damage_tensors(f, lambda t: t["latent_bias"].fill_(float("inf"))), "NaN or infinity"),

@@ -93,7 +93,7 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset({"b", "c"})}
 
 
-def test_travelling_files_need_what_transformers_needs_alone():
+def test_traveling_files_need_what_transformers_needs_alone():
     for module in ("configuration_csr", "least_squares", "modeling_csr"):
         roots = {name.split(".")[0] for name in imports(MODULES[module]) if not name.startswith("csr_hf")}
         assert roots - sys.stdlib_module_names <= {"torch", "transformers", "safetensors"}

@@ -92,7 +92,7 @@ def separate_lines():
     return table(header, [[method, *recalls(results.select(method=method))] for method in methods])
 
 
-def labelled_lines():
+def labeled_lines():
     results = Results.load(SMALL_CLIP / "cifar10_k64")
     chosen = [("dense", None, 1024), ("CSR", 16, 68), ("CSR, decoded", 16, 68), ("CSR", 64, 260)]
     chosen += [
@@ -112,7 +112,7 @@ def labelled_lines():
 
 def test_tables_of_images_are_those_of_the_results_files():
     readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    for lines in (cross_modal_lines(), variant_lines(), separate_lines(), labelled_lines()):
+    for lines in (cross_modal_lines(), variant_lines(), separate_lines(), labeled_lines()):
         assert "\n".join(lines) in readme
     photographs = Results.load(SMALL_CLIP / "cifar10")
     assert photographs.summary_markdown() in readme
@@ -134,7 +134,7 @@ VARIANTS = {
     "training.cosine=1": "cosine reconstruction 1",
     "training.gamma=0.1,training.contrast=self": "contrast with itself 0.1",
     "training.gamma=0.1,training.contrast=pairs": "contrast of pairs 0.1",
-    "training.gamma=0.1,training.contrast=neighbours": "contrast with neighbours 0.1",
+    "training.gamma=0.1,training.contrast=neighbors": "contrast with neighbors 0.1",
     "training.k_start=64": "k annealed from 64",
     "model.init=data": "atoms from the data",
     "training.per_device_train_batch_size=1024": "batch 1,024, as many steps",

@@ -27,7 +27,8 @@ def same(first, second):
     return (
         np.array_equal(first.indices, second.indices)
         and np.array_equal(first.values, second.values)
-        and (first.dim, first.head, first.values.dtype) == (second.dim, second.head, second.values.dtype)
+        and (first.dim, first.head_fingerprint, first.values.dtype)
+        == (second.dim, second.head_fingerprint, second.values.dtype)
     )
 
 
@@ -55,7 +56,7 @@ def test_truncation_is_a_view_of_the_largest(codes):
     small = codes.truncate(2)
     assert np.shares_memory(small.values, codes.values)
     assert np.array_equal(small.indices, codes.indices[:, :2])
-    assert small.head == codes.head
+    assert small.head_fingerprint == codes.head_fingerprint
     for k in (0, 7):
         with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and the k of these codes \(6\)"):
             codes.truncate(k)
@@ -74,7 +75,7 @@ def test_single_rows(codes):
             codes[row]
 
 
-def test_normalised_rows_have_unit_norm_and_zeros_stay():
+def test_normalized_rows_have_unit_norm_and_zeros_stay():
     codes = make_codes()
     codes.values[3] = 0
     norms = np.linalg.norm(dense(codes.normalize()), axis=1)

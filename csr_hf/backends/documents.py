@@ -18,7 +18,7 @@ class Documents(NamedTuple):
     ids: np.ndarray
     """int64 or str, shape (n,)."""
     codes: SparseCodes
-    """As `InvertedIndex` stores them, values float32, not normalised."""
+    """As `InvertedIndex` stores them, values float32, not normalized."""
     scale: np.ndarray
     """What values are multiplied by, float32, shape (n,)."""
     decoded_norms: np.ndarray | None
@@ -99,4 +99,4 @@ def checked_weights(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarr
             f"`codes` has documents that no query can find, {int((scale == 0).sum())} of {len(codes)}, first "
             f"{ids[row].item()!r}: no active latent, or a decoded norm of 0. Some engines refuse them: leave them out."
         )
-    return Documents(ids, SparseCodes(indices, values, codes.dim, codes.head, check=False), scale, norms)
+    return Documents(ids, SparseCodes(indices, values, codes.dim, codes.head_fingerprint, check=False), scale, norms)

@@ -112,5 +112,5 @@ def _widened(codes: SparseCodes, k: int) -> SparseCodes:
     """With k places in a row; the new ones are not active."""
     missing = ((0, 0), (0, k - codes.k))
     return SparseCodes(
-        np.pad(codes.indices, missing), np.pad(codes.values, missing), codes.dim, codes.head, check=False
+        np.pad(codes.indices, missing), np.pad(codes.values, missing), codes.dim, codes.head_fingerprint, check=False
     )

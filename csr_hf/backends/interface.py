@@ -60,7 +60,7 @@ class Engine(ABC):
             dim: length of the latents axis, `codes.dim`.
             k: latents of a document at most.
             ids: what documents are named by.
-            head: fingerprint of the head, `codes.head`; codes of another one are refused later.
+            head: fingerprint of the head, `codes.head_fingerprint`; codes of another one are refused later.
             decoded: whether documents come with the norms of the decoded documents.
             replace: remove a collection of this name, with its documents, first.
 
@@ -95,7 +95,7 @@ class Engine(ABC):
         """Add documents; those whose id is in use take the place of the older ones. For many, see `upload`.
 
         Args:
-            codes: of the documents, not normalised.
+            codes: of the documents, not normalized.
             ids: one a document, unique.
             decoded_norms: ||decode(z)||, float32, shape (n,), if the collection was created with `decoded`.
 
@@ -255,9 +255,10 @@ class Engine(ABC):
             raise ValueError(
                 f"`codes.dim` ({codes.dim}) is not the collection's dim ({schema.dim}). Encode with its head."
             )
-        if None not in (codes.head, schema.head) and codes.head != schema.head:
+        if None not in (codes.head_fingerprint, schema.head) and codes.head_fingerprint != schema.head:
             raise ValueError(
-                f"`codes.head` ({codes.head}) is not the head the collection was created with ({schema.head}). "
+                f"`codes.head_fingerprint` ({codes.head_fingerprint}) is not the head the collection was created with "
+                f"({schema.head}). "
                 "Encode with that head, or create another collection."
             )
 

@@ -208,8 +208,8 @@ class OpenSearch(_RestEngine):
         super().__init__(collection, server)
         if field not in ("rank_features", "sparse_vector"):
             raise ValueError(f"`field` ({field!r}) must be rank_features or sparse_vector.")
-        self._quantised = field == "sparse_vector"
-        if self._quantised:
+        self._quantized = field == "sparse_vector"
+        if self._quantized:
             if n_postings is None or n_postings < 1:
                 raise ValueError(
                     f"`n_postings` ({n_postings}) must be given for sparse_vector: documents of a latent to keep. "
@@ -225,17 +225,17 @@ class OpenSearch(_RestEngine):
         said = self._server.call("GET", "/")["version"]
         if said.get("distribution") != "opensearch":
             raise EngineError("the server is not OpenSearch. Use a URL that begins with elasticsearch://.")
-        needed = (3, 3) if self._quantised else (2, 11)
+        needed = (3, 3) if self._quantized else (2, 11)
         if _numbers(said["number"]) < needed:
             oldest = ".".join(map(str, needed))
             raise EngineError(f"OpenSearch {said['number']} is too old for this field. Use {oldest} or newer.")
         return _numbers(said["number"])
 
     def _settings(self) -> dict[str, Any]:
-        return {"index": {"sparse": True}} if self._quantised else {}
+        return {"index": {"sparse": True}} if self._quantized else {}
 
     def _field(self, version: tuple[int, int]) -> dict[str, Any]:
-        if not self._quantised:
+        if not self._quantized:
             return {"type": "rank_features"}
         parameters = {
             "n_postings": self._n_postings,
@@ -246,19 +246,19 @@ class OpenSearch(_RestEngine):
         return {"type": "sparse_vector", "method": {"name": "seismic", "parameters": parameters}}
 
     def _check_field(self, field: dict[str, Any]) -> None:
-        expected = "sparse_vector" if self._quantised else "rank_features"
+        expected = "sparse_vector" if self._quantized else "rank_features"
         if field["type"] != expected:
             raise ValueError(
                 f"`field` ({expected}) in the URL is not that of the index {self.collection!r} ({field['type']}). "
                 "Open it with that, or choose another `collection`."
             )
-        if self._quantised:
+        if self._quantized:
             self._ceiling = float(field["method"]["parameters"]["quantization_ceiling_ingest"])
 
     def _check_documents(self, documents: Documents) -> None:
         weights = documents.weights
         # Rounding may lift a document with a single latent a little above 1.
-        if self._quantised and weights.size and weights.max() > self._ceiling * (1 + 1e-6):
+        if self._quantized and weights.size and weights.max() > self._ceiling * (1 + 1e-6):
             row = int(np.argmax(weights.max(axis=1)))
             raise ValueError(
                 f"`codes`: document {documents.ids[row].item()!r} has a weight of {weights.max():.4g}, above "
@@ -267,7 +267,7 @@ class OpenSearch(_RestEngine):
 
     def _query(self, features: dict[str, float], top_k: int) -> dict[str, Any]:
         query: dict[str, Any] = {"query_tokens": features}
-        if self._quantised:
+        if self._quantized:
             # By default the server would look at the ten largest weights alone.
             query["method_parameters"] = {"k": top_k, "top_n": len(features), "heap_factor": 1.0}
         return {"neural_sparse": {_FIELD: query}}

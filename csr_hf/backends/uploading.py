@@ -48,7 +48,7 @@ def upload(
 
     Args:
         engine: see `open_engine`.
-        codes: of the documents, not normalised.
+        codes: of the documents, not normalized.
         ids: one a document: unique integers or strings.
         decoded_norms: ||decode(z)|| of every document, float32, shape (n,); see `csr_hf.codes.decoded_norms`.
         batch_size: documents in a request.
@@ -78,7 +78,7 @@ def upload(
     kind: Literal["integers", "strings"] = (
         "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
     )
-    schema = there or Schema(codes.dim, codes.k, kind, codes.head, decoded_norms is not None, "")
+    schema = there or Schema(codes.dim, codes.k, kind, codes.head_fingerprint, decoded_norms is not None, "")
     documents = engine.prepare(codes, ids, decoded_norms=decoded_norms, schema=schema)
 
     def create() -> None:

@@ -56,7 +56,7 @@ class Corpus:
     @cached_property
     def query_encoder(self) -> QueryEncoder:
         """Of the head."""
-        return QueryEncoder(self.head.dictionary.numpy(force=True), self.codes.head)
+        return QueryEncoder(self.head.dictionary.numpy(force=True), self.codes.head_fingerprint)
 
     @property
     def working_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """What a search contest is held on: real embeddings, jittered up to the size wanted, and the exact answers.
 
 Isotropic noise would be easier to make, but lies in no model's space: real embeddings fill a few directions out of
-many, and codes and quantisers are fitted to those. On isotropic noise all of them do badly alike, graphs too, and
+many, and codes and quantizers are fitted to those. On isotropic noise all of them do badly alike, graphs too, and
 nothing is learnt of how they do on embeddings. So the noise has the covariance of the real ones.
 """
 
@@ -108,7 +108,7 @@ def exact_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = TOP
     Args:
         queries: float32, shape (m, dim).
         documents: float32, shape (n, dim).
-        top_k: neighbours of a query, at most n.
+        top_k: neighbors of a query, at most n.
 
     Returns:
         int64, shape (m, top_k).
@@ -182,10 +182,10 @@ def _embedded(
 ) -> list[np.ndarray]:
     """Embeddings of every role of a source that a recipe could name."""
     from csr_hf.runs import pipeline
-    from csr_hf.runs.recipe import Recipe
+    from csr_hf.runs.recipe import RunRecipe
 
     is_array = Path(name).suffix in _ARRAYS
-    recipe = Recipe.from_dict(
+    recipe = RunRecipe.from_dict(
         {
             "output_dir": str(output_dir),
             "data": {"source": name, "limit": limit, "max_characters": _MAX_CHARACTERS},

@@ -226,7 +226,7 @@ def plot_search(contest: SearchContest, path: str | Path) -> None:
         for color, name in enumerate(dict.fromkeys(one.contestant for one in contest.results)):
             points = sorted((speed(one), one.recall) for one in contest.results if one.contestant == name)
             width = 2.6 if name == OURS else 1.4
-            # Beyond ten contestants colours repeat, markers do not.
+            # Beyond ten contestants colors repeat, markers do not.
             marker = "os^"[color // 10 % 3]
             axes.plot(*zip(*frontier(points), strict=True), f"C{color % 10}{marker}-", linewidth=width, label=name)
             axes.plot(*zip(*points, strict=True), f"C{color % 10}.", alpha=0.35)

@@ -175,7 +175,7 @@ class Seismic(Rival):
 
 
 class FaissIVFPQ(Rival):
-    """Product quantisation to the bytes of a code behind a coarse quantiser; alone, or before the second stage."""
+    """Product quantization to the bytes of a code behind a coarse quantizer; alone, or before the second stage."""
 
     name = "faiss IVF-PQ"
     needs = ("faiss", "faiss-cpu")
@@ -194,7 +194,7 @@ class FaissIVFPQ(Rival):
         self.index = cast(Any, faiss.index_factory(dim, f"IVF{lists},PQ{parts}np", faiss.METRIC_INNER_PRODUCT))
         # Fewer than faiss would like are no reason for a line on the terminal.
         self.index.cp.min_points_per_centroid = self.index.pq.cp.min_points_per_centroid = 1
-        # As many rows and rounds as for the product quantisation that quality is compared with elsewhere.
+        # As many rows and rounds as for the product quantization that quality is compared with elsewhere.
         self.index.pq.cp.max_points_per_centroid, self.index.pq.cp.niter = 40, 15
         rows = np.random.default_rng(0).permutation(n)[: max(40 * lists, 10_240)]
         self.index.train(documents[np.sort(rows)])
@@ -204,7 +204,7 @@ class FaissIVFPQ(Rival):
         self.second = Int8Stage(self.corpus)
 
     def settings(self) -> list[dict[str, Any]]:
-        """Lists that are searched, and candidates; 0 ranks by what is quantised alone."""
+        """Lists that are searched, and candidates; 0 ranks by what is quantized alone."""
         probes = [count for count in (4, 16, 64, 256) if count < self.index.nlist] or [1]
         return [{"nprobe": count, "candidates": depth} for depth in (0, *_depths(self.corpus)) for count in probes]
 
@@ -259,7 +259,7 @@ def scaled(corpus: Corpus) -> SparseCodes:
     """Codes divided by the norms of what they decode to: their inner products are the scores of our first stage."""
     norms = np.where(corpus.norms > 0, corpus.norms, 1)[:, None]
     values = corpus.codes.values.astype(np.float32) / norms
-    return SparseCodes(corpus.codes.indices, values, corpus.codes.dim, corpus.codes.head, check=False)
+    return SparseCodes(corpus.codes.indices, values, corpus.codes.dim, corpus.codes.head_fingerprint, check=False)
 
 
 def _depths(corpus: Corpus) -> list[int]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from csr_hf.bench.contest import Contest, Contestant, PeakMemory, compete, conditions
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.trainer import CSRTrainer
 
 OURS, PLAIN, SENTENCE_TRANSFORMERS = "csr_hf", "plain loop", "sentence-transformers"
@@ -77,7 +77,7 @@ def _head(sizes: TrainingSizes) -> CSRModel:
 
 
 def _ours(sizes: TrainingSizes) -> Callable[[], float]:
-    arguments = TrainingArguments.from_preset(
+    arguments = CSRTrainingArguments.from_preset(
         "csr", max_steps=10**6, per_device_train_batch_size=sizes.batch_size, save_steps=0, logging_steps=10**6
     )
     trainer = CSRTrainer(_head(sizes), arguments, _data(sizes), tempfile.mkdtemp(prefix="csr_hf-bench-"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from csr_hf.runs.recipe import Recipe
+    from csr_hf.runs.recipe import RunRecipe
 
 _DOTTED = re.compile(r"--\w+(\.\w+)+(=|$)")
 
@@ -270,9 +270,9 @@ def overrides(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def recipe_of(options: argparse.Namespace) -> Recipe:
+def recipe_of(options: argparse.Namespace) -> RunRecipe:
     """What a recipe file, `--corpus`, `--head` and the keys given as flags say together; flags win."""
-    from csr_hf.runs.recipe import Recipe
+    from csr_hf.runs.recipe import RunRecipe
 
     flags = {
         "output_dir": options.output_dir,
@@ -286,8 +286,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     }
     given = {**{key: value for key, value in flags.items() if value is not None}, **options.overrides}
     if options.recipe is None:
-        return Recipe.from_dict({}, given)
-    return Recipe.load(options.recipe, given)
+        return RunRecipe.from_dict({}, given)
+    return RunRecipe.load(options.recipe, given)
 
 
 def _corpus(options: argparse.Namespace) -> dict[str, Any]:

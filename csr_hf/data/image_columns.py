@@ -1,4 +1,4 @@
-"""Columns of images in data sets: recognised, and looked through for files that cannot be opened."""
+"""Columns of images in data sets: recognized, and looked through for files that cannot be opened."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ class EmbeddedSource:
     caches: dict[str, EmbeddingCache]
     """By role; empty where the embeddings came with the data."""
     biases: dict[str, np.ndarray] = field(default_factory=dict)
-    """What is subtracted from the embeddings of a modality; see `Embedded.centred`."""
+    """What is subtracted from the embeddings of a modality; see `Embedded.centered`."""
 
     def embeddings(self, role: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """Embeddings of a role, or those that a bool mask chooses, as stored or centred."""
+        """Embeddings of a role, or those that a bool mask chooses, as stored or centered."""
         if self.data.embeddings is not None:
             return self.data.embeddings if rows is None else self.data.embeddings[rows]
         found = self.caches[role].to_numpy(rows)
@@ -73,7 +73,7 @@ class Embedded:
     """None where all embeddings came with the data."""
     sources: Sequence[EmbeddedSource]
     head_modalities: list[str] | None = None
-    """Those of the head that the embeddings are centred for."""
+    """Those of the head that the embeddings are centered for."""
 
     @property
     def name(self) -> str:
@@ -106,8 +106,8 @@ class Embedded:
         ]
         return np.concatenate(parts).mean(0, dtype=np.float64).astype(np.float32)
 
-    def centred(self, head: CSRModel) -> Embedded:
-        """The same with embeddings as the head takes them, see `CSRModel.centre`."""
+    def centered(self, head: CSRModel) -> Embedded:
+        """The same with embeddings as the head takes them, see `CSRModel.subtract_modality_mean`."""
         if not head.config.modalities:
             return self
         biases = dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))

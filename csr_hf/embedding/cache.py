@@ -112,7 +112,7 @@ def embed_dataset(
         cache_dir: caches live in folders below, named after their fingerprint.
         prompt_name: one of the backbone's prompts.
         batch_size: inputs in one forward pass.
-        dtype: what is stored; float16 keeps the neighbours of unit-norm embeddings.
+        dtype: what is stored; float16 keeps the neighbors of unit-norm embeddings.
         label: of the progress bar.
         progress: show inputs a second and the time left.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of image files that are found by their name."""
-# Image processors take the axis of length 1 or 3 for the colours.
+# Image processors take the axis of length 1 or 3 for the colors.
 _LEAST_SIDE = 4
 _THUMBNAIL = 128
 
@@ -38,7 +38,7 @@ def open_image(value: Any, name: str | None = None) -> Image:
     """An RGB image of PIL.
 
     Transparent parts become white, 16 bits become 8, only the first frame of several is taken, and pictures of fewer
-    than four pixels a side are enlarged, because image processors cannot tell their pixels from their colours.
+    than four pixels a side are enlarged, because image processors cannot tell their pixels from their colors.
 
     Args:
         value: an image of PIL, an array of shape (height, width), (height, width, 1), (..., 3) or (..., 4), integers

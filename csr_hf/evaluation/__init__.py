@@ -1,1 +1,1 @@
-"""How much of the dense model's quality is kept, at how many bytes: neighbours, baselines, results, plots."""
+"""How much of the dense model's quality is kept, at how many bytes: neighbors, baselines, results, plots."""

@@ -62,7 +62,7 @@ class _Float16Projection(ABC):
 
 @dataclass
 class Truncation(_Float16Projection):
-    """The first `dims` dimensions in float16, renormalised; what Matryoshka models are trained for."""
+    """The first `dims` dimensions in float16, renormalized; what Matryoshka models are trained for."""
 
     dims: int
     name: str = "truncation"
@@ -73,7 +73,7 @@ class Truncation(_Float16Projection):
 
 
 class PCA(_Float16Projection):
-    """The `dims` directions of largest variance of the training embeddings, in float16, renormalised.
+    """The `dims` directions of largest variance of the training embeddings, in float16, renormalized.
 
     Args:
         train: embeddings to fit on, shape (n, dim).
@@ -85,8 +85,8 @@ class PCA(_Float16Projection):
     def __init__(self, train: np.ndarray, dims: int) -> None:
         self.dims = dims
         self.mean = train.mean(axis=0, dtype=np.float64)
-        centred = train.astype(np.float64) - self.mean
-        _, vectors = np.linalg.eigh(centred.T @ centred)
+        centered = train.astype(np.float64) - self.mean
+        _, vectors = np.linalg.eigh(centered.T @ centered)
         self.directions = vectors[:, ::-1][:, :dims].astype(np.float32)
 
     def queries(self, embeddings: np.ndarray) -> np.ndarray:
@@ -161,11 +161,11 @@ class ProductQuantization:
         try:
             from sklearn.cluster import KMeans
         except ImportError as error:
-            raise ImportError('product quantisation needs scikit-learn: pip install "csr_hf[eval]"') from error
+            raise ImportError('product quantization needs scikit-learn: pip install "csr_hf[eval]"') from error
         if not 1 <= size <= train.shape[1]:
-            raise ValueError(f"product quantisation to {size} bytes needs that many of {train.shape[1]} dimensions.")
+            raise ValueError(f"product quantization to {size} bytes needs that many of {train.shape[1]} dimensions.")
         if len(train) < _CENTROIDS:
-            raise ValueError(f"product quantisation needs {_CENTROIDS} training embeddings; there are {len(train)}.")
+            raise ValueError(f"product quantization needs {_CENTROIDS} training embeddings; there are {len(train)}.")
         self.bytes_per_vector = size
         rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
         means = KMeans(_CENTROIDS, init="random", n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0)
@@ -206,7 +206,7 @@ def make_baselines(names: Sequence[str], train: np.ndarray | None, dim: int, bud
 
     Raises:
         ValueError: for an unknown name; the nearest is named.
-        ImportError: if product quantisation is wanted and scikit-learn is missing.
+        ImportError: if product quantization is wanted and scikit-learn is missing.
     """
     for name in names:
         if name not in NAMES:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.codes import centre
+from csr_hf.codes import subtract_modality_mean
 from csr_hf.evaluation.methods import CSRMethod, Method
 from csr_hf.evaluation.results import Row
 
@@ -30,7 +30,7 @@ def evaluate_cross_modal(
     """Measure recall at 1, 5 and 10 in both directions.
 
     Equal captions are one text: an image is answered by its caption, and a text by any image with that caption. The
-    dense model and the baselines compare embeddings as they are, the methods of the head centred ones.
+    dense model and the baselines compare embeddings as they are, the methods of the head centered ones.
 
     Args:
         methods: of `all_methods`; the first is the dense model.
@@ -53,7 +53,10 @@ def evaluate_cross_modal(
         for method in methods:
             asked, stored = queries, documents
             if isinstance(method, CSRMethod):
-                asked, stored = centre(head, queries, kinds[0]), centre(head, documents, kinds[1])
+                asked, stored = (
+                    subtract_modality_mean(head, queries, kinds[0]),
+                    subtract_modality_mean(head, documents, kinds[1]),
+                )
             found = method.index(stored.astype(np.float32)).search(asked.astype(np.float32), CUTOFFS[-1]).positions
             right = (groups[found] == wanted[:, None]) & (found >= 0)
             for cutoff in CUTOFFS:

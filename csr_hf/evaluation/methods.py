@@ -258,7 +258,7 @@ def all_methods(
 ) -> list[Method]:
     """The dense model, CSR at every k in its variants, and the baselines at the same bytes.
 
-    Truncation, PCA and product quantisation get the bytes of "CSR, decoded" at each k.
+    Truncation, PCA and product quantization get the bytes of "CSR, decoded" at each k.
 
     Args:
         head: the CSR head.
@@ -271,7 +271,7 @@ def all_methods(
 
     Raises:
         ValueError: for an unknown name.
-        ImportError: if product quantisation is wanted and scikit-learn is missing.
+        ImportError: if product quantization is wanted and scikit-learn is missing.
     """
     dim, train = head.config.input_dim, None if train is None else unit_rows(train)
     methods: list[Method] = [DenseMethod(dim)]

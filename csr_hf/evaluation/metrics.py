@@ -23,7 +23,7 @@ class _Probe(evaluate.Metric):
 
 
 class KNNAccuracy(_Probe):
-    """k-nearest-neighbour accuracy of embeddings, as `knn_accuracy`.
+    """k-nearest-neighbor accuracy of embeddings, as `knn_accuracy`.
 
     `KNNAccuracy().compute(predictions=test, references=labels, train=train, train_labels=train_labels, k=1)`
     """

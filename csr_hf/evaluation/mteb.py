@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.codes import centre
+from csr_hf.codes import subtract_modality_mean
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import embed_dataset
 from csr_hf.embedding.images import ImageColumn, open_image
@@ -200,7 +200,7 @@ class MTEBEncoder:
         rows = self.source.embed(
             _image_column(column) if kind == "image" else column, prompt_name, f"embedding {task_metadata.name}"
         )
-        return centre(self.method.head, rows, kind) if isinstance(self.method, CSRMethod) else rows
+        return subtract_modality_mean(self.method.head, rows, kind) if isinstance(self.method, CSRMethod) else rows
 
 
 def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:

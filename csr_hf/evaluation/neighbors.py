@@ -1,4 +1,4 @@
-"""Exact dense search, and the measures that compare a ranking with relevant or dense neighbours."""
+"""Exact dense search, and the measures that compare a ranking with relevant or dense neighbors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -
     Args:
         queries: shape (n_queries, dim).
         documents: shape (n_documents, dim).
-        top_k: neighbours of a query; at most n_documents are given.
+        top_k: neighbors of a query; at most n_documents are given.
 
     Returns:
         int64, shape (n_queries, min(top_k, n_documents)).

@@ -1,4 +1,4 @@
-"""The paper's own measures of labelled embeddings: k-nearest-neighbour accuracy and a linear probe.
+"""The paper's own measures of labeled embeddings: k-nearest-neighbor accuracy and a linear probe.
 
 Both take dense rows or sparse codes, and compare by cosine as the paper's ImageNet tables do (arXiv 2503.01776,
 section 4.1). `csr_hf.evaluation.metrics` has them as metrics of `evaluate`.
@@ -28,7 +28,7 @@ def knn_accuracy(train: Rows, train_labels: np.ndarray, test: Rows, test_labels:
         train_labels: integers, shape (n,).
         test: shape (m, dim), of the same kind.
         test_labels: integers, shape (m,).
-        k: neighbours; of labels with equally many votes the one with the most similar neighbour wins.
+        k: neighbors; of labels with equally many votes the one with the most similar neighbor wins.
 
     Raises:
         ValueError: for numbers of rows and labels that differ, or k out of range.

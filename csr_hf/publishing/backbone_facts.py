@@ -1,4 +1,4 @@
-"""What is known of a backbone without loading it: licence, language, size."""
+"""What is known of a backbone without loading it: license, language, size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csr_hf.embedding.backbone import packaged_folder
 _PROBE_SECONDS = 10.0
 _WEIGHTS = (".safetensors", ".bin")
 
-# A head may be shared under the backbone's licence, or under another that asks for no less.
+# A head may be shared under the backbone's license, or under another that asks for no less.
 _PUBLIC_DOMAIN = {"cc0-1.0", "unlicense", "pddl", "wtfpl", "0bsd"}
 _PERMISSIVE = {"apache-2.0", "mit", "isc", "zlib", "bsd", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-3.0"}
 
@@ -25,7 +25,7 @@ class BackboneFacts:
     language: str | list[str] | None = None
     weight_bytes: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    """What a licence of its own needs beside its name: `license_name`, `license_link`."""
+    """What a license of its own needs beside its name: `license_name`, `license_link`."""
 
 
 def find_backbone_facts(
@@ -53,7 +53,7 @@ def find_backbone_facts(
 
 
 def check_license(license: str, facts: BackboneFacts) -> None:
-    """Refuse a licence that is freer than the backbone's.
+    """Refuse a license that is freer than the backbone's.
 
     Raises:
         ValueError: if it is, with both names.
@@ -63,7 +63,7 @@ def check_license(license: str, facts: BackboneFacts) -> None:
         return
     if _freedom(license) > _freedom(backbone) or _freedom(backbone) == 0:
         raise ValueError(
-            f"the licence {license!r} is freer than the backbone's, or cannot be compared with it ({backbone!r}). "
+            f"the license {license!r} is freer than the backbone's, or cannot be compared with it ({backbone!r}). "
             f"Use --license {backbone}."
         )
 

@@ -58,7 +58,7 @@ def training_section(config: dict[str, Any], recipe: dict[str, Any], folder: str
         ("data", _data(recipe.get("data", {}))),
         ("head", f"{config['input_dim']} -> {config['hidden_dim']} latents, k {config['k']}, {_decoder(config)}"),
         ("loss", _loss(recipe["training"])),
-        ("optimisation", _optimisation(recipe["training"])),
+        ("optimization", _optimization(recipe["training"])),
         *_figures(figures),
         ("machine", recipe.get("versions", {}).get("machine", "")),
     ]
@@ -68,11 +68,12 @@ def training_section(config: dict[str, Any], recipe: dict[str, Any], folder: str
 
 def limits(config: dict[str, Any], recipe: dict[str, Any], results: Results | None) -> list[str]:
     """What a user should not expect, as far as the files tell."""
-    found = ["The head was trained for this backbone's embeddings alone, prompts and normalisation included."]
+    found = ["The head was trained for this backbone's embeddings alone, prompts and normalization included."]
     if config.get("modalities"):
         found.append(
-            f"It encodes {' and '.join(config['modalities'])}, each centred by a bias of its own. csr_hf and "
-            "sentence-transformers see to that; with transformers, encode `model.centre(embeddings, modality)`."
+            f"It encodes {' and '.join(config['modalities'])}, each centered by a bias of its own. csr_hf and "
+            "sentence-transformers see to that; with transformers, encode "
+            "`model.subtract_modality_mean(embeddings, modality)`."
         )
     sources = data_sources(recipe)
     # Tasks of a run are called after their source (the first of several), files without their folders.
@@ -134,7 +135,7 @@ def _loss(training: dict[str, Any]) -> str:
     return ", ".join(parts + [f"{name} ({training[key]:g})" for key, name in names.items() if training.get(key)])
 
 
-def _optimisation(training: dict[str, Any]) -> str:
+def _optimization(training: dict[str, Any]) -> str:
     return (
         f"{training['max_steps']:,} steps of {training['per_device_train_batch_size']} a process, Adam, learning rate "
         f"{training['learning_rate']:g}, {training['lr_scheduler_type']}, seed {training['seed']}"

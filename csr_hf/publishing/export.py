@@ -59,7 +59,7 @@ def export(
 
     Raises:
         ValueError: if `source` is no head, `folder` holds something else than an earlier export, the backbone of a
-            `layout="head"` is a folder, or the licence is freer than the backbone's.
+            `layout="head"` is a folder, or the license is freer than the backbone's.
         OSError: if the folder cannot be written; nothing is left behind.
     """
     folder = check_target(folder, source)
@@ -120,7 +120,7 @@ def write_card_folder(
         What the user should know.
 
     Raises:
-        ValueError: if `source` holds no head's config.json, a person's README.md is in the way, or the licence is
+        ValueError: if `source` holds no head's config.json, a person's README.md is in the way, or the license is
             freer than the backbone's.
     """
     folder = Path(folder)

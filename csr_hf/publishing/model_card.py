@@ -130,13 +130,13 @@ def write_card(folder: Path, layout: str, options: CardOptions, backbone: Backbo
         folder: the published model.
         layout: "full" or "head".
         options: what the files do not say.
-        backbone: licence and language of the backbone.
+        backbone: license and language of the backbone.
 
     Returns:
         What the user should know.
 
     Raises:
-        ValueError: if the licence is freer than the backbone's.
+        ValueError: if the license is freer than the backbone's.
     """
     facts, backbone = CardFacts.read(folder), backbone or BackboneFacts()
     text = render(facts, layout, options, backbone)
@@ -147,7 +147,7 @@ def write_card(folder: Path, layout: str, options: CardOptions, backbone: Backbo
         temporary.write_text(text, encoding="utf-8")
     notes = []
     if options.license is None and backbone.license is None:
-        notes.append("the card names no licence: that of the backbone is unknown (--license)")
+        notes.append("the card names no license: that of the backbone is unknown (--license)")
     if facts.results is None:
         notes.append("the card has no figures: the run was not evaluated")
     return notes
@@ -157,7 +157,7 @@ def render(facts: CardFacts, layout: str, options: CardOptions, backbone: Backbo
     """The card as text; the same files and options give the same text.
 
     Raises:
-        ValueError: if the licence is freer than the backbone's.
+        ValueError: if the license is freer than the backbone's.
     """
     from huggingface_hub import ModelCard
 

@@ -83,7 +83,9 @@ def native_head(head: CSRModel, modality: str | None = None) -> SparseAutoEncode
     for name in ("decoder.weight", "modality_bias", "modality_last_nonzero"):
         weights.pop(name, None)
     if modality is not None:
-        weights["pre_bias"] = weights["pre_bias"] - head.centre(torch.zeros_like(head.pre_bias), modality)
+        weights["pre_bias"] = weights["pre_bias"] - head.subtract_modality_mean(
+            torch.zeros_like(head.pre_bias), modality
+        )
     native.load_state_dict({**weights, "decoder.linear.weight": weights["encoder.weight"]})
     # A closure that only training needs, and that keeps the model from being sent to other processes.
     del native.auxk_mask_fn

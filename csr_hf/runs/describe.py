@@ -85,7 +85,7 @@ def _describe_codes(path: Path) -> list[str]:
     from csr_hf.sparse_codes import SparseCodes
 
     codes = SparseCodes.load(path)
-    return [f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head or 'unknown'}"]
+    return [f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head_fingerprint or 'unknown'}"]
 
 
 def _has(*names: str) -> Callable[[Path], bool]:

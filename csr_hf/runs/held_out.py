@@ -1,4 +1,4 @@
-"""What a run measures on the rows it held out: neighbours, answers to queries, captions, labels."""
+"""What a run measures on the rows it held out: neighbors, answers to queries, captions, labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from csr_hf.data.run_data import Embedded
 from csr_hf.evaluation.results import Results, Row
-from csr_hf.runs.recipe import Recipe, versions
+from csr_hf.runs.recipe import RunRecipe, versions
 
 if TYPE_CHECKING:
     from csr_hf.evaluation.methods import Method
@@ -21,13 +21,13 @@ _FEWEST = 20
 
 
 def evaluate(
-    recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Callable[[str], None], command: str = ""
+    recipe: RunRecipe, embedded: Embedded, head: CSRModel, *, say: Callable[[str], None], command: str = ""
 ) -> Results | None:
     """Measure the head on the held-out rows, write `results.json`, `results.md` and the plot.
 
-    Pairs are measured by what their first half finds; single texts or images by the neighbours of every fifth among
-    the rest; images with texts in both directions, if the head has both modalities. Labelled rows also by the label
-    of their nearest neighbour among what was trained on, and by a classifier.
+    Pairs are measured by what their first half finds; single texts or images by the neighbors of every fifth among
+    the rest; images with texts in both directions, if the head has both modalities. Labeled rows also by the label
+    of their nearest neighbor among what was trained on, and by a classifier.
 
     Args:
         recipe: k and methods to measure, and where the results go.
@@ -42,24 +42,24 @@ def evaluate(
     from csr_hf.evaluation.methods import all_methods
 
     across = bool(head.config.modalities) and embedded.has_captions
-    arguments, centred = recipe.evaluation, embedded.centred(head)
+    arguments, centered = recipe.evaluation, embedded.centered(head)
     count = len(embedded.held_out_captions()[0] if across else embedded.held_out_documents)
     if count < _FEWEST:
         say(f"results    none: {count} rows are held out, too few to measure (`data.held_out`)")
         return None
     methods = all_methods(
         head,
-        embedded.train if across else centred.train,
+        embedded.train if across else centered.train,
         ks=arguments.ks,
         baselines=arguments.baselines,
         two_stage=arguments.two_stage,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = _across_modalities(methods, head, embedded) if across else _retrieval(methods, centred)
+    rows = _across_modalities(methods, head, embedded) if across else _retrieval(methods, centered)
     # Of each task the first metric tells most, of recalls the last.
     metric = rows[-1 if across else 0].metric
-    rows += _labelled(methods, head, embedded)
+    rows += _labeled(methods, head, embedded)
     found = versions()
     note = (
         f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
@@ -95,8 +95,8 @@ def _retrieval(methods: Sequence[Method], embedded: Embedded) -> list[Row]:
     return evaluate_retrieval(methods, documents[asked], documents[~asked], task=task, paired=False)
 
 
-def _labelled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> Iterator[Row]:
-    from csr_hf.evaluation.labelled import evaluate_labelled
+def _labeled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> Iterator[Row]:
+    from csr_hf.evaluation.labeled import evaluate_labeled
 
     for source in embedded.sources:
         labels, role, test = source.data.labels, source.data.document_role, source.data.held_out
@@ -104,7 +104,7 @@ def _labelled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> 
             continue
         sides = [(source.embeddings(role, rows), labels[rows]) for rows in (~test, test)]
         modality = source.data.modality(role) if head.config.modalities else None
-        yield from evaluate_labelled(methods, head, *sides, data=source.data.name, modality=modality)
+        yield from evaluate_labeled(methods, head, *sides, data=source.data.name, modality=modality)
 
 
 def _plot(results: Results, path: Path, metric: str, say: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from csr_hf.evaluation.mteb import EmbeddingSource
 from csr_hf.evaluation.tasks import Benchmark, evaluate_tasks, load_tasks
 from csr_hf.plumbing.atomic import check_writable
 from csr_hf.repository import open_repository
-from csr_hf.runs.recipe import EvaluationArguments, Recipe, versions
+from csr_hf.runs.recipe import EvaluationArguments, RunRecipe, versions
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -80,7 +80,7 @@ def evaluate(
     loaded = load_tasks(tasks)
     folder, recipe = Path(source), None
     if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
-        recipe = Recipe.load(folder / "recipe.yaml")
+        recipe = RunRecipe.load(folder / "recipe.yaml")
     if output_dir is not None:
         output = Path(output_dir)
     elif recipe is not None:
@@ -139,7 +139,7 @@ def evaluate(
 
 
 def _train_embeddings(
-    recipe: Recipe, backbone: Backbone, say: Callable[[str], None], progress: bool
+    recipe: RunRecipe, backbone: Backbone, say: Callable[[str], None], progress: bool
 ) -> np.ndarray | None:
     """What the head was trained on; None, and a word about it, when the data is not here any more."""
     from csr_hf.runs import pipeline
@@ -153,7 +153,7 @@ def _train_embeddings(
     return train[np.sort(rows)].astype(np.float32)
 
 
-def _settings(recipe: Recipe | None, **chosen: int | None) -> EvaluationArguments:
+def _settings(recipe: RunRecipe | None, **chosen: int | None) -> EvaluationArguments:
     """Those of the run, and what the caller chose instead."""
     settings = recipe.evaluation if recipe else EvaluationArguments()
     for name, value in chosen.items():
@@ -164,14 +164,14 @@ def _settings(recipe: Recipe | None, **chosen: int | None) -> EvaluationArgument
     return settings
 
 
-def _trained_on(named: Sequence[str] | None, recipe: Recipe | None, tasks: dict[str, AbsTask]) -> set[str] | None:
+def _trained_on(named: Sequence[str] | None, recipe: RunRecipe | None, tasks: dict[str, AbsTask]) -> set[str] | None:
     """What the caller names, and every task whose data set the run was trained on; None if nobody says anything."""
     sources = {source.source for source in recipe.data.sources or [recipe.data]} if recipe else set()
     own = {task.metadata.name for task in tasks.values() if task.metadata.dataset["path"] in sources}
     return {*(named or ()), *own} if named is not None or own else None
 
 
-def _model_name(source: str | Path, recipe: Recipe | None) -> str:
+def _model_name(source: str | Path, recipe: RunRecipe | None) -> str:
     name = str(source)
     if recipe is None and not Path(name).exists():
         return name

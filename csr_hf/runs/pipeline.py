@@ -17,7 +17,7 @@ from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.atomic import check_writable, written_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.runs import held_out
-from csr_hf.runs.recipe import Recipe
+from csr_hf.runs.recipe import RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ _CHECKPOINTS, _LOG, _JOURNAL = "checkpoints", "training_log.jsonl", "upload.jour
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
 
 
-def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False, command: str = "") -> Results | None:
+def run(
+    recipe: RunRecipe, *, say: Say, progress: bool = True, resume: bool = False, command: str = ""
+) -> Results | None:
     """All steps of a recipe; everything lands in its `output_dir`.
 
     Several processes embed and train together; the first of them does the rest.
@@ -59,7 +61,7 @@ def run(recipe: Recipe, *, say: Say, progress: bool = True, resume: bool = False
     return results
 
 
-def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone | None = None) -> Embedded:
+def embed(recipe: RunRecipe, *, say: Say, progress: bool = True, backbone: Backbone | None = None) -> Embedded:
     """Load backbone and texts, and embed every role once.
 
     Args:
@@ -103,7 +105,7 @@ def embed(recipe: Recipe, *, say: Say, progress: bool = True, backbone: Backbone
 
 
 def _embed_role(
-    recipe: Recipe, source: SourceData, role: str, backbone: Backbone, say: Say, progress: bool
+    recipe: RunRecipe, source: SourceData, role: str, backbone: Backbone, say: Say, progress: bool
 ) -> EmbeddingCache:
     cache = embed_dataset(
         source.inputs(role),
@@ -118,7 +120,7 @@ def _embed_role(
     return cache
 
 
-def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True, resume: bool = False) -> CSRModel:
+def train(recipe: RunRecipe, embedded: Embedded, *, say: Say, progress: bool = True, resume: bool = False) -> CSRModel:
     """Train a head on everything that is not held out, and save it with the resolved recipe.
 
     Raises:
@@ -129,7 +131,7 @@ def train(recipe: Recipe, embedded: Embedded, *, say: Say, progress: bool = True
 
     folder, is_main = Path(recipe.output_dir), rank_and_world()[0] == 0
     head = _fresh_head(recipe, embedded)
-    trainer = CSRTrainer(head, recipe.training, embedded.centred(head).training, folder)
+    trainer = CSRTrainer(head, recipe.training, embedded.centered(head).training, folder)
     if not resume and is_main:
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
         (folder / _LOG).unlink(missing_ok=True)
@@ -156,7 +158,7 @@ def _dead(figures: dict[str, float]) -> str:
     return " and ".join(f"{share:.1%} in {name.rpartition('_')[2]}s" for name, share in by_modality.items())
 
 
-def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
+def _fresh_head(recipe: RunRecipe, embedded: Embedded) -> CSRModel:
     """The head that training starts from: random, from the data, or one that was trained before."""
     import torch
 
@@ -174,7 +176,7 @@ def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
             for number, modality in enumerate(config.modalities or ()):
                 head.modality_bias[number] = torch.from_numpy(embedded.mean(modality))
         if init == "data":
-            initialize_from_data(head, embedded.centred(head).training, recipe.training.seed)
+            initialize_from_data(head, embedded.centered(head).training, recipe.training.seed)
         return head
     head = load_head(open_repository(init)).float()
     if head.config.input_dim != config.input_dim:
@@ -192,7 +194,7 @@ def _fresh_head(recipe: Recipe, embedded: Embedded) -> CSRModel:
     return head
 
 
-def save_model(head: CSRModel, recipe: Recipe, folder: Path, extra: dict[str, Any]) -> None:
+def save_model(head: CSRModel, recipe: RunRecipe, folder: Path, extra: dict[str, Any]) -> None:
     """Write `model/` whole or not at all, and the resolved recipe beside it and inside it."""
     with written_whole(folder / _MODEL) as temporary:
         head.save_pretrained(temporary)
@@ -200,7 +202,7 @@ def save_model(head: CSRModel, recipe: Recipe, folder: Path, extra: dict[str, An
     recipe.save(folder / _RECIPE, extra)
 
 
-def index(recipe: Recipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:
+def index(recipe: RunRecipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
     Args:
@@ -229,7 +231,9 @@ def index(recipe: Recipe, *, say: Say, progress: bool = True, engine: Engine | N
         _fill_engine(engine, recipe, embedded, head, say, progress)
 
 
-def _fill_engine(engine: Engine, recipe: Recipe, embedded: Embedded, head: CSRModel, say: Say, progress: bool) -> None:
+def _fill_engine(
+    engine: Engine, recipe: RunRecipe, embedded: Embedded, head: CSRModel, say: Say, progress: bool
+) -> None:
     """Put the codes of every document into a search engine, named by their numbers; texts stay beside the head."""
     from csr_hf.backends import upload
     from csr_hf.codes import decoded_norms, encode_embeddings
@@ -237,24 +241,24 @@ def _fill_engine(engine: Engine, recipe: Recipe, embedded: Embedded, head: CSRMo
     folder, arguments = Path(recipe.output_dir), recipe.index
     journal = folder / _JOURNAL
     k = arguments.k or head.config.k
-    codes = encode_embeddings(head, embedded.centred(head).documents, k, refine=arguments.refine, dtype="float16")
+    codes = encode_embeddings(head, embedded.centered(head).documents, k, refine=arguments.refine, dtype="float16")
     if not journal.exists():
         # Another corpus may have had more documents, which would stay.
-        engine.create(codes.dim, codes.k, head=codes.head, decoded=True, replace=True)
+        engine.create(codes.dim, codes.k, head=codes.head_fingerprint, decoded=True, replace=True)
     norms = decoded_norms(head, codes)
     upload(engine, codes, np.arange(len(codes)), decoded_norms=norms, journal=journal, progress=progress)
     _save_texts(embedded, folder)
     say(f"engine     {engine.count():,} documents in {engine.name}, collection {engine.collection}")
 
 
-def build_index(recipe: Recipe, embedded: Embedded, head: CSRModel, *, say: Say) -> InvertedIndex:
+def build_index(recipe: RunRecipe, embedded: Embedded, head: CSRModel, *, say: Say) -> InvertedIndex:
     """Index every document of the corpus, and keep the texts beside it."""
     from csr_hf.evaluation.retrieval import index_documents
 
     folder, arguments = Path(recipe.output_dir), recipe.index
     index = index_documents(
         head,
-        embedded.centred(head).documents,
+        embedded.centered(head).documents,
         arguments.k or head.config.k,
         refine=arguments.refine,
         copies=arguments.copies,
@@ -273,7 +277,7 @@ def _save_texts(embedded: Embedded, folder: Path) -> None:
             texts.to_parquet(str(temporary))
 
 
-def check_sizes(recipe: Recipe, embedded: Embedded) -> None:
+def check_sizes(recipe: RunRecipe, embedded: Embedded) -> None:
     """Find out before any training whether the head's sizes fit.
 
     Raises:
@@ -282,7 +286,7 @@ def check_sizes(recipe: Recipe, embedded: Embedded) -> None:
     _config(recipe, embedded.dim, embedded.backbone)
 
 
-def _config(recipe: Recipe, dim: int, backbone: Backbone | None) -> Any:
+def _config(recipe: RunRecipe, dim: int, backbone: Backbone | None) -> Any:
     """The head's configuration; made early, so that sizes that do not fit stop the run before the embedding."""
     from csr_hf.configuration_csr import CSRConfig
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
 from csr_hf.plumbing.atomic import written_whole
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.arguments import CSRTrainingArguments
 
 _VERSIONED = ("csr_hf", "torch", "transformers", "sentence-transformers", "datasets", "accelerate", "numpy", "numba")
 
@@ -51,7 +51,8 @@ class ModelArguments:
     tied_decoder: bool = True
     """Decode with the transposed encoder."""
     modality_bias: bool = True
-    """Centre images and texts each by its own mean, see `CSRModel.centre`; False: one bias for both, as published."""
+    """Center images and texts each by its own mean, see `CSRModel.subtract_modality_mean`; False: one bias
+    for both, as published."""
     init: str = "kaiming"
     """Where training starts: "kaiming" (random), "data" (atoms are training embeddings), or a head that was trained
     before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
@@ -96,7 +97,7 @@ class IndexArguments:
 
 
 @dataclass
-class Recipe:
+class RunRecipe:
     """Everything that determines a run.
 
     Raises:
@@ -106,16 +107,16 @@ class Recipe:
     output_dir: str = "runs/csr"
     """Where model, index, results and the resolved recipe go."""
     cache_dir: str | None = None
-    """Where embeddings are kept; default `<output_dir>/../embeddings`, shared by neighbouring runs."""
+    """Where embeddings are kept; default `<output_dir>/../embeddings`, shared by neighboring runs."""
     backbone: BackboneArguments = field(default_factory=BackboneArguments)
     data: DataArguments = field(default_factory=DataArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
-    training: TrainingArguments = field(default_factory=lambda: TrainingArguments.from_preset("csr_hf"))
+    training: CSRTrainingArguments = field(default_factory=lambda: CSRTrainingArguments.from_preset("csr_hf"))
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
     index: IndexArguments = field(default_factory=IndexArguments)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    def load(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> RunRecipe:
         """Read a recipe.
 
         Args:
@@ -137,7 +138,7 @@ class Recipe:
         return cls.from_dict(content, overrides)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any], overrides: dict[str, Any] | None = None) -> Recipe:
+    def from_dict(cls, content: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunRecipe:
         """Build a recipe from nested dictionaries; what a resolved recipe records of its run is ignored."""
         if not isinstance(content, dict):
             raise ValueError(
@@ -157,7 +158,7 @@ class Recipe:
         content = {key: {} if value is None and key in _SECTIONS else value for key, value in content.items()}
         _check_keys(cls, content)
         training = content.get("training", {})
-        preset = TrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
+        preset = CSRTrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
         content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
         return _validated(content)
 
@@ -201,7 +202,7 @@ def versions() -> dict[str, str]:
 def _check_keys(kind: type, content: dict[str, Any], prefix: str = "") -> None:
     """Refuse unknown keys, naming the nearest known one; descends into sections."""
     sections = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
-    known = [*sections, "preset"] if kind is TrainingArguments else list(sections)
+    known = [*sections, "preset"] if kind is CSRTrainingArguments else list(sections)
     for key, value in content.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
@@ -212,19 +213,19 @@ def _check_keys(kind: type, content: dict[str, Any], prefix: str = "") -> None:
                 if not isinstance(source, dict):
                     raise ValueError(f"`{prefix}sources` lists mappings such as {{source: FILE}}, not {source!r}.")
                 _check_keys(SourceArguments, source, f"{prefix}sources.{number}.")
-        section = _SECTIONS.get(key) if kind is Recipe else None
+        section = _SECTIONS.get(key) if kind is RunRecipe else None
         if section is not None and not isinstance(value, dict):
             raise ValueError(f"`{key}` is a section with keys, not {value!r}.")
         if section is not None:
             _check_keys(section, value, f"{key}.")
 
 
-def _validated(content: dict[str, Any]) -> Recipe:
+def _validated(content: dict[str, Any]) -> RunRecipe:
     """Let pydantic check and convert every value (YAML reads 1e-3 as text, for one)."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(Recipe).validate_python(content)
+        return TypeAdapter(RunRecipe).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -238,7 +239,7 @@ _SECTIONS: dict[str, type] = {
     "backbone": BackboneArguments,
     "data": DataArguments,
     "model": ModelArguments,
-    "training": TrainingArguments,
+    "training": CSRTrainingArguments,
     "evaluation": EvaluationArguments,
     "index": IndexArguments,
 }

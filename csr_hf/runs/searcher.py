@@ -9,7 +9,7 @@ import numpy as np
 
 from csr_hf.codes import project_queries
 from csr_hf.encoder import CSREncoder
-from csr_hf.runs.recipe import EvaluationArguments, Recipe
+from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RunSearcher:
                 f"{where} with another head ({made_with}) than {folder / _MODEL} "
                 f"({encoder.fingerprint}). Run the recipe again, or index the documents with this head."
             )
-        settings = Recipe.load(folder / _RECIPE).evaluation
+        settings = RunRecipe.load(folder / _RECIPE).evaluation
         return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
 
     def search(
@@ -102,7 +102,7 @@ class RunSearcher:
         head, index = self.encoder.head, self.index
         k = index.k if isinstance(index, InvertedIndex) else index.schema.k
         query_k = min(query_k or self.settings.query_k_factor * k, head.config.hidden_dim)
-        embedding = self.encoder.centre(self.encoder.embed(question, prompt_name="query"), question)
+        embedding = self.encoder.subtract_modality_means(self.encoder.embed(question, prompt_name="query"), question)
         embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
         projections = project_queries(head, embedding)
         if isinstance(index, InvertedIndex):

@@ -11,14 +11,14 @@ from typing import Any
 
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.runs import held_out, pipeline
-from csr_hf.runs.recipe import Recipe, versions
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.runs.recipe import RunRecipe, versions
+from csr_hf.training.arguments import CSRTrainingArguments
 
 _SIZES = ("hidden_dim", "k", "max_steps")
 
 
 def sweep(
-    recipe: Recipe,
+    recipe: RunRecipe,
     *,
     hidden_dims: Sequence[int | str] = (),
     ks: Sequence[int] = (),
@@ -39,7 +39,7 @@ def sweep(
         hidden_dims: numbers, or multiples of the embeddings' width such as "2x"; default the recipe's.
         ks: active latents to train at; default the recipe's.
         max_steps: lengths of the training; default the recipe's.
-        presets: of `TrainingArguments`, instead of the recipe's training. Each takes as many steps of its own batch
+        presets: of `CSRTrainingArguments`, instead of the recipe's training. Each takes as many steps of its own batch
             size as give the recipe's number of examples.
         variants: keys of the recipe and their values ({"training.balance": 0.0}), one dictionary for each.
         say: told what happens.
@@ -87,14 +87,14 @@ def _label(preset: str | None, variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variation(
-    recipe: Recipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None, variant: dict[str, Any]
-) -> Recipe:
+    recipe: RunRecipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None, variant: dict[str, Any]
+) -> RunRecipe:
     sizes = {"hidden_dim": hidden_dim, "k": k, "max_steps": max_steps}
     name = ",".join(f"{key}={value}" for key, value in {**sizes, **_label(preset, variant)}.items())
     name = re.sub(r"[^\w.=,-]", "_", name)
     training = dataclasses.replace(recipe.training, max_steps=max_steps)
     if preset:
-        own = TrainingArguments.from_preset(preset, seed=training.seed, save_steps=training.save_steps)
+        own = CSRTrainingArguments.from_preset(preset, seed=training.seed, save_steps=training.save_steps)
         examples = max_steps * training.per_device_train_batch_size
         training = dataclasses.replace(own, max_steps=max(1, examples // own.per_device_train_batch_size))
     varied = dataclasses.replace(
@@ -105,11 +105,11 @@ def _variation(
         training=training,
         evaluation=dataclasses.replace(recipe.evaluation, ks=[k], baselines=[], two_stage=[]),
     )
-    return Recipe.from_dict(varied.to_dict(), variant)
+    return RunRecipe.from_dict(varied.to_dict(), variant)
 
 
 def _measure(
-    recipe: Recipe, label: dict[str, Any], embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
+    recipe: RunRecipe, label: dict[str, Any], embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
 ) -> Results:
     """Train and measure one combination, or read what an earlier call measured."""
     folder = Path(recipe.output_dir)
@@ -119,7 +119,7 @@ def _measure(
     results = held_out.evaluate(recipe, embedded, head, say=say)
     if results is None:
         raise ValueError("nothing is held out to measure on: raise `data.held_out`.")
-    figures = Recipe.recorded(folder / "recipe.yaml", "results")
+    figures = RunRecipe.recorded(folder / "recipe.yaml", "results")
     hidden_dim, k = head.config.hidden_dim, head.config.k
     settings: dict[str, Any] = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
     settings |= label
@@ -138,11 +138,11 @@ def _measure(
     return results
 
 
-def _is_done(recipe: Recipe, folder: Path) -> bool:
+def _is_done(recipe: RunRecipe, folder: Path) -> bool:
     """Whether this very combination was measured to the end."""
     if not (folder / "results.json").is_file() or not (folder / "recipe.yaml").is_file():
         return False
-    trained = Recipe.load(folder / "recipe.yaml").to_dict()
+    trained = RunRecipe.load(folder / "recipe.yaml").to_dict()
     return "run" in Results.load(folder).details and trained == recipe.to_dict()
 
 

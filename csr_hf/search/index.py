@@ -84,7 +84,7 @@ class InvertedIndex:
         """
         width = None if embeddings is None or not copies else embeddings.shape[-1]
         decoded = decoded_norms is not None
-        settings = Settings(codes.k, codes.dim, codes.head, decoded, tuple(copies), width)
+        settings = Settings(codes.k, codes.dim, codes.head_fingerprint, decoded, tuple(copies), width)
         index = cls([], settings)
         index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
         return index

@@ -218,9 +218,10 @@ def checked_projections(
             '`rescore="self"` needs `projections` of the dense queries. '
             "Pass `csr_hf.encoder.project_queries(head, embeddings)`."
         )
-    if None not in (projections.head, head) and projections.head != head:
+    if None not in (projections.head_fingerprint, head) and projections.head_fingerprint != head:
         raise ValueError(
-            f"`projections.head` ({projections.head}) is not the head the index was built with ({head}). "
+            f"`projections.head_fingerprint` ({projections.head_fingerprint}) is not the head the index was built "
+            f"with ({head}). "
             "Project the queries with that head."
         )
     for name, array, shape in (("latents", projections.latents, (n, dim)), ("offset", projections.offset, (n,))):

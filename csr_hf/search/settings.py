@@ -34,9 +34,10 @@ class Settings(NamedTuple):
         """
         if codes.dim != self.dim:
             raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({self.dim}). Encode with its head.")
-        if None not in (codes.head, self.head) and codes.head != self.head:
+        if None not in (codes.head_fingerprint, self.head) and codes.head_fingerprint != self.head:
             raise ValueError(
-                f"`codes.head` ({codes.head}) is not the head the index was built with ({self.head}). "
+                f"`codes.head_fingerprint` ({codes.head_fingerprint}) is not the head the index was built with "
+                f"({self.head}). "
                 "Encode with that head, or build the index again."
             )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 
 @dataclass
-class TrainingArguments:
+class CSRTrainingArguments:
     """How a head is trained. Names follow transformers' `TrainingArguments` where the meaning is the same.
 
     Raises:
@@ -41,9 +41,9 @@ class TrainingArguments:
     """Weight of the auxiliary error, which revives dead latents."""
     gamma: float = 0.0
     """Weight of the contrast."""
-    contrast: Literal["self", "pairs", "labels", "neighbours"] = "self"
+    contrast: Literal["self", "pairs", "labels", "neighbors"] = "self"
     """What a code is contrasted with the rest of the batch against: itself (the paper's released code), the other half
-    of its pair, codes of its class, or its nearest neighbour in the backbone's space."""
+    of its pair, codes of its class, or its nearest neighbor in the backbone's space."""
     contrast_on: Literal["codes", "reconstructions"] = "codes"
     """What the contrast of pairs compares: codes, or what they decode to (the paper, for images with texts)."""
     temperature: float = 0.2
@@ -118,7 +118,7 @@ class TrainingArguments:
                 setattr(self, known.name, float(value))
 
     @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> TrainingArguments:
+    def from_preset(cls, preset: str, **overrides: Any) -> CSRTrainingArguments:
         """The arguments of a preset, some of them overridden.
 
         Args:
@@ -151,7 +151,7 @@ _CHOICES = {
     "lr_scheduler_type": ("cosine", "constant"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "error": ("variance", "element"),
-    "contrast": ("self", "pairs", "labels", "neighbours"),
+    "contrast": ("self", "pairs", "labels", "neighbors"),
     "contrast_on": ("codes", "reconstructions"),
 }
 _INDIFFERENT = ("logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")

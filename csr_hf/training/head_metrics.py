@@ -12,7 +12,7 @@ from csr_hf.training.sparse_ops import Codes, inner_products
 
 _SAMPLE = 16_384
 _QUERIES = 512
-_NEIGHBOURS = 10
+_NEIGHBORS = 10
 _BLOCK = 2048
 
 
@@ -29,8 +29,8 @@ def measure(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> dict[
         `explained_variance`; `dead_fraction`, of the latents by the training's clock; `active_latents` of a code;
         `postings_per_document`: sum_j p_j^2 with p_j the share of codes that use latent j, the number of postings a
         query touches for each document of the index (k^2 / hidden_dim, `postings_per_document_if_even`, is the least
-        possible); `most_used_latent`, the largest p_j; `neighbour_recall`, the share of the backbone's 10 nearest
-        neighbours, among the sample, that are the codes' 10 nearest too.
+        possible); `most_used_latent`, the largest p_j; `neighbor_recall`, the share of the backbone's 10 nearest
+        neighbors, among the sample, that are the codes' 10 nearest too.
     """
     config = model.config
     chosen = np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(np.int64)
@@ -50,7 +50,7 @@ def measure(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> dict[
         "postings_per_document": float(share.pow(2).sum()),
         "postings_per_document_if_even": config.k**2 / config.hidden_dim,
         "most_used_latent": float(share.max()),
-        "neighbour_recall": _neighbour_recall(embeddings, Codes(values, indices), config.hidden_dim),
+        "neighbor_recall": _neighbor_recall(embeddings, Codes(values, indices), config.hidden_dim),
     }
 
 
@@ -67,8 +67,8 @@ def dead_fractions(model: CSRModel) -> dict[str, float]:
     return found
 
 
-def _neighbour_recall(embeddings: torch.Tensor, codes: Codes, hidden_dim: int) -> float:
-    count = min(_NEIGHBOURS, len(embeddings) - 1)
+def _neighbor_recall(embeddings: torch.Tensor, codes: Codes, hidden_dim: int) -> float:
+    count = min(_NEIGHBORS, len(embeddings) - 1)
     if count < 1:
         return 1.0
     queries = torch.linspace(0, len(embeddings) - 1, min(_QUERIES, len(embeddings))).long().to(embeddings.device)

@@ -12,7 +12,7 @@ from torch import nn
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.distributed import gathered, rank_and_world, summed
 from csr_hf.training import objectives
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
 
 Parts = dict[str, torch.Tensor]
@@ -57,7 +57,7 @@ class CSRLoss(nn.Module):
         variance: mean ||x - mean(x)||^2 of the training embeddings, which errors are divided by.
     """
 
-    def __init__(self, model: CSRModel, arguments: TrainingArguments, variance: float = 1.0) -> None:
+    def __init__(self, model: CSRModel, arguments: CSRTrainingArguments, variance: float = 1.0) -> None:
         super().__init__()
         self.model = model
         self.arguments = arguments

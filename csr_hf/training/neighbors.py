@@ -1,4 +1,4 @@
-"""Nearest neighbours in the backbone's space: positives where the data has no pairs."""
+"""Nearest neighbors in the backbone's space: positives where the data has no pairs."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csr_hf.plumbing.distributed import trains_on_cpu
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.arguments import CSRTrainingArguments
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,7 +20,7 @@ _PROJECT = "csr_hf"
 _PACKAGES = {"tensorboard": ("tensorboard",), "comet_ml": ("comet_ml",)}
 
 
-def make_accelerator(arguments: TrainingArguments, output_dir: Path) -> Accelerator:
+def make_accelerator(arguments: CSRTrainingArguments, output_dir: Path) -> Accelerator:
     """An accelerator for the arguments; events of trackers go below `output_dir/trackers`.
 
     Raises:
@@ -57,7 +57,7 @@ def make_accelerator(arguments: TrainingArguments, output_dir: Path) -> Accelera
 
 @contextmanager
 def tracking(
-    accelerator: Accelerator, arguments: TrainingArguments
+    accelerator: Accelerator, arguments: CSRTrainingArguments
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
     """A function that sends figures of a step to the trackers of the arguments."""
     if not arguments.report_to:

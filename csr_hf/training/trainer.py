@@ -19,7 +19,7 @@ from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import written_whole
 from csr_hf.plumbing.distributed import check_processes, summed
 from csr_hf.training import objectives
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from csr_hf.training.head_metrics import dead_fractions, measure
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
@@ -61,7 +61,7 @@ class CSRTrainer:
     def __init__(
         self,
         model: CSRModel,
-        arguments: TrainingArguments,
+        arguments: CSRTrainingArguments,
         data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource],
         output_dir: str | Path,
     ) -> None:
@@ -233,9 +233,9 @@ class CSRTrainer:
         chosen, contrast = self._rows_of_step(step), self.arguments.contrast if self.arguments.gamma else "self"
         parts, labels, memory = [self.data.rows(chosen)], None, None
         modalities = [self.data.modalities(chosen)]
-        if contrast == "neighbours":
-            parts.append(self.data.rows(self._neighbours[chosen]))
-            modalities.append(self.data.modalities(self._neighbours[chosen]))
+        if contrast == "neighbors":
+            parts.append(self.data.rows(self._neighbors[chosen]))
+            modalities.append(self.data.modalities(self._neighbors[chosen]))
         elif contrast == "pairs":
             parts.append(self.data.positives(chosen))
             if self.data.has_negatives:
@@ -263,7 +263,7 @@ class CSRTrainer:
         return torch.from_numpy(scaled).to(self.accelerator.device)
 
     @cached_property
-    def _neighbours(self) -> np.ndarray:
+    def _neighbors(self) -> np.ndarray:
         return nearest_rows(self.data, self.arguments.seed, self.accelerator.device)
 
     def _advance_dead_clocks(self, fired: torch.Tensor, batch: Batch) -> None:
@@ -341,7 +341,7 @@ class CSRTrainer:
 
 
 def _rows(
-    data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource], arguments: TrainingArguments
+    data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource], arguments: CSRTrainingArguments
 ) -> TrainingRows:
     given = [data] if isinstance(data, np.ndarray) else data
     sources = [each if isinstance(each, TrainingSource) else TrainingSource(each) for each in given]
@@ -351,7 +351,7 @@ def _rows(
     if missing.get(contrast):
         raise ValueError(
             f"`contrast` is {contrast!r}, and the data has no {contrast}. "
-            "Name columns for anchor and positive (or text and label), or choose contrast: neighbours."
+            "Name columns for anchor and positive (or text and label), or choose contrast: neighbors."
         )
     return rows
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Recipe, Results, SparseCodes
+from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Results, RunRecipe, SparseCodes
 from csr_hf.codes import encode_embeddings
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.data.run_data import Embedded
@@ -32,7 +32,7 @@ MODALITIES = ("image", "text")
 DIRECTIONS = (("text to image", "text", "image"), ("image to text", "image", "text"))
 
 
-def trained(recipe: Recipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
+def trained(recipe: RunRecipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
     """A head for one modality, and the share of its latents that are dead."""
     recipe.training.gamma = 0
     torch.manual_seed(seed)
@@ -76,8 +76,8 @@ def measured(
             continue
         codes = {}
         for kind in MODALITIES:
-            centred = rows[kind] - biases[kind]
-            made = encode_embeddings(heads[kind], centred, k if kind == stored else 2 * k, refine=kind == stored)
+            centered = rows[kind] - biases[kind]
+            made = encode_embeddings(heads[kind], centered, k if kind == stored else 2 * k, refine=kind == stored)
             if kind == "text" and numbers is not None:
                 made = SparseCodes(numbers[made.indices], made.values, made.dim)
             codes[kind] = SparseCodes(made.indices, made.values, made.dim)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--shared", default="runs/tiny-clip_emoji_k64/model", help="one head for both, trained before")
     parser.add_argument("--output", required=True, help="folder for the results")
     options = parser.parse_args()
-    recipe = Recipe.load(Path(__file__).with_name("emoji_k64.yaml"))
+    recipe = RunRecipe.load(Path(__file__).with_name("emoji_k64.yaml"))
     embedded = embed(recipe, say=lambda line: None, progress=False)
     biases = {name: embedded.mean(name) for name in MODALITIES}
     source = embedded.sources[0]

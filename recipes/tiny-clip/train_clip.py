@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from csr_hf.data.sources import SourceData, load_data
-from csr_hf.runs.recipe import Recipe
+from csr_hf.runs.recipe import RunRecipe
 
 SIDE, PATCH, WIDTH, DIM, LENGTH = 32, 8, 128, 256, 24
 SHIFT = 3
@@ -33,7 +33,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def read_emoji(path: str) -> SourceData:
     """The emoji, with the split of the recipe."""
-    recipe = Recipe.load(Path(__file__).with_name("emoji_k64.yaml"))
+    recipe = RunRecipe.load(Path(__file__).with_name("emoji_k64.yaml"))
     return load_data(dataclasses.replace(recipe.data, source=path, sources=[]))[0]
 
 

@@ -209,7 +209,9 @@ def test_documents_that_no_engine_takes_are_named(opened, scheme, documents):
     refused(engine, "`ids` are strings, those of the collection integers", some, ["a", "b", "c"])
     refused(engine, r"`codes.dim` \(100\) is not the collection's dim \(200\)", random_codes(3, 8, 100, 1), [1, 2, 3])
     refused(engine, r"`codes.k` \(9\) is above the collection's \(8\)", random_codes(3, 9, 200, 1), [1, 2, 3])
-    refused(engine, r"`codes.head` \(two\) is not the head", random_codes(3, 8, 200, 1, head="two"), [1, 2, 3])
+    refused(
+        engine, r"`codes.head_fingerprint` \(two\) is not the head", random_codes(3, 8, 200, 1, head="two"), [1, 2, 3]
+    )
     refused(engine, "`decoded_norms` must not be given", some, [1, 2, 3], decoded_norms=np.ones(3, np.float32))
     refused(
         engine,
@@ -222,7 +224,7 @@ def test_documents_that_no_engine_takes_are_named(opened, scheme, documents):
         engine, "documents that no query can find, 1 of 2, first 6", raw([[1, 2], [1, 2]], [[2, 1], [0, 0]]), [5, 6]
     )
     refused(engine, r"`codes.indices` must lie in \[0, 200\)", raw([[1, 200]], [[2, 1]]), [1])
-    with pytest.raises(ValueError, match=r"`codes.head` \(two\) is not the head"):
+    with pytest.raises(ValueError, match=r"`codes.head_fingerprint` \(two\) is not the head"):
         engine.search(random_codes(3, 8, 200, 1, head="two"))
     with pytest.raises(ValueError, match=r"`codes.dim` \(100\)"):
         engine.search(random_codes(3, 8, 100, 1))

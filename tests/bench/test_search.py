@@ -92,7 +92,7 @@ def test_exact_search_finds_everything_and_settings_that_do_more_find_more(held)
     (flat,) = of(written, "faiss flat")
     assert flat["recall"] == 1
     everything = [one for one in of(written, "csr_hf") if one["setting"]["candidates"] == 2000]
-    # int8 swaps neighbours whose cosines differ by less than its steps.
+    # int8 swaps neighbors whose cosines differ by less than its steps.
     assert all(one["recall"] > 0.97 for one in everything)
     for query_k in (8, 64):
         ours = [one for one in of(written, "csr_hf") if one["setting"]["query_k"] == query_k]

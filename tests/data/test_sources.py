@@ -151,9 +151,9 @@ def test_triplets_and_classes(tmp_path):
     assert (triplets.document_role, triplets.query_role, triplets.labels) == ("positive", "anchor", None)
     assert list(triplets.dataset["negative"])[:2] == ["n0", "n1"]
     columns = {"text": "text", "label": "label"}
-    (labelled,) = load_data(DataArguments(source=str(path), columns=columns, held_out=0))
-    assert labelled.roles == ("text",)
-    assert list(labelled.labels) == [1, 0, 1, -1, -1, 0]
+    (labeled,) = load_data(DataArguments(source=str(path), columns=columns, held_out=0))
+    assert labeled.roles == ("text",)
+    assert list(labeled.labels) == [1, 0, 1, -1, -1, 0]
 
 
 def test_classes_may_be_names(tmp_path):

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from csr_hf.embedding import cache as module
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
-from csr_hf.training import embeddings as module
 
 TEXTS = [f"{'word ' * (n % 5)}number {n}" for n in range(21)]
 

@@ -31,7 +31,7 @@ def test_every_mode_becomes_the_same_rgb(mode):
     np.testing.assert_allclose(pixel(found), RED, atol=4)
 
 
-def test_grey_and_sixteen_bits_keep_their_brightness():
+def test_gray_and_sixteen_bits_keep_their_brightness():
     assert pixel(open_image(Image.new("L", (5, 5), 77))) == [77, 77, 77]
     assert pixel(open_image(Image.new("1", (5, 5), 1))) == [255, 255, 255]
     deep = Image.fromarray(np.full((5, 5), 65535 // 2, np.uint16))
@@ -65,7 +65,7 @@ def test_first_of_several_frames_is_taken():
     np.testing.assert_allclose(pixel(found), RED, atol=4)
 
 
-def test_arrays_of_bytes_floats_and_grey():
+def test_arrays_of_bytes_floats_and_gray():
     array = np.broadcast_to(np.array(RED, np.uint8), (6, 7, 3))
     assert open_image(array).size == (7, 6)
     for same in (array.astype(np.int64), array / 255.0, np.dstack([array, np.full((6, 7), 255)]).astype(np.uint8)):

@@ -51,7 +51,7 @@ def test_binary_keeps_signs(embeddings):
     assert Binary(25).bytes_per_vector == 4
 
 
-def test_product_quantisation_stores_the_nearest_centroid_of_each_part():
+def test_product_quantization_stores_the_nearest_centroid_of_each_part():
     rng = np.random.default_rng(0)
     train, held_out = rng.standard_normal((2000, 24)), rng.standard_normal((50, 24)).astype(np.float32)
     baseline = ProductQuantization(train, 7)  # 24 is no multiple of 7: three parts of 4, four of 3
@@ -71,7 +71,7 @@ def test_product_quantisation_stores_the_nearest_centroid_of_each_part():
     assert fine < coarse
 
 
-def test_product_quantisation_of_too_little_is_refused():
+def test_product_quantization_of_too_little_is_refused():
     with pytest.raises(ValueError, match="needs 256 training embeddings; there are 100"):
         ProductQuantization(np.zeros((100, 24)), 4)
     with pytest.raises(ValueError, match="to 25 bytes needs that many of 24 dimensions"):

@@ -31,19 +31,19 @@ def score(rows, direction, metric, method):
 def test_equal_captions_are_one_text(two):
     """By hand: texts a b c d; images 0 and 3 are both right for a, and one of them suffices."""
     head, images, texts = two
-    centred = images - head.modality_bias[0].numpy(), texts - head.modality_bias[1].numpy()
-    rows = evaluate_cross_modal([DenseMethod(12)], head, *centred, CAPTIONS, task="t")
+    centered = images - head.modality_bias[0].numpy(), texts - head.modality_bias[1].numpy()
+    rows = evaluate_cross_modal([DenseMethod(12)], head, *centered, CAPTIONS, task="t")
     assert {row.metric for row in rows} == {"R@1", "R@5", "R@10"}
     assert score(rows, "text to image", "R@1", "dense") == (1, 1)
     assert score(rows, "image to text", "R@1", "dense") == (1, 1)
-    wrong = centred[0][[1, 0, 2, 3, 4, 5]]
-    rows = evaluate_cross_modal([DenseMethod(12)], head, wrong, centred[1], CAPTIONS, task="t")
+    wrong = centered[0][[1, 0, 2, 3, 4, 5]]
+    rows = evaluate_cross_modal([DenseMethod(12)], head, wrong, centered[1], CAPTIONS, task="t")
     # Images 0 and 1 are exchanged: their texts come first in vain; a and b are found through images 3 and 5.
     assert score(rows, "image to text", "R@1", "dense")[0] == pytest.approx(4 / 6)
     assert score(rows, "text to image", "R@5", "dense")[0] == 1
 
 
-def test_methods_of_the_head_compare_centred_embeddings(two):
+def test_methods_of_the_head_compare_centered_embeddings(two):
     head, images, texts = two
     methods = [DenseMethod(12), CSRMethod(head, 12, refine=False)]
     rows = evaluate_cross_modal(methods, head, images, texts, CAPTIONS, task="t")

@@ -32,8 +32,8 @@ def test_ndcg_follows_its_formula():
     assert ndcg_at(found, relevant, 2) == pytest.approx(1 / 3)
 
 
-def test_recall_counts_shared_neighbours():
+def test_recall_counts_shared_neighbors():
     truth = np.array([[1, 2], [3, 4]])
     assert neighbor_recall(np.array([[2, 1], [4, 9]]), truth) == 0.75
-    # Only as many as there are neighbours count, and -1 pads what an index did not find.
+    # Only as many as there are neighbors count, and -1 pads what an index did not find.
     assert neighbor_recall(np.array([[2, 7, 1], [-1, -1, -1]]), truth) == 0.25

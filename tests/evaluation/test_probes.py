@@ -8,11 +8,11 @@ from csr_hf.evaluation.probes import knn_accuracy, linear_probe_accuracy
 
 
 @pytest.fixture
-def labelled():
+def labeled():
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((5, 16))
+    centers = rng.standard_normal((5, 16))
     labels = rng.integers(0, 5, 400)
-    rows = (centres[labels] + 1.2 * rng.standard_normal((400, 16))).astype(np.float32)
+    rows = (centers[labels] + 1.2 * rng.standard_normal((400, 16))).astype(np.float32)
     return rows[:300], labels[:300], rows[300:], labels[300:]
 
 
@@ -26,20 +26,20 @@ def written_out(train, train_labels, test, test_labels, k):
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 300])
-def test_neighbours_vote(labelled, k):
-    assert knn_accuracy(*labelled, k=k) == written_out(*labelled, k)
-    assert knn_accuracy(*labelled, k=1) > 0.5
+def test_neighbors_vote(labeled, k):
+    assert knn_accuracy(*labeled, k=k) == written_out(*labeled, k)
+    assert knn_accuracy(*labeled, k=1) > 0.5
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7])
-def test_blocks_change_nothing(labelled, monkeypatch, rows_at_once):
-    expected = knn_accuracy(*labelled, k=3)
+def test_blocks_change_nothing(labeled, monkeypatch, rows_at_once):
+    expected = knn_accuracy(*labeled, k=3)
     monkeypatch.setattr(probes, "_SCORES_IN_MEMORY", 300 * rows_at_once)
-    assert knn_accuracy(*labelled, k=3) == expected
+    assert knn_accuracy(*labeled, k=3) == expected
 
 
-def test_sparse_rows_give_the_same(labelled):
-    train, train_labels, test, test_labels = labelled
+def test_sparse_rows_give_the_same(labeled):
+    train, train_labels, test, test_labels = labeled
     train, test = train * (train > 0.5), test * (test > 0.5)
     sparse = scipy.sparse.csr_matrix(train), train_labels, scipy.sparse.csr_matrix(test), test_labels
     dense = train, train_labels, test, test_labels
@@ -47,31 +47,31 @@ def test_sparse_rows_give_the_same(labelled):
     assert linear_probe_accuracy(*sparse) == pytest.approx(linear_probe_accuracy(*dense), abs=0.02)
 
 
-def test_probe_is_a_logistic_regression_on_unit_rows(labelled):
+def test_probe_is_a_logistic_regression_on_unit_rows(labeled):
     from sklearn.linear_model import LogisticRegression
 
-    train, train_labels, test, test_labels = labelled
+    train, train_labels, test, test_labels = labeled
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
     expected = LogisticRegression(max_iter=1000).fit(unit[0], train_labels).score(unit[1], test_labels)
-    assert linear_probe_accuracy(*labelled) == expected > 0.5
+    assert linear_probe_accuracy(*labeled) == expected > 0.5
 
 
-def test_metrics_of_evaluate_need_no_download(labelled):
-    train, train_labels, test, test_labels = labelled
+def test_metrics_of_evaluate_need_no_download(labeled):
+    train, train_labels, test, test_labels = labeled
     data = {"predictions": test, "references": test_labels}
     known = {"train": train, "train_labels": train_labels}
-    assert KNNAccuracy().compute(**data, **known, k=3) == {"knn_accuracy@3": knn_accuracy(*labelled, k=3)}
+    assert KNNAccuracy().compute(**data, **known, k=3) == {"knn_accuracy@3": knn_accuracy(*labeled, k=3)}
     probe = LinearProbeAccuracy()
     for start in range(0, 100, 25):
         probe.add_batch(predictions=test[start : start + 25], references=test_labels[start : start + 25])
-    assert probe.compute(**known) == {"linear_probe_accuracy": linear_probe_accuracy(*labelled)}
+    assert probe.compute(**known) == {"linear_probe_accuracy": linear_probe_accuracy(*labeled)}
 
 
-def test_wrong_inputs_are_named(labelled):
-    train, train_labels, test, test_labels = labelled
+def test_wrong_inputs_are_named(labeled):
+    train, train_labels, test, test_labels = labeled
     with pytest.raises(ValueError, match=r"`train` has 300 rows and 299 labels"):
         knn_accuracy(train, train_labels[1:], test, test_labels)
     with pytest.raises(ValueError, match=r"`test` has 0 rows and 0 labels"):
         linear_probe_accuracy(train, train_labels, test[:0], test_labels[:0])
     with pytest.raises(ValueError, match=r"`k` \(301\) must be between 1 and the number of training rows \(300\)"):
-        knn_accuracy(*labelled, k=301)
+        knn_accuracy(*labeled, k=301)

@@ -83,7 +83,7 @@ def test_retention_is_the_share_of_the_dense_score(measured):
     assert {row.k for row in listed} == {None, 2, 5}
 
 
-def test_without_pairs_only_neighbours_are_compared(measured):
+def test_without_pairs_only_neighbors_are_compared(measured):
     head, queries, documents, _, _ = measured
     methods = all_methods(head, None, ks=[2], baselines=[])
     rows = evaluate_retrieval(methods, queries[:50], documents, task="t", paired=False)

@@ -6,7 +6,7 @@ from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-WORDS = ["red", "green", "blue", "black", "white", "grey"]
+WORDS = ["red", "green", "blue", "black", "white", "gray"]
 COLORS = dict(
     zip(
         WORDS,
@@ -37,7 +37,7 @@ def save_clip(folder, dim=24):
 
 
 def picture(number, side=20):
-    """Stripes of two colours, another for each number."""
+    """Stripes of two colors, another for each number."""
     rng = np.random.default_rng(number)
     pixels = np.zeros((side, side, 3), np.uint8)
     first, second = rng.permutation(len(WORDS))[:2]

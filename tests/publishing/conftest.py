@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from csr_hf import Backbone, CSRConfig, CSRModel, Recipe, Results
+from csr_hf import Backbone, CSRConfig, CSRModel, Results, RunRecipe
 from csr_hf.evaluation.results import Row
 from tests.conftest import MINILM
 
@@ -39,7 +39,9 @@ def make_results():
 
 def write_run(folder, head, results=None):
     """A folder as `csr-hf run` leaves it, without index and documents."""
-    recipe = Recipe.from_dict({"output_dir": str(folder), "data": {"source": "/home/somebody/faq.csv", "limit": 500}})
+    recipe = RunRecipe.from_dict(
+        {"output_dir": str(folder), "data": {"source": "/home/somebody/faq.csv", "limit": 500}}
+    )
     figures = {"explained_variance": 0.853, "dead_fraction": 0.01, "postings_per_document": 2.28, "seconds": 53.2}
     head.save_pretrained(folder / "model")
     recipe.save(folder / "recipe.yaml", {"results": figures})

@@ -119,7 +119,7 @@ except ValueError as error:
 """
     said = run_script(own, tmp_path, HF_HUB_OFFLINE="1").splitlines()
     codes = CSREncoder(backbone, make_head()).encode(TEXTS)
-    assert said[:2] == [f"{codes.head} {codes.indices[0, 0]}"] * 2
+    assert said[:2] == [f"{codes.head_fingerprint} {codes.indices[0, 0]}"] * 2
     assert "user/never-loaded is not in the local cache" in said[2]
     run_script(WITHOUT_CSR_HF + DOORS, tmp_path, HF_HUB_OFFLINE="1")
     assert published.requests == []

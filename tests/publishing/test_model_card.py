@@ -161,7 +161,7 @@ def test_changes_of_a_person_are_noticed(card, run_folder, capsys):
         ("anything", None, True),
     ],
 )
-def test_licence_is_not_freer_than_the_backbones(license, backbone, allowed):
+def test_license_is_not_freer_than_the_backbones(license, backbone, allowed):
     if allowed:
         check_license(license, BackboneFacts(license=backbone))
     else:
@@ -169,7 +169,7 @@ def test_licence_is_not_freer_than_the_backbones(license, backbone, allowed):
             check_license(license, BackboneFacts(license=backbone))
 
 
-def test_licence_is_checked_on_the_way_to_the_card(run_folder, tmp_path, capsys):
+def test_license_is_checked_on_the_way_to_the_card(run_folder, tmp_path, capsys):
     assert main(["export", str(run_folder), str(tmp_path / "out"), "--layout", "head", "--license", "cc0-1.0"]) == 2
     assert "'cc0-1.0' is freer than the backbone's" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from csr_hf import CSREncoder, CSRModel, Recipe, Results
+from csr_hf import CSREncoder, CSRModel, Results, RunRecipe
 from csr_hf.cli.flags import collection_of
 from csr_hf.cli.main import main
 from csr_hf.data.arguments import DataArguments
@@ -48,7 +48,7 @@ def adapted(folder):
 
 
 def test_corpus_alone_makes_a_run(adapted):
-    recipe = Recipe.load(adapted / "fresh" / "recipe.yaml")
+    recipe = RunRecipe.load(adapted / "fresh" / "recipe.yaml")
     assert recipe.data.columns == {"text": "body"}
     searcher = RunSearcher.load(adapted / "fresh")
     assert len(searcher.documents) == 120
@@ -62,7 +62,7 @@ def test_training_goes_on_from_a_head(adapted):
     assert more.config.k == 16
     assert not torch.equal(fresh.encoder.weight, more.encoder.weight)
     torch.testing.assert_close(fresh.encoder.weight, more.encoder.weight, atol=0.05, rtol=1)
-    assert Recipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
+    assert RunRecipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
 
 
 @pytest.mark.parametrize("scheme", ["index", "milvus-lite"])
@@ -169,9 +169,9 @@ def test_several_sources_are_one_run(folder, capsys):
 
 def test_unknown_key_of_a_source_is_named(folder):
     with pytest.raises(ValueError, match=r"`data.sources.0.colums` is not a key.*`data.sources.0.columns`"):
-        Recipe.from_dict({"data": {"sources": [{"source": "a.csv", "colums": {}}]}})
+        RunRecipe.from_dict({"data": {"sources": [{"source": "a.csv", "colums": {}}]}})
     with pytest.raises(ValueError, match=r"`data.sources` lists mappings"):
-        Recipe.from_dict({"data": {"sources": ["a.csv"]}})
+        RunRecipe.from_dict({"data": {"sources": ["a.csv"]}})
 
 
 def test_embeddings_need_no_backbone(folder):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from csr_hf import CSREncoder, CSRModel, InvertedIndex, Recipe, Results, SparseCodes
+from csr_hf import CSREncoder, CSRModel, InvertedIndex, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
 from csr_hf.runs.searcher import RunSearcher
@@ -133,7 +133,7 @@ def test_info_describes_every_part(finished, capsys, part):
     assert {"": "run", "model": "head", "index": "index", "results.json": "results"}[part] in capsys.readouterr().out
 
 
-def test_texts_without_pairs_are_measured_by_neighbours(finished, capsys):
+def test_texts_without_pairs_are_measured_by_neighbors(finished, capsys):
     flags = ["--data.columns", "{text: positive}"]
     assert run(finished, *flags, output="texts") == 0
     assert {row.metric for row in Results.load(finished / "texts").rows} == {"dense top 10"}
@@ -186,7 +186,7 @@ def test_output_folder_that_cannot_be_written(finished, capsys):
 
 
 def test_library_accepts_the_same_recipe(finished):
-    recipe = Recipe.load(finished / "first" / "recipe.yaml")
+    recipe = RunRecipe.load(finished / "first" / "recipe.yaml")
     assert recipe.model.k == 16
     assert InvertedIndex.load(finished / "first" / "index").k == 16
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csr_hf.runs.recipe import Recipe
-from csr_hf.training.arguments import TrainingArguments
+from csr_hf.runs.recipe import RunRecipe
+from csr_hf.training.arguments import CSRTrainingArguments
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 LAUNCHES = [path for path in FILES if path.parent.name == "accelerate_configs"]
@@ -23,30 +23,30 @@ def test_accelerate_takes_the_configurations(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_recipes_that_come_along_are_valid_and_round_trip(path, tmp_path):
-    recipe = Recipe.load(path)
+    recipe = RunRecipe.load(path)
     recipe.save(tmp_path / "resolved.yaml", {"results": {"loss": 0.1}})
-    assert Recipe.load(tmp_path / "resolved.yaml") == recipe
+    assert RunRecipe.load(tmp_path / "resolved.yaml") == recipe
     resolved = yaml.safe_load((tmp_path / "resolved.yaml").read_text())
     assert resolved["versions"]["torch"]
     assert resolved["results"] == {"loss": 0.1}
 
 
 def test_defaults_fill_what_is_missing():
-    assert Recipe.from_dict({}) == Recipe()
-    assert Recipe.from_dict({"model": None}).model.k == 32
+    assert RunRecipe.from_dict({}) == RunRecipe()
+    assert RunRecipe.from_dict({"model": None}).model.k == 32
 
 
 def test_overrides_win_over_the_file(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("model: {k: 16, hidden_dim: 512}\n")
-    recipe = Recipe.load(path, {"model.k": 8, "training.learning_rate": "1e-3", "output_dir": "elsewhere"})
+    recipe = RunRecipe.load(path, {"model.k": 8, "training.learning_rate": "1e-3", "output_dir": "elsewhere"})
     assert (recipe.model.k, recipe.model.hidden_dim, recipe.output_dir) == (8, 512, "elsewhere")
     assert recipe.training.learning_rate == 1e-3
 
 
 def test_preset_gives_what_the_file_leaves_out():
-    recipe = Recipe.from_dict({"training": {"preset": "csr", "max_steps": 7}})
-    assert recipe.training == TrainingArguments.from_preset("csr", max_steps=7)
+    recipe = RunRecipe.from_dict({"training": {"preset": "csr", "max_steps": 7}})
+    assert recipe.training == CSRTrainingArguments.from_preset("csr", max_steps=7)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_preset_gives_what_the_file_leaves_out():
 )
 def test_mistakes_are_named(content, message):
     with pytest.raises(ValueError, match=message):
-        Recipe.from_dict(content)
+        RunRecipe.from_dict(content)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"), [("4x", 1536), ("2.5x", 960), (100, 100), ("100", 100), ("x", None), ("four", None)]
 )
 def test_hidden_dim_as_a_multiple(given, expected):
-    recipe = Recipe.from_dict({"model": {"hidden_dim": given}})
+    recipe = RunRecipe.from_dict({"model": {"hidden_dim": given}})
     if expected is None:
         with pytest.raises(ValueError, match=r"`model.hidden_dim`"):
             recipe.model.hidden_dim_for(384)
@@ -83,10 +83,10 @@ def test_hidden_dim_as_a_multiple(given, expected):
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        Recipe.load(tmp_path / "none.yaml")
+        RunRecipe.load(tmp_path / "none.yaml")
     path = tmp_path / "broken.yaml"
     path.write_text("model: {k: 16\n")
     with pytest.raises(ValueError, match=r"broken.yaml is not valid YAML"):
-        Recipe.load(path)
+        RunRecipe.load(path)
     with pytest.raises(ValueError, match=r"`model.k.x` is unknown"):
-        Recipe.from_dict({"model": {"k": 3}}, {"model.k.x": 1})
+        RunRecipe.from_dict({"model": {"k": 3}}, {"model.k.x": 1})

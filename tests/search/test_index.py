@@ -28,7 +28,9 @@ def stored(documents):
     values = documents.values.astype(np.float64)
     steps = np.maximum(values.max(axis=1, keepdims=True, initial=0), 1e-30) / 255
     levels = np.where(values > 0, np.maximum(np.rint(values / steps), 1), 0)
-    return SparseCodes(documents.indices, (levels * steps).astype(np.float32), documents.dim, documents.head)
+    return SparseCodes(
+        documents.indices, (levels * steps).astype(np.float32), documents.dim, documents.head_fingerprint
+    )
 
 
 def brute_force(documents, queries, top_k):
@@ -335,8 +337,8 @@ def test_search_refuses_foreign_queries():
     with pytest.raises(ValueError, match="norms of the decoded documents"):
         index.search(codes[:2], rescore="self", projections=projections_of(2, 50))
     decoded = InvertedIndex.build(codes, decoded_norms=np.ones(20))
-    foreign = projections_of(2, 50)._replace(head="two")
-    with pytest.raises(ValueError, match=r"`projections.head` \(two\) is not the head .* \(one\)"):
+    foreign = projections_of(2, 50)._replace(head_fingerprint="two")
+    with pytest.raises(ValueError, match=r"`projections.head_fingerprint` \(two\) is not the head .* \(one\)"):
         decoded.search(codes[:2], 3, rescore="self", projections=foreign)
     twice = SparseCodes(np.array([[1, 2], [3, 3]]), np.ones((2, 2)), 50)
     with pytest.raises(ValueError, match="query 1 names a latent twice"):

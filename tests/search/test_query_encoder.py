@@ -33,7 +33,11 @@ def test_codes_are_those_of_all_projections(head, queries, k, few):
     for start in range(0, len(queries), few):
         rows = slice(start, start + few)
         found = encoder.codes(queries[rows], k)
-        assert (found.dim, found.head, found.indices.dtype) == (HIDDEN, expected.head, expected.indices.dtype)
+        assert (found.dim, found.head_fingerprint, found.indices.dtype) == (
+            HIDDEN,
+            expected.head_fingerprint,
+            expected.indices.dtype,
+        )
         np.testing.assert_allclose(found.values, expected.values[rows], atol=1e-5)
         # Where values are told apart by more than rounding, so are latents.
         active = expected.values[rows] > 0

@@ -1,21 +1,21 @@
 import pytest
 
-from csr_hf import TrainingArguments
+from csr_hf import CSRTrainingArguments
 from csr_hf.training.arguments import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_can_be_overridden(preset):
-    arguments = TrainingArguments.from_preset(preset, max_steps=7)
+    arguments = CSRTrainingArguments.from_preset(preset, max_steps=7)
     assert arguments.max_steps == 7
     for name, value in PRESETS[preset].items():
         assert getattr(arguments, name) == value
-    assert TrainingArguments(**arguments.to_dict()) == arguments
+    assert CSRTrainingArguments(**arguments.to_dict()) == arguments
 
 
 def test_unknown_preset_names_those_there_are():
     with pytest.raises(ValueError, match=r"`preset` \('fast'\) is unknown. Choose one of: csr, csrv2, csr_hf"):
-        TrainingArguments.from_preset("fast")
+        CSRTrainingArguments.from_preset("fast")
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_unknown_preset_names_those_there_are():
 )
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
-        TrainingArguments(**{name: value})
+        CSRTrainingArguments(**{name: value})
 
 
 def test_multiples_from_yaml_may_be_numbers():
-    assert TrainingArguments(reconstruction={1: 1, 0.25: 2}).reconstruction == {"1": 1.0, "0.25": 2.0}
+    assert CSRTrainingArguments(reconstruction={1: 1, 0.25: 2}).reconstruction == {"1": 1.0, "0.25": 2.0}
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
-    assert TrainingArguments(learning_rate="2e-3").learning_rate == 2e-3
+    assert CSRTrainingArguments(learning_rate="2e-3").learning_rate == 2e-3

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from csr_hf import CSRTrainer, TrainingArguments
+from csr_hf import CSRTrainer, CSRTrainingArguments
 from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.training.checkpoints import list_checkpoints
 from csr_hf.training.rows import TrainingSource
@@ -33,7 +33,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 import torch
-from csr_hf import CSRTrainer, TrainingArguments
+from csr_hf import CSRTrainer, CSRTrainingArguments
 from csr_hf.training.rows import TrainingSource
 from tests.conftest import make_head
 from tests.training.test_distributed import EVERYTHING, make_trainer
@@ -47,7 +47,7 @@ trainer = make_trainer(folder / "whole", embeddings, 32)
 rank = trainer.accelerator.process_index
 assert trainer.accelerator.num_processes == 2
 
-for contrast in ("self", "pairs", "labels", "neighbours"):
+for contrast in ("self", "pairs", "labels", "neighbors"):
     other = make_trainer(folder / f"gradients-{rank}", embeddings, 32, contrast=contrast)
     other.model.stats_last_nonzero[:6] = 10**6
     other.accelerator.backward(other.loss(other._batch(3), 5).loss)
@@ -72,7 +72,7 @@ def make_trainer(folder, embeddings, batch_size, **settings):
     head = make_head(dead_threshold=300)
     with torch.no_grad():
         head.latent_bias[6:9] = -2  # They fire rarely or never: clocks run.
-    return CSRTrainer(head, TrainingArguments(per_device_train_batch_size=batch_size, **arguments), data, folder)
+    return CSRTrainer(head, CSRTrainingArguments(per_device_train_batch_size=batch_size, **arguments), data, folder)
 
 
 def start(folder, script):
@@ -108,7 +108,7 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").open()]
 
 
-@pytest.mark.parametrize("contrast", ["self", "pairs", "labels", "neighbours"])
+@pytest.mark.parametrize("contrast", ["self", "pairs", "labels", "neighbors"])
 def test_gradients_of_two_processes_are_those_of_one(finished, tmp_path, contrast):
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64, contrast=contrast)
     alone.model.stats_last_nonzero[:6] = 10**6

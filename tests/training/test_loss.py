@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf import TrainingArguments
+from csr_hf import CSRTrainingArguments
 from csr_hf.training import objectives
 from csr_hf.training.loss import Batch, CSRLoss
 from tests.conftest import make_head
@@ -15,7 +15,7 @@ def batch(embeddings):
 
 def compute(head, batch, k=5, variance=1.0, **arguments):
     batch = batch if isinstance(batch, Batch) else Batch(batch, len(batch))
-    return CSRLoss(head, TrainingArguments(**arguments), variance)(batch, k)
+    return CSRLoss(head, CSRTrainingArguments(**arguments), variance)(batch, k)
 
 
 def codes(head, rows, k=5):
@@ -82,7 +82,7 @@ def test_contrast_of_reconstructions_goes_both_ways(head, batch):
     torch.testing.assert_close(output.parts["contrast"], expected.detach())
     assert torch.isfinite(output.loss)
     with pytest.raises(ValueError, match=r"`contrast_on` .* must be codes unless `contrast` is pairs"):
-        TrainingArguments(contrast="self", contrast_on="reconstructions")
+        CSRTrainingArguments(contrast="self", contrast_on="reconstructions")
 
 
 def test_contrast_of_classes(head, batch):

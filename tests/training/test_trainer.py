@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf import CSRModel, CSRTrainer, TrainingArguments
+from csr_hf import CSRModel, CSRTrainer, CSRTrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
 from csr_hf.training.head_metrics import measure
 from csr_hf.training.rows import TrainingSource
@@ -17,7 +17,7 @@ EVERYTHING = {"gamma": 0.1, "distillation": 0.2, "balance": 0.1, "k_start": 9}
 def make_trainer(folder, embeddings, head=None, **arguments):
     settings = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 5, **arguments}
     head = make_head(dead_threshold=300) if head is None else head
-    return CSRTrainer(head, TrainingArguments(**settings), embeddings, folder)
+    return CSRTrainer(head, CSRTrainingArguments(**settings), embeddings, folder)
 
 
 def state(trainer):
@@ -299,14 +299,14 @@ def test_memory_holds_the_steps_before(tmp_path, embeddings):
     assert torch.equal(trainer._batch(3).memory, earlier[-100:])
 
 
-def test_pairs_and_neighbours_stand_behind_their_rows(tmp_path, embeddings):
+def test_pairs_and_neighbors_stand_behind_their_rows(tmp_path, embeddings):
     source = TrainingSource(embeddings[:300], positives=embeddings[300:])
     batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs")._batch(0)
     assert batch.n == 64
     rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
     numbers = [rows[row.numpy().tobytes()] for row in batch.embeddings]
     assert numbers[64:] == [number + 300 for number in numbers[:64]]
-    batch = make_trainer(tmp_path, embeddings, gamma=0.1, contrast="neighbours")._batch(0)
+    batch = make_trainer(tmp_path, embeddings, gamma=0.1, contrast="neighbors")._batch(0)
     assert len(batch.embeddings) == 128
     similarities = batch.embeddings[:64] @ torch.from_numpy(embeddings).t()
     best = similarities.masked_fill(similarities > 1 - 1e-5, -1).argmax(1)
@@ -350,7 +350,7 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
         head = make_head(modalities=["image", "text"], hidden_dim=64)
         head.encoder.weight.data[0] = 0
         head.latent_bias.data[0] = -100
-        arguments = TrainingArguments(
+        arguments = CSRTrainingArguments(
             max_steps=6, per_device_train_batch_size=50, gamma=gamma, contrast="pairs", save_steps=3, beta=0
         )
         trainer = CSRTrainer(head, arguments, [source], tmp_path / str(gamma))

@@ -1,4 +1,4 @@
-"""Labelled rows by every method: the label of the nearest neighbour, and a classifier on what is stored."""
+"""Labeled rows by every method: the label of the nearest neighbor, and a classifier on what is stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.codes import centre
+from csr_hf.codes import subtract_modality_mean
 from csr_hf.evaluation.methods import CSRMethod, Method
 from csr_hf.evaluation.probes import linear_probe_accuracy
 from csr_hf.evaluation.results import Row
@@ -21,7 +21,7 @@ PROBE = "linear probe"
 _MOST_ROWS = 10_000
 
 
-def evaluate_labelled(
+def evaluate_labeled(
     methods: Sequence[Method],
     head: CSRModel,
     train: tuple[np.ndarray, np.ndarray],
@@ -32,13 +32,13 @@ def evaluate_labelled(
 ) -> list[Row]:
     """Measure whether codes tell classes apart, as the paper does on ImageNet (arXiv 2503.01776, section 4.1).
 
-    The dense model and the baselines take embeddings as they are, the methods of the head centred ones. Of more than
+    The dense model and the baselines take embeddings as they are, the methods of the head centered ones. Of more than
     10,000 rows on either side as many are chosen at random, the same for all methods.
 
     Args:
         methods: of `all_methods`; the first is the dense model.
         head: theirs.
-        train: dense, shape (n, input_dim), and classes as integers, shape (n,): what a neighbour is looked for in, and
+        train: dense, shape (n, input_dim), and classes as integers, shape (n,): what a neighbor is looked for in, and
             what a classifier learns from. Rows of a class below 0 have none and are left out.
         test: the same of other rows.
         data: its name, for that of the task in the rows.
@@ -58,7 +58,7 @@ def evaluate_labelled(
     for method in methods:
         sides = [embeddings for embeddings, _ in (train, test)]
         if isinstance(method, CSRMethod):
-            sides = [centre(head, embeddings, modality) for embeddings in sides]
+            sides = [subtract_modality_mean(head, embeddings, modality) for embeddings in sides]
         for metric, accuracy in _accuracies(method, sides[0], train[1], sides[1], test[1]):
             kept = accuracy / dense.setdefault(metric, accuracy) if dense.get(metric, accuracy) else 0.0
             rows.append(Row(task, metric, method.name, method.k, method.bytes_per_vector, accuracy, kept))

@@ -1,0 +1,102 @@
+"""What the folder of a run holds: the one place that knows the names of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside the output folder of a run; none of them need exist.
+
+    Args:
+        path: the output folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: str | Path) -> RunFolder:
+        """Return the run folder at a path."""
+        return cls(Path(path))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder holds a trained head and the recipe that made it."""
+        return (self.model / "config.json").is_file() and self.recipe.is_file()
+
+    @property
+    def model(self) -> Path:
+        """Folder of the head: `CSRModel.from_pretrained` reads it."""
+        return self.path / "model"
+
+    @property
+    def index(self) -> Path:
+        """Folder of the search index of all documents."""
+        return self.path / "index"
+
+    @property
+    def documents(self) -> Path:
+        """Parquet file of what a search shows: `id`, `text`, and `thumbnail` where there are images."""
+        return self.path / "documents.parquet"
+
+    @property
+    def recipe(self) -> Path:
+        """YAML file of the resolved recipe, with `versions` and `results`."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def model_recipe(self) -> Path:
+        """The same recipe inside the folder of the head, which it travels with."""
+        return self.model / "recipe.yaml"
+
+    @property
+    def results(self) -> Path:
+        """JSON file of the figures on held-out rows."""
+        return self.path / "results.json"
+
+    @property
+    def plot(self) -> Path:
+        """PNG file of retention against bytes."""
+        return self.path / "retention.png"
+
+    @property
+    def sweep_plot(self) -> Path:
+        """PNG file of a sweep: score against what it varied."""
+        return self.path / "sweep.png"
+
+    @property
+    def mteb(self) -> Path:
+        """Folder of results on MTEB tasks, with a `results.json` and a plot of its own."""
+        return self.path / "evaluation"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of training checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """JSON lines file of the training curve."""
+        return self.path / "training_log.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """Folder of the events of Accelerate's trackers."""
+        return self.path / "trackers"
+
+    @property
+    def journal(self) -> Path:
+        """File of what an upload to a search backend has sent."""
+        return self.path / "upload.journal"
+
+    @property
+    def embeddings(self) -> Path:
+        """Default folder of embedding caches, beside the run: shared by its neighbors."""
+        return self.path.parent / "embeddings"
+
+    def missing(self, *paths: Path) -> Iterator[str]:
+        """Yield the names, inside the folder, of those paths that do not exist."""
+        return (str(path.relative_to(self.path)) for path in paths if not path.exists())
