@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from csr_hf.evaluation.labeled import NEAREST, PROBE, evaluate_labeled
 
+from csr_hf.evaluation.labeled import NEAREST, PROBE, evaluate_labeled
 from csr_hf.evaluation.methods import CSRMethod, DenseMethod, TwoStageMethod
 from csr_hf.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from tests.conftest import make_head
