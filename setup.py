@@ -24,7 +24,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
-PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6"]
+PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
@@ -47,7 +47,6 @@ setup(
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
-        "psutil>=7.0",
         "scipy>=1.17",
         "jinja2>=3.1",
         "pyyaml>=6.0",
