@@ -25,7 +25,8 @@ _PUBLIC = {
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
-    "evaluate": "csr_hf.runs.mteb_benchmark",
+    "evaluate_mteb": "csr_hf.runs.mteb_benchmark",
+    "MTEBArguments": "csr_hf.runs.arguments",
 }
 __all__ = ["__version__", *_PUBLIC]
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results
     from csr_hf.modeling_csr import CSRModel, CSROutput
-    from csr_hf.runs.mteb_benchmark import evaluate
+    from csr_hf.runs.arguments import MTEBArguments
+    from csr_hf.runs.mteb_benchmark import evaluate_mteb
     from csr_hf.runs.recipe import RunRecipe
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,31 +105,46 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
 
 def evaluate(options: argparse.Namespace, console: Console) -> int:
     """Measure a head on MTEB; 1 if a task failed."""
-    from csr_hf.runs.mteb_benchmark import evaluate as measure
+    from csr_hf.plumbing.provenance import record_command
+    from csr_hf.runs.arguments import MTEBArguments
+    from csr_hf.runs.mteb_benchmark import evaluate_mteb
 
     say = _say(console)
-    benchmark = measure(
-        options.model,
-        options.tasks,
+    record_command(options.command_line)
+    arguments = MTEBArguments(
         ks=options.k,
         baselines=options.baselines,
-        two_stage=options.two_stage,
+        rerank=options.two_stage,
         query_k_factor=options.query_k_factor,
         candidates=options.candidates,
-        output_dir=options.output_dir,
-        submit_dir=options.submit_dir,
+        output_dir=str(options.output_dir) if options.output_dir else None,
+        submit_dir=str(options.submit_dir) if options.submit_dir else None,
         trained_on=options.trained_on,
         batch_size=options.batch_size,
         device=options.device,
-        progress=not options.no_progress,
-        say=say,
-        command=options.command_line,
     )
+    with _log_lines(say):
+        benchmark = evaluate_mteb(options.model, options.tasks, arguments)
     for table in benchmark.results.to_tables():
         console.print(table)
     for task, reason in benchmark.failures.items():
         say(f"{task} could not be measured: {reason}")
     return 1 if benchmark.failures else 0
+
+
+@contextmanager
+def _log_lines(say: Callable[[str], None]) -> Iterator[None]:
+    """Show what the library logs, a line a message."""
+    log, handler = logging.getLogger("csr_hf"), logging.Handler(logging.INFO)
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:

@@ -52,11 +52,11 @@ def evaluate(
         embedded.train if across else centered.train,
         ks=arguments.ks,
         baselines=arguments.baselines,
-        two_stage=arguments.two_stage,
+        rerank=arguments.two_stage,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = _across_modalities(methods, head, embedded) if across else _retrieval(methods, centered)
+    rows = _across_modalities(methods, embedded) if across else _retrieval(methods, centered)
     # Of each task the first metric tells most, of recalls the last.
     metric = rows[-1 if across else 0].metric
     rows += _labeled(methods, head, embedded)
@@ -73,12 +73,12 @@ def evaluate(
     return results
 
 
-def _across_modalities(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> list[Row]:
+def _across_modalities(methods: Sequence[Method], embedded: Embedded) -> list[Row]:
     from csr_hf.evaluation.cross_modal import evaluate_cross_modal
 
     images, texts, captions = embedded.held_out_captions()
     task = f"{embedded.name}, {len(images):,} held-out images"
-    return evaluate_cross_modal(methods, head, images, texts, captions, task=task)
+    return evaluate_cross_modal(methods, images, texts, captions, task=task)
 
 
 def _retrieval(methods: Sequence[Method], embedded: Embedded) -> list[Row]:
@@ -104,7 +104,7 @@ def _labeled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> I
             continue
         sides = [(source.embeddings(role, rows), labels[rows]) for rows in (~test, test)]
         modality = source.data.modality(role) if head.config.modalities else None
-        yield from evaluate_labeled(methods, head, *sides, data=source.data.name, modality=modality)
+        yield from evaluate_labeled(methods, *sides, data=source.data.name, modality=modality)
 
 
 def _plot(results: Results, path: Path, metric: str, say: Callable[[str], None]) -> None:

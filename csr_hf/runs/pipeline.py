@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.data.run_data import Embedded, EmbeddedSource
 from csr_hf.data.sources import SourceData, load_data
 from csr_hf.embedding.backbone import Backbone, load_backbone
@@ -17,7 +18,7 @@ from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.atomic import check_writable, written_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.runs import held_out
-from csr_hf.runs.recipe import RunRecipe
+from csr_hf.runs.recipe import IndexArguments, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -236,7 +237,6 @@ def _fill_engine(
 ) -> None:
     """Put the codes of every document into a search engine, named by their numbers; texts stay beside the head."""
     from csr_hf.backends import upload
-    from csr_hf.codes import decoded_norms, encode_embeddings
 
     folder, arguments = Path(recipe.output_dir), recipe.index
     journal = folder / _JOURNAL
@@ -253,21 +253,19 @@ def _fill_engine(
 
 def build_index(recipe: RunRecipe, embedded: Embedded, head: CSRModel, *, say: Say) -> InvertedIndex:
     """Index every document of the corpus, and keep the texts beside it."""
-    from csr_hf.evaluation.retrieval import index_documents
-
     folder, arguments = Path(recipe.output_dir), recipe.index
-    index = index_documents(
-        head,
-        embedded.centered(head).documents,
-        arguments.k or head.config.k,
-        refine=arguments.refine,
-        copies=arguments.copies,
-    )
+    index = _index_documents(head, embedded.centered(head).documents, arguments)
     index.save(folder / _INDEX)
     _save_texts(embedded, folder)
     size = f"{index.bytes_per_vector:.0f} bytes each with postings and {' and '.join(index.copies) or 'no'} copies"
     say(f"index      {len(index):,} documents, {size}, in {folder / _INDEX}")
     return index
+
+
+def _index_documents(head: CSRModel, documents: np.ndarray, arguments: IndexArguments) -> InvertedIndex:
+    codes = encode_embeddings(head, documents, arguments.k or head.config.k, refine=arguments.refine, dtype="float16")
+    norms = decoded_norms(head, codes)
+    return InvertedIndex.build(codes, decoded_norms=norms, embeddings=documents, copies=arguments.copies)
 
 
 def _save_texts(embedded: Embedded, folder: Path) -> None:
