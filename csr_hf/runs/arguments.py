@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from csr_hf.plumbing.settings import settings
+from csr_hf.plumbing.settings import Flag, read_overrides, settings
+
+
+@settings
+class SweepArguments:
+    """What a sweep varies; every combination is trained and measured."""
+
+    hidden_dim: list[int | str] = field(default_factory=list)
+    """Numbers, or multiples of the embeddings' width such as "2x"; default the recipe's."""
+    k: list[int] = field(default_factory=list)
+    """Active latents to train at; default the recipe's."""
+    max_steps: list[int] = field(default_factory=list)
+    """Lengths of the training; default the recipe's."""
+    preset: list[str] = field(default_factory=list)
+    """Presets of training (csr, csrv2, csr_hf) instead of the recipe's. Each takes as many steps of its own batch size
+    as give the recipe's number of examples."""
+    variant: Annotated[list[dict[str, Any]], Flag(parse=read_overrides)] = field(default_factory=list)
+    """Keys of the recipe and their values, one mapping for each variant; as a flag key=value,key=value, which may be
+    repeated."""
 
 
 @settings
 class MTEBArguments:
     """How a head is measured on MTEB, and beside what."""
 
-    ks: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64])
+    ks: Annotated[list[int], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
     """Active latents of a document (default: 4,8,16,32,64)."""
     baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
     """What to compare with (default: truncate,pca,int8,binary,pq)."""

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csr_hf.codes import head_fingerprint
-from csr_hf.embedding.backbone import Backbone
-from csr_hf.encoder import CSREncoder
+from csr_hf.embedding.backbone import Backbone, load_backbone_of
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, evaluate_tasks, load_tasks
+from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import check_writable
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.repository import open_repository
@@ -116,8 +116,9 @@ def _default_output(source: str | Path, recipe: RunRecipe | None) -> Path:
 def _load_model(source: str | Path, recipe: RunRecipe | None, device: str | None) -> _Model:
     """Load head and backbone, both of one commit, and name them as mteb's result files do."""
     repository = open_repository(source)
-    encoder = CSREncoder.from_pretrained(source, revision=repository.commit, device=device)
-    head, backbone = encoder.head, encoder.backbone
+    head = load_head(repository)
+    backbone = load_backbone_of(repository, head, device=device)
+    head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
     is_local = recipe is not None or Path(source).exists()
     name = f"local/{Path(source).resolve().name}" if is_local else str(source)
     return _Model(name, repository.commit or head_fingerprint(head), backbone, head)
@@ -153,7 +154,7 @@ def _embed_train(recipe: RunRecipe, backbone: Backbone) -> np.ndarray | None:
     from csr_hf.runs import pipeline
 
     try:
-        train = pipeline.embed(recipe, say=logger.info, backbone=backbone).train
+        train = pipeline.embed(recipe, backbone=backbone).train_embeddings()
     except ValueError as error:
         logger.warning("baselines that are fitted are left out: the training data cannot be read (%s)", error)
         return None

@@ -33,9 +33,10 @@ def mock_tasks(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run_folder(backbone, tmp_path_factory):
+def run_folder(backbone, tmp_path_factory, corpus):
     folder = tmp_path_factory.mktemp("benchmark")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    recipe = {**RECIPE, "data": {**RECIPE["data"], "source": str(corpus)}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", str(folder / "recipe.yaml"), "--output-dir", str(folder / "run"), "--no-progress"]) == 0
     return folder / "run"
 
