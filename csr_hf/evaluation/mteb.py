@@ -18,10 +18,11 @@ from csr_hf.evaluation.neighbors import unit_rows
 if TYPE_CHECKING:
     import torch
     from mteb.models.model_meta import ModelMeta
+    from mteb.types import EncodeKwargs
 
     from csr_hf.modeling_csr import CSRModel
 
-ENCODE_KWARGS: dict[str, Any] = {"batch_size": 1024, "show_progress_bar": False}
+ENCODE_KWARGS: EncodeKwargs = {"batch_size": 1024, "show_progress_bar": False}
 """Given to `mteb.evaluate`: inputs that are handed to `MTEBEncoder` at a time."""
 
 # The evaluators of these split, compare or convert rows in ways that sparse matrices do not support.

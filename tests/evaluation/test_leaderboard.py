@@ -11,7 +11,7 @@ from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.publishing.sentence_transformers import write_full
-from tests.evaluation.mteb_helpers import QUIET
+from tests.helpers.mteb_tasks import QUIET
 from tests.publishing.conftest import make_head
 
 MOCK = {task.metadata.name: type(task) for task in MOCK_TASK_TEST_GRID}

@@ -11,7 +11,7 @@ from csr_hf import CSREncoder
 from csr_hf.evaluation.baselines import Binary, DenseMethod, Int8
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
-from tests.evaluation.mteb_helpers import TEXT_TASKS, scores_of
+from tests.helpers.mteb_tasks import TEXT_TASKS, scores_of
 from tests.publishing.conftest import make_head
 
 

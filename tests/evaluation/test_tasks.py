@@ -9,7 +9,7 @@ from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks, load_tasks
-from tests.evaluation.mteb_helpers import TEXT_TASKS, by_name
+from tests.helpers.mteb_tasks import TEXT_TASKS, by_name
 
 META = HeadMeta("user/x", "1")
 
