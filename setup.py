@@ -24,6 +24,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
+PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
@@ -65,8 +66,8 @@ setup(
         "milvus": MILVUS,
         "qdrant": QDRANT,
         "pgvector": PGVECTOR,
-        "tests": ["pytest>=9", *TESTED],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
+        "tests": [*PYTEST, *TESTED],
+        "dev": [*PYTEST, "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[
