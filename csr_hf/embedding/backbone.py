@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csr_hf.embedding.images import is_image, open_image
-from csr_hf.repository import Repository
+from csr_hf.repository import Repository, is_hub_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from sentence_transformers import SentenceTransformer
     from torch.nn import Module
+
+    from csr_hf.modeling_csr import CSRModel
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +223,38 @@ def load_backbone(
         f"backbone {name_or_path!r} was not found. Tried: {'; '.join(tried)}. "
         "Give the id of a sentence-transformers model on the Hub, or a folder that holds one."
     )
+
+
+def load_backbone_of(
+    repository: Repository, head: CSRModel, *, device: str | None = None, token: str | bool | None = None
+) -> Backbone:
+    """Load the backbone of a head: the one packed in the head's repository, else the one its config names.
+
+    Args:
+        repository: where the head was loaded from.
+        head: its config says what the backbone is called, and at which commit.
+        device: "cpu", "cuda", ...; default the best available.
+        token: for a private backbone; default the one of `hf auth login` or of HF_TOKEN.
+
+    Raises:
+        ValueError: if a module lies outside of the repository or needs code of its own, the config names no backbone,
+            a head from the Hub names a local folder as its backbone, or the backbone is not found.
+    """
+    name = head.config.base_model_name_or_path
+    packed = load_packed_backbone(repository, name or repository.name, device=device)
+    if packed is not None:
+        return packed
+    if name is None:
+        raise ValueError(
+            f"the config of {repository.name} names no backbone (`base_model_name_or_path`). "
+            "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+        )
+    if repository.commit is not None and not is_hub_id(name):
+        raise ValueError(
+            f"the config of {repository.name} names a folder as its backbone ({name!r}), which is not followed from "
+            "the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+        )
+    return load_backbone(name, revision=head.config.base_model_revision, device=device, token=token)
 
 
 def packaged_folder(name: str) -> Path | None:
