@@ -213,7 +213,6 @@ def card(options: argparse.Namespace, console: Console) -> None:
 def import_head(options: argparse.Namespace, console: Console) -> None:
     """Turn a head that others saved into one of csr_hf."""
     from csr_hf.embedding.backbone import load_packed_backbone
-    from csr_hf.encoder import CSREncoder
     from csr_hf.heads import import_head as read
     from csr_hf.plumbing.atomic import check_writable, written_whole
     from csr_hf.publishing.export import check_target
@@ -232,7 +231,7 @@ def import_head(options: argparse.Namespace, console: Console) -> None:
     head.config.base_model_name_or_path = base
     with written_whole(target) as temporary:
         if backbone is not None:
-            write_full(CSREncoder(backbone, head), temporary)
+            write_full(backbone, head, temporary)
         else:
             head.save_pretrained(temporary)
     say = _say(console)

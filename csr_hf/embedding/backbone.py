@@ -225,6 +225,20 @@ def load_backbone(
     )
 
 
+def check_width(backbone: Backbone, head: CSRModel) -> None:
+    """Check that a head takes the embeddings of a backbone.
+
+    Raises:
+        ValueError: if the backbone's width is not the head's `input_dim`.
+    """
+    if backbone.dim != head.config.input_dim:
+        raise ValueError(
+            f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
+            f"{head.config.input_dim} (it was trained on {head.config.base_model_name_or_path}). "
+            "Use that backbone, or train a head for this one."
+        )
+
+
 def load_backbone_of(
     repository: Repository, head: CSRModel, *, device: str | None = None, token: str | bool | None = None
 ) -> Backbone:

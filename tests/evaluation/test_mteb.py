@@ -94,7 +94,7 @@ def test_stock_sparse_encoder_gives_the_same_scores(backbone, source, head, tmp_
     from csr_hf.publishing.sentence_transformers import write_full
 
     (tmp_path / "full").mkdir()
-    write_full(CSREncoder(backbone, head), tmp_path / "full")
+    write_full(backbone, head, tmp_path / "full")
     stock = SparseEncoder(str(tmp_path / "full"), device="cpu")
     own = MTEBEncoder.from_encoder(CSREncoder(backbone, head), tmp_path / "embeddings")
     for name in ("MockSTSTask", "MockClassificationTask", "MockRetrievalTask"):
