@@ -21,11 +21,14 @@ LAYERS = [
     {"plumbing", "runs.folder"},
     {"configuration_csr", "least_squares", "modeling_csr", "sparse_codes", "codes", "repository", "heads"},
     {"embedding"},
-    {"encoder"},
-    {"data", "training", "search", "backends"},
+    {"data"},
+    {"training"},
+    {"search"},
+    {"backends"},
     {"evaluation"},
     {"publishing"},
     {"runs"},
+    {"encoder"},
     {"bench"},
     {"cli"},
 ]
@@ -155,6 +158,13 @@ def test_import_is_light():
     script = f"import csr_hf, sys; sys.exit(str({heavy!r} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_publishing_does_without_the_facade():
+    """A head is published with a backbone: `CSREncoder` is built on publishing, not the other way around."""
+    known = {name for module in MODULES if module.startswith("publishing") for name in imports(MODULES[module])}
+    assert "csr_hf.embedding.backbone" in known
+    assert "csr_hf.encoder" not in known
 
 
 def test_public_names_resolve():

@@ -192,7 +192,6 @@ def card(called: Invocation) -> None:
 def import_head(called: Invocation) -> None:
     """Turn a head that others saved into one of csr_hf."""
     from csr_hf.embedding.backbone import load_packed_backbone
-    from csr_hf.encoder import CSREncoder
     from csr_hf.heads import import_head as read
     from csr_hf.plumbing.atomic import check_writable, written_whole
     from csr_hf.publishing.export import check_target
@@ -212,7 +211,7 @@ def import_head(called: Invocation) -> None:
     head.config.base_model_name_or_path = base
     with written_whole(target) as temporary:
         if backbone is not None:
-            write_full(CSREncoder(backbone, head), temporary)
+            write_full(backbone, head, temporary)
         else:
             head.save_pretrained(temporary)
     print_line(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")

@@ -22,7 +22,7 @@ def published(hub, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published") / "full"
     folder.mkdir()
     head = make_head(base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2")
-    write_full(CSREncoder(backbone, head), folder)
+    write_full(backbone, head, folder)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n# A head\n")
     return hub.add("user/board", folder)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
-from csr_hf import CSREncoder
 from csr_hf.evaluation.baselines import Binary, DenseMethod, Int8
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
@@ -48,7 +47,7 @@ def test_stock_sparse_encoder_gives_the_same_scores(backbone, cached, minilm_hea
     from csr_hf.publishing.sentence_transformers import write_full
 
     (tmp_path / "full").mkdir()
-    write_full(CSREncoder(backbone, minilm_head), tmp_path / "full")
+    write_full(backbone, minilm_head, tmp_path / "full")
     stock = SparseEncoder(str(tmp_path / "full"), device="cpu")
     own = MTEBEncoder.from_head(backbone, minilm_head, tmp_path / "embeddings")
     for name in ("MockSTSTask", "MockClassificationTask", "MockRetrievalTask"):
