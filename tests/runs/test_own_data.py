@@ -65,10 +65,9 @@ def test_training_goes_on_from_a_head(adapted):
     assert RunRecipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
 
 
-@pytest.mark.parametrize("scheme", ["index", "milvus-lite"])
-def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_path, capsys, scheme):
-    pytest.importorskip({"milvus-lite": "milvus_lite"}.get(scheme, "numpy"), reason='pip install "csr_hf[milvus]"')
-    engine = ["--engine", f"{scheme}:{tmp_path / 'there'}{'.db' if scheme == 'milvus-lite' else ''}"]
+def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_path, capsys):
+    pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
+    engine = ["--engine", f"milvus-lite:{tmp_path / 'there.db'}"]
     call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress", *engine]
     call += ["--head", str(adapted / "fresh"), "--output-dir", str(tmp_path / "run")]
     for limit in ("40", "30"):
