@@ -19,6 +19,7 @@ $(VENV)/.%-installed: setup.py | $(BIN)/python
 	@touch $@
 
 quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evaluate and index a real model (5 minutes)
+	$(BIN)/python recipes/python_docs.py data/python_docs.parquet
 	$(BIN)/csr-hf run $(RECIPE)
 
 test: $(VENV)/.tests-installed  ## install what tests need and run them

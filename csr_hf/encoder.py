@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
-from csr_hf.embedding.backbone import Backbone, load_backbone, load_packed_backbone
+from csr_hf.embedding.backbone import Backbone, load_backbone_of
 from csr_hf.embedding.images import is_image
 from csr_hf.heads import load_head
-from csr_hf.repository import is_hub_id, open_repository
+from csr_hf.repository import open_repository
 from csr_hf.sparse_codes import SparseCodes
 
 if TYPE_CHECKING:
@@ -64,20 +64,7 @@ class CSREncoder:
         """
         repository = open_repository(name_or_path, revision=revision, token=token)
         head = load_head(repository)
-        base = head.config.base_model_name_or_path
-        backbone = load_packed_backbone(repository, base or repository.name, device=device)
-        if backbone is None:
-            if base is None:
-                raise ValueError(
-                    f"the config of {name_or_path} names no backbone (`base_model_name_or_path`). "
-                    "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-                )
-            if repository.commit is not None and not is_hub_id(base):
-                raise ValueError(
-                    f"the config of {name_or_path} names a folder as its backbone ({base!r}), which is not followed "
-                    "from the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-                )
-            backbone = load_backbone(base, revision=head.config.base_model_revision, device=device, token=token)
+        backbone = load_backbone_of(repository, head, device=device, token=token)
         head.to(backbone.model.device)  # type: ignore[arg-type]
         return cls(backbone, head)
 

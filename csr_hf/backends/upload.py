@@ -92,7 +92,7 @@ def upload(
     kind: Literal["integers", "strings"] = (
         "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
     )
-    new = Schema(codes.dim, codes.k, kind, codes.head_fingerprint, decoded_norms is not None)
+    new = Schema(dim=codes.dim, k=codes.k, ids=kind, head=codes.head_fingerprint, decoded=decoded_norms is not None)
     schema = patiently(backend.read_schema) or new
     documents = backend.prepare(codes, ids, decoded_norms=decoded_norms, schema=schema)
     patiently(backend.create, schema)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csr_hf.embedding.images import is_image, open_image
-from csr_hf.repository import Repository
+from csr_hf.repository import Repository, is_hub_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from sentence_transformers import SentenceTransformer
     from torch.nn import Module
+
+    from csr_hf.modeling_csr import CSRModel
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +233,36 @@ def packaged_folder(name: str) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     return Path(os.path.dirname(spec.origin)) / _PACKAGED[name].folder
+
+
+def load_backbone_of(
+    repository: Repository, head: CSRModel, *, device: str | None = None, token: str | bool | None = None
+) -> Backbone:
+    """Load the backbone of a head: the one in the same repository, else the one that its config names.
+
+    Args:
+        repository: of the head.
+        head: of the repository.
+        device: default the best there is.
+        token: for a private model; default the one of `hf auth login` or of HF_TOKEN.
+
+    Raises:
+        ValueError: if the config names no backbone, or a repository of the Hub names a folder; or as `load_backbone`
+            and `load_packed_backbone` do.
+    """
+    base = head.config.base_model_name_or_path
+    packed = load_packed_backbone(repository, base or repository.name, device=device)
+    if packed is not None:
+        return packed
+    way_out = "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+    if base is None:
+        raise ValueError(f"the config of {repository.name} names no backbone (`base_model_name_or_path`). {way_out}")
+    if repository.commit is not None and not is_hub_id(base):
+        raise ValueError(
+            f"the config of {repository.name} names a folder as its backbone ({base!r}), which is not followed from "
+            f"the Hub. {way_out}"
+        )
+    return load_backbone(base, revision=head.config.base_model_revision, device=device, token=token)
 
 
 def load_packed_backbone(repository: Repository, name: str, *, device: str | None = None) -> Backbone | None:

@@ -77,6 +77,25 @@ class EmbeddingCache:
         """Width of the embeddings."""
         return self.arrays[0].shape[1]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and width."""
+        return len(self), self.dim
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Read chosen rows, in the stored dtype: a slice, a bool mask or row numbers; no others are touched."""
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        elif rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        starts = np.cumsum([0, *(len(array) for array in self.arrays)])
+        shards = np.searchsorted(starts, rows, side="right") - 1
+        found = np.empty((len(rows), self.dim), self.arrays[0].dtype)
+        for shard in np.unique(shards):
+            chosen = shards == shard
+            found[chosen] = self.arrays[shard][rows[chosen] - starts[shard]]
+        return found
+
     def to_numpy(self, rows: np.ndarray | None = None) -> np.ndarray:
         """A copy of all rows, or of those a bool mask or row numbers choose, in the stored dtype."""
         everything = self.arrays[0] if len(self.arrays) == 1 else np.concatenate(self.arrays)

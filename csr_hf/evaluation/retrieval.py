@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.evaluation.methods import Method
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors, unit_rows
 from csr_hf.evaluation.results import Row
-from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
-    from csr_hf.modeling_csr import CSRModel
+    pass
 
 NDCG = "nDCG@10"
 RECALL = "dense top 10"
@@ -54,19 +52,6 @@ def evaluate_retrieval(
     return [
         row for method in methods for row in rows(method, method.index(documents).search(queries, _TOP_K).positions)
     ]
-
-
-def index_documents(
-    head: CSRModel,
-    documents: np.ndarray,
-    k: int,
-    *,
-    refine: bool | Literal["pursuit"] = "pursuit",
-    copies: Sequence[Literal["binary", "int8", "float16"]] = (),
-) -> InvertedIndex:
-    """An index over dense documents, ready for both stages."""
-    codes = encode_embeddings(head, documents, k, refine=refine, dtype="float16")
-    return InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes), embeddings=documents, copies=copies)
 
 
 def _row(metric: str, described: tuple[str, str, int | None, int], score: float, retention: float) -> Row:

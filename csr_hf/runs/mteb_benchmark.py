@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +17,10 @@ from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.mteb import EmbeddingSource
 from csr_hf.evaluation.tasks import Benchmark, evaluate_tasks, load_tasks
 from csr_hf.plumbing.atomic import check_writable
+from csr_hf.plumbing.provenance import provenance
 from csr_hf.repository import open_repository
-from csr_hf.runs.recipe import EvaluationArguments, RunRecipe, versions
+from csr_hf.runs.arguments import MTEBArguments
+from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from csr_hf.embedding.backbone import Backbone
 
 _TRAIN_ROWS = 100_000
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -109,7 +113,6 @@ def evaluate(
     cache_dir = recipe.embeddings_dir if recipe else output / "embeddings"
     embeddings = EmbeddingSource(encoder.backbone, cache_dir, batch_size=batch_size, progress=progress)
     contaminated = _trained_on(trained_on, recipe, loaded)
-    found = versions()
     benchmark = evaluate_tasks(
         loaded,
         methods,
@@ -120,9 +123,7 @@ def evaluate(
         trained_on=contaminated,
         say=say,
         details={
-            "command": command,
-            "machine": found.pop("machine"),
-            "versions": found,
+            **provenance(),
             "note": _note(settings),
             "trained_on": sorted(contaminated) if contaminated is not None else None,
             "head": encoder.fingerprint,
@@ -145,7 +146,7 @@ def _train_embeddings(
     from csr_hf.runs import pipeline
 
     try:
-        train = pipeline.embed(recipe, say=say, progress=progress, backbone=backbone).train
+        train = pipeline.embed(recipe, backbone=backbone).train_embeddings()
     except ValueError as error:
         say(f"baselines that are fitted are left out: the training data is not at hand ({error})")
         return None
@@ -198,3 +199,12 @@ def _plot(benchmark: Benchmark, output: Path, say: Callable[[str], None]) -> Non
         plot_task_types(benchmark.results, output / "retention.png")
     except ImportError as error:
         say(f"plot: none, {error}")
+
+
+def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArguments | None = None) -> Benchmark:
+    """Measure a head on MTEB tasks."""
+    import dataclasses
+
+    given = dataclasses.asdict(arguments or MTEBArguments())
+    given["two_stage"] = given.pop("rerank")
+    return evaluate(source, tasks, **given, say=lambda line: logger.info(line))

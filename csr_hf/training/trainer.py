@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr_hf.codes import modality_means
+from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import written_whole
 from csr_hf.plumbing.distributed import check_processes, summed
@@ -24,7 +26,7 @@ from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_
 from csr_hf.training.head_metrics import dead_fractions, measure
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
 from csr_hf.training.neighbors import nearest_rows
-from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
+from csr_hf.training.rows import RowOrder, TrainingRows
 from csr_hf.training.tracking import make_accelerator, tracking
 
 logger = logging.getLogger(__name__)
@@ -62,11 +64,11 @@ class CSRTrainer:
         self,
         model: CSRModel,
         arguments: CSRTrainingArguments,
-        data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource],
+        data: np.ndarray | Sequence[np.ndarray] | Sequence[Source],
         output_dir: str | Path,
     ) -> None:
         self.arguments, self.model = arguments, model.train()
-        self.data = _rows(data, arguments)
+        self.data = _rows(data, arguments, model)
         if self.data.dim != model.config.input_dim:
             raise ValueError(
                 f"embeddings are {self.data.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
@@ -81,7 +83,7 @@ class CSRTrainer:
         self.accelerator = make_accelerator(arguments, self.output_dir)
         check_processes(self.accelerator.num_processes, arguments.num_processes)
         self.scale, variance = _scale(self.data)
-        self.order = RowOrder([len(array) for array in self.data.arrays], self.data.weights, arguments.seed)
+        self.order = RowOrder(self.data.lengths, self.data.weights, arguments.seed)
         optimizer = torch.optim.Adam(
             model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon, fused=True
         )
@@ -341,12 +343,12 @@ class CSRTrainer:
 
 
 def _rows(
-    data: np.ndarray | Sequence[np.ndarray] | Sequence[TrainingSource], arguments: CSRTrainingArguments
+    data: np.ndarray | Sequence[np.ndarray] | Sequence[Source], arguments: CSRTrainingArguments, model: CSRModel
 ) -> TrainingRows:
     given = [data] if isinstance(data, np.ndarray) else data
-    sources = [each if isinstance(each, TrainingSource) else TrainingSource(each) for each in given]
+    sources = [each if isinstance(each, Source) else Source.from_arrays({"embedding": each}) for each in given]
     contrast = arguments.contrast if arguments.gamma else "self"
-    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"))
+    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
     missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
     if missing.get(contrast):
         raise ValueError(

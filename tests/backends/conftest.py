@@ -1,7 +1,6 @@
 """Backends that can run here, each without collections."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from tests.backends.stand_in import StandIn
 EXACT = ["milvus-lite", "qdrant-local", "postgresql"]
 STAND_INS = {"elasticsearch": "elasticsearch", "opensearch": "opensearchpy"}
 """Schemes whose servers a small HTTP server stands for, and their clients."""
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home" / "datasets"
 _numbers = itertools.count()
 
 
@@ -65,14 +63,14 @@ def opened(request, place):
 
 
 @pytest.fixture(scope="session")
-def real_task(backbone):
+def real_task(backbone, shared_data):
     """Passages and questions of MLQuestions, by the real MiniLM and a head whose atoms are passages.
 
     Returns:
         codes, decoded norms and ids of 160 documents; 30 queries.
     """
-    embeddings = backbone.embed(_texts("ml_questions-corpus", 160))
-    questions = backbone.embed(_texts("queries/**/ml_questions-test", 30), prompt_name="query")
+    embeddings = backbone.embed(_texts(shared_data, "ml_questions-corpus", 160))
+    questions = backbone.embed(_texts(shared_data, "queries/**/ml_questions-test", 30), prompt_name="query")
     head = CSRModel(CSRConfig(input_dim=384, hidden_dim=160, k=16)).eval()
     dense = torch.from_numpy(embeddings)
     with torch.no_grad():
@@ -83,7 +81,8 @@ def real_task(backbone):
     return codes, decoded_norms(head, codes), names, project_queries(head, questions).codes(32)
 
 
-def _texts(name, n):
+def _texts(folder, name, n):
     from datasets import Dataset
 
-    return Dataset.from_file(str(next(SHARED.glob(f"mteb___ml_questions/**/{name}.arrow"))))["text"][:n]
+    found = folder.glob(f"hf_home/datasets/mteb___ml_questions/**/{name}.arrow")
+    return Dataset.from_file(str(next(found)))["text"][:n]

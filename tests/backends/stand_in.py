@@ -20,8 +20,8 @@ VERSIONS = {
 class StandIn(ThreadingHTTPServer):
     """Stands for one product.
 
-    `requests` holds (method, path, headers in lower case, lines of the body) of each request, `times` when the bulk requests came,
-    `faults` answers to the next bulk requests: status, JSON and, if given, headers.
+    `requests` holds (method, path, headers in lower case, lines of the body) of each request, `times` when the bulk
+    requests came, `faults` answers to the next bulk requests: status, JSON and, if given, headers.
     """
 
     daemon_threads = True

@@ -8,7 +8,7 @@ import pytest
 from csr_hf.backends import Schema, UploadSettings, open_backend, upload
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import SparseCodes
-from tests.backends.conftest import EXACT, SHARED, STAND_INS
+from tests.backends.conftest import EXACT, STAND_INS
 from tests.search.test_index import random_codes
 
 every_backend = pytest.mark.parametrize("scheme", [*EXACT, *STAND_INS])
@@ -59,7 +59,7 @@ def test_search_equals_the_index(opened, scheme, ids, decoded, documents, querie
 @every_backend
 def test_upsert_replaces_and_delete_removes(opened, scheme, documents, queries):
     backend, names = opened(scheme), np.array([f"d{n}" for n in range(100)])
-    backend.create(Schema(200, 8, ids="strings"))
+    backend.create(Schema(dim=200, k=8, ids="strings"))
     backend.upsert(documents[:100], names)
     backend.upsert(documents[100:160], names[40:])
     assert backend.count() == 100
@@ -80,7 +80,7 @@ def test_upsert_replaces_and_delete_removes(opened, scheme, documents, queries):
 @every_backend
 def test_queries_without_hits(opened, scheme):
     backend = opened(scheme)
-    backend.create(Schema(5, 2))
+    backend.create(Schema(dim=5, k=2))
     backend.upsert(SparseCodes(np.array([[0, 1], [1, 0]]), np.array([[2.0, 1.0], [1.0, 0.0]]), 5), [7, 8])
     queries = SparseCodes(np.array([[0, 1], [3, 4], [0, 0]]), np.array([[1.0, 0], [1.0, 1.0], [0, 0]]), 5)
     hits = backend.search(queries, 3)
@@ -95,7 +95,7 @@ def test_queries_without_hits(opened, scheme):
 def test_ids_are_of_every_size(opened, scheme, documents):
     ids = [0, -1, -(2**40), 2**62]
     backend = opened(scheme)
-    backend.create(Schema(200, 8))
+    backend.create(Schema(dim=200, k=8))
     backend.upsert(documents[:4], ids)
     assert backend.search(documents[:4], 1).ids[:, 0].tolist() == ids
     backend.delete(ids[1:3])
@@ -107,14 +107,14 @@ def test_creating_again_keeps_what_is_there_unless_told_otherwise(opened, scheme
     backend = opened(scheme)
     with pytest.raises(ValueError, match=r"has no 'documents'.*Call `create`"):
         backend.count()
-    backend.create(Schema(200, 8, head="one"))
+    backend.create(Schema(dim=200, k=8, head="one"))
     backend.upsert(documents[:10], range(10))
     first = backend.schema
-    backend.create(Schema(200, 8, head="one"))
+    backend.create(Schema(dim=200, k=8, head="one"))
     assert (backend.count(), backend.schema) == (10, first)
     with pytest.raises(ValueError, match=r"`decoded` \(True\) is not that of the collection 'documents' \(False\)"):
-        backend.create(Schema(200, 8, head="one", decoded=True))
-    backend.create(Schema(200, 8, ids="strings"), replace=True)
+        backend.create(Schema(dim=200, k=8, head="one", decoded=True))
+    backend.create(Schema(dim=200, k=8, ids="strings"), replace=True)
     assert backend.count() == 0
     assert backend.schema.created != first.created
 
@@ -136,10 +136,10 @@ def test_documents_outlive_the_connection(place, tmp_path, scheme, documents, qu
 
 def test_two_collections_do_not_mix(opened, place, documents):
     with open_backend(place("milvus-lite"), "a") as one:
-        one.create(Schema(200, 8))
+        one.create(Schema(dim=200, k=8))
         one.upsert(documents[:3], [1, 2, 3])
         two = open_backend(place("milvus-lite"), "b")
-        two.create(Schema(200, 8))
+        two.create(Schema(dim=200, k=8))
         assert (one.count(), two.count()) == (3, 0)
 
 
@@ -148,14 +148,14 @@ def test_a_connection_that_broke_is_opened_again(place, documents):
 
     url = place("postgresql")
     with open_backend(url) as backend:
-        upload(backend, documents[:50], np.arange(50), settings=UploadSettings(10, threads=2))
+        upload(backend, documents[:50], np.arange(50), settings=UploadSettings(batch_size=10, threads=2))
         with psycopg.connect(url, autocommit=True) as other:
             others = "datname = current_database() AND pid <> pg_backend_pid()"
             (ended,) = other.execute(
                 f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}"
             ).fetchone()
             assert ended
-        upload(backend, documents[:80], np.arange(80), settings=UploadSettings(10, threads=2, delay=0))
+        upload(backend, documents[:80], np.arange(80), settings=UploadSettings(batch_size=10, threads=2, delay=0))
         assert backend.count() == 80
 
 
@@ -167,7 +167,6 @@ def test_graph_of_pgvector_finds_most(opened, documents, queries):
     assert np.mean(same) > 8
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the data of real tasks is not at hand")
 @every_backend
 def test_real_task_finds_what_the_index_finds(opened, real_task, scheme):
     codes, norms, names, queries = real_task
@@ -191,7 +190,7 @@ def raw(indices, values, dim=200):
 @every_backend
 def test_documents_that_no_backend_takes_are_named(opened, scheme, documents):
     backend = opened(scheme)
-    backend.create(Schema(200, 8, head="one"))
+    backend.create(Schema(dim=200, k=8, head="one"))
     some = documents[:3]
     refused(backend, r"`ids` holds 2 ids, but there are 3", some, [1, 2])
     refused(backend, r"`ids` must be unique; 1 appears", some, [1, 2, 1])
@@ -233,7 +232,7 @@ def test_documents_that_no_backend_takes_are_named(opened, scheme, documents):
 )
 def test_sizes_beyond_an_backend(opened, scheme, dim, k, message):
     with pytest.raises(ValueError, match=message):
-        opened(scheme).create(Schema(dim, k))
+        opened(scheme).create(Schema(dim=dim, k=k))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def test_missing_clients_are_named(monkeypatch, package, url, line):
 
 def test_limits_of_single_backends(opened, documents):
     milvus = opened("milvus-lite")
-    milvus.create(Schema(200, 8, ids="strings"))
+    milvus.create(Schema(dim=200, k=8, ids="strings"))
     with pytest.raises(ValueError, match="has 513 bytes; this backend takes 512"):
         milvus.upsert(documents[:1], ["ä" * 256 + "b"])
     with pytest.raises(ValueError, match=r"`top_k` \(16385\) must be at least 1 and at most 16384"):
@@ -285,8 +284,8 @@ def test_limits_of_single_backends(opened, documents):
         milvus.upsert(documents[:1], [""])
     graph = opened("postgresql", suffix="&index=hnsw")
     with pytest.raises(ValueError, match=r"`k` \(1001\) is above what PostgreSQL takes \(1000\)"):
-        graph.create(Schema(2_000, 1_001))
-    graph.create(Schema(2_000, 8))
+        graph.create(Schema(dim=2_000, k=1_001))
+    graph.create(Schema(dim=2_000, k=8))
     with pytest.raises(ValueError, match=r"a query of 1001 latents; PostgreSQL takes 1000\. Pass `query_k=1000`"):
         graph.search(SparseCodes(np.arange(1_001)[None], np.ones((1, 1_001), np.float32), 2_000))
 
@@ -298,7 +297,7 @@ def test_other_peoples_collections_are_left_alone(place):
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE documents (name text)")
     with open_backend(url) as backend, pytest.raises(RuntimeError, match="which csr_hf did not make"):
-        backend.create(Schema(200, 8), replace=True)
+        backend.create(Schema(dim=200, k=8), replace=True)
 
 
 @pytest.mark.parametrize(

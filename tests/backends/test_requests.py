@@ -37,7 +37,7 @@ def served(request):
 
 
 def filled(backend):
-    backend.create(Schema(10, 2, "strings", "abc", decoded=True))
+    backend.create(Schema(dim=10, k=2, ids="strings", head="abc", decoded=True))
     backend.upsert(DOCUMENTS, ["a", "b"], decoded_norms=np.array([4, 8], np.float32))
     return backend.search(QUERY, 3)
 
@@ -81,14 +81,14 @@ def test_elasticsearch_is_asked_as_published(served):
 def test_versions_of_elasticsearch(served):
     for number, options in (("8.15.0", None), ("9.0.4", None), ("9.1.0", {"prune": False})):
         server, backend = served("elasticsearch", version={"number": number})
-        backend.create(Schema(10, 2))
+        backend.create(Schema(dim=10, k=2))
         assert server.sent("PUT /notes")[0][0]["mappings"]["properties"]["code"].get("index_options") == options
     server, backend = served("elasticsearch", version={"number": "8.11.0", "build_flavor": "serverless"})
-    backend.create(Schema(10, 2))
+    backend.create(Schema(dim=10, k=2))
     assert len(server.indices) == 1
     server, backend = served("elasticsearch", version={"number": "8.14.3"})
     with pytest.raises(BackendError, match=r"8\.14\.3 has no sparse_vector query\. Use 8\.15"):
-        backend.create(Schema(10, 2))
+        backend.create(Schema(dim=10, k=2))
     assert not server.indices
 
 
@@ -123,7 +123,7 @@ def test_bytes_of_opensearch_span_the_weights_there_are(served):
     with pytest.raises(ValueError, match=r"`field` \(rank_features\) in the URL is not that of the index"):
         open_backend(server.url, "notes").count()
     with pytest.raises(ValueError, match=r"`dim` \(32769\) is above what OpenSearch takes \(32768\)"):
-        open_backend(f"{server.url}?field=sparse_vector&n_postings=500", "more").create(Schema(32_769, 8))
+        open_backend(f"{server.url}?field=sparse_vector&n_postings=500", "more").create(Schema(dim=32_769, k=8))
 
 
 def test_one_product_is_not_taken_for_the_other(served):
@@ -135,13 +135,13 @@ def test_one_product_is_not_taken_for_the_other(served):
         server, _ = served(product, version={"number": "3.2.0"} if options else None)
         backend = open_backend(f"{other}://127.0.0.1:{server.server_port}{options}", "notes")
         with pytest.raises(BackendError, match="[Uu]se a URL that begins with" if not options else "3.2.0 is too old"):
-            backend.create(Schema(10, 2))
+            backend.create(Schema(dim=10, k=2))
         assert not server.indices
 
 
 def test_limits_of_the_servers_defaults(served):
     server, backend = served("opensearch")
-    backend.create(Schema(5_000, 8, "strings"))
+    backend.create(Schema(dim=5_000, k=8, ids="strings"))
     before = len(server.requests)
     wide = SparseCodes(np.arange(1_025)[None], np.ones((1, 1_025), np.float32), 5_000)
     with pytest.raises(ValueError, match=r"a query of 1025 latents; OpenSearch takes 1024\. Pass `query_k=1024`"):
@@ -166,7 +166,7 @@ def test_a_busy_server_gets_the_documents_later(served):
     partly = {"errors": True, "items": [item("0", 201), item("1", 429, "es_rejected_execution_exception")]}
     server.faults = [BUSY, (503, {}), (200, partly)]
     codes = random_codes(40, 8, 100, 2)
-    assert upload(backend, codes, np.arange(40), settings=UploadSettings(20, threads=2, delay=0)) == 40
+    assert upload(backend, codes, np.arange(40), settings=UploadSettings(batch_size=20, threads=2, delay=0)) == 40
     assert len(server.sent("_bulk")) == 5
     assert backend.count() == 40
     assert backend.search(codes[:9], 1).ids[:, 0].tolist() == list(range(9))
@@ -191,7 +191,7 @@ def test_retries_have_an_end(served):
 
 def test_refused_documents_are_named(served):
     server, backend = served("opensearch")
-    backend.create(Schema(100, 8))
+    backend.create(Schema(dim=100, k=8))
     refused = [item("0", 201), item("5", 400, "mapper_parsing_exception"), item("6", 429, "rejected")]
     server.faults = [(200, {"errors": True, "items": refused})]
     message = r"OpenSearch refused 2 of 3 documents \('5', '6'\): mapper_parsing_exception: reason of 5"
@@ -209,7 +209,7 @@ def test_redirects_are_not_followed_and_silence_is_transient(served, product):
     server, _ = served(product)
     elsewhere, _ = served(product)
     backend = open_backend(server.url.replace("//", "//me:secret@"), "notes")
-    backend.create(Schema(100, 8))
+    backend.create(Schema(dim=100, k=8))
     target = f"http://127.0.0.1:{elsewhere.server_port}/notes/_bulk"
     server.faults = [(302, {"error": "moved"}, {"Location": target})]
     with pytest.raises(BackendError, match="302") as caught:
@@ -231,7 +231,7 @@ def test_other_peoples_indices_are_left_alone(served):
     server, backend = served("opensearch")
     server.indices["notes"] = ({"mappings": {"properties": {"text": {"type": "text"}}}}, {})
     with pytest.raises(BackendError, match="has 'notes', which csr_hf did not make"):
-        backend.create(Schema(10, 2), replace=True)
+        backend.create(Schema(dim=10, k=2), replace=True)
     assert "notes" in server.indices
 
 
@@ -277,7 +277,7 @@ def test_certificates_are_checked(request, monkeypatch, certificate, product):
     request.addfinalizer(server.close)
     url = f"{server.url}?tls=true"
     with open_backend(url, "notes") as backend, pytest.raises(BackendError, match="CERTIFICATE_VERIFY_FAILED"):
-        backend.create(Schema(10, 2))
+        backend.create(Schema(dim=10, k=2))
     assert not server.requests
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with open_backend(url, "notes") as backend:

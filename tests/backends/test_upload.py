@@ -50,7 +50,10 @@ def test_a_busy_backend_is_asked_again_after_growing_waits(backend, failing, doc
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)
     failing({1, 2, 3}, Unavailable("429"))
-    assert upload(backend, documents, np.arange(300), settings=UploadSettings(100, threads=1, delay=0.5)) == 300
+    assert (
+        upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=100, threads=1, delay=0.5))
+        == 300
+    )
     assert_complete(backend, documents)
     assert all(low <= wait <= low + 0.5 for wait, low in zip(waits, (0.5, 1, 2), strict=True))
 
@@ -69,7 +72,7 @@ def test_what_the_backend_refuses_is_not_sent_again(backend, failing, documents,
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited"))
     written = failing({1}, BackendError("refused 1 of 100 documents ('7')"))
     with pytest.raises(BackendError, match="refused 1 of 100"):
-        upload(backend, documents, np.arange(300), settings=UploadSettings(100))
+        upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=100))
     assert written == [100]
 
 
@@ -77,18 +80,18 @@ def test_an_interrupted_upload_goes_on_where_it_stopped(backend, failing, docume
     journal = tmp_path / "logs" / "journal"
     failing({2}, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        upload(backend, documents, np.arange(300), settings=UploadSettings(50), journal=journal)
+        upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=50), journal=journal)
     assert backend.count() == 100
     # A kill in the middle of a line.
     with journal.open("a") as file:
         file.write("15")
     written = failing(set(), None)
-    assert upload(backend, documents, np.arange(300), settings=UploadSettings(50), journal=journal) == 200
+    assert upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=50), journal=journal) == 200
     assert written[-4:] == [50] * 4
     assert_complete(backend, documents)
     assert not journal.exists()
     # Complete, so the same call sends all of them again, and nothing changes.
-    assert upload(backend, documents, np.arange(300), settings=UploadSettings(50), journal=journal) == 300
+    assert upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=50), journal=journal) == 300
     assert_complete(backend, documents)
 
 
@@ -98,27 +101,35 @@ def test_a_journal_is_of_one_upload(backend, failing, documents, tmp_path):
     def interrupted():
         failing({1}, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            upload(backend, documents, np.arange(300), settings=UploadSettings(50), journal=journal)
+            upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=50), journal=journal)
         failing(set(), None)
 
     interrupted()
     for codes, ids, size in ((documents, np.arange(300), 60), (documents, np.arange(1, 301), 50)):
         with pytest.raises(ValueError, match=r"`journal` .* is of other documents"):
-            upload(backend, codes, ids, settings=UploadSettings(size), journal=journal)
+            upload(backend, codes, ids, settings=UploadSettings(batch_size=size), journal=journal)
     with pytest.raises(ValueError, match=r"`journal` .* is of other documents"):
-        upload(backend, random_codes(300, 8, 100, 51), np.arange(300), settings=UploadSettings(50), journal=journal)
-    backend.create(Schema(100, 8), replace=True)
+        upload(
+            backend,
+            random_codes(300, 8, 100, 51),
+            np.arange(300),
+            settings=UploadSettings(batch_size=50),
+            journal=journal,
+        )
+    backend.create(Schema(dim=100, k=8), replace=True)
     with pytest.raises(ValueError, match="another collection"):
-        upload(backend, documents, np.arange(300), settings=UploadSettings(50), journal=journal)
+        upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=50), journal=journal)
     assert backend.count() == 0
 
 
 def test_progress_counts_what_was_sent_before(backend, failing, documents, tmp_path, capsys):
     failing({2}, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        upload(backend, documents, np.arange(300), settings=UploadSettings(100), journal=tmp_path / "journal")
+        upload(
+            backend, documents, np.arange(300), settings=UploadSettings(batch_size=100), journal=tmp_path / "journal"
+        )
     failing(set(), None)
-    options = {"settings": UploadSettings(100), "journal": tmp_path / "journal", "show_progress_bar": True}
+    options = {"settings": UploadSettings(batch_size=100), "journal": tmp_path / "journal", "show_progress_bar": True}
     upload(backend, documents, np.arange(300), **options)
     shown = capsys.readouterr().err
     assert "200/300" in shown.replace("\r", "\n") and "300/300" in shown
@@ -135,11 +146,11 @@ def test_no_thread_more_than_the_backend_takes(backend, documents, monkeypatch):
         busy.release()
 
     monkeypatch.setattr(backend, "write", alone)
-    assert upload(backend, documents, np.arange(300), settings=UploadSettings(10, threads=8)) == 300
+    assert upload(backend, documents, np.arange(300), settings=UploadSettings(batch_size=10, threads=8)) == 300
 
 
 def test_a_collection_with_room_for_more_is_kept(backend, documents):
-    backend.create(Schema(100, 12, "strings"))
+    backend.create(Schema(dim=100, k=12, ids="strings"))
     names = [f"n{n}" for n in range(300)]
     assert upload(backend, documents, names) == 300
     assert backend.schema.k == 12

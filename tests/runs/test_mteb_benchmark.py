@@ -1,4 +1,4 @@
-"""`csr-hf evaluate` and `csr_hf.evaluate` on whole runs, and the real tasks where their data is at hand."""
+"""`csr-hf evaluate` and `csr_hf.evaluate_mteb` on whole runs, and the real tasks where their data is at hand."""
 
 import importlib
 import json
@@ -13,8 +13,7 @@ import pytest
 import yaml
 from mteb.mocks import MOCK_TASK_TEST_GRID
 
-import csr_hf
-from csr_hf import CSREncoder, Results
+from csr_hf import CSREncoder, MTEBArguments, Results, evaluate_mteb
 from csr_hf.cli.main import main
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder
@@ -38,9 +37,10 @@ def mock_tasks(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run_folder(backbone, tmp_path_factory):
+def run_folder(backbone, tmp_path_factory, corpus):
     folder = tmp_path_factory.mktemp("benchmark")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    recipe = {**RECIPE, "data": {**RECIPE["data"], "source": str(corpus)}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", str(folder / "recipe.yaml"), "--output-dir", str(folder / "run"), "--no-progress"]) == 0
     return folder / "run"
 
@@ -104,7 +104,7 @@ def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, fla
 
 
 def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_tasks, tmp_path):
-    found = csr_hf.evaluate(run_folder / "model", ["MockSTSTask"], ks=[4], output_dir=tmp_path, progress=False)
+    found = evaluate_mteb(run_folder / "model", ["MockSTSTask"], MTEBArguments(ks=[4], output_dir=str(tmp_path)))
     assert {row.method for row in found.results.rows} == {"dense", "CSR", "CSR, decoded", "truncation", "binary"}
 
 

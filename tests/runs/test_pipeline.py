@@ -25,9 +25,10 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, backbone):
+def finished(tmp_path_factory, backbone, corpus):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    recipe = {**RECIPE, "data": {**RECIPE["data"], "source": str(corpus)}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = ["run", str(folder / "recipe.yaml"), "--output-dir", str(folder / "first"), "--no-progress"]
     assert main(arguments) == 0
     return folder
@@ -77,11 +78,13 @@ def test_index_holds_the_whole_corpus_and_answers(finished):
 
 def test_an_index_without_copies_scores_decoded_codes(finished):
     searcher = RunSearcher.load(finished / "first")
-    document, codes, head = searcher.documents[7], searcher.index.codes, searcher.encoder.head
+    document, codes, head = searcher.documents[7], searcher.index.codes, searcher.head
     bare = InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes))
-    hits = RunSearcher(searcher.encoder, bare, searcher.documents, searcher.settings).search(document["text"], 3)
+    hits = RunSearcher(searcher.backbone, head, bare, searcher.documents, searcher.settings).search(
+        document["text"], 3
+    )
     assert hits[0].id == document["id"]
-    embedding = searcher.encoder.embed(document["text"], prompt_name="query")
+    embedding = searcher.backbone.embed([document["text"]], "query")
     decoded = decode_codes(head, codes[7:8])[0]
     assert hits[0].score == pytest.approx(embedding[0] @ decoded / np.linalg.norm(decoded), abs=1e-3)
 
@@ -162,8 +165,8 @@ def test_index_of_another_head_is_refused(finished, capsys):
         (["--backbone.name_or_path", "nobody/nothing"], "backbone 'nobody/nothing' was not found"),
         (["--model.k", "513"], "`k` (513) must not exceed `hidden_dim` (512)"),
         (["--model.k_aux", "513"], "`k_aux` (513) must not exceed `hidden_dim` (512)"),
-        (["--modle.k", "3"], "Did you mean `model`?"),
-        (["--training.max_steps"], "--training.max_steps needs a value"),
+        (["--modle.k", "3"], "Did you mean `--model.k`?"),
+        (["--training.max_steps"], "argument --training.max_steps: expected one argument"),
         (["--speed", "3"], "unknown argument '--speed'"),
         (["--data.source", "gone.csv"], "gone.csv"),
         (["--data.columns", "{text: title}"], "Its columns: id, anchor, positive"),

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from csr_hf import CSRTrainer, CSRTrainingArguments
+from csr_hf.data.sources import Source
 from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.training.checkpoints import list_checkpoints
-from csr_hf.training.rows import TrainingSource
 from tests.conftest import make_head
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from csr_hf import CSRTrainer, CSRTrainingArguments
-from csr_hf.training.rows import TrainingSource
+from csr_hf.data.sources import Source
 from tests.conftest import make_head
 from tests.training.test_distributed import EVERYTHING, make_trainer
 
@@ -67,7 +67,7 @@ torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}")
 def make_trainer(folder, embeddings, batch_size, **settings):
     labels = np.arange(300) % 11
     labels[:150] = -1  # Half of the rows have no class: processes hold different numbers of rows that count.
-    data = [TrainingSource(embeddings[:300], positives=embeddings[300:], labels=labels)]
+    data = [Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]}, labels=labels)]
     arguments = {"max_steps": 20, "save_steps": 10, "logging_steps": 1, **EVERYTHING, **settings}
     head = make_head(dead_threshold=300)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_run_that_was_killed_goes_on(finished, tmp_path):
 
 EMBED = """
 from csr_hf.embedding.backbone import load_backbone
-from csr_hf.training import embeddings as module
+from csr_hf.embedding import cache as module
 from csr_hf.plumbing.distributed import processes
 
 module._SHARD_ROWS = 8

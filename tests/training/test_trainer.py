@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from csr_hf import CSRModel, CSRTrainer, CSRTrainingArguments
+from csr_hf.data.sources import Source
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
 from csr_hf.training.head_metrics import measure
-from csr_hf.training.rows import TrainingSource
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -300,7 +300,7 @@ def test_memory_holds_the_steps_before(tmp_path, embeddings):
 
 
 def test_pairs_and_neighbors_stand_behind_their_rows(tmp_path, embeddings):
-    source = TrainingSource(embeddings[:300], positives=embeddings[300:])
+    source = Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]})
     batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs")._batch(0)
     assert batch.n == 64
     rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
@@ -345,7 +345,7 @@ def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
 
 def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
     """Rows are images, their positives texts; without the contrast of pairs both are rows of their own."""
-    source = TrainingSource(embeddings[:300], positives=embeddings[300:], modality=0, positive_modality=1)
+    source = Source.from_arrays({"image": embeddings[:300], "text": embeddings[300:]})
     for gamma in (0.0, 0.1):
         head = make_head(modalities=["image", "text"], hidden_dim=64)
         head.encoder.weight.data[0] = 0
