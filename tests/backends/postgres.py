@@ -65,9 +65,13 @@ class Server:
         """Copy the binaries if `nobody` cannot run them; skip if the copy cannot be reached either."""
         if self._runs():
             return
-        # The binaries find their libraries and extensions relative to themselves.
-        shutil.copytree(self._binaries.parent, self._home / "install")
-        self._binaries = self._home / "install" / self._binaries.name
+        # The binaries find their libraries and extensions relative to themselves; some lie beside the package.
+        installed, package = self._binaries.parent, self._binaries.parents[1]
+        copy, libraries = self._home / package.name, package.with_name(f"{package.name}.libs")
+        shutil.copytree(installed, copy / installed.name)
+        if libraries.is_dir():
+            shutil.copytree(libraries, self._home / libraries.name)
+        self._binaries = copy / installed.name / self._binaries.name
         if not self._runs():
             pytest.skip(f"the user `nobody` can run PostgreSQL neither where it is installed nor in {self._home}")
 
