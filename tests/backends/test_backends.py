@@ -230,7 +230,7 @@ def test_documents_that_no_backend_takes_are_named(opened, scheme, documents):
         ("postgresql", 1_000_000_001, 8, r"`dim` \(1000000001\)"),
     ],
 )
-def test_sizes_beyond_an_backend(opened, scheme, dim, k, message):
+def test_sizes_beyond_a_backend(opened, scheme, dim, k, message):
     with pytest.raises(ValueError, match=message):
         opened(scheme).create(Schema(dim=dim, k=k))
 
