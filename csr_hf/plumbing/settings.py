@@ -38,7 +38,9 @@ def settings(kind: type[_Settings]) -> type[_Settings]:
     Making an instance with a wrong value or an unknown key raises a `ValueError` of one line that names the key, the
     value, and the rule or the nearest known key. A rule that needs several fields belongs into `__post_init__`.
     """
-    checked: Any = pydantic_dataclass(kind, config=ConfigDict(extra="forbid"), kw_only=True)
+    checked: Any = pydantic_dataclass(
+        kind, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True), kw_only=True
+    )
     initialize = checked.__init__
 
     @functools.wraps(initialize)

@@ -28,8 +28,6 @@ class Batch(NamedTuple):
     """Number of rows."""
     labels: torch.Tensor | None = None
     """Classes of the rows, shape (n,); those below 0 have none."""
-    memory: torch.Tensor | None = None
-    """Embeddings of earlier steps, for the distillation."""
     modalities: torch.Tensor | None = None
     """Places of all embeddings' modalities among the head's, int64, shape (parts * n,); None: there is one."""
 
@@ -83,12 +81,8 @@ class CSRLoss(nn.Module):
             if weights[level]:
                 error = objectives.reconstruction(embeddings, reconstructed, self.divisor)
                 add(f"reconstruction_{level}", weights[level], error)
-        if self.arguments.cosine:
-            add("cosine", self.arguments.cosine, objectives.cosine_reconstruction(embeddings, at_k))
         self._add_auxiliary(add, batch, at_k.detach())
-        if self.arguments.gamma and self.arguments.contrast_on == "reconstructions":
-            add("contrast", self.arguments.gamma, self._contrast_of_reconstructions(batch, at_k))
-        self._add_on_codes(add, batch, codes.normalized(), k)
+        self._add_on_codes(add, batch, codes.normalized())
         parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k.detach(), self.variance)
         active = codes.values > 0
         parts["active_latents"] = active.float().sum(-1).mean()
@@ -149,15 +143,15 @@ class CSRLoss(nn.Module):
         spread = summed((residuals - mean).pow(2).sum()) / rank_and_world()[1]
         return objectives.auxiliary(residuals, explained, spread)
 
-    def _add_on_codes(self, add: AddTerm, batch: Batch, codes: Codes, k: int) -> None:
+    def _add_on_codes(self, add: AddTerm, batch: Batch, codes: Codes) -> None:
         arguments = self.arguments
         if not (arguments.gamma or arguments.distillation or arguments.balance):
             return
         everyone = Codes(gathered(codes.values), gathered(codes.indices))
-        if arguments.gamma and arguments.contrast_on == "codes":
+        if arguments.gamma:
             add("contrast", arguments.gamma, self._contrast(batch, codes, everyone))
         if arguments.distillation:
-            add("distillation", arguments.distillation, self._distillation(batch, codes, everyone, k))
+            add("distillation", arguments.distillation, self._distillation(batch, codes, everyone))
         if arguments.balance:
             add("balance", arguments.balance, self._balance(batch, everyone))
 
@@ -196,29 +190,11 @@ class CSRLoss(nn.Module):
             joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
         return objectives.contrast(inner_products(anchors, joined, hidden_dim), own, temperature)
 
-    def _contrast_of_reconstructions(self, batch: Batch, decoded: torch.Tensor) -> torch.Tensor:
-        """Of pairs in both directions, as CLIP is trained (arXiv 2503.01776, appendix on images with texts)."""
-        (rank, _), n = rank_and_world(), batch.n
-        sides = [F.normalize(part, dim=-1) for part in (decoded[:n], decoded[n : 2 * n])]
-        everyone = [gathered(side) for side in sides]
-        own = rank * n + torch.arange(n, device=decoded.device)
-        terms = [
-            objectives.contrast(side @ others.t(), own, self.arguments.temperature)
-            for side, others in zip(sides, reversed(everyone), strict=True)
-        ]
-        return torch.stack(terms).mean()
-
-    def _distillation(self, batch: Batch, codes: Codes, everyone: Codes, k: int) -> torch.Tensor:
+    def _distillation(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
         (rank, _), n, hidden_dim = rank_and_world(), len(codes.values), self.model.config.hidden_dim
         embeddings = gathered(batch.embeddings)
         others = torch.ones(n, len(embeddings), dtype=torch.bool, device=embeddings.device)
         others[torch.arange(n), rank * n + torch.arange(n)] = False
-        if batch.memory is not None and len(batch.memory):
-            with torch.no_grad():
-                remembered = self._encode(batch.memory, [k])[0].normalized()
-            everyone = Codes(*(torch.cat(both) for both in zip(everyone, remembered, strict=True)))
-            embeddings = torch.cat([embeddings, batch.memory])
-            others = F.pad(others, (0, len(batch.memory)), value=True)
         unit = F.normalize(embeddings.float(), dim=-1)
         teacher = F.normalize(batch.embeddings.float(), dim=-1) @ unit.t()
         student = inner_products(codes, everyone, hidden_dim)

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import written_whole
 from csr_hf.plumbing.distributed import check_processes, summed
+from csr_hf.plumbing.logs import progress_bar
 from csr_hf.training import objectives
 from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from csr_hf.training.head_metrics import dead_fractions, measure
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
-from csr_hf.training.neighbors import nearest_rows
 from csr_hf.training.rows import RowOrder, TrainingRows
 from csr_hf.training.tracking import make_accelerator, tracking
 
@@ -103,13 +102,12 @@ class CSRTrainer:
         return self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
 
     def train(
-        self, resume_from_checkpoint: bool | str | Path = False, *, progress: bool = True, until: int | None = None
+        self, resume_from_checkpoint: bool | str | Path = False, *, until: int | None = None
     ) -> dict[str, float]:
         """Train to `max_steps`.
 
         Args:
             resume_from_checkpoint: a checkpoint folder; True for the newest of this output folder, if there is one.
-            progress: show a bar with loss, explained variance and dead latents.
             until: stop after this step, as an interruption would; the schedule stays that of the whole run.
 
         Returns:
@@ -118,14 +116,13 @@ class CSRTrainer:
         Raises:
             NonFiniteLossError: when the loss or a gradient is not finite. The step is not taken.
         """
-        from tqdm.auto import tqdm
-
         if resume_from_checkpoint:
             self._resume(resume_from_checkpoint)
         self._forget_later_log()
         last = self.arguments.max_steps if until is None else min(until, self.arguments.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
-        bar = tqdm(total=last, initial=first, desc="training", unit="step", disable=not progress or not self._is_main)
+        show = None if self._is_main else False
+        bar = progress_bar(desc="training", unit="step", show=show, total=last, initial=first)
         with bar, tracking(self.accelerator, self.arguments) as track, self._scaled():
             while self.step < last:
                 output = self._take_step()
@@ -233,27 +230,20 @@ class CSRTrainer:
     def _batch(self, step: int) -> Batch:
         """This process's share of the global batch at `step`, divided by the scale."""
         chosen, contrast = self._rows_of_step(step), self.arguments.contrast if self.arguments.gamma else "self"
-        parts, labels, memory = [self.data.rows(chosen)], None, None
+        parts, labels = [self.data.rows(chosen)], None
         modalities = [self.data.modalities(chosen)]
-        if contrast == "neighbors":
-            parts.append(self.data.rows(self._neighbors[chosen]))
-            modalities.append(self.data.modalities(self._neighbors[chosen]))
-        elif contrast == "pairs":
+        if contrast == "pairs":
             parts.append(self.data.positives(chosen))
             if self.data.has_negatives:
                 parts.append(self.data.negatives(chosen))
             modalities += [self.data.positive_modalities(chosen)] * (len(parts) - 1)
         elif contrast == "labels":
             labels = torch.from_numpy(self.data.labels(chosen)).to(self.accelerator.device)
-        if self.arguments.distillation and self.arguments.distillation_memory:
-            first = step * self.batch_size
-            places = np.arange(max(0, first - self.arguments.distillation_memory), first)
-            memory = self._tensor(self.data.rows(self.order.rows(places)))
         embeddings = self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0])
         if not self.model.config.modalities:
-            return Batch(embeddings, len(chosen), labels, memory)
+            return Batch(embeddings, len(chosen), labels)
         towers = torch.from_numpy(np.concatenate(modalities)).to(self.accelerator.device)
-        return Batch(embeddings, len(chosen), labels, memory, towers)
+        return Batch(embeddings, len(chosen), labels, towers)
 
     def _rows_of_step(self, step: int) -> np.ndarray:
         size = self._local_batch_size
@@ -263,10 +253,6 @@ class CSRTrainer:
     def _tensor(self, rows: np.ndarray) -> torch.Tensor:
         scaled = rows if self.scale == 1 else rows / np.float32(self.scale)
         return torch.from_numpy(scaled).to(self.accelerator.device)
-
-    @cached_property
-    def _neighbors(self) -> np.ndarray:
-        return nearest_rows(self.data, self.arguments.seed, self.accelerator.device)
 
     def _advance_dead_clocks(self, fired: torch.Tensor, batch: Batch) -> None:
         model, fired = self.model, summed(fired.int()) > 0
@@ -346,14 +332,17 @@ def _rows(
     data: np.ndarray | Sequence[np.ndarray] | Sequence[Source], arguments: CSRTrainingArguments, model: CSRModel
 ) -> TrainingRows:
     given = [data] if isinstance(data, np.ndarray) else data
-    sources = [each if isinstance(each, Source) else Source.from_arrays({"embedding": each}) for each in given]
+    sources = [
+        each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
+        for number, each in enumerate(given)
+    ]
     contrast = arguments.contrast if arguments.gamma else "self"
     rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
     missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
     if missing.get(contrast):
         raise ValueError(
             f"`contrast` is {contrast!r}, and the data has no {contrast}. "
-            "Name columns for anchor and positive (or text and label), or choose contrast: neighbors."
+            "Name columns for anchor and positive (or text and label), or choose contrast: self."
         )
     return rows
 
