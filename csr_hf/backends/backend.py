@@ -98,10 +98,8 @@ class Backend(ABC):
             BackendError: if the backend refuses, or the collection was not created by csr_hf.
             Unavailable: if the backend is busy or out of reach; all methods that send something may raise both.
         """
-        for name, value, most in (
-            ("dim", schema.dim, self.limits.dim),
-            ("k", schema.k, self.limits.document_latents),
-        ):
+        limits = self.limits
+        for name, value, most in (("dim", schema.dim, limits.dim), ("k", schema.k, limits.document_latents)):
             if most is not None and value > most:
                 raise ValueError(f"`{name}` ({value}) is above what {self.name} takes ({most}). Use a smaller one.")
         existing = self.read_schema()
@@ -216,7 +214,7 @@ class Backend(ABC):
         if self._known is None:
             self._known = self.read_schema()
         if self._known is None:
-            raise ValueError(f"`collection`: {self.name} has no {self.collection!r} made by csr_hf. Call `create`.")
+            raise ValueError(f"`collection`: {self.name} has no {self.collection!r} created by csr_hf. Call `create`.")
         return self._known
 
     def read_schema(self) -> Schema | None:
@@ -230,7 +228,7 @@ class Backend(ABC):
             return None
         if not stored:
             raise BackendError(
-                f"{self.name} has {self.collection!r}, which csr_hf did not make. Choose another `collection`."
+                f"{self.name} has {self.collection!r}, which csr_hf did not create. Choose another `collection`."
             )
         return Schema(**stored)
 
@@ -280,11 +278,14 @@ class Backend(ABC):
 
     def _attempt(self, request: Callable[..., _Result], *arguments: Any) -> _Result:
         """Send a request, and translate what the client raises."""
+        known: tuple[type[Exception], ...] = (ConnectionError, TimeoutError, *self.errors)
         try:
             return request(*arguments)
-        except self.errors as error:
-            kind = Unavailable if self._is_transient(error) else BackendError
-            raise kind(f"{self.name}: {self._describe(error)}") from error
+        except Unavailable:
+            raise
+        except known as error:
+            transient = isinstance(error, ConnectionError | TimeoutError) or self._is_transient(error)
+            raise (Unavailable if transient else BackendError)(f"{self.name}: {self._describe(error)}") from error
 
     # What every backend implements. Errors of the client may pass.
 

@@ -12,7 +12,7 @@ import ssl
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from csr_hf.backends.documents import Documents, Row
 _FIELD = "code"
 _BUSY = (429, 502, 503, 504)
 _TIMEOUT = 60
+_Number = TypeVar("_Number", int, float)
 
 
 class _LuceneBackend(Backend):
@@ -186,7 +187,8 @@ class OpenSearch(_LuceneBackend):
         field = address.options.get("field", "rank_features")
         if field not in ("rank_features", "sparse_vector"):
             raise ValueError(f"`field` ({field!r}) must be rank_features or sparse_vector.")
-        self._field, self._n_postings = field, int(_number(address, "n_postings", 0))
+        self._field = field
+        self._n_postings = _number(address, "n_postings", 0)
         self._ceiling = _number(address, "ceiling", 1.0)
         if field == "sparse_vector":
             if self._n_postings < 1:
@@ -259,9 +261,9 @@ def _connection_options(address: Address) -> dict[str, Any]:
     return options
 
 
-def _number(address: Address, name: str, default: float) -> float:
+def _number(address: Address, name: str, default: _Number) -> _Number:
     try:
-        return float(address.options.get(name, default))
+        return type(default)(address.options.get(name, default))
     except ValueError as error:
         raise ValueError(f"`{name}` ({address.options[name]!r}) in the URL is no number.") from error
 

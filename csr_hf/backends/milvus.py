@@ -32,14 +32,16 @@ class Milvus(Backend):
         from grpc import RpcError
 
         address = Address.parse(url)
-        uri, token = address.path, api_key or (f"{address.user}:{address.password}" if address.user else "")
         if address.scheme in EMBEDDED:
             import milvus_lite  # noqa: F401
+
+            where = {"uri": address.path}
         else:
-            uri = address.origin(19530)
-        database = address.path if uri != address.path else ""
+            token = api_key or (f"{address.user}:{address.password}" if address.user else "")
+            where = {"uri": address.origin(19530), "token": token, "db_name": address.path}
         self.errors = (pymilvus.MilvusException, RpcError)
-        self._client: MilvusClient = pymilvus.MilvusClient(uri=uri, token=token, db_name=database, timeout=_TIMEOUT)
+        # A client of a server connects at once.
+        self._client: MilvusClient = self._attempt(lambda: pymilvus.MilvusClient(**where, timeout=_TIMEOUT))
 
     def close(self) -> None:
         """Close the connection, and the file."""
@@ -47,10 +49,11 @@ class Milvus(Backend):
 
     def _is_transient(self, error: Exception) -> bool:
         from grpc import RpcError, StatusCode
+        from pymilvus.client.types import Status
         from pymilvus.exceptions import ConnectError, ErrorCode, MilvusException, MilvusUnavailableException
 
         if isinstance(error, MilvusException):
-            busy = error.retriable or error.code == ErrorCode.RATE_LIMIT
+            busy = error.retriable or error.code in (ErrorCode.RATE_LIMIT, Status.CONNECT_FAILED)
             return busy or isinstance(error, ConnectError | MilvusUnavailableException)
         return isinstance(error, RpcError) and error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
 

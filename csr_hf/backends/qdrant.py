@@ -64,8 +64,8 @@ class Qdrant(Backend):
         stored = (self._client.get_collection(self.collection).config.metadata or {}).get(KEY)
         if stored is None:
             raise BackendError(
-                f"Qdrant has {self.collection!r} without a schema of csr_hf: something else made it, or the server is "
-                "older than 1.16, which stores none. Choose another `collection`, or a newer server."
+                f"Qdrant has {self.collection!r} without a schema of csr_hf: something else created it, or the server "
+                "is older than 1.16, which stores none. Choose another `collection`, or a newer server."
             )
         return stored
 

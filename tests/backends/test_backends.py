@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from csr_hf.backends import Schema, UploadSettings, open_backend, upload
+from csr_hf.backends import Schema, Unavailable, UploadSettings, open_backend, upload
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import SparseCodes
 from tests.backends.conftest import EXACT, STAND_INS
@@ -105,7 +105,7 @@ def test_ids_are_of_every_size(opened, scheme, documents):
 @every_backend
 def test_creating_again_keeps_what_is_there_unless_told_otherwise(opened, scheme, documents):
     backend = opened(scheme)
-    with pytest.raises(ValueError, match=r"has no 'documents'.*Call `create`"):
+    with pytest.raises(ValueError, match=r"has no 'documents' created by csr_hf.*Call `create`"):
         backend.count()
     backend.create(Schema(dim=200, k=8, head="one"))
     backend.upsert(documents[:10], range(10))
@@ -157,6 +157,16 @@ def test_a_connection_that_broke_is_opened_again(place, documents):
             assert ended
         upload(backend, documents[:80], np.arange(80), settings=UploadSettings(batch_size=10, threads=2, delay=0))
         assert backend.count() == 80
+
+
+@pytest.mark.parametrize(
+    ("scheme", "client"),
+    [("postgresql", "psycopg"), ("qdrant", "qdrant_client"), ("milvus", "pymilvus"), *STAND_INS.items()],
+)
+def test_servers_out_of_reach_are_unavailable(scheme, client):
+    pytest.importorskip(client, reason='pip install "csr_hf[milvus,qdrant,pgvector,elasticsearch,opensearch]"')
+    with pytest.raises(Unavailable), open_backend(f"{scheme}://127.0.0.1:1") as backend:
+        backend.count()
 
 
 def test_graph_of_pgvector_finds_most(opened, documents, queries):
@@ -296,7 +306,7 @@ def test_other_peoples_collections_are_left_alone(place):
     url = place("postgresql")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE documents (name text)")
-    with open_backend(url) as backend, pytest.raises(RuntimeError, match="which csr_hf did not make"):
+    with open_backend(url) as backend, pytest.raises(RuntimeError, match="which csr_hf did not create"):
         backend.create(Schema(dim=200, k=8), replace=True)
 
 

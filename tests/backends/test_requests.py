@@ -42,7 +42,7 @@ def filled(backend):
     return backend.search(QUERY, 3)
 
 
-def test_elasticsearch_is_asked_as_published(served):
+def test_requests_to_elasticsearch_are_as_published(served):
     server, backend = served("elasticsearch")
     hits = filled(backend)
     assert hits.ids.tolist() == [["a", "", ""]]
@@ -92,7 +92,7 @@ def test_versions_of_elasticsearch(served):
     assert not server.indices
 
 
-def test_opensearch_is_asked_as_published(served):
+def test_requests_to_opensearch_are_as_published(served):
     server, backend = served("opensearch", user="me:p%40ss@")
     assert filled(backend).ids.tolist() == [["a", "", ""]]
     created = server.sent("PUT /notes")[0][0]
@@ -230,7 +230,7 @@ def test_unknown_hosts_are_not_tried_again(product):
 def test_other_peoples_indices_are_left_alone(served):
     server, backend = served("opensearch")
     server.indices["notes"] = ({"mappings": {"properties": {"text": {"type": "text"}}}}, {})
-    with pytest.raises(BackendError, match="has 'notes', which csr_hf did not make"):
+    with pytest.raises(BackendError, match="has 'notes', which csr_hf did not create"):
         backend.create(Schema(dim=10, k=2), replace=True)
     assert "notes" in server.indices
 

@@ -46,7 +46,7 @@ def assert_complete(backend, documents):
     np.testing.assert_allclose(backend.search(documents[:20]).scores, index.search(documents[:20]).scores, rtol=3e-6)
 
 
-def test_a_busy_backend_is_asked_again_after_growing_waits(backend, failing, documents, monkeypatch):
+def test_requests_to_a_busy_backend_are_repeated_after_growing_waits(backend, failing, documents, monkeypatch):
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)
     failing({1, 2, 3}, Unavailable("429"))
