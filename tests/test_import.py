@@ -25,7 +25,6 @@ LAYERS = [
     {"evaluation"},
     {"publishing"},
     {"runs"},
-    {"bench"},
     {"cli"},
 ]
 
@@ -81,7 +80,7 @@ def arrows():
     return {
         module: {known[name] for name in imports(path) if name in known} - {module, "__init__"}
         for module, path in MODULES.items()
-        if module != "__init__" and not module.startswith("bench")
+        if module != "__init__"
     }
 
 

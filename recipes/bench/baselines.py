@@ -63,7 +63,7 @@ class FaissHNSW(_Faiss):
     """A graph of 32 links a document (64 at its bottom) over float32 embeddings; efConstruction 80."""
 
     name = "faiss HNSW32"
-    values: ClassVar = {"ef": [32, 48, 64, 96, 128, 160, 192, 256]}
+    values: ClassVar = {"ef": [48, 64, 96, 128, 160, 192, 256, 384]}
 
     def make(self) -> Any:
         import faiss
@@ -84,7 +84,7 @@ class FaissIVFPQ(_Faiss):
     """
 
     name = "faiss IVF-PQ fast scan + SQ8"
-    values: ClassVar = {"nprobe": [32, 64, 96, 128, 192, 256, 384, 512], "k_factor": [30]}
+    values: ClassVar = {"k_factor": [30, 60], "nprobe": [64, 96, 128, 192, 256, 384, 512, 768]}
 
     def make(self) -> Any:
         import faiss
@@ -173,7 +173,7 @@ class IVFRaBitQ(System):
 
     name = "IVF-RaBitQ"
     package = ("rabitqlib", "rabitqlib==0.7.1")
-    values: ClassVar = {"nprobe": [32, 64, 96, 128, 192, 256, 384, 512]}
+    values: ClassVar = {"nprobe": [64, 96, 128, 192, 256, 384, 512, 768]}
 
     def build(self) -> None:
         from rabitqlib import FinalAssignmentMode, IvfIndex, RaBitQKMeans
@@ -201,7 +201,7 @@ class FaissBinary(System):
 
     name = "faiss binary + int8"
     package = ("faiss", "faiss-cpu")
-    values: ClassVar = {"candidates": [100, 300, 1000]}
+    values: ClassVar = {"candidates": [100, 300, 1000, 3000]}
     index: Any
 
     def build(self) -> None:

@@ -36,7 +36,8 @@ def load_data(
     """Read documents and queries, scale them to unit norm, and find the exact neighbors.
 
     Args:
-        embeddings: npy file, shape (rows, dim), any float type; documents are its first rows.
+        embeddings: npy file, shape (rows, dim), any float type; documents are its first rows. What a file beside it
+            that ends in .about.txt instead of .npy tells about the data is kept in the description.
         queries: npy file of queries; without it the last rows of `embeddings` are held out as queries.
         n_documents: default all rows that are not queries.
         n_queries: rows to hold out, or first rows of `queries`.
@@ -73,6 +74,9 @@ def load_data(
         "queries": n_queries,
         "queries_with_a_copy_among_documents": int((nearest > _SAME).sum()),
     }
+    about = embeddings.with_suffix(".about.txt")
+    if about.is_file():
+        description["about"] = about.read_text(encoding="utf-8").splitlines()
     return SearchData(documents, asked, neighbors, description)
 
 

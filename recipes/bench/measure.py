@@ -38,7 +38,6 @@ def time_in_turns(runs: Sequence[tuple[str, Callable[[], float]]], turns: int) -
         for turn in range(turns + 1):
             for (name, run), taken in zip(runs, seconds, strict=True):
                 bar.set_description(name)
-                gc.collect()
                 once = run()
                 if turn:
                     taken.append(once)

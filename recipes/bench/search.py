@@ -57,6 +57,9 @@ examples:
   python recipes/bench/search.py --embeddings embeddings.npy --systems flat,hnsw,scann --values hnsw.ef=64,128
   python recipes/bench/search.py --embeddings documents.npy --queries queries.npy --head user/minilm-csr --threads 1
 
+Results are compared on a machine that does nothing else. What a file embeddings.about.txt beside embeddings.npy tells
+about the data is recorded with them.
+
 A head for such a file, trained on its first 200,000 rows:
   csr-hf train --corpus embeddings.npy --limit 200000 --output-dir runs/mine
 
@@ -91,8 +94,9 @@ def build_all(kinds: Sequence[type[System]], corpus: Corpus) -> tuple[list[Built
                 cost, encode_seconds = cost.after(corpus.encoded.cost), corpus.encoded.cost.seconds
             for setting in system.settings():
                 system.search(corpus.documents[:2], TOP_K, **setting)
-            built.append(Built(system, cost, encode_seconds, system.bytes_per_document))
-            print(f"built    {kind.name}: {cost.seconds:,.1f} s, {built[-1].bytes_per_document:,.0f} bytes a document")
+            size = system.bytes_per_document
+            built.append(Built(system, cost, encode_seconds, size))
+            print(f"built    {kind.name}: {cost.seconds:,.1f} s, {size:,.0f} bytes a document")
         except (KeyboardInterrupt, SystemExit):
             raise
         # Whatever a package of others raises, panics of native code among it, which are no `Exception`: the benchmark

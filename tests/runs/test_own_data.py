@@ -218,16 +218,3 @@ def test_two_processes_run_the_whole_command(folder):
     encoder = CSREncoder.from_pretrained(folder / "two" / "model")
     assert len(encoder.encode(["a text"])) == 1
     assert len(RunSearcher.load(folder / "two").documents) == 100
-
-
-@pytest.mark.slow
-def test_speed_is_measured_beside_the_rivals(tmp_path, capsys):
-    output = tmp_path / "bench" / "train.json"
-    sizes = ["--input-dim", "16", "--hidden-dim", "64", "--k", "4", "--batch-size", "32"]
-    assert main(["bench", "train", *sizes, "--steps", "2", "--repeats", "2", "--no-progress", "-o", str(output)]) == 0
-    written = json.loads(output.read_text())
-    assert list(written["rates"]) == ["csr_hf", "plain loop", "sentence-transformers"]
-    assert set(written["times_faster"]) == {"plain loop", "sentence-transformers"}
-    assert all(len(timing["seconds"]) == 2 and timing["peak_mb"] > 0 for timing in written["timings"])
-    assert written["details"]["command"].startswith("csr-hf bench train")
-    assert "times slower" in capsys.readouterr().out
