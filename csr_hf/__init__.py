@@ -20,23 +20,43 @@ _PUBLIC = {
     "CSREncoder": "csr_hf.encoder",
     "EmbeddingCache": "csr_hf.embedding.cache",
     "embed_dataset": "csr_hf.embedding.cache",
+    "RunData": "csr_hf.data.run_data",
+    "Source": "csr_hf.data.sources",
     "CSRTrainer": "csr_hf.training.trainer",
     "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
-    "evaluate": "csr_hf.runs.mteb_benchmark",
+    "evaluate_mteb": "csr_hf.runs.mteb_benchmark",
+    "MTEBArguments": "csr_hf.runs.arguments",
+    "set_verbosity_debug": "csr_hf.plumbing.logs",
+    "set_verbosity_info": "csr_hf.plumbing.logs",
+    "set_verbosity_warning": "csr_hf.plumbing.logs",
+    "set_verbosity_error": "csr_hf.plumbing.logs",
+    "enable_progress_bars": "csr_hf.plumbing.logs",
+    "disable_progress_bars": "csr_hf.plumbing.logs",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.data.run_data import RunData
+    from csr_hf.data.sources import Source
     from csr_hf.embedding.backbone import Backbone, load_backbone
     from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results
     from csr_hf.modeling_csr import CSRModel, CSROutput
-    from csr_hf.runs.mteb_benchmark import evaluate
+    from csr_hf.plumbing.logs import (
+        disable_progress_bars,
+        enable_progress_bars,
+        set_verbosity_debug,
+        set_verbosity_error,
+        set_verbosity_info,
+        set_verbosity_warning,
+    )
+    from csr_hf.runs.arguments import MTEBArguments
+    from csr_hf.runs.mteb_benchmark import evaluate_mteb
     from csr_hf.runs.recipe import RunRecipe
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes

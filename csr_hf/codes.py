@@ -28,6 +28,13 @@ def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str
         return head.subtract_modality_mean(rows, modality).float().cpu().numpy()
 
 
+def modality_means(head: CSRModel) -> dict[str, np.ndarray]:
+    """Return what `subtract_modality_mean` subtracts, by modality, float32; empty for a head of one modality."""
+    if not head.config.modalities:
+        return {}
+    return dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))
+
+
 _FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
 
 

@@ -60,7 +60,7 @@ class SparseCodes:
         values: their values, shape (n, k), descending. float16 stays float16; every other type becomes float32.
         dim: length of the latents axis (the head's `hidden_dim`).
         head_fingerprint: of the head that made the codes; None when unknown. An index refuses codes of another head.
-        check: verify ranges, order and finiteness, which reads the arrays once; False where they are known to be valid.
+        check: verify ranges, order and finiteness, one pass over the arrays; False where they are known to be valid.
 
     Raises:
         ValueError: if shapes differ, indices are not integers or out of range, or values are unsorted, negative or

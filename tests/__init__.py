@@ -10,6 +10,9 @@ with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     HUB_PORT = probe.getsockname()[1]
 _HOME = tempfile.TemporaryDirectory(prefix="hf_home_")
+# Two workers share two cores: torch gives one thread to each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {
     "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
     "HF_HOME": _HOME.name,

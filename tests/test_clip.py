@@ -13,7 +13,7 @@ from csr_hf import CSRConfig, CSREncoder, CSRModel, load_backbone
 from csr_hf.cli.main import main
 from csr_hf.codes import encode_embeddings
 from csr_hf.data.arguments import DataArguments
-from csr_hf.data.sources import load_data
+from csr_hf.data.sources import load_sources
 from csr_hf.embedding.cache import embed_dataset
 from csr_hf.evaluation.results import Results
 from csr_hf.publishing.export import export
@@ -197,11 +197,11 @@ def test_head_of_two_modalities_wants_to_know_which(encoder, tmp_path):
 
 
 def test_folder_of_images_is_read_with_its_captions(photos):
-    (data,) = load_data(DataArguments(source=str(photos), held_out=0.3))
+    (data,) = load_sources(DataArguments(source=str(photos), held_out=0.3))
     assert (data.roles, data.document_role, data.query_role, len(data)) == (("image", "text"), "image", "text", PAIRS)
-    assert data.dataset["text"][7] == caption(7)
+    assert data.rows["text"][7] == caption(7)
     assert data.inputs("image")[7].tobytes() == picture(7).tobytes()
-    assert data.dataset["id"][7].endswith("007.png")
+    assert data.rows["id"][7].endswith("007.png")
     assert 0.15 < data.held_out.mean() < 0.45
 
 
@@ -210,8 +210,8 @@ def test_other_files_in_a_folder_of_images_are_passed_over(tmp_path):
         (tmp_path / split).mkdir(exist_ok=True)
         picture(len(split)).save(tmp_path / split / "a.png")
     (tmp_path / "training_log.jsonl").write_text("{}")
-    assert len(load_data(DataArguments(source=str(tmp_path), split="test"))[0]) == 1
-    assert len(load_data(DataArguments(source=str(tmp_path), split="validation"))[0]) == 3
+    assert len(load_sources(DataArguments(source=str(tmp_path), split="test"))[0]) == 1
+    assert len(load_sources(DataArguments(source=str(tmp_path), split="validation"))[0]) == 3
 
 
 def test_shards_of_webdataset_and_encoded_columns(photos, tmp_path):
@@ -229,17 +229,17 @@ def test_shards_of_webdataset_and_encoded_columns(photos, tmp_path):
     columns = {"image": "picture", "text": "name"}
     for arguments in ({"source": "shard.tar"}, {"source": "rows.parquet", "columns": columns}):
         arguments["source"] = str(tmp_path / arguments["source"])
-        (data,) = load_data(DataArguments(**arguments))
+        (data,) = load_sources(DataArguments(**arguments))
         assert data.roles == ("image", "text")
-        assert list(data.dataset["text"]) == [caption(number) for number in range(5)]
+        assert list(data.rows["text"]) == [caption(number) for number in range(5)]
         assert data.inputs("image")[4].tobytes() == picture(4).tobytes()
-    (streamed,) = load_data(DataArguments(source=str(tmp_path / "shard.tar"), streaming=True, limit=3))
+    (streamed,) = load_sources(DataArguments(source=str(tmp_path / "shard.tar"), streaming=True, limit=3))
     assert streamed.roles == ("image", "text") and len(streamed) == 3
     with pytest.raises(ValueError, match=r"image number 0: .* cannot be read: .*No such file"):
-        load_data(DataArguments(source=str(tmp_path / "rows.parquet"), columns={"image": "name"}))
+        load_sources(DataArguments(source=str(tmp_path / "rows.parquet"), columns={"image": "name"}))
     Dataset.from_dict({"image": [1.5]}).to_parquet(tmp_path / "floats.parquet")
     with pytest.raises(ValueError, match=r"column 'image' holds .*float64.*, not images"):
-        load_data(DataArguments(source=str(tmp_path / "floats.parquet")))
+        load_sources(DataArguments(source=str(tmp_path / "floats.parquet")))
 
 
 def test_broken_images_end_the_run_or_are_skipped_and_named(clip, tmp_path, capsys):
@@ -257,10 +257,10 @@ def test_broken_images_end_the_run_or_are_skipped_and_named(clip, tmp_path, caps
 
 
 def test_images_are_embedded_once_and_opened_one_by_one(clip, photos, tmp_path):
-    (data,) = load_data(DataArguments(source=str(photos)))
-    cache = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    (data,) = load_sources(DataArguments(source=str(photos)))
+    cache = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32")
     np.testing.assert_allclose(cache.to_numpy()[5], clip.embed([picture(5)])[0], atol=1e-6)
-    again = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    again = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32")
     assert again.reused and again.folder == cache.folder
 
 
@@ -281,7 +281,7 @@ def test_run_measures_both_directions_and_names_what_is_dead(run_folder, capsys)
 
 
 def test_bias_of_a_modality_is_the_mean_of_what_is_trained_on(run_folder, clip, photos):
-    (data,) = load_data(DataArguments(source=str(photos), held_out=0.3))
+    (data,) = load_sources(DataArguments(source=str(photos), held_out=0.3))
     rows = np.flatnonzero(~data.held_out)
     head = CSRModel.from_pretrained(run_folder / "model")
     for number, role in enumerate(("image", "text")):
@@ -330,8 +330,8 @@ def test_images_without_a_file_keep_a_thumbnail(clip, photos, tmp_path):
     cells = [{"bytes": (photos / f"{number:03}.png").read_bytes(), "path": None} for number in range(30)]
     Dataset.from_dict({"image": cells}).save_to_disk(tmp_path / "rows")
     assert len(load_from_disk(tmp_path / "rows")) == 30
-    (data,) = load_data(DataArguments(source=str(tmp_path / "rows")))
-    shown = data.to_show()
+    (data,) = load_sources(DataArguments(source=str(tmp_path / "rows")))
+    shown = data.show_documents()
     assert shown.column_names == ["id", "text", "thumbnail"]
     with Image.open(io.BytesIO(shown["thumbnail"][3])) as found:
         assert found.size == (20, 20)
@@ -341,10 +341,10 @@ def test_folders_of_classes_give_labels_by_name(tmp_path):
     for number in range(24):
         (tmp_path / ("even", "odd")[number % 2]).mkdir(exist_ok=True)
         picture(number).save(tmp_path / ("even", "odd")[number % 2] / f"{number:02}.png")
-    (data,) = load_data(DataArguments(source=str(tmp_path)))
+    (data,) = load_sources(DataArguments(source=str(tmp_path)))
     assert data.roles == ("image",)
     assert sorted(data.labels.tolist()) == [0] * 12 + [1] * 12
-    shown = data.to_show()
+    shown = data.show_documents()
     assert {name.split("/")[-2]: text for name, text in zip(shown["id"], shown["text"], strict=True)} == {
         "even": "even", "odd": "odd"
     }  # fmt: skip
@@ -422,8 +422,7 @@ def test_image_tasks_of_mteb(encoder, tmp_path):
 
     from csr_hf.evaluation.mteb import MTEBEncoder
 
-    model = MTEBEncoder.from_encoder(encoder, tmp_path)
-    model.source.progress = False
+    model = MTEBEncoder.from_head(encoder.backbone, encoder.head, tmp_path)
     assert model.mteb_model_meta.modalities == ["text", "image"]
     passed = []
     for task in MOCK_MIEB_TASK_GRID:

@@ -187,11 +187,11 @@ def test_forward_measures_the_reconstruction_and_gives_gradients(head, inputs):
 
 def test_transformers_trainer_takes_the_head(tmp_path, embeddings):
     from datasets import Dataset
-    from transformers import CSRTrainingArguments, Trainer
+    from transformers import Trainer, TrainingArguments
 
     model = make_head()
     before = model(torch.from_numpy(embeddings)).loss.item()
-    arguments = CSRTrainingArguments(
+    arguments = TrainingArguments(
         tmp_path, max_steps=60, learning_rate=1e-2, report_to=[], save_strategy="no", use_cpu=True, label_names=[]
     )
     data = Dataset.from_dict({"embeddings": embeddings.tolist()}).with_format("torch")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
-PYTHON_DOCS = "python-docs"
-"""Name of the built-in corpus."""
+from pydantic import Field
+
+from csr_hf.plumbing.settings import settings
 
 LAYOUTS = {
     ("image", "text"): "image",
@@ -18,10 +20,10 @@ LAYOUTS = {
     ("embedding", "label"): "embedding",
     ("embedding",): "embedding",
 }
-"""Roles of a data set -> the role whose texts are the documents of a search; the first that fit the columns."""
+"""Roles of a data set -> the role whose rows are the documents of a search; the first that fit the columns."""
 
 
-@dataclass
+@settings
 class SourceArguments:
     """One data set.
 
@@ -29,9 +31,9 @@ class SourceArguments:
         ValueError: for a value out of range or unknown roles, naming it.
     """
 
-    source: str = PYTHON_DOCS
-    """`python-docs`, a file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of
-    `save_to_disk` or of images (captions in its `metadata.csv`, columns `file_name` and `text`), or a Hub id."""
+    source: str = ""
+    """A file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk` or of
+    images (captions in its `metadata.csv`, columns `file_name` and `text`), or a Hub id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"
@@ -42,20 +44,16 @@ class SourceArguments:
     """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
     `text` (and `label`), or `image` (and `text`, its caption, or `label`), or `embedding` (and `label`): a column of
     floats, or the name of an array in an npz file."""
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
     """Take at most this many rows."""
     streaming: bool = False
     """Read the first `limit` rows of a Hub data set or file, shuffled through a buffer, without the rest of it."""
-    weight: float | None = None
+    weight: Annotated[float, Field(gt=0)] | None = None
     """Share of the rows of a training batch, relative to other sources; default: its number of rows."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"`data.limit` ({self.limit}) must be at least 1.")
         if self.streaming and self.limit is None:
             raise ValueError("`data.streaming` needs `data.limit`: how many rows to read.")
-        if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"`data.weight` ({self.weight}) must be above 0. Leave the source out.")
         if self.columns and set(self.columns) not in map(set, LAYOUTS):
             raise ValueError(
                 f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive` (and "
@@ -64,7 +62,7 @@ class SourceArguments:
             )
 
 
-@dataclass
+@settings
 class DataArguments(SourceArguments):
     """What a run learns from and is measured on: one data set, or several under `sources`.
 
@@ -74,18 +72,11 @@ class DataArguments(SourceArguments):
 
     sources: list[SourceArguments] = field(default_factory=list)
     """Several data sets, instead of the one that the other keys name; `limit` then holds for each."""
-    held_out: float = 0.1
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the rows, chosen by hash, that is never trained on and on which the run is measured."""
-    max_characters: int | None = None
+    max_characters: Annotated[int, Field(ge=1)] | None = None
     """Cut texts to this length before embedding."""
     skip_bad: bool = False
     """Leave out images that cannot be opened, and say which; else the first of them ends the run."""
     seed: int = 0
     """Changes which rows are held out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"`data.held_out` ({self.held_out}) must be in [0, 1).")
-        if self.max_characters is not None and self.max_characters < 1:
-            raise ValueError(f"`data.max_characters` ({self.max_characters}) must be at least 1.")

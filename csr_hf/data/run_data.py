@@ -2,178 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.data.sources import SourceData
+from csr_hf.codes import subtract_modality_mean
+from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import EmbeddingCache
-from csr_hf.training.rows import TrainingSource
+from csr_hf.embedding.cache import embed_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from csr_hf.modeling_csr import CSRModel
 
-# The first role of a layout is what is embedded; of an image and its text, the text is the positive.
-_FIELDS = {"negative": "negatives"}
+logger = logging.getLogger(__name__)
+_NAMED = 5
 
 
 @dataclass
-class EmbeddedSource:
-    """A source and the embeddings of its roles."""
+class RunData:
+    """All sources of a run.
 
-    data: SourceData
-    caches: dict[str, EmbeddingCache]
-    """By role; empty where the embeddings came with the data."""
-    biases: dict[str, np.ndarray] = field(default_factory=dict)
-    """What is subtracted from the embeddings of a modality; see `Embedded.centered`."""
-
-    def embeddings(self, role: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """Embeddings of a role, or those that a bool mask chooses, as stored or centered."""
-        if self.data.embeddings is not None:
-            return self.data.embeddings if rows is None else self.data.embeddings[rows]
-        found = self.caches[role].to_numpy(rows)
-        bias = self.biases.get(self.data.modality(role))
-        return found if bias is None else found.astype(np.float32) - bias
-
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-        if self.data.embeddings is not None:
-            return self.data.embeddings.shape[1]
-        return next(iter(self.caches.values())).dim
-
-    def training(self, modalities: Sequence[str] | None) -> TrainingSource:
-        """What may be trained on, by a head of these modalities."""
-        rows, data = ~self.data.held_out, self.data
-        first, *others = data.roles
-        arrays: dict[str, Any] = {_FIELDS.get(role, "positives"): self.embeddings(role, rows) for role in others}
-        labels = None if data.labels is None else data.labels[rows]
-        places = [modalities.index(data.modality(role)) if modalities else 0 for role in (first, *others[:1])]
-        return TrainingSource(
-            self.embeddings(first, rows),
-            **arrays,
-            labels=labels,
-            weight=data.weight,
-            modality=places[0],
-            positive_modality=places[-1],
-        )
-
-
-@dataclass
-class Embedded:
-    """All sources of a run."""
+    Embeddings are given as the backbone makes them; with a `head` of several modalities, each less the mean of its
+    modality, as the head takes them (`CSRModel.subtract_modality_mean`).
+    """
 
     backbone: Backbone | None
-    """None where all embeddings came with the data."""
-    sources: Sequence[EmbeddedSource]
-    head_modalities: list[str] | None = None
-    """Those of the head that the embeddings are centered for."""
+    """None where all embeddings come with the data."""
+    sources: list[Source]
 
     @property
     def name(self) -> str:
-        """Of the data, for tables."""
-        first, others = self.sources[0].data.name, len(self.sources) - 1
+        """Name of the data, for tables."""
+        first, others = self.sources[0].name, len(self.sources) - 1
         return f"{first} and {others} more" if others else first
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
-        return self.sources[0].dim
+        """Width of the embeddings, made or to be made."""
+        return self.backbone.dim if self.backbone else self.sources[0].dim
 
     @property
     def modalities(self) -> list[str] | None:
-        """Those of the data, in alphabetical order, if there are several."""
-        found = sorted({source.data.modality(role) for source in self.sources for role in source.data.roles})
+        """Modalities of the data in alphabetical order, if there are several."""
+        found = sorted({source.modality(role) for source in self.sources for role in source.roles})
         return found if len(found) > 1 else None
 
-    def mean(self, modality: str) -> np.ndarray:
-        """Mean embedding of what may be trained on in a modality, float32, shape (dim,).
+    def check(self) -> None:
+        """Check that the sources fit each other.
+
+        Raises:
+            ValueError: if embeddings that come with the data differ in width, or stand beside images.
+        """
+        widths = {source.dim for source in self.sources if source.vectors}
+        if self.backbone:
+            widths.add(self.backbone.dim)
+        if len(widths) > 1:
+            raise ValueError(
+                f"the sources' embeddings differ in width: {sorted(widths)}. They must be of one backbone."
+            )
+        is_embedded = {bool(source.vectors) for source in self.sources}
+        if len(is_embedded) > 1 and any("image" in source.roles for source in self.sources):
+            raise ValueError(
+                "`data.sources` has images beside precomputed embeddings, and nothing says whether those are of "
+                "images or of texts. Train on one of both."
+            )
+
+    def embed(self, cache_dir: str | Path, batch_size: int) -> None:
+        """Embed every role of every source once, or find its embeddings in a cache.
+
+        Args:
+            cache_dir: folder of embedding caches.
+            batch_size: inputs in one pass of the backbone.
+
+        Raises:
+            ValueError: as `embed_dataset` does.
+        """
+        for source in self.sources:
+            held_out = int(source.held_out.sum())
+            logger.info(
+                "data       %s: %s rows of %s, %s held out",
+                source.name,
+                f"{len(source):,}",
+                " + ".join(source.roles),
+                f"{held_out:,}",
+            )
+            if source.skipped:
+                few = ", ".join(source.skipped[:_NAMED]) + (", ..." if len(source.skipped) > _NAMED else "")
+                logger.info("skipped    %s images that cannot be opened: %s", f"{len(source.skipped):,}", few)
+            for role in source.roles:
+                if role not in source.vectors and self.backbone is not None:
+                    self._embed_role(source, role, self.backbone, cache_dir, batch_size)
+
+    def modality_mean(self, modality: str) -> np.ndarray:
+        """Compute the mean embedding of what may be trained on in a modality, float32, shape (dim,).
 
         If there are images with texts, theirs alone: the means of both then stand for the same content.
         """
-        paired = [source for source in self.sources if source.data.query_role == "text"]
+        paired = [source for source in self.sources if source.query_role == "text"]
         parts = [
-            source.embeddings(role, ~source.data.held_out)
+            source.vectors[role][~source.held_out]
             for source in paired or self.sources
-            for role in source.data.roles
-            if source.data.modality(role) == modality
+            for role in source.roles
+            if source.modality(role) == modality
         ]
         return np.concatenate(parts).mean(0, dtype=np.float64).astype(np.float32)
 
-    def centered(self, head: CSRModel) -> Embedded:
-        """The same with embeddings as the head takes them, see `CSRModel.subtract_modality_mean`."""
-        if not head.config.modalities:
-            return self
-        biases = dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))
-        sources = [replace(source, biases=biases) for source in self.sources]
-        return replace(self, sources=sources, head_modalities=head.config.modalities)
+    def train_embeddings(self, head: CSRModel | None = None) -> np.ndarray:
+        """Return everything that may be trained on, every role a row, shape (n, dim)."""
+        parts = [_embeddings(source, role, ~source.held_out, head) for source in self.sources for role in source.roles]
+        return np.concatenate(parts)
 
-    @cached_property
-    def training(self) -> list[TrainingSource]:
-        """What may be trained on, by source."""
-        return [source.training(self.head_modalities) for source in self.sources]
-
-    @property
-    def train(self) -> np.ndarray:
-        """Everything that may be trained on, shape (n, dim)."""
-        return np.concatenate([array for source in self.training for array in source.arrays])
-
-    @property
-    def documents(self) -> np.ndarray:
-        """Embeddings of every document, held out or not."""
-        return np.concatenate([source.embeddings(source.data.document_role) for source in self.sources])
-
-    @property
-    def held_out_documents(self) -> np.ndarray:
-        """Embeddings of the documents that are held out; those of pairs first."""
+    def documents(self, head: CSRModel | None = None) -> np.ndarray:
+        """Return the embeddings of every document, held out or not, shape (n, dim)."""
         return np.concatenate(
-            [source.embeddings(source.data.document_role, source.data.held_out) for source in self._pairs_first]
+            [_embeddings(source, source.document_role, slice(None), head) for source in self.sources]
         )
 
-    @property
-    def held_out_queries(self) -> np.ndarray | None:
-        """Embeddings of the queries that are held out, row i answered by document i; None if there are no pairs."""
-        pairs = [(source, source.data.query_role) for source in self._pairs_first if source.data.query_role]
+    def held_out_documents(self, head: CSRModel | None = None) -> np.ndarray:
+        """Return the embeddings of the documents that are held out, those of pairs first."""
+        return np.concatenate(
+            [_embeddings(source, source.document_role, source.held_out, head) for source in self._pairs_first]
+        )
+
+    def held_out_queries(self, head: CSRModel | None = None) -> np.ndarray | None:
+        """Return the embeddings of the queries that are held out; document i answers query i. None without pairs."""
+        pairs = [(source, source.query_role) for source in self._pairs_first if source.query_role]
         if not pairs:
             return None
-        return np.concatenate([source.embeddings(role, source.data.held_out) for source, role in pairs if role])
+        return np.concatenate([_embeddings(source, role, source.held_out, head) for source, role in pairs if role])
 
     @property
     def has_captions(self) -> bool:
         """Whether any images come with texts."""
-        return any(source.data.query_role == "text" for source in self.sources)
+        return any(source.query_role == "text" for source in self.sources)
 
     def held_out_captions(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Embeddings of the images that are held out and of their captions, row by row, and the captions."""
-        pairs = [source for source in self.sources if source.data.query_role == "text"]
+        """Return the embeddings of held-out images and of their captions, row by row, and the captions."""
+        pairs = [source for source in self.sources if source.query_role == "text"]
         images, texts = (
-            np.concatenate([source.embeddings(role, source.data.held_out) for source in pairs])
-            for role in ("image", "text")
+            np.concatenate([source.vectors[role][source.held_out] for source in pairs]) for role in ("image", "text")
         )
-        rows = [source.data.dataset.select(np.flatnonzero(source.data.held_out)) for source in pairs]
-        return images, texts, [text for part in rows for text in part["text"]]
+        captions = []
+        for source in pairs:
+            if source.rows is not None:
+                captions += list(source.rows.select(np.flatnonzero(source.held_out))["text"])
+        return images, texts, captions
 
-    def texts(self) -> Dataset | None:
-        """Columns `id` and `text` of every document, and `thumbnail` if there are images; None where nothing shows."""
+    def show_documents(self) -> Dataset | None:
+        """Return columns `id` and `text` of every document, and `thumbnail` if there are images.
+
+        None where some source holds embeddings alone.
+        """
         from datasets import concatenate_datasets
 
-        if any(source.data.embeddings is not None for source in self.sources):
-            return None
         parts = []
         for source in self.sources:
-            part = source.data.to_show()
+            part = source.show_documents()
+            if part is None:
+                return None
             if len(self.sources) > 1:
-                ids = [f"{source.data.name}:{number}" for number in part["id"]]
+                ids = [f"{source.name}:{number}" for number in part["id"]]
                 part = part.remove_columns("id").add_column("id", ids).select_columns(["id", *part.column_names[1:]])
             parts.append(part)
         return concatenate_datasets(parts)
 
     @property
-    def _pairs_first(self) -> list[EmbeddedSource]:
-        return sorted(self.sources, key=lambda source: source.data.query_role is None)
+    def _pairs_first(self) -> list[Source]:
+        return sorted(self.sources, key=lambda source: source.query_role is None)
+
+    @staticmethod
+    def _embed_role(source: Source, role: str, backbone: Backbone, cache_dir: str | Path, batch_size: int) -> None:
+        cache = embed_dataset(
+            source.inputs(role),
+            backbone,
+            cache_dir,
+            prompt_name=source.prompt_name(role),
+            batch_size=batch_size,
+            label=f"embedding {role}",
+        )
+        found = "found in" if cache.reused else "->"
+        logger.info("embeddings %s: %s x %d %s %s", role, f"{len(cache):,}", cache.dim, found, cache.folder)
+        source.vectors[role] = cache
+
+
+def _embeddings(source: Source, role: str, rows: np.ndarray | slice, head: CSRModel | None) -> np.ndarray:
+    """Return chosen embeddings of a role, less the mean of its modality for a head of several."""
+    found = source.vectors[role][rows]
+    return found if head is None else subtract_modality_mean(head, found, source.modality(role))

@@ -6,9 +6,11 @@ import ast
 import difflib
 import functools
 import inspect
+import itertools
+import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,14 +19,28 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 _Settings = TypeVar("_Settings")
 
 
-@dataclass_transform()
+@dataclass(frozen=True)
+class Flag:
+    """How the command line takes a field, where its type does not tell: `Annotated[list[int], Flag("k")]`."""
+
+    name: str | None = None
+    """Of the flag, without dashes; default that of the field."""
+    nargs: str | None = None
+    """Take it by its place instead of by a flag: "" for one that must be given, "?" or "*" as argparse has them."""
+    parse: Callable[[str], Any] | None = None
+    """Read one value; the flag may be repeated."""
+
+
+@dataclass_transform(kw_only_default=True)
 def settings(kind: type[_Settings]) -> type[_Settings]:
-    """Make a class a dataclass whose values pydantic checks and converts ("2e-3" becomes 0.002).
+    """Make a class a dataclass whose values pydantic checks and converts ("2e-3" becomes 0.002); all by keyword.
 
     Making an instance with a wrong value or an unknown key raises a `ValueError` of one line that names the key, the
     value, and the rule or the nearest known key. A rule that needs several fields belongs into `__post_init__`.
     """
-    checked: Any = pydantic_dataclass(kind, config=ConfigDict(extra="forbid"))
+    checked: Any = pydantic_dataclass(
+        kind, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True), kw_only=True
+    )
     initialize = checked.__init__
 
     @functools.wraps(initialize)
@@ -104,8 +120,37 @@ def field_docs(kind: type) -> dict[str, str]:
     for each in reversed(kind.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(each))).body[0]
         statements = body.body if isinstance(body, ast.ClassDef) else []
-        for field, doc in zip(statements, statements[1:], strict=False):
+        for field, doc in itertools.pairwise(statements):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(doc, ast.Expr):
                 if isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str):
                     docs[field.target.id] = " ".join(doc.value.value.split())
     return docs
+
+
+def read_yaml(text: str) -> Any:
+    """Read one value of a command line as YAML.
+
+    Raises:
+        ValueError: if it is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not a YAML value.") from error
+
+
+def read_overrides(text: str) -> dict[str, Any]:
+    """Read `section.key=value,section.key=value`, values as YAML; commas within brackets belong to a value.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = {}
+    for pair in re.split(r",(?![^\[{]*[\]}])", text):
+        key, equals, value = pair.strip().partition("=")
+        if not equals:
+            raise ValueError(f"{pair!r} is not key=value.")
+        found[key] = read_yaml(value)
+    return found

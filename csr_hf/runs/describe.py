@@ -1,4 +1,4 @@
-"""What a folder or file holds, in a few lines: the answer of `csr-hf info`."""
+"""Describe what a folder or file holds, in a few lines: the answer of `csr-hf info`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from csr_hf.evaluation.results import Results
+from csr_hf.runs.folder import RunFolder
 
 
 def describe(path: str | Path) -> list[str]:
-    """Lines that describe a run, a head, an index, an embedding cache, results, or a file of sparse codes.
+    """Return lines that describe a run, a head, an index, an embedding cache, results, or a file of sparse codes.
 
     Raises:
         ValueError: if the path does not exist, is damaged, or is nothing that csr_hf writes.
@@ -25,10 +26,11 @@ def describe(path: str | Path) -> list[str]:
 
 
 def _describe_run(path: Path) -> list[str]:
-    lines = [f"run {path}", *("  " + line for line in _describe_model(path / "model"))]
-    if (path / "index").is_dir():
-        lines += ["  " + line for line in _describe_index(path / "index")]
-    if (path / "results.json").is_file():
+    folder = RunFolder.of(path)
+    lines = [f"run {path}", *("  " + line for line in _describe_model(folder.model))]
+    if folder.index.is_dir():
+        lines += ["  " + line for line in _describe_index(folder.index)]
+    if folder.results.is_file():
         lines += ["  " + line for line in _describe_results(path)]
     return lines
 
@@ -88,18 +90,19 @@ def _describe_codes(path: Path) -> list[str]:
     return [f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head_fingerprint or 'unknown'}"]
 
 
-def _has(*names: str) -> Callable[[Path], bool]:
-    return lambda path: path.is_dir() and all((path / name).exists() for name in names)
+def _is_index(path: Path) -> bool:
+    return path.is_dir() and any(path.glob("*.json")) and not RunFolder.of(path).results.exists()
+
+
+def _is_results(path: Path) -> bool:
+    return path.name == RunFolder.of(path.parent).results.name or RunFolder.of(path).results.exists()
 
 
 _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path], list[str]]]] = [
-    (_has("model/config.json"), _describe_run),
-    (_has("config.json"), _describe_model),
+    (lambda path: (RunFolder.of(path).model / "config.json").is_file(), _describe_run),
+    (lambda path: (path / "config.json").is_file(), _describe_model),
     (lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
-    (
-        lambda path: path.is_dir() and any(path.glob("*.json")) and not (path / "results.json").exists(),
-        _describe_index,
-    ),
-    (lambda path: path.name == "results.json" or (path / "results.json").exists(), _describe_results),
+    (_is_index, _describe_index),
+    (_is_results, _describe_results),
     (lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

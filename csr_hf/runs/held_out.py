@@ -1,29 +1,29 @@
-"""What a run measures on the rows it held out: neighbors, answers to queries, captions, labels."""
+"""Measure a head on the rows that a run held out: neighbors, answers to queries, captions, labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.data.run_data import Embedded
+from csr_hf.data.run_data import RunData
 from csr_hf.evaluation.results import Results, Row
-from csr_hf.runs.recipe import RunRecipe, versions
+from csr_hf.plumbing.provenance import provenance
+from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.recipe import RunRecipe
 
 if TYPE_CHECKING:
     from csr_hf.evaluation.methods import Method
     from csr_hf.modeling_csr import CSRModel
 
-_PLOT = "retention.png"
+logger = logging.getLogger(__name__)
 _FEWEST = 20
 
 
-def evaluate(
-    recipe: RunRecipe, embedded: Embedded, head: CSRModel, *, say: Callable[[str], None], command: str = ""
-) -> Results | None:
-    """Measure the head on the held-out rows, write `results.json`, `results.md` and the plot.
+def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Results | None:
+    """Measure the head on the held-out rows, and write `results.json`, `results.md` and the plot.
 
     Pairs are measured by what their first half finds; single texts or images by the neighbors of every fifth among
     the rest; images with texts in both directions, if the head has both modalities. Labeled rows also by the label
@@ -31,86 +31,83 @@ def evaluate(
 
     Args:
         recipe: k and methods to measure, and where the results go.
-        embedded: the run's data.
+        data: of the run.
         head: what was trained.
-        say: told what happens.
-        command: the command line, recorded with the results.
 
     Returns:
         The results; None when too few rows are held out.
     """
     from csr_hf.evaluation.methods import all_methods
 
-    across = bool(head.config.modalities) and embedded.has_captions
-    arguments, centered = recipe.evaluation, embedded.centered(head)
-    count = len(embedded.held_out_captions()[0] if across else embedded.held_out_documents)
+    across, arguments = bool(head.config.modalities) and data.has_captions, recipe.evaluation
+    count = len(data.held_out_captions()[0] if across else data.held_out_documents())
     if count < _FEWEST:
-        say(f"results    none: {count} rows are held out, too few to measure (`data.held_out`)")
+        logger.info("results    none: %d rows are held out, too few to measure (`data.held_out`)", count)
         return None
     methods = all_methods(
         head,
-        embedded.train if across else centered.train,
+        data.train_embeddings(None if across else head),
         ks=arguments.ks,
         baselines=arguments.baselines,
-        two_stage=arguments.two_stage,
+        rerank=arguments.two_stage,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = _across_modalities(methods, head, embedded) if across else _retrieval(methods, centered)
-    # Of each task the first metric tells most, of recalls the last.
+    rows = _measure_across_modalities(methods, data) if across else _measure_retrieval(methods, head, data)
+    # The plot shows a task's first metric; of recall at several ranks, the last.
     metric = rows[-1 if across else 0].metric
-    rows += _labeled(methods, head, embedded)
-    found = versions()
+    rows += _measure_labels(methods, head, data)
     note = (
-        f"queries keep {arguments.query_k_factor} x k latents; CSR: documents with least-squares values; "
-        f"CSR, decoded: documents by matching pursuit, the dense query against the best {arguments.candidates} of "
-        "them decoded; CSR + int8: the dense query against int8 copies of them; bytes are those stored for a document"
+        f"Queries keep their {arguments.query_k_factor} k largest projections on the dictionary. CSR: score over "
+        "those latents, documents with least-squares values. CSR, decoded: documents by matching pursuit, top "
+        f"{arguments.candidates} reranked by the full dense query against decoded documents. CSR + int8: top "
+        f"{arguments.candidates} reranked against int8 vectors. Bytes are those stored for a document."
     )
-    details = {"command": command, "machine": found.pop("machine"), "versions": found, "note": note}
-    results = Results(rows, details)
-    results.save(recipe.output_dir)
-    _plot(results, Path(recipe.output_dir) / _PLOT, metric, say)
+    results = Results(rows, {**provenance(), "note": note})
+    folder = RunFolder.of(recipe.output_dir)
+    results.save(folder.path)
+    _plot(results, folder, metric)
     return results
 
 
-def _across_modalities(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> list[Row]:
+def _measure_across_modalities(methods: Sequence[Method], data: RunData) -> list[Row]:
     from csr_hf.evaluation.cross_modal import evaluate_cross_modal
 
-    images, texts, captions = embedded.held_out_captions()
-    task = f"{embedded.name}, {len(images):,} held-out images"
-    return evaluate_cross_modal(methods, head, images, texts, captions, task=task)
+    images, texts, captions = data.held_out_captions()
+    task = f"{data.name}, {len(images):,} held-out images"
+    return evaluate_cross_modal(methods, images, texts, captions, task=task)
 
 
-def _retrieval(methods: Sequence[Method], embedded: Embedded) -> list[Row]:
+def _measure_retrieval(methods: Sequence[Method], head: CSRModel, data: RunData) -> list[Row]:
     from csr_hf.evaluation.retrieval import evaluate_retrieval
 
-    queries, documents = embedded.held_out_queries, embedded.held_out_documents
+    queries, documents = data.held_out_queries(head), data.held_out_documents(head)
     if queries is not None:
-        task = f"{embedded.name}, {len(queries):,} held-out pairs"
+        task = f"{data.name}, {len(queries):,} held-out pairs"
         return evaluate_retrieval(methods, queries, documents, task=task)
-    asked = np.arange(len(documents)) % 5 == 0
-    kinds = {source.data.modality(source.data.document_role) for source in embedded.sources}
+    is_query = np.arange(len(documents)) % 5 == 0
+    kinds = {source.modality(source.document_role) for source in data.sources}
     kind = f"{kinds.pop()}s" if len(kinds) == 1 else "rows"
-    task = f"{embedded.name}, {asked.sum():,} held-out {kind} among {(~asked).sum():,}"
-    return evaluate_retrieval(methods, documents[asked], documents[~asked], task=task, paired=False)
+    task = f"{data.name}, {is_query.sum():,} held-out {kind} among {(~is_query).sum():,}"
+    return evaluate_retrieval(methods, documents[is_query], documents[~is_query], task=task, paired=False)
 
 
-def _labeled(methods: Sequence[Method], head: CSRModel, embedded: Embedded) -> Iterator[Row]:
+def _measure_labels(methods: Sequence[Method], head: CSRModel, data: RunData) -> Iterator[Row]:
     from csr_hf.evaluation.labeled import evaluate_labeled
 
-    for source in embedded.sources:
-        labels, role, test = source.data.labels, source.data.document_role, source.data.held_out
-        if labels is None:
+    for source in data.sources:
+        if source.labels is None:
             continue
-        sides = [(source.embeddings(role, rows), labels[rows]) for rows in (~test, test)]
-        modality = source.data.modality(role) if head.config.modalities else None
-        yield from evaluate_labeled(methods, head, *sides, data=source.data.name, modality=modality)
+        role, test = source.document_role, source.held_out
+        sides = [(source.vectors[role][rows], source.labels[rows]) for rows in (~test, test)]
+        modality = source.modality(role) if head.config.modalities else None
+        yield from evaluate_labeled(methods, *sides, data=source.name, modality=modality)
 
 
-def _plot(results: Results, path: Path, metric: str, say: Callable[[str], None]) -> None:
+def _plot(results: Results, folder: RunFolder, metric: str) -> None:
     from csr_hf.evaluation.plots import plot_retention
 
     try:
-        plot_retention(results, path, metric)
+        plot_retention(results, folder.plot, metric)
     except ImportError as error:
-        say(f"plot       none: {error}")
+        logger.info("plot       none: %s", error)

@@ -1,42 +1,45 @@
-"""One YAML file = one reproducible run: the dataclasses behind a recipe, and its strict reading and writing."""
+"""One YAML file = one reproducible run: the settings behind a recipe, and its strict reading and writing."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.metadata
-import os
-import platform
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from csr_hf.data.arguments import DataArguments, SourceArguments
+from pydantic import Field
+
+from csr_hf.data.arguments import DataArguments
 from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.provenance import machine, versions
+from csr_hf.plumbing.settings import from_mapping, settings, suggest
+from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
 
-_VERSIONED = ("csr_hf", "torch", "transformers", "sentence-transformers", "datasets", "accelerate", "numpy", "numba")
+Copy = Literal["binary", "int8", "float16"]
+FRESH_HEADS = ("kaiming", "data")
+"""Values of `model.init` that name no head."""
 
 # Sections that a finished run adds: a resolved recipe can be run again as it is.
 _RECORDED = ("versions", "results")
 
 
-@dataclass
+@settings
 class BackboneArguments:
-    """Which frozen model makes the embeddings."""
+    """The frozen model that makes the embeddings."""
 
     name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hub id or folder."""
     revision: str | None = None
     """Branch, tag or commit."""
     device: str | None = None
-    """Default: the best at hand."""
-    batch_size: int = 32
+    """cpu, cuda, ...; default the best there is."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
     """Texts in one pass."""
 
 
-@dataclass
+@settings
 class ModelArguments:
     """Sizes of the head; see `CSRConfig`."""
 
@@ -51,52 +54,52 @@ class ModelArguments:
     tied_decoder: bool = True
     """Decode with the transposed encoder."""
     modality_bias: bool = True
-    """Center images and texts each by its own mean, see `CSRModel.subtract_modality_mean`; False: one bias
-    for both, as published."""
+    """Subtract from images and texts each their own mean, see `CSRModel.subtract_modality_mean`; False: one bias for
+    both, as published."""
     init: str = "kaiming"
-    """Where training starts: "kaiming" (random), "data" (atoms are training embeddings), or a head that was trained
-    before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
+    """Where training starts: "kaiming" (random), "data" (dictionary vectors are training embeddings), or a head that
+    was trained before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
 
     def hidden_dim_for(self, input_dim: int) -> int:
-        """The number of latents for embeddings `input_dim` wide."""
+        """Compute the number of latents for embeddings `input_dim` wide."""
         match = re.fullmatch(r"([0-9.]+)x|([0-9]+)", str(self.hidden_dim))
         if match is None:
             raise ValueError(f"`model.hidden_dim` ({self.hidden_dim!r}) must be a number, or a multiple such as 4x.")
         return int(match[2]) if match[2] else round(float(match[1]) * input_dim)
 
 
-@dataclass
+@settings
 class EvaluationArguments:
-    """What is measured on the held-out pairs."""
+    """What is measured on the held-out rows."""
 
     ks: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
     """Active latents to report."""
-    query_k_factor: int = 2
+    query_k_factor: Annotated[int, Field(ge=1)] = 2
     """A query keeps this many times the documents' latents, at no cost in storage."""
-    candidates: int = 100
-    """Documents the first stage hands to the second."""
+    candidates: Annotated[int, Field(ge=1)] = 100
+    """Documents that the first stage hands to the second."""
     baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
-    two_stage: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings that rank what CSR finds: binary, int8, float16."""
+    two_stage: list[Copy] = field(default_factory=lambda: ["int8"])
+    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
 
 
-@dataclass
+@settings
 class IndexArguments:
     """How the corpus is indexed."""
 
     k: int | None = None
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
-    """How documents are encoded, see `CSRModel.encode`: "pursuit" is best with the second stage."""
-    copies: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["binary", "int8"])
-    """Copies of the embeddings to keep: float16, int8 or binary for the second stage, binary beside another to find
-    what it ranks; none for the codes alone."""
+    """How documents are encoded, see `CSRModel.encode`: "pursuit" is best where copies rerank."""
+    copies: list[Copy] = field(default_factory=lambda: ["binary", "int8"])
+    """Copies of the embeddings to keep: float16, int8 or binary to rerank by, binary beside another to find
+    candidates; none for the codes alone."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""
 
 
-@dataclass
+@settings
 class RunRecipe:
     """Everything that determines a run.
 
@@ -109,11 +112,17 @@ class RunRecipe:
     cache_dir: str | None = None
     """Where embeddings are kept; default `<output_dir>/../embeddings`, shared by neighboring runs."""
     backbone: BackboneArguments = field(default_factory=BackboneArguments)
+    """The frozen model."""
     data: DataArguments = field(default_factory=DataArguments)
+    """What the run learns from."""
     model: ModelArguments = field(default_factory=ModelArguments)
+    """Sizes of the head."""
     training: CSRTrainingArguments = field(default_factory=lambda: CSRTrainingArguments.from_preset("csr_hf"))
+    """How the head is trained; the key `preset` (csr, csrv2, csr_hf) sets what is not given."""
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    """What is measured."""
     index: IndexArguments = field(default_factory=IndexArguments)
+    """How the corpus is indexed."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> RunRecipe:
@@ -148,23 +157,21 @@ class RunRecipe:
         for recorded in _RECORDED:
             content.pop(recorded, None)
         for dotted, value in (overrides or {}).items():
-            *section, key = dotted.split(".")
-            target = content
-            for name in section:
-                target = target.setdefault(name, {})
-                if not isinstance(target, dict):
-                    raise ValueError(f"`{dotted}` is unknown: `{name}` is not a section.")
-            target[key] = value
+            _set(content, dotted, value)
+        names = [known.name for known in dataclasses.fields(cls)]
         content = {key: {} if value is None and key in _SECTIONS else value for key, value in content.items()}
-        _check_keys(cls, content)
+        for key in content:
+            if key not in names:
+                raise ValueError(f"`{key}` is not a key of a recipe. {suggest(str(key), names)}")
         training = content.get("training", {})
-        preset = CSRTrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
-        content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
-        return _validated(content)
+        if isinstance(training, dict):
+            preset = CSRTrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
+            content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
+        return from_mapping(cls, content)
 
     @staticmethod
     def recorded(path: str | Path, section: str) -> dict[str, Any]:
-        """A section that a finished run added to its resolved recipe: `results` or `versions`."""
+        """Read a section that a finished run added to its resolved recipe: `results` or `versions`."""
         import yaml
 
         return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get(section, {})
@@ -172,74 +179,30 @@ class RunRecipe:
     @property
     def embeddings_dir(self) -> Path:
         """Folder of the embedding caches."""
-        return Path(self.cache_dir) if self.cache_dir else Path(self.output_dir).parent / "embeddings"
+        return Path(self.cache_dir) if self.cache_dir else RunFolder.of(self.output_dir).embeddings
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values."""
+        """Return plain nested values."""
         return dataclasses.asdict(self)
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the resolved recipe, the versions it ran with, and `extra` sections."""
         import yaml
 
-        resolved = {**self.to_dict(), "versions": versions(), **(extra or {})}
+        resolved = {**self.to_dict(), "versions": {**versions(), "machine": machine()}, **(extra or {})}
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the machine's description."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return found
+_SECTIONS = ("backbone", "data", "model", "training", "evaluation", "index")
 
 
-def _check_keys(kind: type, content: dict[str, Any], prefix: str = "") -> None:
-    """Refuse unknown keys, naming the nearest known one; descends into sections."""
-    sections = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
-    known = [*sections, "preset"] if kind is CSRTrainingArguments else list(sections)
-    for key, value in content.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"Did you mean `{prefix}{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
-            raise ValueError(f"`{prefix}{key}` is not a key of a recipe. {hint}")
-        if kind is DataArguments and key == "sources" and isinstance(value, list):
-            for number, source in enumerate(value):
-                if not isinstance(source, dict):
-                    raise ValueError(f"`{prefix}sources` lists mappings such as {{source: FILE}}, not {source!r}.")
-                _check_keys(SourceArguments, source, f"{prefix}sources.{number}.")
-        section = _SECTIONS.get(key) if kind is RunRecipe else None
-        if section is not None and not isinstance(value, dict):
-            raise ValueError(f"`{key}` is a section with keys, not {value!r}.")
-        if section is not None:
-            _check_keys(section, value, f"{key}.")
-
-
-def _validated(content: dict[str, Any]) -> RunRecipe:
-    """Let pydantic check and convert every value (YAML reads 1e-3 as text, for one)."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(RunRecipe).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ValueError):
-            raise ValueError(str(cause)) from None
-        raise ValueError(f"`{key}` ({first['input']!r}): {first['msg']}.") from None
-
-
-_SECTIONS: dict[str, type] = {
-    "backbone": BackboneArguments,
-    "data": DataArguments,
-    "model": ModelArguments,
-    "training": CSRTrainingArguments,
-    "evaluation": EvaluationArguments,
-    "index": IndexArguments,
-}
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a value in nested dictionaries by its dotted key; sections that are missing are made."""
+    *section, key = dotted.split(".")
+    target = content
+    for name in section:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"`{dotted}` is unknown: `{name}` is not a section.")
+    target[key] = value

@@ -1,4 +1,4 @@
-"""Questions to a finished run."""
+"""Search the documents of a finished run by questions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.codes import project_queries
-from csr_hf.encoder import CSREncoder
+from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_mean
+from csr_hf.embedding.backbone import Backbone, load_backbone_of
+from csr_hf.heads import load_head
+from csr_hf.repository import open_repository
+from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
@@ -16,16 +19,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from csr_hf.backends import Engine
+    from csr_hf.modeling_csr import CSRModel
 
-_MODEL, _INDEX, _DOCUMENTS, _RECIPE = "model", "index", "documents.parquet", "recipe.yaml"
 _BY_EXACTNESS: tuple[Literal["float16", "int8", "binary"], ...] = ("float16", "int8", "binary")
 
 
 class Hit(NamedTuple):
-    """One answer."""
+    """One document that was found."""
 
     score: float
-    """Cosine of the dense query and the document as the second stage knows it: a copy, or decoded."""
+    """Cosine of the dense query and the document as reranking knows it: a copy, or decoded."""
     id: str
     text: str
     thumbnail: bytes | None = None
@@ -33,26 +36,29 @@ class Hit(NamedTuple):
 
 
 class RunSearcher:
-    """Questions to a finished run: its head, index and texts.
+    """Head, index and texts of a finished run, searched by questions.
 
     Args:
-        encoder: backbone and head.
-        index: of the documents' codes, or a search engine that holds them.
+        backbone: embeds the questions.
+        head: encodes them.
+        index: of the documents' codes, or a search backend that holds them.
         documents: rows with `id` and `text`; the index calls them 0, 1, ...
         settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
     """
 
     def __init__(
         self,
-        encoder: CSREncoder,
+        backbone: Backbone,
+        head: CSRModel,
         index: InvertedIndex | Engine,
         documents: Dataset,
         settings: EvaluationArguments,
     ) -> None:
-        self.settings = settings
-        self.encoder = encoder
+        self.backbone = backbone
+        self.head = head
         self.index = index
         self.documents = documents
+        self.settings = settings
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None, engine: Engine | None = None) -> RunSearcher:
@@ -60,51 +66,53 @@ class RunSearcher:
 
         Args:
             folder: with head and texts, and the index.
-            device: of backbone and head; default the best at hand.
-            engine: the search engine that `csr-hf index --engine` put the codes into.
+            device: of backbone and head; default the best there is.
+            engine: the search backend that `csr-hf index --backend` put the codes into.
 
         Raises:
             ValueError: if a part of it is missing or damaged, or the index was built with another head.
         """
         from datasets import Dataset
 
-        folder = Path(folder)
-        for name in (_MODEL, *([_INDEX] if engine is None else []), _DOCUMENTS, _RECIPE):
-            if not (folder / name).exists():
-                raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
-        index = InvertedIndex.load(folder / _INDEX) if engine is None else engine
-        made_with = index.head if isinstance(index, InvertedIndex) else index.schema.head
-        encoder = CSREncoder.from_pretrained(folder / _MODEL, device=device)
-        if made_with != encoder.fingerprint:
-            where = f"{folder / _INDEX} was built" if engine is None else f"{engine.collection!r} was filled"
+        files = RunFolder.of(folder)
+        needed = [files.model, *([files.index] if engine is None else []), files.documents, files.recipe]
+        for name in files.missing(*needed):
+            raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
+        index = InvertedIndex.load(files.index) if engine is None else engine
+        indexed_head = index.head if isinstance(index, InvertedIndex) else index.schema.head
+        repository = open_repository(files.model)
+        head = load_head(repository)
+        if indexed_head != head_fingerprint(head):
+            where = f"{files.index} was built" if engine is None else f"{engine.collection!r} was filled"
             raise ValueError(
-                f"{where} with another head ({made_with}) than {folder / _MODEL} "
-                f"({encoder.fingerprint}). Run the recipe again, or index the documents with this head."
+                f"{where} with another head ({indexed_head}) than {files.model} ({head_fingerprint(head)}). Run the "
+                "recipe again, or index the documents with this head."
             )
-        settings = RunRecipe.load(folder / _RECIPE).evaluation
-        return cls(encoder, index, Dataset.from_parquet(str(folder / _DOCUMENTS)), settings)
+        settings = RunRecipe.load(files.recipe).evaluation
+        backbone = load_backbone_of(repository, head, device=device)
+        head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
+        return cls(backbone, head, index, Dataset.from_parquet(str(files.documents)), settings)
 
     def search(
         self, question: Any, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
     ) -> list[Hit]:
-        """The best documents for a question, rescored by the most exact copy that the index keeps, or by the codes.
+        """Find the best documents for a question.
 
-        Signs find what a more exact copy rescores, where the index has both; else inverted lists do.
-
-        A search engine ranks by the codes of both sides alone.
+        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists;
+        the most exact copy reranks them, or the decoded codes without copies. A search backend ranks by the codes of
+        both sides alone.
 
         Args:
             question: any text, or an image or its path, if the backbone takes images.
-            top_k: answers wanted.
+            top_k: hits wanted.
             query_k: latents of the query; default as the run was measured.
-            candidates: documents that the first stage hands to the second; default as the run was measured.
+            candidates: documents to rerank; default as the run was measured.
         """
-        head, index = self.encoder.head, self.index
+        index = self.index
         k = index.k if isinstance(index, InvertedIndex) else index.schema.k
-        query_k = min(query_k or self.settings.query_k_factor * k, head.config.hidden_dim)
-        embedding = self.encoder.subtract_modality_means(self.encoder.embed(question, prompt_name="query"), question)
-        embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
-        projections = project_queries(head, embedding)
+        query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)
+        embedding = self._embed(question)
+        projections = project_queries(self.head, embedding)
         if isinstance(index, InvertedIndex):
             kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
             found = index.search(
@@ -116,15 +124,26 @@ class RunSearcher:
                 projections=projections,
                 embeddings=embedding,
             )
-            answers = [*zip(found.positions[0], found.ids[0], found.scores[0], strict=True)]
-        else:
-            sparse = index.search(projections.codes(query_k), top_k)
-            answers = [*zip(sparse.ids[0], sparse.ids[0], sparse.scores[0], strict=True)]
+            numbers = np.where(found.positions[0] >= 0, found.ids[0], -1)
+            return self._hits(numbers, found.scores[0])
+        sparse = index.search(projections.codes(query_k), top_k)
+        return self._hits(sparse.ids[0], sparse.scores[0])
+
+    def _embed(self, question: Any) -> np.ndarray:
+        """Embed one question as the head takes it, unit norm, shape (1, input_dim)."""
+        embedding = self.backbone.embed([question], "query")
+        (modality,) = self.backbone.modalities_of([question])
+        embedding = subtract_modality_mean(self.head, embedding, modality)
+        return embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+
+    def _hits(self, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
+        """Look up documents by their numbers; -1 is none."""
         hits = []
-        for position, number, score in answers:
-            if position >= 0:
-                if not 0 <= number < len(self.documents):
-                    raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
-                row = self.documents[int(number)]
-                hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail")))
+        for number, score in zip(numbers, scores, strict=True):
+            if number < 0:
+                continue
+            if number >= len(self.documents):
+                raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
+            row = self.documents[int(number)]
+            hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail")))
         return hits

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from csr_hf.data.run_data import RunData
 from csr_hf.evaluation.results import Results, Row
-from csr_hf.runs import held_out, pipeline
-from csr_hf.runs.recipe import RunRecipe, versions
+from csr_hf.plumbing.provenance import provenance
+from csr_hf.runs import pipeline
+from csr_hf.runs.arguments import SweepArguments
+from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.held_out import measure_held_out
+from csr_hf.runs.recipe import RunRecipe
 from csr_hf.training.arguments import CSRTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 _SIZES = ("hidden_dim", "k", "max_steps")
 
 
-def sweep(
-    recipe: RunRecipe,
-    *,
-    hidden_dims: Sequence[int | str] = (),
-    ks: Sequence[int] = (),
-    max_steps: Sequence[int] = (),
-    presets: Sequence[str] = (),
-    variants: Sequence[dict[str, Any]] = (),
-    say: Callable[[str], None],
-    progress: bool = True,
-    command: str = "",
-) -> Results:
+def sweep(recipe: RunRecipe, arguments: SweepArguments) -> Results:
     """Train and measure a head for every combination of settings, on one embedding of the data.
 
     A second call goes on where the first one stopped: a combination that was measured with the same recipe is not
@@ -36,15 +32,7 @@ def sweep(
 
     Args:
         recipe: everything but what is varied.
-        hidden_dims: numbers, or multiples of the embeddings' width such as "2x"; default the recipe's.
-        ks: active latents to train at; default the recipe's.
-        max_steps: lengths of the training; default the recipe's.
-        presets: of `CSRTrainingArguments`, instead of the recipe's training. Each takes as many steps of its own batch
-            size as give the recipe's number of examples.
-        variants: keys of the recipe and their values ({"training.balance": 0.0}), one dictionary for each.
-        say: told what happens.
-        progress: show bars.
-        command: the command line, recorded with the results.
+        arguments: what is varied.
 
     Returns:
         Rows of every combination; `details["runs"]` has a line for each with its settings and training figures.
@@ -55,29 +43,28 @@ def sweep(
     """
     combinations = list(
         itertools.product(
-            hidden_dims or [recipe.model.hidden_dim],
-            ks or [recipe.model.k],
-            max_steps or [recipe.training.max_steps],
-            list[str | None](presets) or [None],
-            variants or [{}],
+            arguments.hidden_dim or [recipe.model.hidden_dim],
+            arguments.k or [recipe.model.k],
+            arguments.max_steps or [recipe.training.max_steps],
+            list[str | None](arguments.preset) or [None],
+            arguments.variant or [{}],
         )
     )
-    varied = [_variation(recipe, *combination) for combination in combinations]
+    varied = [_vary(recipe, *combination) for combination in combinations]
     labels = [_label(*combination[-2:]) for combination in combinations]
-    embedded = pipeline.embed(recipe, say=say, progress=progress)
+    data = pipeline.embed(recipe)
     for each in varied:
-        pipeline.check_sizes(each, embedded)
-    found = versions()
-    details: dict[str, Any] = {"command": command, "machine": found.pop("machine"), "versions": found, "runs": []}
+        pipeline.head_config(each, data)
+    details: dict[str, Any] = {**provenance(), "runs": []}
     results = Results([], details)
     for number, (each, label) in enumerate(zip(varied, labels, strict=True), 1):
-        say(f"{number} of {len(varied)}: {Path(each.output_dir).name}")
-        measured = _measure(each, label, embedded, say, progress)
+        logger.info("%d of %d: %s", number, len(varied), Path(each.output_dir).name)
+        measured = _measure(each, label, data)
         # The dense model is the same in all of them.
         results.rows += [row for row in measured.rows if row.k is not None or not results.rows]
         details["runs"].append(measured.details["run"])
         results.save(recipe.output_dir)
-    _plot(results, Path(recipe.output_dir) / "sweep.png", say)
+    _plot(results, RunFolder.of(recipe.output_dir).sweep_plot)
     return results
 
 
@@ -86,7 +73,7 @@ def _label(preset: str | None, variant: dict[str, Any]) -> dict[str, Any]:
     return {**({"preset": preset} if preset else {}), **variant}
 
 
-def _variation(
+def _vary(
     recipe: RunRecipe, hidden_dim: int | str, k: int, max_steps: int, preset: str | None, variant: dict[str, Any]
 ) -> RunRecipe:
     sizes = {"hidden_dim": hidden_dim, "k": k, "max_steps": max_steps}
@@ -108,23 +95,21 @@ def _variation(
     return RunRecipe.from_dict(varied.to_dict(), variant)
 
 
-def _measure(
-    recipe: RunRecipe, label: dict[str, Any], embedded: pipeline.Embedded, say: Callable[[str], None], progress: bool
-) -> Results:
+def _measure(recipe: RunRecipe, label: dict[str, Any], data: RunData) -> Results:
     """Train and measure one combination, or read what an earlier call measured."""
-    folder = Path(recipe.output_dir)
+    folder = RunFolder.of(recipe.output_dir)
     if _is_done(recipe, folder):
-        return Results.load(folder)
-    head = pipeline.train(recipe, embedded, say=say, progress=progress)
-    results = held_out.evaluate(recipe, embedded, head, say=say)
+        return Results.load(folder.path)
+    head = pipeline.train(recipe, data)
+    results = measure_held_out(recipe, data, head)
     if results is None:
         raise ValueError("nothing is held out to measure on: raise `data.held_out`.")
-    figures = RunRecipe.recorded(folder / "recipe.yaml", "results")
+    figures = RunRecipe.recorded(folder.recipe, "results")
     hidden_dim, k = head.config.hidden_dim, head.config.k
-    settings: dict[str, Any] = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
-    settings |= label
+    varied: dict[str, Any] = {"hidden_dim": hidden_dim, "k": k, "max_steps": recipe.training.max_steps}
+    varied |= label
     best = [row for row in results.rows if row.k == k and row.metric == results.rows[0].metric]
-    results.details["run"] = settings | {
+    results.details["run"] = varied | {
         "score": max(row.score for row in best),
         "metric": results.rows[0].metric,
         **{
@@ -133,29 +118,29 @@ def _measure(
             if name in ("seconds", "explained_variance", "postings_per_document") or name.startswith("dead_fraction")
         },
     }
-    results.rows = [_named(row, settings) if row.k is not None else row for row in results.rows]
-    results.save(folder)
+    results.rows = [_name(row, varied) if row.k is not None else row for row in results.rows]
+    results.save(folder.path)
     return results
 
 
-def _is_done(recipe: RunRecipe, folder: Path) -> bool:
-    """Whether this very combination was measured to the end."""
-    if not (folder / "results.json").is_file() or not (folder / "recipe.yaml").is_file():
+def _is_done(recipe: RunRecipe, folder: RunFolder) -> bool:
+    """Return whether this very combination was measured to the end."""
+    if not folder.results.is_file() or not folder.recipe.is_file():
         return False
-    trained = RunRecipe.load(folder / "recipe.yaml").to_dict()
-    return "run" in Results.load(folder).details and trained == recipe.to_dict()
+    trained = RunRecipe.load(folder.recipe).to_dict()
+    return "run" in Results.load(folder.path).details and trained == recipe.to_dict()
 
 
-def _named(row: Row, settings: dict[str, Any]) -> Row:
-    name = f"{row.method}, hidden_dim {settings['hidden_dim']}, {settings['max_steps']} steps"
-    more = [f"{key.rpartition('.')[2]} {value}" for key, value in settings.items() if key not in _SIZES]
+def _name(row: Row, varied: dict[str, Any]) -> Row:
+    name = f"{row.method}, hidden_dim {varied['hidden_dim']}, {varied['max_steps']} steps"
+    more = [f"{key.rpartition('.')[2]} {value}" for key, value in varied.items() if key not in _SIZES]
     return dataclasses.replace(row, method=", ".join([name, *more]))
 
 
-def _plot(results: Results, path: Path, say: Callable[[str], None]) -> None:
+def _plot(results: Results, path: Path) -> None:
     from csr_hf.evaluation.plots import plot_sweep
 
     try:
         plot_sweep(results, path)
     except ImportError as error:
-        say(f"plot: none, {error}")
+        logger.info("plot: none, %s", error)

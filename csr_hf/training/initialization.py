@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.training.rows import TrainingRows, TrainingSource
+from csr_hf.training.rows import TrainingRows
 
 
 @torch.no_grad()
-def initialize_from_data(model: CSRModel, sources: Sequence[TrainingSource], seed: int) -> CSRModel:
+def initialize_from_data(model: CSRModel, rows: TrainingRows, seed: int) -> CSRModel:
     """Set `pre_bias` to the mean of the embeddings and every atom to the direction of one of them from there.
 
     Atoms keep the length they have. With fewer embeddings than latents the rest stays as it is.
 
     Args:
         model: a fresh head; changed in place.
-        sources: what it will be trained on.
+        rows: what it will be trained on.
         seed: of the choice.
     """
-    rows = TrainingRows(sources)
     sample = np.random.default_rng([seed, 0xDA7A]).permutation(len(rows))
     mean = rows.rows(np.sort(sample[:65_536])).mean(0)
     directions = rows.rows(sample[: model.config.hidden_dim]) - mean

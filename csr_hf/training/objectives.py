@@ -24,11 +24,6 @@ def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, vari
     return F.mse_loss(reconstructions, embeddings, reduction="sum") / (len(embeddings) * variance)
 
 
-def cosine_reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """mean_i 1 - cos(x_i, x_hat_i): the direction alone, as a search by cosine sees it."""
-    return (1 - F.cosine_similarity(embeddings, reconstructions, dim=-1)).mean()
-
-
 def auxiliary(
     residuals: torch.Tensor, reconstructed_residuals: torch.Tensor, spread: torch.Tensor | None = None
 ) -> torch.Tensor:

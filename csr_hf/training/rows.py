@@ -3,89 +3,83 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from csr_hf.data.sources import Source, Vectors
 
-@dataclass(frozen=True)
-class TrainingSource:
-    """Embeddings of one data set by role, n rows each; float16 or float32, memory-mapped if they like."""
 
-    embeddings: np.ndarray
-    """Texts or images, or the first of each pair; shape (n, input_dim)."""
-    positives: np.ndarray | None = None
-    """What row i should be close to."""
-    negatives: np.ndarray | None = None
-    """What row i should be far from."""
-    labels: np.ndarray | None = None
-    """Classes of the rows, integers, shape (n,)."""
-    weight: float | None = None
-    """Share of the rows of a batch, relative to other sources; None: its number of rows."""
-    modality: int = 0
-    """Of `embeddings`: its place among the head's modalities."""
-    positive_modality: int = 0
-    """Of `positives` and `negatives`."""
+class _Part(NamedTuple):
+    """Some rows of one array of embeddings."""
 
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        """Everything there is to reconstruct."""
-        return [array for array in (self.embeddings, self.positives, self.negatives) if array is not None]
+    vectors: Vectors
+    """Shape (n, input_dim)."""
+    rows: np.ndarray
+    """Numbers of the rows that may be trained on, int64."""
+    mean: np.ndarray | None
+    """What is subtracted from each, shape (input_dim,)."""
+    modality: int
+    """Place among the head's modalities."""
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Read the embeddings at places among `rows`, float32."""
+        found = self.vectors[self.rows[places]].astype(np.float32)
+        return found if self.mean is None else found - self.mean
 
 
 class TrainingRows:
-    """Several sources as one, without copying them.
+    """The rows of several sources that may be trained on, as one array that is read where it lies.
 
     Args:
-        sources: at least one.
+        sources: at least one, with embeddings of every role.
         paired: a row is an example with its positive and negative; else every embedding is a row.
+        modality_means: modality -> mean to subtract, shape (input_dim,), in the order of the head's modalities; empty
+            for a head of one modality.
 
     Raises:
-        ValueError: if there are no rows, widths or lengths differ, a weight is not above 0, or a value is NaN or
-            infinite (the row is named).
+        ValueError: if there are no rows, widths differ, or a value is NaN or infinite (the row is named).
     """
 
-    def __init__(self, sources: Sequence[TrainingSource], *, paired: bool = False) -> None:
-        self.sources = [source for source in sources if len(source.embeddings)]
-        arrays = [array for source in sources for array in source.arrays]
-        if any(array.ndim != 2 for array in arrays):
-            raise ValueError(f"embeddings must have the shape (n, input_dim): {[array.shape for array in arrays]}.")
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        paired: bool = False,
+        modality_means: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self._means = dict(modality_means or {})
+        self.sources = [source for source in sources if not source.held_out.all()]
         if not self.sources:
             raise ValueError("no embeddings to train on: the data set is empty.")
-        if len({array.shape[1] for array in arrays}) > 1:
-            raise ValueError(f"embeddings differ in width: {[array.shape for array in arrays]}.")
-        _check_sources(self.sources)
-        _check_finite(arrays)
+        _check_vectors(self.sources)
         self.paired = paired
-        parts = [[source.embeddings] if paired else source.arrays for source in self.sources]
-        self.arrays = [array for part in parts for array in part]
-        self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
-        self._modalities = np.array(
-            [
-                source.modality if i == 0 else source.positive_modality
-                for source, part in zip(self.sources, parts, strict=True)
-                for i in range(len(part))
-            ]
-        )
-        self._positive_modalities = np.array(
-            [source.modality if source.positives is None else source.positive_modality for source in self.sources]
-        )
-        # A source's weight is shared by its arrays.
-        self.weights = [
-            (source.weight or sum(map(len, part))) * len(array) / sum(map(len, part))
-            for source, part in zip(self.sources, parts, strict=True)
-            for array in part
+        roles = [source.roles[:1] if paired else source.roles for source in self.sources]
+        self._parts = [
+            self._part(source, role) for source, some in zip(self.sources, roles, strict=True) for role in some
         ]
+        # A source's weight is shared by its roles.
+        self.weights = [
+            (source.weight or len(some) * _count(source)) / len(some)
+            for source, some in zip(self.sources, roles, strict=True)
+            for _ in some
+        ]
+        self.lengths = [len(part.rows) for part in self._parts]
+        self._starts = np.cumsum([0, *self.lengths])
+        self._modalities = np.array([part.modality for part in self._parts])
+        self._positives = self._parts_of(1) if paired else self._parts
+        self._negatives = self._parts_of(2) if paired else self._parts
+        self._positive_modalities = np.array([part.modality for part in self._positives])
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return int(self._starts[-1])
 
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self.arrays[0].shape[1]
+        return self.sources[0].dim
 
     @property
     def has_labels(self) -> bool:
@@ -95,17 +89,17 @@ class TrainingRows:
     @property
     def has_positives(self) -> bool:
         """Whether any source has pairs."""
-        return any(source.positives is not None for source in self.sources)
+        return any(len(source.roles) > 1 for source in self.sources)
 
     @property
     def has_negatives(self) -> bool:
         """Whether any source has triplets."""
-        return any(source.negatives is not None for source in self.sources)
+        return any(len(source.roles) > 2 for source in self.sources)
 
     @property
     def fingerprint(self) -> str:
-        """Of the rows' numbers, weights and labels, and an even sample of them."""
-        digest = hashlib.blake2b(f"{self.starts} {self.dim} {self.weights} {self.paired}".encode(), digest_size=8)
+        """Hash of the number of rows, weights and labels, and of an even sample of the rows."""
+        digest = hashlib.blake2b(f"{self._starts} {self.dim} {self.weights} {self.paired}".encode(), digest_size=8)
         chosen = np.linspace(0, len(self) - 1, min(len(self), 1024)).astype(np.int64)
         digest.update(self.rows(chosen).tobytes())
         if self._modalities.any() or self._positive_modalities.any():
@@ -115,29 +109,27 @@ class TrainingRows:
         return digest.hexdigest()
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """The given rows, float32, shape (len(indices), dim)."""
-        return self._take(self.arrays, indices)
+        """Read the given rows, float32, shape (len(indices), dim)."""
+        return self._take(self._parts, indices)
 
     def positives(self, indices: np.ndarray) -> np.ndarray:
-        """Their positives, themselves where a source has none; needs `paired`."""
-        return self._take([_or_own(source.positives, source) for source in self.sources], indices)
+        """Read their positives, themselves where a source has none; needs `paired`."""
+        return self._take(self._positives, indices)
 
     def negatives(self, indices: np.ndarray) -> np.ndarray:
-        """Their negatives, their positives where a source has none; needs `paired`."""
-        own = [_or_own(source.positives, source) for source in self.sources]
-        given = [source.negatives for source in self.sources]
-        return self._take([b if a is None else a for a, b in zip(given, own, strict=True)], indices)
+        """Read their negatives, their positives where a source has none; needs `paired`."""
+        return self._take(self._negatives, indices)
 
     def modalities(self, indices: np.ndarray) -> np.ndarray:
-        """Places of the rows' modalities among the head's, int64."""
-        return self._modalities[self._parts(indices)]
+        """Return the places of the rows' modalities among the head's, int64."""
+        return self._modalities[self._part_numbers(indices)]
 
     def positive_modalities(self, indices: np.ndarray) -> np.ndarray:
-        """Those of their positives and negatives; needs `paired`."""
-        return self._positive_modalities[self._parts(indices)]
+        """Return those of their positives and negatives; needs `paired`."""
+        return self._positive_modalities[self._part_numbers(indices)]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Classes, int64, different for each source; -1 where a row has none; needs `paired`."""
+        """Return classes, int64, different for each source; -1 where a row has none; needs `paired`."""
         return self._labels[indices]
 
     @cached_property
@@ -145,27 +137,38 @@ class TrainingRows:
         everything, first = [], 0
         for source in self.sources:
             if source.labels is None:
-                everything.append(np.full(len(source.embeddings), -1, np.int64))
+                everything.append(np.full(_count(source), -1, np.int64))
                 continue
-            classes, numbers = np.unique(source.labels, return_inverse=True)
-            everything.append(np.where(source.labels == -1, -1, numbers + first))
+            labels = source.labels[~source.held_out]
+            classes, numbers = np.unique(labels, return_inverse=True)
+            everything.append(np.where(labels == -1, -1, numbers + first))
             first += len(classes)
         return np.concatenate(everything)
 
-    def _take(self, arrays: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
-        if len(arrays) == 1:
-            return arrays[0][indices].astype(np.float32)
+    def _part(self, source: Source, role: str) -> _Part:
+        modality = source.modality(role)
+        place = list(self._means).index(modality) if self._means else 0
+        rows = np.flatnonzero(~source.held_out)
+        return _Part(source.vectors[role], rows, self._means.get(modality), place)
+
+    def _parts_of(self, number: int) -> list[_Part]:
+        """Parts of the role with this number, or of the last role of sources that have fewer."""
+        return [self._part(source, source.roles[min(number, len(source.roles) - 1)]) for source in self.sources]
+
+    def _take(self, parts: list[_Part], indices: np.ndarray) -> np.ndarray:
+        if len(parts) == 1:
+            return parts[0].take(indices)
         batch = np.empty((len(indices), self.dim), np.float32)
-        part = self._parts(indices)
-        for number, array in enumerate(arrays):
-            chosen = part == number
+        numbers = self._part_numbers(indices)
+        for number, part in enumerate(parts):
+            chosen = numbers == number
             if chosen.any():
-                batch[chosen] = array[indices[chosen] - self.starts[number]]
+                batch[chosen] = part.take(indices[chosen] - self._starts[number])
         return batch
 
-    def _parts(self, indices: np.ndarray) -> np.ndarray:
-        """Numbers of the arrays that hold the rows."""
-        return np.searchsorted(self.starts, indices, side="right") - 1
+    def _part_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Return the numbers of the parts that hold the rows."""
+        return np.searchsorted(self._starts, indices, side="right") - 1
 
 
 class RowOrder:
@@ -191,7 +194,7 @@ class RowOrder:
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def rows(self, places: np.ndarray) -> np.ndarray:
-        """Rows at the given places, int64."""
+        """Return the rows at the given places, int64."""
         size = sum(self.lengths)
         epochs, found = places // size, np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
@@ -218,27 +221,28 @@ class RowOrder:
         return part
 
 
-def _or_own(array: np.ndarray | None, source: TrainingSource) -> np.ndarray:
-    return source.embeddings if array is None else array
+def _count(source: Source) -> int:
+    """Count the rows that may be trained on."""
+    return int((~source.held_out).sum())
 
 
-def _check_sources(sources: Sequence[TrainingSource]) -> None:
-    for number, source in enumerate(sources):
-        for name in ("positives", "negatives", "labels"):
-            array = getattr(source, name)
-            if array is not None and len(array) != len(source.embeddings):
-                raise ValueError(
-                    f"source {number} has {len(source.embeddings)} embeddings and {len(array)} {name}; "
-                    "row i of one belongs to row i of the other."
-                )
-        if source.weight is not None and not source.weight > 0:
-            raise ValueError(f"`weight` ({source.weight}) of source {number} must be above 0. Leave the source out.")
+def _check_vectors(sources: Sequence[Source]) -> None:
+    shapes = [source.vectors[role].shape for source in sources for role in source.roles]
+    if any(len(shape) != 2 for shape in shapes):
+        raise ValueError(f"embeddings must have the shape (n, input_dim): {shapes}.")
+    if len({shape[1] for shape in shapes}) > 1:
+        raise ValueError(f"embeddings differ in width: {shapes}.")
+    for source in sources:
+        for role in source.roles:
+            array = source.vectors[role]
+            if isinstance(array, np.ndarray):
+                # A cache was checked when it was written.
+                _check_finite(array, f"{source.name}, {role}")
 
 
-def _check_finite(arrays: Sequence[np.ndarray]) -> None:
-    for part, array in enumerate(arrays):
-        for start in range(0, len(array), 65_536):
-            finite = np.isfinite(array[start : start + 65_536]).all(axis=1)
-            if not finite.all():
-                row = start + int(np.argmin(finite))
-                raise ValueError(f"training embeddings hold NaN or infinity, first in array {part}, row {row}.")
+def _check_finite(array: np.ndarray, name: str) -> None:
+    for start in range(0, len(array), 65_536):
+        finite = np.isfinite(array[start : start + 65_536]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise ValueError(f"training embeddings hold NaN or infinity, first in {name}, row {row}.")

@@ -21,48 +21,52 @@ from scipy.optimize import linear_sum_assignment
 from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Results, RunRecipe, SparseCodes
 from csr_hf.codes import encode_embeddings
 from csr_hf.configuration_csr import CSRConfig
-from csr_hf.data.run_data import Embedded
+from csr_hf.data.run_data import RunData
+from csr_hf.data.sources import Source
 from csr_hf.evaluation.cross_modal import CUTOFFS
 from csr_hf.evaluation.results import Row
+from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.pipeline import embed
-from csr_hf.runs.recipe import versions
-from csr_hf.training.rows import TrainingSource
 
 MODALITIES = ("image", "text")
 DIRECTIONS = (("text to image", "text", "image"), ("image to text", "image", "text"))
 
 
-def trained(recipe: RunRecipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
-    """A head for one modality, and the share of its latents that are dead."""
+def train_head(recipe: RunRecipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
+    """Train a head for one modality; also return the share of its latents that are dead."""
     recipe.training.gamma = 0
     torch.manual_seed(seed)
     dim = rows.shape[1]
     head = CSRModel(CSRConfig(input_dim=dim, hidden_dim=recipe.model.hidden_dim_for(dim), k=recipe.model.k))
     with tempfile.TemporaryDirectory() as folder:
-        figures = CSRTrainer(head, recipe.training, [TrainingSource(rows)], folder).train(progress=False)
+        figures = CSRTrainer(head, recipe.training, [Source.from_arrays({"embedding": rows})], folder).train(
+            progress=False
+        )
     return head.eval(), figures["dead_fraction"]
 
 
-def matched(heads: dict[str, CSRModel], train: dict[str, np.ndarray]) -> np.ndarray:
-    """For every latent of the texts the one of the images that it goes with."""
+def match_latents(heads: dict[str, CSRModel], train: dict[str, np.ndarray]) -> np.ndarray:
+    """Match every latent of the texts with the latent of the images that is active in the same pairs."""
     active = {name: encode_embeddings(heads[name], train[name]).to_torch("dense").numpy() for name in MODALITIES}
     scaled = {name: rows / np.maximum(np.linalg.norm(rows, axis=0), 1e-12) for name, rows in active.items()}
     found: np.ndarray = linear_sum_assignment(scaled["text"].T @ scaled["image"], maximize=True)[1]
     return found
 
 
-def recalls(documents: SparseCodes, queries: SparseCodes, groups: np.ndarray, wanted: np.ndarray) -> list[float]:
-    """Share of the queries that find a document of their group among the first 1, 5 and 10."""
+def compute_recalls(
+    documents: SparseCodes, queries: SparseCodes, groups: np.ndarray, wanted: np.ndarray
+) -> list[float]:
+    """Compute the share of the queries that find a document of their group among the first 1, 5 and 10."""
     found = InvertedIndex.build(documents).search(queries, CUTOFFS[-1]).positions
     right = (groups[found] == wanted[:, None]) & (found >= 0)
     return [float(right[:, :cutoff].any(axis=1).mean()) for cutoff in CUTOFFS]
 
 
-def measured(
-    heads: dict[str, CSRModel], numbers: np.ndarray | None, embedded: Embedded, biases: dict[str, np.ndarray], k: int
+def measure(
+    heads: dict[str, CSRModel], numbers: np.ndarray | None, data: RunData, biases: dict[str, np.ndarray], k: int
 ) -> dict[str, list[float]]:
-    """Recall at 1, 5 and 10 in both directions; without heads that of the embeddings."""
-    images, texts, captions = embedded.held_out_captions()
+    """Measure recall at 1, 5 and 10 in both directions; without heads, of the embeddings."""
+    images, texts, captions = data.held_out_captions()
     _, firsts, groups = np.unique(np.array(captions), return_index=True, return_inverse=True)
     rows = {"image": images.astype(np.float32), "text": texts[firsts].astype(np.float32)}
     labels = {"image": groups, "text": np.arange(len(firsts))}
@@ -77,11 +81,11 @@ def measured(
         codes = {}
         for kind in MODALITIES:
             centered = rows[kind] - biases[kind]
-            made = encode_embeddings(heads[kind], centered, k if kind == stored else 2 * k, refine=kind == stored)
+            found = encode_embeddings(heads[kind], centered, k if kind == stored else 2 * k, refine=kind == stored)
             if kind == "text" and numbers is not None:
-                made = SparseCodes(numbers[made.indices], made.values, made.dim)
-            codes[kind] = SparseCodes(made.indices, made.values, made.dim)
-        result[name] = recalls(codes[stored], codes[asking], labels[stored], labels[asking])
+                found = SparseCodes(numbers[found.indices], found.values, found.dim)
+            codes[kind] = SparseCodes(found.indices, found.values, found.dim)
+        result[name] = compute_recalls(codes[stored], codes[asking], labels[stored], labels[asking])
     return result
 
 
@@ -92,22 +96,22 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder for the results")
     options = parser.parse_args()
     recipe = RunRecipe.load(Path(__file__).with_name("emoji_k64.yaml"))
-    embedded = embed(recipe, say=lambda line: None, progress=False)
-    biases = {name: embedded.mean(name) for name in MODALITIES}
-    source = embedded.sources[0]
-    rows = ~source.data.held_out
-    train = {name: source.embeddings(name, rows).astype(np.float32) - biases[name] for name in MODALITIES}
+    data = embed(recipe)
+    biases = {name: data.modality_mean(name) for name in MODALITIES}
+    source = data.sources[0]
+    rows = ~source.held_out
+    train = {name: source.vectors[name][rows].astype(np.float32) - biases[name] for name in MODALITIES}
     shared = CSRModel.from_pretrained(options.shared).eval()
     heads, dead = {}, {}
     for number, name in enumerate(MODALITIES):
         # From the same seed latents would begin, and stay, alike.
-        heads[name], dead[name] = trained(recipe, train[name], recipe.training.seed + number)
+        heads[name], dead[name] = train_head(recipe, train[name], recipe.training.seed + number)
     k, size = recipe.model.k, 4 * recipe.model.k + 4
     variants = {
-        "dense": (measured({}, None, embedded, biases, k), None, 4 * embedded.dim),
-        "one head": (measured(dict.fromkeys(MODALITIES, shared), None, embedded, biases, k), k, size),
-        "two heads, latents matched": (measured(heads, matched(heads, train), embedded, biases, k), k, size),
-        "two heads, not matched": (measured(heads, None, embedded, biases, k), k, size),
+        "dense": (measure({}, None, data, biases, k), None, 4 * data.dim),
+        "one head": (measure(dict.fromkeys(MODALITIES, shared), None, data, biases, k), k, size),
+        "two heads, latents matched": (measure(heads, match_latents(heads, train), data, biases, k), k, size),
+        "two heads, not matched": (measure(heads, None, data, biases, k), k, size),
     }
     found = []
     for name, (scores, latents, stored) in variants.items():
@@ -117,11 +121,9 @@ def main() -> None:
                 Row(direction, f"R@{cutoff}", name, latents, stored, score, score / dense)
                 for cutoff, score, dense in zip(CUTOFFS, recall, best, strict=True)
             ]
-    machine = versions()
+    record_command(" ".join(["python", *sys.argv]))
     details = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": machine.pop("machine"),
-        "versions": machine,
+        **provenance(),
         "dead": dead,
         "note": f"two heads: {dead['image']:.1%} of the latents are dead in images, {dead['text']:.1%} in texts",
     }

@@ -23,7 +23,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from csr_hf.data.sources import SourceData, load_data
+from csr_hf.data.sources import Source, load_sources
 from csr_hf.runs.recipe import RunRecipe
 
 SIDE, PATCH, WIDTH, DIM, LENGTH = 32, 8, 128, 256, 24
@@ -31,10 +31,10 @@ SHIFT = 3
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def read_emoji(path: str) -> SourceData:
+def read_emoji(path: str) -> Source:
     """The emoji, with the split of the recipe."""
     recipe = RunRecipe.load(Path(__file__).with_name("emoji_k64.yaml"))
-    return load_data(dataclasses.replace(recipe.data, source=path, sources=[]))[0]
+    return load_sources(dataclasses.replace(recipe.data, source=path, sources=[]))[0]
 
 
 def read_photographs(count: int) -> tuple[list, list[str]]:

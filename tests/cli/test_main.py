@@ -3,28 +3,11 @@ import sys
 
 import pytest
 
-from csr_hf.cli.flags import overrides
-from csr_hf.cli.main import main
-
-COMMANDS = [
-    "run",
-    "embed",
-    "train",
-    "sweep",
-    "evaluate",
-    "bench",
-    "encode",
-    "index",
-    "search",
-    "info",
-    "export",
-    "push",
-    "card",
-    "import",
-]
+from csr_hf.cli.main import main, parse
+from csr_hf.cli.table import COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_shows_examples_of_the_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -33,17 +16,27 @@ def test_help_shows_examples_of_the_command(command, capsys):
     assert f"csr-hf {command} " in examples
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["search", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
     # What makes --help quick is what it does not import.
     script = (
         "import sys; from csr_hf.cli.main import main\n"
-        "try: main(['run', '--help'])\n"
+        "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'datasets', 'sentence_transformers', 'numba', 'rich', 'numpy', 'yaml'}\n"
+        "heavy |= {'pydantic'} if len(sys.argv) == 2 else set()\n"
         "sys.exit(str(heavy & set(sys.modules) or ''))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_help_lists_every_key_of_a_recipe_with_its_docstring(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--data.max_characters" in shown and "Cut texts to this length before embedding." in shown
+    assert "--training.learning_rate" in shown
 
 
 def test_installed_command_reports_one_line_and_code_2(tmp_path):
@@ -68,13 +61,15 @@ def test_debug_shows_the_traceback(tmp_path):
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["search"], "required: run"),
-        (["search", "run", "a question", "--top-k", "many"], "invalid int value: 'many'"),
+        (["search", "run", "a question", "--top-k", "many"], "`top_k` ('many'): should be a valid integer"),
+        (["search", "run", "a question", "--top-k", "0"], "`top_k` ('0'): should be greater than or equal to 1"),
+        (["search", "run", "--candidtes", "3"], "unknown argument '--candidtes'. Did you mean `--candidates`?"),
+        (["train", "x.yaml", "--training.max_step", "3"], "Did you mean `--training.max_steps`?"),
+        (["sweep", "x.yaml", "--variant", "no-value"], "argument --variant"),
     ],
 )
 def test_wrong_arguments_give_one_line(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -100,8 +95,20 @@ def test_wrong_input_gives_one_line(arguments, message, capsys, tmp_path, monkey
 
 def test_flags_of_recipe_keys_are_read_as_yaml():
     given = ["--training.max_steps", "5", "--data.columns={anchor: q, positive: a}", "--model.k_aux", "null"]
-    assert overrides(given) == {
+    called = parse(["train", "recipe.yaml", *given, "--k", "7"])
+    assert called.keys == {
         "training.max_steps": 5,
         "data.columns": {"anchor": "q", "positive": "a"},
         "model.k_aux": None,
     }
+    assert (called.options[0].recipe, called.options[0].k) == ("recipe.yaml", 7)
+
+
+def test_lists_are_split_at_commas_and_variants_repeat():
+    variants = ["--variant", "training.balance=0", "--variant", "data.columns={text: a, label: b},model.k=4"]
+    (_, arguments) = parse(["sweep", "recipe.yaml", "--hidden-dim", "1x,2x", "--k", "4, 8", *variants]).options
+    assert (arguments.hidden_dim, arguments.k, arguments.preset) == (["1x", "2x"], [4, 8], [])
+    assert arguments.variant == [
+        {"training.balance": 0},
+        {"data.columns": {"text": "a", "label": "b"}, "model.k": 4},
+    ]

@@ -224,13 +224,13 @@ def test_data_set_on_the_hub_is_read_and_named_by_the_card(hub, token, tmp_path)
     from datasets import Dataset
 
     from csr_hf.data.arguments import DataArguments
-    from csr_hf.data.sources import load_data
+    from csr_hf.data.sources import load_sources
 
     rows = {"question": [f"question {i}" for i in range(40)], "answer": [f"answer {i}" for i in range(40)]}
     Dataset.from_dict(rows).push_to_hub("user/pairs")
     columns = {"anchor": "question", "positive": "answer"}
-    texts = load_data(DataArguments(source="user/pairs", columns=columns, revision="main"))[0]
-    assert texts.dataset["anchor"][:2] == ["question 0", "question 1"]
+    texts = load_sources(DataArguments(source="user/pairs", columns=columns, revision="main"))[0]
+    assert texts.rows["anchor"][:2] == ["question 0", "question 1"]
     write_run(tmp_path / "run", make_head(), make_results())
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("/home/somebody/faq.csv", "user/pairs"))

@@ -14,11 +14,10 @@ import yaml
 from datasets import Dataset
 
 from csr_hf import CSREncoder, CSRModel, Results, RunRecipe
-from csr_hf.cli.flags import collection_of
+from csr_hf.cli.commands import collection_name
 from csr_hf.cli.main import main
 from csr_hf.data.arguments import DataArguments
-from csr_hf.data.python_docs import python_docs
-from csr_hf.data.sources import load_data
+from csr_hf.data.sources import load_sources
 from csr_hf.evaluation.probes import knn_accuracy
 from csr_hf.runs.searcher import RunSearcher
 
@@ -27,11 +26,12 @@ MEASURED = ["--k", "16", "--evaluation.ks", "[8, 16]", "--data.held_out", "0.4",
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, backbone):
+def folder(tmp_path_factory, backbone, corpus):
     folder = tmp_path_factory.mktemp("own")
-    docs = python_docs(160)
-    Dataset.from_dict({"body": [doc.body[:200] for doc in docs[:120]]}).to_parquet(folder / "docs.parquet")
-    pairs = {"q": [doc.summary for doc in docs[120:]], "a": [doc.body[:200] for doc in docs[120:]]}
+    docs = Dataset.from_parquet(str(corpus))
+    bodies = [text[:200] for text in docs["positive"][:160]]
+    Dataset.from_dict({"body": bodies[:120]}).to_parquet(folder / "docs.parquet")
+    pairs = {"q": docs["anchor"][120:160], "a": bodies[120:]}
     Dataset.from_dict(pairs).to_parquet(folder / "pairs.parquet")
     return folder
 
@@ -65,10 +65,9 @@ def test_training_goes_on_from_a_head(adapted):
     assert RunRecipe.load(adapted / "more" / "recipe.yaml").model.init == str(adapted / "fresh")
 
 
-@pytest.mark.parametrize("scheme", ["index", "milvus-lite"])
-def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_path, capsys, scheme):
-    pytest.importorskip({"milvus-lite": "milvus_lite"}.get(scheme, "numpy"), reason='pip install "csr_hf[milvus]"')
-    engine = ["--engine", f"{scheme}:{tmp_path / 'there'}{'.db' if scheme == 'milvus-lite' else ''}"]
+def test_a_corpus_goes_into_a_backend_and_is_searched_there(folder, adapted, tmp_path, capsys):
+    pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
+    engine = ["--backend", f"milvus-lite:{tmp_path / 'there.db'}"]
     call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress", *engine]
     call += ["--head", str(adapted / "fresh"), "--output-dir", str(tmp_path / "run")]
     for limit in ("40", "30"):
@@ -93,7 +92,7 @@ def test_a_corpus_goes_into_an_engine_and_is_asked_there(folder, adapted, tmp_pa
     [("runs/docs", "docs"), ("a/My Docs-2", "my_docs_2"), ("a/20_x", "c_20_x"), ("a" * 80, "a" * 63)],
 )
 def test_collections_are_called_like_their_folder(folder, name):
-    assert collection_of(folder) == name
+    assert collection_name(folder) == name
 
 
 def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monkeypatch):
@@ -168,9 +167,9 @@ def test_several_sources_are_one_run(folder, capsys):
 
 
 def test_unknown_key_of_a_source_is_named(folder):
-    with pytest.raises(ValueError, match=r"`data.sources.0.colums` is not a key.*`data.sources.0.columns`"):
+    with pytest.raises(ValueError, match=r"`data.sources.0.colums` is not a setting.*`data.sources.0.columns`"):
         RunRecipe.from_dict({"data": {"sources": [{"source": "a.csv", "colums": {}}]}})
-    with pytest.raises(ValueError, match=r"`data.sources` lists mappings"):
+    with pytest.raises(ValueError, match=r"`data.sources.0` \('a.csv'\) must be a section with keys: source"):
         RunRecipe.from_dict({"data": {"sources": ["a.csv"]}})
 
 
@@ -189,10 +188,10 @@ def test_embeddings_need_no_backbone(folder):
     assert results.select(method="CSR", k=8)[0].score > 0.3
     (labels,) = {row.task for row in results.rows if row.metric == "linear probe"}
     assert labels.startswith("vectors.npz, labels of ")
-    (data,) = load_data(
+    (data,) = load_sources(
         DataArguments(source=str(folder / "vectors.npz"), columns={"embedding": "data", "label": "label"})
     )
-    known, asked = ((data.embeddings[side], data.labels[side]) for side in (~data.held_out, data.held_out))
+    known, asked = ((data.vectors["embedding"][side], data.labels[side]) for side in (~data.held_out, data.held_out))
     expected = knn_accuracy(*known, *asked)
     assert results.select(task=labels, metric="1-NN accuracy", method="dense")[0].score == expected > 0
     log = [json.loads(line) for line in (folder / "vectors" / "training_log.jsonl").open()]
@@ -218,16 +217,3 @@ def test_two_processes_run_the_whole_command(folder):
     encoder = CSREncoder.from_pretrained(folder / "two" / "model")
     assert len(encoder.encode(["a text"])) == 1
     assert len(RunSearcher.load(folder / "two").documents) == 100
-
-
-@pytest.mark.slow
-def test_speed_is_measured_beside_the_rivals(tmp_path, capsys):
-    output = tmp_path / "bench" / "train.json"
-    sizes = ["--input-dim", "16", "--hidden-dim", "64", "--k", "4", "--batch-size", "32"]
-    assert main(["bench", "train", *sizes, "--steps", "2", "--repeats", "2", "--no-progress", "-o", str(output)]) == 0
-    written = json.loads(output.read_text())
-    assert list(written["rates"]) == ["csr_hf", "plain loop", "sentence-transformers"]
-    assert set(written["times_faster"]) == {"plain loop", "sentence-transformers"}
-    assert all(len(timing["seconds"]) == 2 and timing["peak_mb"] > 0 for timing in written["timings"])
-    assert written["details"]["command"].startswith("csr-hf bench train")
-    assert "times slower" in capsys.readouterr().out

@@ -15,22 +15,11 @@ from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
 from csr_hf.runs.searcher import RunSearcher
 
-RECIPE = {
-    "data": {"limit": 150, "held_out": 0.3, "max_characters": 200},
-    "model": {"hidden_dim": 512, "k": 16},
-    "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20, "logging_steps": 10},
-    "evaluation": {"ks": [8, 16]},
-    "index": {"questions": ["How do I parse arguments?"]},
-}
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, backbone):
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    arguments = ["run", str(folder / "recipe.yaml"), "--output-dir", str(folder / "first"), "--no-progress"]
-    assert main(arguments) == 0
-    return folder
+def finished(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "copy"
+    return shutil.copytree(finished_run, folder)
 
 
 def run(finished, *flags, output="other"):
@@ -66,7 +55,7 @@ def test_results_have_every_method_at_every_k(finished):
 
 def test_index_holds_the_whole_corpus_and_answers(finished):
     searcher = RunSearcher.load(finished / "first")
-    assert len(searcher.index) == len(searcher.documents) == 150
+    assert len(searcher.index) == len(searcher.documents) == 200
     document = searcher.documents[7]
     hits = searcher.search(document["text"], 3)
     assert hits[0].id == document["id"]
@@ -77,18 +66,20 @@ def test_index_holds_the_whole_corpus_and_answers(finished):
 
 def test_an_index_without_copies_scores_decoded_codes(finished):
     searcher = RunSearcher.load(finished / "first")
-    document, codes, head = searcher.documents[7], searcher.index.codes, searcher.encoder.head
+    document, codes, head = searcher.documents[7], searcher.index.codes, searcher.head
     bare = InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes))
-    hits = RunSearcher(searcher.encoder, bare, searcher.documents, searcher.settings).search(document["text"], 3)
+    hits = RunSearcher(searcher.backbone, head, bare, searcher.documents, searcher.settings).search(
+        document["text"], 3
+    )
     assert hits[0].id == document["id"]
-    embedding = searcher.encoder.embed(document["text"], prompt_name="query")
+    embedding = searcher.backbone.embed([document["text"]], "query")
     decoded = decode_codes(head, codes[7:8])[0]
     assert hits[0].score == pytest.approx(embedding[0] @ decoded / np.linalg.norm(decoded), abs=1e-3)
 
 
 def test_second_run_finds_the_cache_and_gives_the_same_weights(finished, capsys):
     assert run(finished, output="again") == 0
-    assert "anchor: 150 x 384 found in" in capsys.readouterr().out
+    assert "anchor: 200 x 384 found in" in capsys.readouterr().out
     first, again = (CSRModel.from_pretrained(finished / name / "model").state_dict() for name in ("first", "again"))
     assert all((first[name] == again[name]).all() for name in first)
 
@@ -162,8 +153,8 @@ def test_index_of_another_head_is_refused(finished, capsys):
         (["--backbone.name_or_path", "nobody/nothing"], "backbone 'nobody/nothing' was not found"),
         (["--model.k", "513"], "`k` (513) must not exceed `hidden_dim` (512)"),
         (["--model.k_aux", "513"], "`k_aux` (513) must not exceed `hidden_dim` (512)"),
-        (["--modle.k", "3"], "Did you mean `model`?"),
-        (["--training.max_steps"], "--training.max_steps needs a value"),
+        (["--modle.k", "3"], "Did you mean `--model.k`?"),
+        (["--training.max_steps"], "argument --training.max_steps: expected one argument"),
         (["--speed", "3"], "unknown argument '--speed'"),
         (["--data.source", "gone.csv"], "gone.csv"),
         (["--data.columns", "{text: title}"], "Its columns: id, anchor, positive"),

@@ -14,11 +14,11 @@ RECIPE = {
 
 
 @pytest.fixture
-def recipe(tmp_path, backbone):
+def recipe(tmp_path, backbone, corpus):
     path = tmp_path / "recipe.yaml"
-    path.write_text(
-        yaml.safe_dump({**RECIPE, "output_dir": str(tmp_path / "sweep"), "cache_dir": str(tmp_path / "e")})
-    )
+    data = {**RECIPE["data"], "source": str(corpus)}
+    folders = {"output_dir": str(tmp_path / "sweep"), "cache_dir": str(tmp_path / "e")}
+    path.write_text(yaml.safe_dump({**RECIPE, "data": data, **folders}))
     return path
 
 
@@ -60,16 +60,16 @@ def test_presets_see_the_same_number_of_examples(recipe, tmp_path):
 
 
 def test_variants_change_any_key(recipe, tmp_path):
-    variants = ["--variant", "training.balance=0", "--variant", "training.cosine=1,model.init=data"]
+    variants = ["--variant", "training.balance=0", "--variant", "training.k_start=64,model.init=data"]
     assert main(["sweep", str(recipe), "--k", "4", *variants, "--no-progress"]) == 0
     results = Results.load(tmp_path / "sweep")
     first, second = results.details["runs"]
     assert first["training.balance"] == 0
-    assert (second["training.cosine"], second["model.init"]) == (1, "data")
+    assert (second["training.k_start"], second["model.init"]) == (64, "data")
     assert results.select(method="CSR, hidden_dim 256, 20 steps, balance 0")
-    assert results.select(method="CSR, decoded, hidden_dim 256, 20 steps, cosine 1, init data")
+    assert results.select(method="CSR, decoded, hidden_dim 256, 20 steps, k_start 64, init data")
     trained = [yaml.safe_load(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/recipe.yaml"))]
-    assert sorted((each["training"]["balance"], each["training"]["cosine"]) for each in trained) == [(0, 0), (2, 1)]
+    assert sorted((each["training"]["balance"], each["training"]["k_start"]) for each in trained) == [(0, 0), (2, 64)]
 
 
 def test_another_recipe_or_an_interruption_is_measured_anew(recipe, tmp_path, capsys):

@@ -13,18 +13,16 @@ import pytest
 import torch
 
 from csr_hf import CSRTrainer, CSRTrainingArguments
+from csr_hf.data.sources import Source
 from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.training.checkpoints import list_checkpoints
-from csr_hf.training.rows import TrainingSource
 from tests.conftest import make_head
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = {
     "gamma": 0.3,
     "distillation": 0.5,
-    "distillation_memory": 50,
     "balance": 0.2,
-    "cosine": 0.1,
     "k_start": 9,
 }
 
@@ -34,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from csr_hf import CSRTrainer, CSRTrainingArguments
-from csr_hf.training.rows import TrainingSource
+from csr_hf.data.sources import Source
 from tests.conftest import make_head
 from tests.training.test_distributed import EVERYTHING, make_trainer
 
@@ -47,19 +45,19 @@ trainer = make_trainer(folder / "whole", embeddings, 32)
 rank = trainer.accelerator.process_index
 assert trainer.accelerator.num_processes == 2
 
-for contrast in ("self", "pairs", "labels", "neighbors"):
+for contrast in ("self", "pairs", "labels"):
     other = make_trainer(folder / f"gradients-{rank}", embeddings, 32, contrast=contrast)
     other.model.stats_last_nonzero[:6] = 10**6
-    other.accelerator.backward(other.loss(other._batch(3), 5).loss)
+    other.accelerator.backward(other.loss(other.batches.at(3), 5).loss)
     gradients = {name: parameter.grad for name, parameter in other.model.named_parameters()}
     torch.save(gradients, folder / f"{contrast}-{rank}")
 
-trainer.train(progress=False)
+trainer.train()
 torch.save(trainer.model.state_dict(), folder / f"whole-{rank}")
 cut = make_trainer(folder / "cut", embeddings, 32)
-cut.train(progress=False, until=13)
+cut.train(until=13)
 resumed = make_trainer(folder / "cut", embeddings, 32)
-resumed.train(resume_from_checkpoint=True, progress=False)
+resumed.train(resume_from_checkpoint=True)
 torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}")
 """
 
@@ -67,12 +65,13 @@ torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}")
 def make_trainer(folder, embeddings, batch_size, **settings):
     labels = np.arange(300) % 11
     labels[:150] = -1  # Half of the rows have no class: processes hold different numbers of rows that count.
-    data = [TrainingSource(embeddings[:300], positives=embeddings[300:], labels=labels)]
+    data = [Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]}, labels=labels)]
     arguments = {"max_steps": 20, "save_steps": 10, "logging_steps": 1, **EVERYTHING, **settings}
     head = make_head(dead_threshold=300)
     with torch.no_grad():
         head.latent_bias[6:9] = -2  # They fire rarely or never: clocks run.
-    return CSRTrainer(head, CSRTrainingArguments(per_device_train_batch_size=batch_size, **arguments), data, folder)
+    args = CSRTrainingArguments(per_device_train_batch_size=batch_size, output_dir=str(folder), **arguments)
+    return CSRTrainer(head, args, data)
 
 
 def start(folder, script):
@@ -108,12 +107,12 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").open()]
 
 
-@pytest.mark.parametrize("contrast", ["self", "pairs", "labels", "neighbors"])
+@pytest.mark.parametrize("contrast", ["self", "pairs", "labels"])
 def test_gradients_of_two_processes_are_those_of_one(finished, tmp_path, contrast):
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64, contrast=contrast)
     alone.model.stats_last_nonzero[:6] = 10**6
-    output = alone.loss(alone._batch(3), 5)
-    assert {"contrast", "distillation", "balance", "cosine", "auxiliary", "reconstruction_20"} <= output.parts.keys()
+    output = alone.loss(alone.batches.at(3), 5)
+    assert {"contrast", "distillation", "balance", "auxiliary", "reconstruction_20"} <= output.parts.keys()
     output.loss.backward()
     first, second = (torch.load(finished / f"{contrast}-{rank}") for rank in (0, 1))
     for name, parameter in alone.model.named_parameters():
@@ -126,7 +125,7 @@ def test_two_processes_train_like_one_with_their_batches_together(finished, tmp_
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert len(set(first["stats_last_nonzero"].tolist())) > 1
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64)
-    alone.train(progress=False)
+    alone.train()
     for name, tensor in alone.model.state_dict().items():
         torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3)
     curves = [[line["loss"] for line in log_of(folder)] for folder in (finished / "whole", tmp_path)]
@@ -142,14 +141,14 @@ def test_two_processes_resume_with_the_same_bits(finished):
 
 KILLED = """
 trainer = make_trainer(folder / "run", embeddings, 32, max_steps=100_000, save_steps=5)
-trainer.train(progress=False)
+trainer.train()
 """
 
 RESUMED = """
 trainer = make_trainer(folder / "run", embeddings, 32, max_steps=100_000, save_steps=5)
-trainer._resume(True)
+trainer.resume(True)
 first = trainer.step
-trainer.train(progress=False, until=first + 3)
+trainer.train(until=first + 3)
 (folder / f"went-on-{trainer.accelerator.process_index}").write_text(str(trainer.step - first))
 """
 
@@ -175,7 +174,7 @@ def test_run_that_was_killed_goes_on(finished, tmp_path):
 
 EMBED = """
 from csr_hf.embedding.backbone import load_backbone
-from csr_hf.training import embeddings as module
+from csr_hf.embedding import cache as module
 from csr_hf.plumbing.distributed import processes
 
 module._SHARD_ROWS = 8
@@ -184,7 +183,7 @@ embedded = []
 original = backbone.embed
 backbone.embed = lambda texts, *rest, **more: embedded.extend(texts) or original(texts, *rest, **more)
 with processes():
-    cache = module.embed_dataset([f"text number {n}" for n in range(45)], backbone, folder / "cache", progress=False)
+    cache = module.embed_dataset([f"text number {n}" for n in range(45)], backbone, folder / "cache")
     rank = module.rank_and_world()[0]
     (folder / f"embedded-{rank}.json").write_text(json.dumps(embedded))
     np.save(folder / f"seen-{rank}.npy", cache.to_numpy())
@@ -204,14 +203,14 @@ def test_each_process_embeds_its_share(finished, tmp_path, backbone):
     assert [len(share) for share in shares] == [24, 21]
     seen = [np.load(tmp_path / f"seen-{rank}.npy") for rank in (0, 1)]
     assert np.array_equal(*seen)
-    alone = embed_dataset(texts, backbone, tmp_path / "alone", dtype="float16", progress=False).to_numpy()
+    alone = embed_dataset(texts, backbone, tmp_path / "alone", dtype="float16").to_numpy()
     np.testing.assert_allclose(seen[0].astype(np.float32), alone.astype(np.float32), atol=2e-3)
     assert len(EmbeddingCache.load(next((tmp_path / "cache").iterdir()), verify=True)) == 45
 
 
 @pytest.mark.slow
 def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path):
-    (tmp_path / "worker.py").write_text(COMMON + "make_trainer(folder / 'run', embeddings, 32)")
+    (tmp_path / "worker.py").write_text(COMMON + "make_trainer(folder / 'run', embeddings, 32, num_processes=2)")
     np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run(
@@ -221,12 +220,12 @@ def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path)
         text=True,
     )
     assert done.returncode != 0
-    assert "2 processes were asked for and 1 started" in done.stderr
+    assert "`num_processes` (2) were asked for and 1 started" in done.stderr
     assert "torchrun --nproc_per_node 2" in done.stderr
 
 
 def test_number_of_processes_can_be_demanded(tmp_path, finished):
     embeddings = np.load(finished / "embeddings.npy")
-    with pytest.raises(ValueError, match="8 processes were asked for and 1 started"):
+    with pytest.raises(ValueError, match=r"`num_processes` \(8\) were asked for and 1 started"):
         make_trainer(tmp_path, embeddings, 64, num_processes=8)
     assert make_trainer(tmp_path, embeddings, 64, num_processes=1).batch_size == 64

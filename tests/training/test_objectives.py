@@ -49,13 +49,6 @@ def test_reconstruction_is_relative_to_the_variance(arrays):
     assert objectives.reconstruction(x, mean, variance).item() == pytest.approx(1)
 
 
-def test_cosine_reconstruction(arrays):
-    x, x_hat, _ = arrays
-    expected = np.mean([1 - cosine(a, b) for a, b in zip(x, x_hat, strict=True)])
-    assert objectives.cosine_reconstruction(*tensors(x, x_hat)).item() == pytest.approx(expected)
-    assert objectives.cosine_reconstruction(*tensors(x, 7 * x)).item() == pytest.approx(0, abs=1e-12)
-
-
 def test_auxiliary(arrays):
     e, e_hat, _ = arrays
     spread = sum(np.sum((row - e.mean(0)) ** 2) for row in e)

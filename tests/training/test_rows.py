@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 
-from csr_hf.training.neighbors import nearest_rows
-from csr_hf.training.rows import RowOrder, TrainingRows, TrainingSource
+from csr_hf.data.sources import Source
+from csr_hf.training.rows import RowOrder, TrainingRows
+
+
+def single(rows, **more):
+    return Source.from_arrays({"embedding": rows}, **more)
 
 
 @pytest.fixture
@@ -10,9 +14,9 @@ def sources():
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((n, 3)).astype(np.float16) for n in (5, 5, 5, 4, 6)]
     return [
-        TrainingSource(arrays[0], positives=arrays[1], negatives=arrays[2]),
-        TrainingSource(arrays[3], labels=np.array([7, 7, 2, -1])),
-        TrainingSource(arrays[4].astype(np.float32), labels=np.array([2, 2, 0, 0, 0, 0])),
+        Source.from_arrays({"anchor": arrays[0], "positive": arrays[1], "negative": arrays[2]}),
+        single(arrays[3], labels=np.array([7, 7, 2, -1])),
+        single(arrays[4].astype(np.float32), labels=np.array([2, 2, 0, 0, 0, 0])),
     ], arrays
 
 
@@ -52,9 +56,9 @@ def test_fingerprint_tells_data_apart(sources):
         TrainingRows(given).fingerprint,
         TrainingRows(given, paired=True).fingerprint,
         TrainingRows(given[::-1]).fingerprint,
-        TrainingRows([TrainingSource(arrays[0])]).fingerprint,
-        TrainingRows([TrainingSource(arrays[0], weight=2.0), TrainingSource(arrays[3])]).fingerprint,
-        TrainingRows([TrainingSource(arrays[0]), TrainingSource(arrays[3])]).fingerprint,
+        TrainingRows([single(arrays[0])]).fingerprint,
+        TrainingRows([single(arrays[0], weight=2.0), single(arrays[3])]).fingerprint,
+        TrainingRows([single(arrays[0]), single(arrays[3])]).fingerprint,
     }
     assert len(prints) == 6
     assert TrainingRows(given).fingerprint == TrainingRows(list(given)).fingerprint
@@ -62,14 +66,44 @@ def test_fingerprint_tells_data_apart(sources):
 
 def test_unusable_sources_are_refused():
     rows = np.ones((4, 3), np.float32)
-    with pytest.raises(ValueError, match="source 0 has 4 embeddings and 3 positives"):
-        TrainingRows([TrainingSource(rows, positives=rows[:3])])
-    with pytest.raises(ValueError, match="source 0 has 4 embeddings and 2 labels"):
-        TrainingRows([TrainingSource(rows, labels=np.zeros(2))])
-    with pytest.raises(ValueError, match=r"`weight` \(-1\) of source 0 must be above 0"):
-        TrainingRows([TrainingSource(rows, weight=-1)])
+    with pytest.raises(ValueError, match="arrays has 4 rows, but 3 of 'positive'"):
+        Source.from_arrays({"anchor": rows, "positive": rows[:3]})
+    with pytest.raises(ValueError, match="arrays has 4 rows, but 2 of 'labels'"):
+        single(rows, labels=np.zeros(2))
+    with pytest.raises(ValueError, match=r"`weight` \(-1\) of arrays must be above 0"):
+        single(rows, weight=-1)
     with pytest.raises(ValueError, match="the data set is empty"):
         TrainingRows([])
+    with pytest.raises(ValueError, match="differ in width"):
+        TrainingRows([single(rows), single(rows[:, :2])])
+    broken = np.ones((70_000, 3), np.float32)
+    broken[65_541, 1] = np.nan
+    with pytest.raises(ValueError, match="first in mine, embedding, row 65541"):
+        TrainingRows([single(rows), single(broken, name="mine")])
+
+
+def test_held_out_rows_are_left_where_they_are():
+    rows = np.arange(30, dtype=np.float32).reshape(10, 3)
+    held_out = np.arange(10) % 3 == 0
+    source = Source("mine", ("anchor", "positive"), held_out, vectors={"anchor": rows, "positive": -rows})
+    every, paired = TrainingRows([source]), TrainingRows([source], paired=True)
+    assert (len(every), len(paired)) == (12, 6)
+    kept = rows[~held_out]
+    assert np.array_equal(every.rows(np.arange(12)), np.concatenate([kept, -kept]))
+    assert np.array_equal(paired.positives(np.arange(6)), -kept)
+    with pytest.raises(ValueError, match="the data set is empty"):
+        TrainingRows([Source("none", ("embedding",), np.ones(10, bool), vectors={"embedding": rows})])
+
+
+def test_modality_means_are_subtracted():
+    rng = np.random.default_rng(0)
+    images, texts = rng.standard_normal((2, 8, 3)).astype(np.float32)
+    means = {"image": np.float32([1, 2, 3]), "text": np.float32([0, 0, -1])}
+    rows = TrainingRows([Source.from_arrays({"image": images, "text": texts})], modality_means=means, paired=True)
+    chosen = np.array([3, 0])
+    assert np.array_equal(rows.rows(chosen), images[chosen] - means["image"])
+    assert np.array_equal(rows.positives(chosen), texts[chosen] - means["text"])
+    assert list(rows.modalities(chosen)) == [0, 0] and list(rows.positive_modalities(chosen)) == [1, 1]
 
 
 def test_an_epoch_holds_every_row_once():
@@ -94,15 +128,3 @@ def test_weights_share_the_places():
     assert set(np.bincount(seen[seen < 10])) == {90}
     rare = np.bincount(seen[seen >= 10] - 10, minlength=90)
     assert rare.max() - rare.min() <= 1
-
-
-def test_nearest_row_is_the_most_similar_other_one():
-    rng = np.random.default_rng(0)
-    data = rng.standard_normal((40, 5)).astype(np.float32)
-    data[11] = 2 * data[10]  # The same direction is not another text.
-    unit = data / np.linalg.norm(data, axis=1, keepdims=True)
-    similarities = unit @ unit.T
-    similarities[similarities > 1 - 1e-5] = -2
-    assert np.array_equal(nearest_rows(TrainingRows([TrainingSource(data)]), seed=0), similarities.argmax(1))
-    alone = TrainingRows([TrainingSource(np.ones((3, 2), np.float32))])
-    assert np.array_equal(nearest_rows(alone, seed=0), [0, 1, 2])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from csr_hf import CSRModel, CSRTrainer, CSRTrainingArguments
+from csr_hf.data.sources import Source
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
 from csr_hf.training.head_metrics import measure
-from csr_hf.training.rows import TrainingSource
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -17,7 +17,7 @@ EVERYTHING = {"gamma": 0.1, "distillation": 0.2, "balance": 0.1, "k_start": 9}
 def make_trainer(folder, embeddings, head=None, **arguments):
     settings = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 5, **arguments}
     head = make_head(dead_threshold=300) if head is None else head
-    return CSRTrainer(head, CSRTrainingArguments(**settings), embeddings, folder)
+    return CSRTrainer(head, CSRTrainingArguments(**settings, output_dir=str(folder)), embeddings)
 
 
 def state(trainer):
@@ -30,8 +30,8 @@ def equal(first, second):
 
 def test_training_explains_the_data(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.data)["explained_variance"]
-    figures = trainer.train(progress=False)
+    before = measure(trainer.model, trainer.batches.rows)["explained_variance"]
+    figures = trainer.train()
     assert figures["explained_variance"] > 0.75 > before + 0.3
     assert figures["steps"] == 300
     log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]
@@ -42,7 +42,7 @@ def test_training_explains_the_data(tmp_path, embeddings):
 
 def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    figures = measure(trainer.model, trainer.data)
+    figures = measure(trainer.model, trainer.batches.rows)
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
     left = trainer.model.decode(values, indices).detach().numpy() - embeddings
     explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
@@ -56,12 +56,12 @@ def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
 
 def test_interrupted_run_ends_with_the_same_bits(tmp_path, embeddings):
     whole = make_trainer(tmp_path / "whole", embeddings, **EVERYTHING)
-    whole.train(progress=False)
+    whole.train()
     cut = make_trainer(tmp_path / "cut", embeddings, **EVERYTHING)
-    cut.train(progress=False, until=25)
+    cut.train(until=25)
     assert not equal(state(cut), state(whole))
     resumed = make_trainer(tmp_path / "cut", embeddings, head=make_head(dead_threshold=300), **EVERYTHING)
-    resumed.train(resume_from_checkpoint=True, progress=False)
+    resumed.train(resume_from_checkpoint=True)
     assert resumed.step == 40
     assert equal(state(resumed), state(whole))
     moments = [trainer.optimizer.state_dict()["state"] for trainer in (resumed, whole)]
@@ -76,33 +76,33 @@ def test_interrupted_run_ends_with_the_same_bits(tmp_path, embeddings):
 
 def test_resuming_without_a_checkpoint_starts_anew(tmp_path, embeddings):
     first, second = make_trainer(tmp_path / "a", embeddings), make_trainer(tmp_path / "b", embeddings)
-    first.train(progress=False)
-    second.train(resume_from_checkpoint=True, progress=False)
+    first.train()
+    second.train(resume_from_checkpoint=True)
     assert equal(state(first), state(second))
 
 
 def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
     first = make_trainer(tmp_path, embeddings)
-    figures = first.train(progress=False)
+    figures = first.train()
     again = make_trainer(tmp_path, embeddings)
-    assert again.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
+    assert again.train(resume_from_checkpoint=True)["steps"] == 40
     assert equal(state(first), state(again))
-    assert measure(again.model, again.data)["explained_variance"] == figures["explained_variance"]
+    assert measure(again.model, again.batches.rows)["explained_variance"] == figures["explained_variance"]
 
 
 def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
-    make_trainer(tmp_path, embeddings).train(progress=False, until=10)
+    make_trainer(tmp_path, embeddings).train(until=10)
     with (tmp_path / "training_log.jsonl").open("a") as file:
         file.write('{"step": 15, "lo')
-    make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=True, progress=False)
+    make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=True)
     steps = [json.loads(line)["step"] for line in (tmp_path / "training_log.jsonl").open()]
     assert steps == list(range(5, 41, 5))
 
 
 def test_run_that_starts_anew_outlives_older_checkpoints(tmp_path, embeddings):
-    make_trainer(tmp_path, embeddings).train(progress=False)
+    make_trainer(tmp_path, embeddings).train()
     anew = make_trainer(tmp_path, embeddings, seed=1)
-    anew.train(progress=False, until=10)
+    anew.train(until=10)
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_0000010"]
     weights, _, _ = load_checkpoint(tmp_path / "checkpoints" / "step_0000010", [])
     assert equal(weights, state(anew))
@@ -111,14 +111,14 @@ def test_run_that_starts_anew_outlives_older_checkpoints(tmp_path, embeddings):
 def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
     trainers = [make_trainer(tmp_path / str(n), embeddings, seed=seed) for n, seed in enumerate((0, 0, 1))]
     for trainer in trainers:
-        trainer.train(progress=False)
+        trainer.train()
     assert equal(state(trainers[0]), state(trainers[1]))
     assert not equal(state(trainers[0]), state(trainers[2]))
 
 
 def test_every_row_is_seen_once_an_epoch(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings[:100])
-    batches = np.concatenate([trainer._batch(step).embeddings.numpy() for step in range(25)])
+    batches = np.concatenate([trainer.batches.at(step).embeddings.numpy() for step in range(25)])
     for epoch in range(16):
         rows = batches[epoch * 100 : epoch * 100 + 100]
         assert np.array_equal(np.sort(rows, axis=0), np.sort(embeddings[:100], axis=0))
@@ -129,11 +129,11 @@ def test_several_arrays_are_one_data_set(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, parts)
     rows = np.array([599, 0, 100, 99, 101, 100])
     expected = np.concatenate([part.astype(np.float32) for part in parts])[rows]
-    assert np.array_equal(trainer.data.rows(rows), expected)
+    assert np.array_equal(trainer.batches.rows.rows(rows), expected)
 
 
 def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
-    make_trainer(tmp_path, embeddings).train(progress=False)
+    make_trainer(tmp_path, embeddings).train()
     for other, what in (
         (make_trainer(tmp_path, embeddings, learning_rate=1e-5), "arguments"),
         (make_trainer(tmp_path, embeddings[:500]), "data"),
@@ -142,9 +142,9 @@ def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
         (make_trainer(tmp_path, embeddings, head=make_head(hidden_dim=50)), "head"),
     ):
         with pytest.raises(ValueError, match=rf"belongs to a run with other arguments or data \({what}\)"):
-            other.train(resume_from_checkpoint=True, progress=False)
+            other.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=tmp_path, progress=False)
+        make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=tmp_path)
 
 
 def test_dead_clock_counts_examples(tmp_path, embeddings):
@@ -152,7 +152,7 @@ def test_dead_clock_counts_examples(tmp_path, embeddings):
     with torch.no_grad():
         head.latent_bias[4] = -100
     trainer = make_trainer(tmp_path, embeddings, head=head, max_steps=6)
-    figures = trainer.train(progress=False)
+    figures = trainer.train()
     assert head.stats_last_nonzero[4] == 6 * 64
     assert (head.stats_last_nonzero >= 0).all()
     assert figures["dead_fraction"] == pytest.approx(float((head.stats_last_nonzero > 300).float().mean()))
@@ -161,7 +161,7 @@ def test_dead_clock_counts_examples(tmp_path, embeddings):
 
 def test_checkpoints_are_pruned_and_unfinished_ones_ignored(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    trainer.train(progress=False)
+    trainer.train()
     folder = tmp_path / "checkpoints"
     assert [path.name for path in list_checkpoints(folder)] == ["step_0000030", "step_0000040"]
     (folder / "step_0000050").mkdir()
@@ -174,7 +174,7 @@ def test_checkpoints_are_pruned_and_unfinished_ones_ignored(tmp_path, embeddings
 
 def test_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, embeddings, monkeypatch):
     trainer = make_trainer(tmp_path, embeddings)
-    trainer.train(progress=False, until=10)
+    trainer.train(until=10)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -188,11 +188,11 @@ def test_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, embeddings, 
 
 def test_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    trainer.train(progress=False, until=12)
+    trainer.train(until=12)
     with torch.no_grad():
         trainer.model.pre_bias[0] = float("inf")
     with pytest.raises(NonFiniteLossError, match=r"is not finite at step 12: .*step_0000010.*Lower learning_rate"):
-        trainer.train(progress=False)
+        trainer.train()
     kept = CSRModel.from_pretrained(tmp_path / "checkpoints" / "step_0000010")
     assert all(torch.isfinite(parameter).all() for parameter in kept.parameters())
 
@@ -204,14 +204,14 @@ def test_huge_learning_rate_stops_before_a_broken_checkpoint(tmp_path, embedding
     with pytest.raises(
         NonFiniteLossError, match=r"(a weight|the loss|a gradient) is not finite at step \d+: .*heckpoint"
     ):
-        trainer.train(progress=False)
+        trainer.train()
     for path in list_checkpoints(tmp_path / "checkpoints"):
         assert all(torch.isfinite(parameter).all() for parameter in CSRModel.from_pretrained(path).parameters())
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    trainer.train(progress=False, until=10)
+    trainer.train(until=10)
     with torch.no_grad():
         trainer.model.encoder.weight[3, 4] = float("nan")
     with pytest.raises(NonFiniteLossError, match=r"a weight is not finite at step 10: .*step_0000010"):
@@ -222,7 +222,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, embeddings):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_embeddings_that_are_not_finite_are_named(tmp_path, embeddings, bad):
     embeddings[17, 2] = bad
-    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, row 17"):
+    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, embedding, row 17"):
         make_trainer(tmp_path, embeddings)
 
 
@@ -244,8 +244,8 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
 
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.data)["explained_variance"]
-    assert trainer.train(progress=False)["explained_variance"] > before + 0.2
+    before = measure(trainer.model, trainer.batches.rows)["explained_variance"]
+    assert trainer.train()["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
 
 
@@ -256,7 +256,7 @@ def test_scale_of_the_embeddings_changes_the_biases_alone(tmp_path, embeddings):
         with torch.no_grad():
             head.pre_bias.mul_(scale), head.latent_bias.mul_(scale)
         trainer = make_trainer(tmp_path / str(scale), embeddings * scale, head=head, gamma=0.1, balance=0.2)
-        trainer.train(progress=False)
+        trainer.train()
         heads.append(head)
     plain, scaled = heads
     assert torch.equal(plain.encoder.weight, scaled.encoder.weight)
@@ -275,7 +275,7 @@ def test_coefficients_serve_embeddings_of_any_scale_and_mean(tmp_path, embedding
     head = make_head(dead_threshold=300)
     with torch.no_grad():
         head.pre_bias.zero_(), head.latent_bias.zero_()
-    figures = make_trainer(tmp_path, shifted, head=head, max_steps=300, learning_rate=1e-2).train(progress=False)
+    figures = make_trainer(tmp_path, shifted, head=head, max_steps=300, learning_rate=1e-2).train()
     assert figures["explained_variance"] > 0.75
 
 
@@ -287,30 +287,18 @@ def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
     )
     assert whole.batch_size == parts.batch_size == 64
     for trainer in (whole, parts):
-        trainer.train(progress=False)
+        trainer.train()
     for name, tensor in state(whole).items():
         torch.testing.assert_close(state(parts)[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_memory_holds_the_steps_before(tmp_path, embeddings):
-    trainer = make_trainer(tmp_path, embeddings, distillation=0.2, distillation_memory=100)
-    assert len(trainer._batch(0).memory) == 0
-    earlier = torch.cat([trainer._batch(step).embeddings for step in (1, 2)])
-    assert torch.equal(trainer._batch(3).memory, earlier[-100:])
-
-
-def test_pairs_and_neighbors_stand_behind_their_rows(tmp_path, embeddings):
-    source = TrainingSource(embeddings[:300], positives=embeddings[300:])
-    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs")._batch(0)
+def test_pairs_stand_behind_their_rows(tmp_path, embeddings):
+    source = Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]})
+    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs").batches.at(0)
     assert batch.n == 64
     rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
     numbers = [rows[row.numpy().tobytes()] for row in batch.embeddings]
     assert numbers[64:] == [number + 300 for number in numbers[:64]]
-    batch = make_trainer(tmp_path, embeddings, gamma=0.1, contrast="neighbors")._batch(0)
-    assert len(batch.embeddings) == 128
-    similarities = batch.embeddings[:64] @ torch.from_numpy(embeddings).t()
-    best = similarities.masked_fill(similarities > 1 - 1e-5, -1).argmax(1)
-    assert torch.equal(batch.embeddings[64:], torch.from_numpy(embeddings)[best])
 
 
 def test_contrast_that_the_data_cannot_give_is_refused(tmp_path, embeddings):
@@ -321,7 +309,7 @@ def test_contrast_that_the_data_cannot_give_is_refused(tmp_path, embeddings):
 
 def test_trackers_get_the_figures_offline(tmp_path, embeddings):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    make_trainer(tmp_path, embeddings, report_to=["tensorboard"]).train(progress=False)
+    make_trainer(tmp_path, embeddings, report_to=["tensorboard"]).train()
     folder = next((tmp_path / "trackers").rglob("events.out.tfevents.*")).parent
     found = events.EventAccumulator(str(folder)).Reload()
     log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]
@@ -338,23 +326,29 @@ def test_trackers_that_are_unknown_or_missing_are_named(tmp_path, embeddings):
 
 
 def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
-    make_trainer(tmp_path, embeddings).train(progress=False, until=20)
+    make_trainer(tmp_path, embeddings).train(until=20)
     other = make_trainer(tmp_path, embeddings, logging_steps=7, save_steps=13, save_total_limit=1)
-    assert other.train(resume_from_checkpoint=True, progress=False)["steps"] == 40
+    assert other.train(resume_from_checkpoint=True)["steps"] == 40
 
 
 def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
     """Rows are images, their positives texts; without the contrast of pairs both are rows of their own."""
-    source = TrainingSource(embeddings[:300], positives=embeddings[300:], modality=0, positive_modality=1)
+    source = Source.from_arrays({"image": embeddings[:300], "text": embeddings[300:]})
     for gamma in (0.0, 0.1):
         head = make_head(modalities=["image", "text"], hidden_dim=64)
         head.encoder.weight.data[0] = 0
         head.latent_bias.data[0] = -100
         arguments = CSRTrainingArguments(
-            max_steps=6, per_device_train_batch_size=50, gamma=gamma, contrast="pairs", save_steps=3, beta=0
+            output_dir=str(tmp_path / str(gamma)),
+            max_steps=6,
+            per_device_train_batch_size=50,
+            gamma=gamma,
+            contrast="pairs",
+            save_steps=3,
+            beta=0,
         )
-        trainer = CSRTrainer(head, arguments, [source], tmp_path / str(gamma))
-        figures = trainer.train(progress=False)
+        trainer = CSRTrainer(head, arguments, [source])
+        figures = trainer.train()
         seen = [int(head.modality_last_nonzero[number, 0]) for number in (0, 1)]
         # A whole epoch is 300 of each; of 300 rows chosen from both, about a half are images.
         assert sum(seen) == int(head.stats_last_nonzero[0]) == (600 if gamma else 300)
@@ -363,3 +357,8 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
         assert int(head.modality_last_nonzero[:, 1:].min()) == 0
         half = CSRModel.from_pretrained(next((tmp_path / str(gamma) / "checkpoints").glob("*3")))
         assert sum(int(half.modality_last_nonzero[number, 0]) for number in (0, 1)) == sum(seen) / 2
+
+
+def test_a_folder_to_write_is_needed(embeddings):
+    with pytest.raises(ValueError, match=r"`args.output_dir` is missing: CSRTrainingArguments\(output_dir="):
+        CSRTrainer(make_head(), CSRTrainingArguments(), embeddings)

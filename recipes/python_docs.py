@@ -1,7 +1,15 @@
-"""A corpus that every machine has: docstrings of the standard library and of installed scientific packages."""
+"""Write a corpus that every machine has: docstrings of the standard library and of installed scientific packages.
+
+    python recipes/python_docs.py data/python_docs.parquet
+    python recipes/python_docs.py data/python_docs.parquet --limit 100000
+
+Each row is a docstring in two parts, its first paragraph (`anchor`) and the rest (`positive`), with the qualified name
+of what it documents (`id`). Nothing is imported or downloaded, sources are parsed where they are installed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
 import importlib.util
@@ -39,8 +47,8 @@ class DocPair(NamedTuple):
     """All that follows."""
 
 
-def python_docs(limit: int | None = None) -> list[DocPair]:
-    """Docstrings as (summary, body) pairs, without trivial ones and without repeated summaries or bodies.
+def read_docstrings(limit: int | None = None) -> list[DocPair]:
+    """Read docstrings as (summary, body) pairs, without trivial ones and without repeated summaries or bodies.
 
     The standard library comes first, then the packages' files in an order that depends on their names alone; so a
     smaller limit gives a prefix of what a larger one gives. Nothing is imported, the sources are only parsed.
@@ -52,7 +60,7 @@ def python_docs(limit: int | None = None) -> list[DocPair]:
     seen: set[str] = set()
     for path, module in _sources():
         for pair in _pairs_of_file(path, module):
-            keys = {_normalized(pair.summary), _normalized(pair.body)}
+            keys = {_normalize(pair.summary), _normalize(pair.body)}
             if keys & seen:
                 continue
             seen |= keys
@@ -100,14 +108,15 @@ def _pairs_of_file(path: Path, module: str) -> Iterator[DocPair]:
     except (SyntaxError, ValueError, RecursionError):
         # Some packages ship templates and files for other Python versions.
         return
-    yield from _pairs_of_node(tree, module)
+    yield from pairs_of_node(tree, module)
 
 
-def _pairs_of_node(node: ast.AST, name: str) -> Iterator[DocPair]:
+def pairs_of_node(node: ast.AST, name: str) -> Iterator[DocPair]:
+    """Yield the docstrings of a module or class and of what it defines, as pairs."""
     for child in [node, *_definitions(node)]:
         child_name = name if child is node else f"{name}.{child.name}"  # type: ignore[attr-defined]
         if child is not node and isinstance(child, ast.ClassDef):
-            yield from _pairs_of_node(child, child_name)
+            yield from pairs_of_node(child, child_name)
             continue
         docstring = ast.get_docstring(child, clean=False)  # type: ignore[arg-type]
         pair = _split(child_name, docstring) if docstring else None
@@ -131,5 +140,36 @@ def _split(name: str, docstring: str) -> DocPair | None:
     return DocPair(name, summary, body)
 
 
-def _normalized(text: str) -> str:
+def _normalize(text: str) -> str:
     return re.sub(r"\W+", " ", text[:500]).strip().lower()
+
+
+def write_corpus(path: Path, limit: int | None) -> int:
+    """Write the corpus as a parquet file with the columns `id`, `anchor` and `positive`.
+
+    Returns:
+        Number of rows.
+    """
+    from datasets import Dataset
+
+    from csr_hf.plumbing.atomic import written_whole
+
+    names, summaries, bodies = zip(*read_docstrings(limit), strict=True)
+    rows = Dataset.from_dict({"id": list(names), "anchor": list(summaries), "positive": list(bodies)})
+    with written_whole(path) as temporary:
+        rows.to_parquet(str(temporary))
+    return len(rows)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="parquet file to write")
+    parser.add_argument("--limit", type=int, default=5000, help="rows at most (default: %(default)s)")
+    options = parser.parse_args()
+    count = write_corpus(options.output, options.limit)
+    sys.stdout.write(f"{count:,} docstrings in {options.output}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,14 @@ import inspect
 import textwrap
 
 from csr_hf.data.arguments import DataArguments
-from csr_hf.data.python_docs import _pairs_of_node, python_docs
-from csr_hf.data.sources import load_data
+from csr_hf.data.sources import load_sources
+from tests.helpers.scripts import load_script
+
+script = load_script("python_docs")
 
 
 def test_pairs_are_real_docstrings_without_repetition():
-    pairs = python_docs(400)
+    pairs = script.read_docstrings(400)
     assert len(pairs) == 400
     assert len({pair.summary.lower() for pair in pairs}) == 400
     for pair in pairs:
@@ -24,7 +26,7 @@ def test_pairs_are_real_docstrings_without_repetition():
 
 
 def test_smaller_limit_is_a_prefix():
-    assert python_docs(150) == python_docs(300)[:150]
+    assert script.read_docstrings(150) == script.read_docstrings(300)[:150]
 
 
 def test_private_trivial_and_undocumented_definitions_are_left_out():
@@ -63,7 +65,7 @@ def test_private_trivial_and_undocumented_definitions_are_left_out():
                 {body}
                 """
         '''
-    pairs = list(_pairs_of_node(ast.parse(textwrap.dedent(source)), "m"))
+    pairs = list(script.pairs_of_node(ast.parse(textwrap.dedent(source)), "m"))
     assert [(pair.name, pair.summary) for pair in pairs] == [
         ("m", "Module that is documented well."),
         ("m.f", "Compute the frobnication of it."),
@@ -73,8 +75,8 @@ def test_private_trivial_and_undocumented_definitions_are_left_out():
     assert {pair.body for pair in pairs} == {body}
 
 
-def test_corpus_loads_as_pairs_with_names():
-    texts = load_data(DataArguments(limit=50, held_out=0.2))[0]
+def test_corpus_loads_as_pairs_with_names(corpus):
+    (texts,) = load_sources(DataArguments(source=str(corpus), limit=50, held_out=0.2))
     assert texts.query_role == "anchor"
     assert len(texts) == 50
-    assert all(importlib.util.find_spec(name.split(".")[0]) for name in texts.dataset["id"])
+    assert all(importlib.util.find_spec(name.split(".")[0]) for name in texts.rows["id"])

@@ -1,0 +1,197 @@
+"""What each command takes: the fields become its flags, their docstrings its `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from csr_hf.plumbing.settings import Flag, settings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@settings
+class RecipeSource:
+    """Where a recipe comes from, and what is said often enough to have a short flag."""
+
+    recipe: Annotated[str | None, Flag(nargs="?")] = None
+    """YAML file; may be left out with --corpus."""
+    corpus: str | None = None
+    """Learn from this file, folder or Hub data set of texts or images."""
+    text_column: str | None = None
+    """Its column of texts (default: text)."""
+    backbone: str | None = None
+    """Hub id or folder of the frozen model."""
+    head: str | None = None
+    """Start from this head: folder of a run or head, or Hub id."""
+    output_dir: str | None = None
+    """Where everything goes."""
+    limit: Count | None = None
+    """Rows of the data to use."""
+    skip_bad: bool = False
+    """Leave out images that cannot be opened."""
+
+
+@settings
+class RecipeOptions(RecipeSource):
+    """Of the commands that take a recipe."""
+
+    k: Count | None = None
+    """Active latents of a code."""
+
+
+@settings
+class TrainOptions(RecipeOptions):
+    """Of the commands that train."""
+
+    resume: bool = False
+    """Go on from the newest checkpoint of the output folder."""
+
+
+@settings
+class BackendOptions:
+    """Where the codes are, if not in an index of the library's own."""
+
+    backend: str | None = None
+    """URL of a search backend, such as milvus-lite:./file.db or qdrant://host (see recipes/backends.md); a key is read
+    from CSR_HF_BACKEND_API_KEY."""
+    collection: str | None = None
+    """Name in the backend (default: like the output folder)."""
+
+
+@settings
+class IndexOptions(RecipeOptions, BackendOptions):
+    """Of `csr-hf index`."""
+
+
+@settings
+class EvaluateOptions:
+    """Of `csr-hf evaluate`, beside `MTEBArguments`."""
+
+    model: Annotated[str, Flag(nargs="")]
+    """Output folder of `csr-hf run`, or folder or Hub id of a head."""
+    tasks: list[str]
+    """Tasks of mteb: NAME[:SUBSET[:SPLIT]],..."""
+
+
+@settings
+class EncodeOptions:
+    """Of `csr-hf encode`."""
+
+    model: Annotated[str, Flag(nargs="")]
+    """Folder or Hub id of a head."""
+    input: Annotated[str, Flag(nargs="")]
+    """One text a line (.txt, - for stdin), or csv, jsonl, parquet with --column."""
+    output: Path
+    """Safetensors file to write."""
+    column: str = "text"
+    """Column of a data file (default: text)."""
+    k: Count | None = None
+    """Active latents (default: the head's)."""
+    refine: Literal["values", "pursuit"] | None = None
+    """Better codes for documents: least-squares values, or support and values by matching pursuit."""
+    prompt_name: str | None = None
+    """One of the backbone's prompts."""
+    batch_size: Count = 32
+    """Texts in one pass (default: 32)."""
+
+
+@settings
+class CardSettings:
+    """What goes into an exported folder and its card."""
+
+    layout: Literal["full", "head"] | None = None
+    """With the backbone, or the head alone (default: full, and head above 1 GB of backbone weights)."""
+    base_model: str | None = None
+    """Hub id of the backbone (default: what the head's config says)."""
+    license: str | None = None
+    """License of the head (default: the backbone's)."""
+    dataset: Annotated[list[str], Flag(parse=str)] = field(default_factory=list)
+    """Hub id of training data; may be repeated."""
+
+
+@settings
+class ExportOptions(CardSettings):
+    """Of `csr-hf export`."""
+
+    model: Annotated[str, Flag(nargs="")]
+    """Output folder of `csr-hf run`, or folder or Hub id of a head."""
+    output: Annotated[Path, Flag(nargs="")]
+    """Folder to write."""
+    repo_id: str | None = None
+    """user/name that the card shows (default: user/name)."""
+
+
+@settings
+class CardOptions(ExportOptions):
+    """Of `csr-hf card`."""
+
+    overwrite_card: bool = False
+    """Replace a card that a person changed."""
+
+
+@settings
+class PushOptions(CardSettings):
+    """Of `csr-hf push`."""
+
+    model: Annotated[str, Flag(nargs="")]
+    """Output folder of `csr-hf run`, or folder or Hub id of a head."""
+    repo_id: Annotated[str, Flag(nargs="")]
+    """user/name on the Hub."""
+    overwrite_card: bool = False
+    """Replace a card that a person changed."""
+    keep_card: bool = False
+    """Leave a card that a person changed as it is."""
+    private: bool = False
+    """Make the repository private."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    revision: str | None = None
+    """Branch to commit to; created if there is none (default: main)."""
+
+
+@settings
+class ImportOptions:
+    """Of `csr-hf import`."""
+
+    source: Annotated[str, Flag(nargs="")]
+    """Folder or Hub id of a SparseEncoder or SparseAutoEncoder, or a .pth or .safetensors file."""
+    output: Annotated[Path, Flag(nargs="")]
+    """Folder to write."""
+    base_model: str | None = None
+    """The backbone it was trained on, when it does not come with one."""
+    k: Count | None = None
+    """Active latents (default: what the file or its name says)."""
+    file: str | None = None
+    """A .pth or .safetensors file inside the folder or repository."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub repository."""
+
+
+@settings
+class SearchOptions(BackendOptions):
+    """Of `csr-hf search`."""
+
+    run: Annotated[Path, Flag(nargs="")]
+    """Output folder of `csr-hf run` or `csr-hf index`."""
+    question: Annotated[list[str], Flag(nargs="*")] = field(default_factory=list)
+    """Questions, quoted; without any, they are asked for."""
+    top_k: Count = 5
+    """Hits to show (default: 5)."""
+    html: Path | None = None
+    """Also write the hits as a page, with thumbnails of images."""
+    query_k: Count | None = None
+    """Latents of the query (default: the recipe's)."""
+    candidates: Count | None = None
+    """Documents to rerank (default: the recipe's)."""
+
+
+@settings
+class InfoOptions:
+    """Of `csr-hf info`."""
+
+    path: Annotated[Path, Flag(nargs="")]
+    """Folder or file."""

@@ -1,0 +1,84 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from csr_hf.evaluation.results import Results
+    from csr_hf.publishing.export import Exported
+    from csr_hf.runs.searcher import Hit
+
+_SHOWN_CHARACTERS = 100
+
+
+def print_line(line: str) -> None:
+    """Print a line as it is, whatever the width of the terminal."""
+    _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_tables(results: Results | None) -> None:
+    """Print the tables of results."""
+    console = _console()
+    for table in results.to_tables() if results else ():
+        console.print(table)
+
+
+def print_hits(question: str, hits: Sequence[Hit], milliseconds: float | None = None) -> None:
+    """Print a question and the documents that were found for it."""
+    from rich.text import Text
+
+    console = _console()
+    heading = Text(f"\n{question}", style="bold")
+    if milliseconds is not None:
+        heading.append(f"  {milliseconds:.0f} ms", style="not bold dim")
+    console.print(heading, soft_wrap=True)
+    if not hits:
+        console.print("  nothing found", highlight=False)
+    for rank, hit in enumerate(hits, 1):
+        text = " ".join(hit.text.split())[:_SHOWN_CHARACTERS]
+        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"     {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
+def print_export(exported: Exported) -> None:
+    """Print the layout of an exported head, and what the user should know of it."""
+    for line in [f"layout     {exported.layout}: {exported.reason}", *exported.notes]:
+        print_line(line)
+
+
+def print_doors(name: str, exported: Exported, revision: str | None = None) -> None:
+    """Print how each library loads a published head, one line for each."""
+    at, module = f', revision="{revision}"' if revision else "", exported.module
+    whole, alone = f'SparseEncoder("{name}"{at})', f'{module}.load("{name}", "{module}"{at})'
+    doors = {
+        f'CSREncoder.from_pretrained("{name}"{at})': "csr_hf",
+        whole if exported.layout == "full" else alone: "sentence-transformers",
+        f'AutoModel.from_pretrained("{name}"{at}, trust_remote_code=True)': "transformers",
+    }
+    width = max(map(len, doors))
+    for call, library in doors.items():
+        print_line(f"  {call:{width}}  # {library}")
+
+
+def typed_questions() -> Iterator[str]:
+    """Read lines from the terminal or a pipe, up to an empty one."""
+    console = _console()
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()

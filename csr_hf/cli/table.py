@@ -1,0 +1,191 @@
+"""The commands of `csr-hf`: what each is for, what it takes, and examples. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        summary: for `csr-hf --help`.
+        call: function in `commands.py`.
+        kinds: classes of its settings, as `module:class` below `csr_hf`.
+        takes_recipe: whether keys of a recipe are flags too.
+        examples: command lines.
+    """
+
+    summary: str
+    call: str
+    kinds: tuple[str, ...]
+    takes_recipe: bool
+    examples: str
+
+    def load_kinds(self) -> list[type]:
+        """Import the classes of the settings."""
+        found = []
+        for place in self.kinds:
+            module, _, name = place.partition(":")
+            found.append(getattr(importlib.import_module(f"csr_hf.{module}"), name))
+        return found
+
+    def load_call(self) -> Any:
+        """Import the function."""
+        return getattr(importlib.import_module("csr_hf.cli.commands"), self.call)
+
+
+COMMANDS = {
+    "run": Command(
+        "embed, train, evaluate and index, as a recipe says",
+        "run",
+        ("cli.options:TrainOptions",),
+        takes_recipe=True,
+        examples="""
+  csr-hf run recipes/quickstart.yaml
+  csr-hf run recipes/quickstart.yaml --limit 2000 --output-dir runs/small
+  csr-hf run --corpus docs.parquet --text-column body --output-dir runs/docs
+  csr-hf run recipes/quickstart.yaml --data.source faq.csv --data.columns '{anchor: question, positive: answer}'
+""",
+    ),
+    "embed": Command(
+        "embed the texts of a recipe into the cache",
+        "embed",
+        ("cli.options:RecipeOptions",),
+        takes_recipe=True,
+        examples="""
+  csr-hf embed recipes/quickstart.yaml
+  csr-hf embed recipes/quickstart.yaml --limit 1000 --backbone.batch_size 64
+""",
+    ),
+    "train": Command(
+        "train a head (embeds first if need be)",
+        "train",
+        ("cli.options:TrainOptions",),
+        takes_recipe=True,
+        examples="""
+  csr-hf train recipes/quickstart.yaml --k 16
+  csr-hf train recipes/quickstart.yaml --resume
+  csr-hf train --corpus docs.parquet --text-column body
+  csr-hf train --corpus docs.parquet --text-column body --head user/minilm-csr
+  torchrun --nproc_per_node 2 -m csr_hf.cli train recipes/quickstart.yaml
+""",
+    ),
+    "sweep": Command(
+        "train and measure a head for every combination",
+        "sweep",
+        ("cli.options:RecipeSource", "runs.arguments:SweepArguments"),
+        takes_recipe=True,
+        examples="""
+  csr-hf sweep recipes/quickstart.yaml --hidden-dim 1x,2x,4x,8x --output-dir runs/widths
+  csr-hf sweep recipes/quickstart.yaml --k 8,16,32 --max-steps 250,1000 --output-dir runs/lengths
+  csr-hf sweep recipes/quickstart.yaml --preset csr,csrv2,csr_hf --k 4,8,16,32,64 --output-dir runs/presets
+  csr-hf sweep recipes/quickstart.yaml --variant training.balance=0 --variant training.balance=2,training.k_start=64
+""",
+    ),
+    "evaluate": Command(
+        "measure a head and its baselines on MTEB",
+        "evaluate",
+        ("cli.options:EvaluateOptions", "runs.arguments:MTEBArguments"),
+        takes_recipe=False,
+        examples="""
+  csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark
+  csr-hf evaluate runs/quickstart --tasks Banking77Classification --k 8,32 --baselines pca,pq
+  csr-hf evaluate user/minilm-csr --tasks MTOPIntentClassification:en:test
+""",
+    ),
+    "encode": Command(
+        "encode texts into a file of sparse codes",
+        "encode",
+        ("cli.options:EncodeOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
+  csr-hf encode runs/quickstart/model faq.csv --column answer --k 16 --output codes.safetensors
+""",
+    ),
+    "index": Command(
+        "index a corpus with a head that was trained before",
+        "index",
+        ("cli.options:IndexOptions",),
+        takes_recipe=True,
+        examples="""
+  csr-hf index --corpus docs.parquet --text-column body --head runs/quickstart --output-dir runs/docs
+  csr-hf index --corpus docs.parquet --head user/minilm-csr --index.copies '[binary]'
+  csr-hf index --corpus docs.parquet --head user/minilm-csr --output-dir runs/docs --backend milvus-lite:./docs.db
+  csr-hf index --corpus photos --head runs/photos --output-dir runs/more --skip-bad
+""",
+    ),
+    "search": Command(
+        "search the documents of a finished run",
+        "search",
+        ("cli.options:SearchOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf search runs/quickstart "how do I read a file line by line"
+  csr-hf search runs/quickstart "invert a matrix" --top-k 3 --candidates 300
+  csr-hf search runs/quickstart
+  csr-hf search runs/docs "how are they installed" --backend milvus-lite:./docs.db
+  csr-hf search runs/photos "a red bicycle" --html found.html
+""",
+    ),
+    "info": Command(
+        "describe a run, model, index, cache or file of codes",
+        "info",
+        ("cli.options:InfoOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf info runs/quickstart
+  csr-hf info runs/quickstart/model
+  csr-hf info codes.safetensors
+""",
+    ),
+    "export": Command(
+        "write a head as a folder that every library loads",
+        "export",
+        ("cli.options:ExportOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf export runs/quickstart exported
+  csr-hf export runs/quickstart exported --layout head
+  python -c "from sentence_transformers import SparseEncoder; print(SparseEncoder('exported').encode(['a text']))"
+""",
+    ),
+    "push": Command(
+        "publish a head on the Hub, as one commit",
+        "push",
+        ("cli.options:PushOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf push runs/quickstart user/minilm-csr
+  csr-hf push runs/quickstart user/minilm-csr --private --license apache-2.0
+  csr-hf push runs/quickstart user/minilm-csr --create-pr
+  csr-hf push runs/quickstart user/minilm-csr --revision experiment --layout head
+""",
+    ),
+    "card": Command(
+        "write the model card of a run, and the files it quotes",
+        "card",
+        ("cli.options:CardOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf card runs/quickstart card --repo-id user/minilm-csr
+  csr-hf card runs/quickstart card --repo-id user/minilm-csr --license apache-2.0 --dataset user/questions
+""",
+    ),
+    "import": Command(
+        "turn a head that others saved into one of csr_hf",
+        "import_head",
+        ("cli.options:ImportOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf import user/a-sparse-encoder imported
+  csr-hf import a-sparse-encoder/3_SparseAutoEncoder imported --base-model mixedbread-ai/mxbai-embed-large-v1
+  csr-hf import ckpt/CSR_topk_32/checkpoint_9.pth imported
+  csr-hf import checkpoint.safetensors imported --k 32
+""",
+    ),
+}

@@ -1,0 +1,55 @@
+"""Settings of what is done with a recipe or a finished run; flags of the command line are made of them."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from csr_hf.plumbing.settings import Flag, read_overrides, settings
+
+
+@settings
+class SweepArguments:
+    """What a sweep varies; every combination is trained and measured."""
+
+    hidden_dim: list[int | str] = field(default_factory=list)
+    """Numbers, or multiples of the embeddings' width such as "2x"; default the recipe's."""
+    k: list[int] = field(default_factory=list)
+    """Active latents to train at; default the recipe's."""
+    max_steps: list[int] = field(default_factory=list)
+    """Lengths of the training; default the recipe's."""
+    preset: list[str] = field(default_factory=list)
+    """Presets of training (csr, csrv2, csr_hf) instead of the recipe's. Each takes as many steps of its own batch size
+    as give the recipe's number of examples."""
+    variant: Annotated[list[dict[str, Any]], Flag(parse=read_overrides)] = field(default_factory=list)
+    """Keys of the recipe and their values, one mapping for each variant; as a flag key=value,key=value, which may be
+    repeated."""
+
+
+@settings
+class MTEBArguments:
+    """How a head is measured on MTEB, and beside what."""
+
+    ks: Annotated[list[int], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
+    """Active latents of a document (default: 4,8,16,32,64)."""
+    baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
+    """What to compare with (default: truncate,pca,int8,binary,pq)."""
+    rerank: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
+    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16 (default: int8)."""
+    query_k_factor: Annotated[int, Field(ge=1)] | None = None
+    """In a search, queries keep this many times k (default: as the run was measured)."""
+    candidates: Annotated[int, Field(ge=1)] | None = None
+    """Documents that a search hands to reranking (default: as the run was measured)."""
+    output_dir: str | None = None
+    """Where results go (default: evaluation/ in the run, or evaluation/NAME)."""
+    submit_dir: str | None = None
+    """Also lay out results of a published head as the leaderboard wants them, in this folder."""
+    trained_on: list[str] | None = None
+    """Tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown. A task whose
+    data set is the source of the run counts without being named."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Texts in one pass of the backbone (default: 32)."""
+    device: str | None = None
+    """cpu, cuda, ...; default the best there is."""
