@@ -100,8 +100,7 @@ class Backbone:
             prompt_name: one of the model's prompts, which is put before texts. None for the model's default prompt,
                 if it has one; "query" and "document" mean None when the model has no such prompt.
             batch_size: inputs in one forward pass.
-            show_progress_bar: True or False; None draws bars on terminals where there are several batches, unless they
-                are disabled.
+            show_progress_bar: None draws bars on terminals, if there are several batches and bars are not disabled.
 
         Returns:
             float32, shape (n, dim).
@@ -226,11 +225,7 @@ def load_backbone(
 
 
 def check_width(backbone: Backbone, head: CSRModel) -> None:
-    """Check that a head takes the embeddings of a backbone.
-
-    Raises:
-        ValueError: if the backbone's width is not the head's `input_dim`.
-    """
+    """Raise ValueError if the width of a backbone's embeddings is not the head's `input_dim`."""
     if backbone.dim != head.config.input_dim:
         raise ValueError(
             f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
@@ -258,15 +253,13 @@ def load_backbone_of(
     packed = load_packed_backbone(repository, name or repository.name, device=device)
     if packed is not None:
         return packed
+    way_out = "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
     if name is None:
-        raise ValueError(
-            f"the config of {repository.name} names no backbone (`base_model_name_or_path`). "
-            "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-        )
+        raise ValueError(f"the config of {repository.name} names no backbone (`base_model_name_or_path`). {way_out}")
     if repository.commit is not None and not is_hub_id(name):
         raise ValueError(
             f"the config of {repository.name} names a folder as its backbone ({name!r}), which is not followed from "
-            "the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+            f"the Hub. {way_out}"
         )
     return load_backbone(name, revision=head.config.base_model_revision, device=device, token=token)
 
