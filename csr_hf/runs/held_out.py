@@ -49,7 +49,7 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         data.train_embeddings(None if across else head),
         ks=arguments.ks,
         baselines=arguments.baselines,
-        rerank=arguments.two_stage,
+        rerank=arguments.rerank,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
