@@ -160,13 +160,6 @@ def test_import_is_light():
     assert done.stderr.strip() == ""
 
 
-def test_publishing_does_without_the_facade():
-    """A head is published with a backbone: `CSREncoder` is built on publishing, not the other way around."""
-    known = {name for module in MODULES if module.startswith("publishing") for name in imports(MODULES[module])}
-    assert "csr_hf.embedding.backbone" in known
-    assert "csr_hf.encoder" not in known
-
-
 def test_public_names_resolve():
     for name in csr_hf.__all__:
         assert getattr(csr_hf, name) is not None

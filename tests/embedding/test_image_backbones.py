@@ -114,7 +114,7 @@ def test_siglip(tmp_path):
 
 def test_images_are_embedded_once_and_opened_one_by_one(clip, photos, tmp_path):
     (data,) = load_sources(DataArguments(source=str(photos)))
-    cache = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    cache = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32")
     np.testing.assert_allclose(cache.to_numpy()[5], clip.embed([picture(5)])[0], atol=1e-6)
-    again = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32", progress=False)
+    again = embed_dataset(data.inputs("image"), clip, tmp_path, dtype="float32")
     assert again.reused and again.folder == cache.folder
