@@ -54,7 +54,7 @@ def render(text: str, regions: Regions) -> str:
             raise ValueError(f"region {name!r} is unknown. Known: {', '.join(sorted(regions))}.")
         if kind == "value" and text[: found.start()].rpartition("\n")[2].strip() == "":
             raise ValueError(f"value {name!r} begins a line. Put a word before it.")
-        content = regions[name]().strip()
+        content = regions[name]().strip("\n")
         content = f"\n\n{content}\n\n" if kind == "table" else content
         return f"<!-- {kind}: {name} -->{content}<!-- end -->"
 

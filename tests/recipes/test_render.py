@@ -62,6 +62,11 @@ def test_mistakes_of_a_page_are_named(text, message):
         script.render(text, REGIONS)
 
 
+def test_indented_blocks_stay_indented():
+    filled = script.render("<!-- table: run -->\n<!-- end -->", {"run": lambda: "    make test"})
+    assert filled == "<!-- table: run -->\n\n    make test\n\n<!-- end -->"
+
+
 def test_check_names_stale_pages_and_writes_nothing(tmp_path):
     stale, fresh = tmp_path / "stale.md", tmp_path / "fresh.md"
     stale.write_text(PAGE)
