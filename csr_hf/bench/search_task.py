@@ -11,10 +11,11 @@ import numpy as np
 
 from csr_hf.bench.rivals import Rival
 from csr_hf.bench.search_data import TOP_K
-from csr_hf.evaluation.methods import CodesMatrix, Method
-from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder, model_meta
+from csr_hf.evaluation.cached_backbone import CachedBackbone
+from csr_hf.evaluation.csr_methods import CodesMatrix
+from csr_hf.evaluation.method import Hits, Method, Searcher
+from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
 from csr_hf.evaluation.neighbors import unit_rows
-from csr_hf.evaluation.searchers import Hits, Searcher
 from csr_hf.evaluation.tasks import load_tasks
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def measure_task(
     from csr_hf.bench.search import make_corpus
 
     task = load_tasks([name])[name]
-    source = EmbeddingSource(backbone, cache_dir, progress=progress)
+    source = CachedBackbone(backbone, cache_dir)
     task.load_data()
     kinds = {kind.name: kind for kind in rivals}
     for contestant in dict.fromkeys(one.contestant for one in contest.results):
@@ -132,7 +133,7 @@ def measure_task(
     task.unload_data()
 
 
-def _ndcg(task: Any, source: EmbeddingSource, name: str, entry: _Entry) -> float:
+def _ndcg(task: Any, source: CachedBackbone, name: str, entry: _Entry) -> float:
     import mteb
 
     entry.name = name

@@ -80,43 +80,19 @@ class _Gather(torch.autograd.Function):
         return total.chunk(world)[rank]
 
 
-def expected_processes() -> int | None:
-    """Number of processes that the `accelerate launch` above this process was asked for; None if there is none.
-
-    `accelerate launch --cpu --num_processes 2` starts a single one and says nothing (accelerate 1.15).
-    """
-    import psutil
-
-    if "LOCAL_RANK" in os.environ:
-        return None
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return None
-    if not any("accelerate" in word for word in words[:4]) or "launch" not in words:
-        return None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.replace("_", "-").partition("=")
-        if name == "--num-processes":
-            number = value if equals else following
-            return int(number) if number.isdigit() else None
-    return None
-
-
 def check_processes(running: int, wanted: int | None) -> None:
-    """Refuse to train alone where the user meant to train with several.
+    """Refuse to train with another number of processes than was asked for.
 
     Args:
         running: processes that train.
-        wanted: what the recipe says; None: what the command line of `accelerate launch` says, if anything.
+        wanted: what the recipe asks for; None for any number.
 
     Raises:
         ValueError: if the numbers differ, with a command that works.
     """
-    asked = expected_processes() if wanted is None else wanted
-    if asked is not None and asked != running:
+    if wanted is not None and wanted != running:
         raise ValueError(
-            f"{asked} processes were asked for and {running} started. On a CPU `accelerate launch` starts one, "
-            f"whatever --num_processes says. Use `torchrun --nproc_per_node {asked} -m csr_hf.cli train RECIPE` "
+            f"`num_processes` ({wanted}) were asked for and {running} started. On a CPU `accelerate launch` starts "
+            f"one, whatever --num_processes says. Use `torchrun --nproc_per_node {wanted} -m csr_hf.cli train RECIPE` "
             "(recipes/accelerate_configs)."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
 
     folder, is_main = RunFolder.of(recipe.output_dir), rank_and_world()[0] == 0
     head = first_head(recipe, data)
-    trainer = CSRTrainer(head, recipe.training, data.sources, folder.path)
+    trainer = CSRTrainer(head, replace(recipe.training, output_dir=recipe.output_dir), data.sources)
     if not resume and is_main:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.log.unlink(missing_ok=True)

@@ -6,10 +6,10 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csr_hf.plumbing.distributed import trains_on_cpu
+from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ _PROJECT = "csr_hf"
 _PACKAGES = {"tensorboard": ("tensorboard",), "comet_ml": ("comet_ml",)}
 
 
-def make_accelerator(arguments: CSRTrainingArguments, output_dir: Path) -> Accelerator:
-    """An accelerator for the arguments; events of trackers go below `output_dir/trackers`.
+def make_accelerator(args: CSRTrainingArguments, folder: RunFolder) -> Accelerator:
+    """Make an accelerator for the arguments; events of trackers go below `folder.trackers`.
 
     Raises:
         ValueError: for an unknown tracker.
@@ -33,23 +33,23 @@ def make_accelerator(arguments: CSRTrainingArguments, output_dir: Path) -> Accel
     from accelerate.utils import DistributedDataParallelKwargs
 
     known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    for name in arguments.report_to:
+    for name in args.report_to:
         if name not in known:
             raise ValueError(f"`report_to` ({name!r}) is no tracker of Accelerate. Known: {', '.join(known)}.")
         for package in _PACKAGES.get(name, (name,)):
             if importlib.util.find_spec(package) is None:
                 raise ImportError(f"`report_to` {name} needs the package {package}: pip install {package}")
-    if "wandb" in arguments.report_to:
+    if "wandb" in args.report_to:
         # Nothing leaves the machine unless the user has said so.
         os.environ.setdefault("WANDB_MODE", "offline")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != arguments.mixed_precision:
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != args.mixed_precision:
         # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
         AcceleratorState._reset_state()
     return Accelerator(
         cpu=trains_on_cpu(),
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to or None,
-        project_dir=output_dir / "trackers",
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to or None,
+        project_dir=folder.trackers,
         # The only buffer is the dead-latent clock, which every process advances alike.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -57,13 +57,13 @@ def make_accelerator(arguments: CSRTrainingArguments, output_dir: Path) -> Accel
 
 @contextmanager
 def tracking(
-    accelerator: Accelerator, arguments: CSRTrainingArguments
+    accelerator: Accelerator, args: CSRTrainingArguments
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """A function that sends figures of a step to the trackers of the arguments."""
-    if not arguments.report_to:
+    """A function that sends figures of a step to the trackers of the args."""
+    if not args.report_to:
         yield lambda figures, step: None
         return
-    scalars = {name: value for name, value in arguments.to_dict().items() if isinstance(value, int | float | str)}
+    scalars = {name: value for name, value in args.to_dict().items() if isinstance(value, int | float | str)}
     accelerator.init_trackers(_PROJECT, config=scalars)
     try:
         yield lambda figures, step: accelerator.log(figures, step=step)

@@ -1,0 +1,125 @@
+"""The batches of a training run: which rows a step takes, scaled, on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from csr_hf.codes import modality_means
+from csr_hf.data.sources import Source
+from csr_hf.modeling_csr import CSRModel
+from csr_hf.training.arguments import CSRTrainingArguments
+from csr_hf.training.rows import RowOrder, TrainingRows
+
+TrainDataset: TypeAlias = np.ndarray | Sequence[np.ndarray] | Sequence[Source]
+"""Embeddings, shape (n, input_dim), one array or several; or sources, which say what belongs together."""
+
+_SCALE_SAMPLE = 16_384
+
+
+class Batch(NamedTuple):
+    """What one process takes in one step."""
+
+    embeddings: torch.Tensor
+    """Rows, then their positives, then their negatives, as far as there are any; shape (parts * n, input_dim)."""
+    n: int
+    """Number of rows."""
+    labels: torch.Tensor | None = None
+    """Classes of the rows, shape (n,); those below 0 have none."""
+    modalities: torch.Tensor | None = None
+    """Places of all embeddings' modalities among the head's, int64, shape (parts * n,); None: there is one."""
+
+
+class Batches:
+    """The batches of a run, a function of the step alone.
+
+    Embeddings are divided by `scale`, a power of two near their standard deviation, so that one learning rate serves
+    embeddings of any scale; no bit is lost.
+
+    Args:
+        train_dataset: embeddings or sources.
+        args: batch size, contrast and seed.
+        model: the head that is trained.
+
+    Attributes:
+        rows: the training data.
+        scale: what embeddings are divided by.
+        variance: mean ||x - mean(x)||^2 of what is divided by it.
+
+    Raises:
+        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
+            labels that the data does not have.
+    """
+
+    def __init__(self, train_dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel) -> None:
+        self._contrast = args.contrast if args.gamma else "self"
+        self._local_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self._has_modalities = bool(model.config.modalities)
+        self.rows = _make_rows(train_dataset, self._contrast, model)
+        if self.rows.dim != model.config.input_dim:
+            raise ValueError(
+                f"embeddings are {self.rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
+                "Set input_dim to the width of the backbone."
+            )
+        self.scale, self.variance = _measure_scale(self.rows)
+        self._order = RowOrder(self.rows.lengths, self.rows.weights, args.seed)
+        self.rank, self.world, self.device = 0, 1, torch.device("cpu")
+
+    @property
+    def size(self) -> int:
+        """Examples in one step over all processes."""
+        return self._local_size * self.world
+
+    def at(self, step: int) -> Batch:
+        """Return this process's share of the global batch of a step."""
+        first = step * self.size + self.rank * self._local_size
+        chosen = self._order.rows(np.arange(first, first + self._local_size))
+        parts, labels = [self.rows.rows(chosen)], None
+        modalities = [self.rows.modalities(chosen)]
+        if self._contrast == "pairs":
+            parts.append(self.rows.positives(chosen))
+            if self.rows.has_negatives:
+                parts.append(self.rows.negatives(chosen))
+            modalities += [self.rows.positive_modalities(chosen)] * (len(parts) - 1)
+        elif self._contrast == "labels":
+            labels = torch.from_numpy(self.rows.labels(chosen)).to(self.device)
+        embeddings = self._to_device(np.concatenate(parts) if len(parts) > 1 else parts[0])
+        if not self._has_modalities:
+            return Batch(embeddings, len(chosen), labels)
+        places = torch.from_numpy(np.concatenate(modalities)).to(self.device)
+        return Batch(embeddings, len(chosen), labels, places)
+
+    def _to_device(self, rows: np.ndarray) -> torch.Tensor:
+        scaled = rows if self.scale == 1 else rows / np.float32(self.scale)
+        return torch.from_numpy(scaled).to(self.device)
+
+
+def _make_rows(train_dataset: TrainDataset, contrast: str, model: CSRModel) -> TrainingRows:
+    given: Sequence[Any] = [train_dataset] if isinstance(train_dataset, np.ndarray) else train_dataset
+    sources = [
+        each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
+        for number, each in enumerate(given)
+    ]
+    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
+    missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
+    if missing.get(contrast):
+        raise ValueError(
+            f"`contrast` is {contrast!r}, and the data has no {contrast}. "
+            "Name columns for anchor and positive (or text and label), or choose contrast: self."
+        )
+    return rows
+
+
+def _measure_scale(rows: TrainingRows) -> tuple[float, float]:
+    """Measure a power of two near the standard deviation, and the variance of what is divided by it."""
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)
+    sample = rows.rows(chosen).astype(np.float64)
+    variance = float(np.square(sample - sample.mean(0)).sum(1).mean())
+    if not variance > 0:
+        return 1.0, 1.0
+    scale = 2.0 ** round(math.log2(variance) / 2)
+    return scale, variance / scale**2
