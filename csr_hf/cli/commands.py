@@ -22,7 +22,7 @@ from csr_hf.cli.recipes import read_recipe
 from csr_hf.plumbing.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
     from csr_hf.cli.invocation import Invocation
     from csr_hf.cli.options import CardSettings
     from csr_hf.publishing.model_card import CardOptions
@@ -229,8 +229,8 @@ def search(called: Invocation) -> None:
     if options.html:
         check_writable(options.html.parent)
     answers = []
-    with _open_backend(options.backend, options.collection, options.run) as engine:
-        searcher = RunSearcher.load(options.run, device=called.device, engine=engine)
+    with _open_backend(options.backend, options.collection, options.run) as backend:
+        searcher = RunSearcher.load(options.run, device=called.device, backend=backend)
         if not options.question:
             print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
@@ -249,8 +249,8 @@ def index(called: Invocation) -> None:
 
     (options,) = called.options
     recipe = read_recipe(called)
-    with _open_backend(options.backend, options.collection, recipe.output_dir) as engine:
-        pipeline.index(recipe, engine=engine)
+    with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
+        pipeline.index(recipe, backend=backend)
     there = f" --backend {without_secrets(options.backend)}" if options.backend else ""
     there += f" --collection {options.collection}" if options.backend and options.collection else ""
     print_line(f"\nSearch it:\n  csr-hf search {recipe.output_dir}{there}")
@@ -272,13 +272,13 @@ def collection_name(folder: str | Path) -> str:
 
 def _open_backend(
     url: str | None, collection: str | None, folder: str | Path
-) -> AbstractContextManager[Engine | None]:
+) -> AbstractContextManager[Backend | None]:
     """Open what `--backend` names; None without it. Each output folder has a collection of its own."""
     if url is None:
         return nullcontext()
-    from csr_hf.backends import open_engine
+    from csr_hf.backends import open_backend
 
-    return open_engine(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
+    return open_backend(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
 
 
 def _layout(options: CardSettings) -> dict[str, Any]:
