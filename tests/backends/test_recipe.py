@@ -1,4 +1,4 @@
-"""The commands of recipes/backends.md run as they are written; its Python blocks: tests/recipes/test_code_blocks.py."""
+"""The commands of recipes/backends.md run as they are written. Its Python blocks run with those of all pages."""
 
 import re
 import shlex

@@ -22,6 +22,12 @@ def test_readme_is_short():
     assert len(README.encode()) <= 9000
 
 
+def test_extras_of_the_readme_are_those_of_the_package():
+    listed = README.partition("Extras")[2].partition("\n\n")[0].partition(":")[2]
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8").partition("extras_require={")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(re.findall(r'^        "(\w+)": ', setup, re.MULTILINE))
+
+
 def anchors(path):
     """Anchors of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
