@@ -29,7 +29,6 @@ LAYERS = [
     {"publishing"},
     {"runs"},
     {"encoder"},
-    {"bench"},
     {"cli"},
 ]
 
@@ -86,7 +85,7 @@ def arrows():
     return {
         module: {known[name] for name in imports(path) if name in known} - {module, "__init__"}
         for module, path in MODULES.items()
-        if module != "__init__" and not module.startswith("bench")
+        if module != "__init__"
     }
 
 

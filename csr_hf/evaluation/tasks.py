@@ -153,6 +153,8 @@ class _Measurement:
         """Compute the main score of a method, or take it from mteb's cache."""
         import mteb
 
+        from csr_hf.evaluation.list_columns import read_columns_at_once
+
         task, backbone, known = self.task, self.cached.backbone, {}
         if isinstance(method, CSRMethod):
             head = self.head
@@ -164,6 +166,7 @@ class _Measurement:
         self.is_resumed = self.is_resumed or is_known
         if not task.data_loaded and not is_known:
             task.load_data()
+            read_columns_at_once(task.dataset)
         found = mteb.evaluate(
             encoder,
             task,
