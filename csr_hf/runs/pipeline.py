@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -93,7 +94,8 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
 
     folder, is_main = RunFolder.of(recipe.output_dir), rank_and_world()[0] == 0
     head = first_head(recipe, data)
-    trainer = CSRTrainer(head, recipe.training, data.sources, folder.path)
+    args = dataclasses.replace(recipe.training, output_dir=recipe.output_dir)
+    trainer = CSRTrainer(head, args, data.sources)
     if not resume and is_main:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.log.unlink(missing_ok=True)

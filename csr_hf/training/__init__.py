@@ -1,1 +1,1 @@
-"""From texts to a trained head: data -> embeddings (once, cached) -> objectives -> trainer."""
+"""Embeddings in, a trained head out: settings, objectives, the kernels that make them fast, and the loop."""

@@ -1,8 +1,7 @@
-"""One training step's forward pass: all objectives from one encoding."""
+"""The loss of a training step: all objectives from one encoding of the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,13 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.plumbing.distributed import gathered, rank_and_world, summed
+from csr_hf.plumbing.distributed import gather_from_processes, rank_and_world, sum_over_processes
 from csr_hf.training import objectives
 from csr_hf.training.arguments import CSRTrainingArguments
-from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
-
-Parts = dict[str, torch.Tensor]
-AddTerm = Callable[[str, float, torch.Tensor], None]
+from csr_hf.training.sparse_ops import Codes, encode_and_decode, compute_inner_products
 
 
 class Batch(NamedTuple):
@@ -27,147 +23,181 @@ class Batch(NamedTuple):
     n: int
     """Number of rows."""
     labels: torch.Tensor | None = None
-    """Classes of the rows, shape (n,); those below 0 have none."""
+    """Classes of the rows, int64, shape (n,); rows below 0 have none."""
     modalities: torch.Tensor | None = None
-    """Places of all embeddings' modalities among the head's, int64, shape (parts * n,); None: there is one."""
+    """Each embedding's modality, as its place in the head's list, int64, shape (parts * n,); None: there is one."""
+
+
+class Term(NamedTuple):
+    """One objective of a batch."""
+
+    weight: float
+    """Its weight in the loss."""
+    value: torch.Tensor
+    """A scalar with a gradient, not weighted."""
 
 
 class LossOutput(NamedTuple):
-    """Loss, its unweighted parts, and what the dead-latent clock needs."""
+    """Loss, its parts, and what the dead-latent clocks need."""
 
     loss: torch.Tensor
-    parts: Parts
-    """Detached scalars, by name, before weighting."""
+    """A scalar with a gradient."""
+    parts: dict[str, torch.Tensor]
+    """Detached scalars: each objective before weighting, `explained_variance` and `active_latents` at k."""
     fired: torch.Tensor
     """Which latents fired in this batch at k for each modality; bool, shape (modalities, hidden_dim)."""
 
 
 class CSRLoss(nn.Module):
-    """The weighted sum of the objectives that the arguments switch on.
+    """Computes the weighted sum of the objectives that the arguments switch on.
 
-    A module, so that one forward call a step goes through the distributed wrapper, whatever the number of terms. The
-    mean of its gradients over all processes is the gradient of one process with all their batches: codes are gathered
-    with gradients for every term that compares examples.
+    Terms, with x the embeddings, x_hat_k what the best k latents decode to, and z codes of unit norm:
+
+    1. `reconstruction_K`: ||x - x_hat_K||^2 for each K of `reconstruction`, relative to the variance or per element
+       (arXiv 2503.01776, equation 3, for K = k and 4k).
+    2. `auxiliary`: how much of e = x - x_hat_k the dead latents explain (arXiv 2406.04093, A.2; 2503.01776,
+       equation 4), for each modality by itself; weight `beta`.
+    3. `contrast`: cross-entropy of cosines of codes (arXiv 2503.01776, equation 6, and InfoNCE over pairs), or of
+       classes (arXiv 2602.05735); weight `gamma`.
+    4. `distillation`: KL divergence of the codes' similarities from the embeddings'; weight `distillation`.
+    5. `balance`: sum_j (mean_i z_ij)^2, which evens out the inverted lists (FLOPS, arXiv 2004.05665); weight
+       `balance`.
+
+    It is a module so that the forward pass goes through the distributed wrapper, once a step. Codes are gathered from
+    all processes with gradients for every term that compares examples: the mean of the gradients over the processes is
+    the gradient of one process with all their batches.
+
+    Example:
+        >>> model = CSRModel(CSRConfig(input_dim=12, hidden_dim=40, k=5))
+        >>> loss = CSRLoss(model, CSRTrainingArguments(gamma=0.1))
+        >>> output = loss(Batch(torch.randn(64, 12), n=64), k=5)
+        >>> output.loss.backward()
+        >>> sorted(output.parts)
+        ['active_latents', 'contrast', 'explained_variance', 'reconstruction_20', 'reconstruction_5']
 
     Args:
         model: the head being trained.
-        arguments: weights and temperatures.
+        args: weights and temperatures.
         variance: mean ||x - mean(x)||^2 of the training embeddings, which errors are divided by.
     """
 
-    def __init__(self, model: CSRModel, arguments: CSRTrainingArguments, variance: float = 1.0) -> None:
+    def __init__(self, model: CSRModel, args: CSRTrainingArguments, variance: float = 1.0) -> None:
         super().__init__()
         self.model = model
-        self.arguments = arguments
+        self.args = args
         self.variance = variance
-        self.divisor = variance if arguments.error == "variance" else float(model.config.input_dim)
+        self.divisor = variance if args.error == "variance" else float(model.config.input_dim)
 
     def forward(self, batch: Batch, k: int) -> LossOutput:
-        """Loss of a batch at `k` active latents."""
-        embeddings, weights = batch.embeddings, self._weights_of_levels(k)
+        """Compute the loss of a batch at `k` active latents."""
+        weights = self._level_weights(k)
         levels = sorted(weights)
-        codes, decoded = self._encode(embeddings, levels)
-        at_k = decoded[levels.index(k)]
+        codes, decoded = self._encode(batch.embeddings, levels)
+        at_k = decoded[levels.index(k)].detach()
         codes = Codes(codes.values[:, :k], codes.indices[:, :k])
+        terms = {
+            **self._reconstruction_terms(batch.embeddings, dict(zip(levels, decoded, strict=True)), weights),
+            **self._auxiliary_terms(batch, at_k),
+            **self._code_terms(batch, codes.normalized()),
+        }
+        loss = torch.stack([(term.weight * term.value).float() for term in terms.values()]).sum()
+        parts = {name: term.value.detach() for name, term in terms.items()}
+        parts["explained_variance"] = 1 - objectives.reconstruction(batch.embeddings, at_k, self.variance)
+        parts["active_latents"] = (codes.values > 0).float().sum(-1).mean()
+        return LossOutput(loss, parts, self._find_fired(batch, codes))
 
-        parts: Parts = {}
-        terms: list[torch.Tensor] = []
-
-        def add(name: str, weight: float, value: torch.Tensor) -> None:
-            parts[name] = value
-            terms.append(weight * value)
-
-        for level, reconstructed in zip(levels, decoded, strict=True):
-            if weights[level]:
-                error = objectives.reconstruction(embeddings, reconstructed, self.divisor)
-                add(f"reconstruction_{level}", weights[level], error)
-        self._add_auxiliary(add, batch, at_k.detach())
-        self._add_on_codes(add, batch, codes.normalized())
-        parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k.detach(), self.variance)
-        active = codes.values > 0
-        parts["active_latents"] = active.float().sum(-1).mean()
-        count = len(self.model.config.modalities or [""])
-        fired = torch.zeros(count, self.model.config.hidden_dim, dtype=torch.bool, device=embeddings.device)
-        row, place = torch.nonzero(active, as_tuple=True)
-        modality = torch.zeros_like(row) if batch.modalities is None else batch.modalities[row]
-        fired[modality, codes.indices[row, place].long()] = True
-        loss = torch.stack([term.float() for term in terms]).sum()
-        return LossOutput(loss, {name: part.detach() for name, part in parts.items()}, fired)
-
-    def _weights_of_levels(self, k: int) -> dict[int, float]:
+    def _level_weights(self, k: int) -> dict[int, float]:
         weights = {k: 0.0}
-        for multiple, weight in self.arguments.reconstruction.items():
+        for multiple, weight in self.args.reconstruction.items():
             level = min(self.model.config.hidden_dim, max(1, round(float(multiple) * k)))
-            # At the ends several multiples meet in one level.
+            # Near 1 and hidden_dim several multiples give the same level.
             weights[level] = weights.get(level, 0.0) + weight
         return weights
 
     def _encode(self, embeddings: torch.Tensor, levels: list[int]) -> tuple[Codes, torch.Tensor]:
         model = self.model
         decoder = None if model.config.tied_decoder else model.dictionary
-        rows = -(-len(embeddings) // self.arguments.gradient_accumulation_steps)
+        rows = -(-len(embeddings) // self.args.gradient_accumulation_steps)
         return encode_and_decode(
             embeddings, model.encoder.weight, model.latent_bias, model.pre_bias, decoder, levels, rows
         )
 
-    def _add_auxiliary(self, add: AddTerm, batch: Batch, decoded: torch.Tensor) -> None:
-        model, beta = self.model, self.arguments.beta
-        if batch.modalities is None:
-            error = self._auxiliary(batch.embeddings, decoded, model.stats_last_nonzero)
-            if error is not None:
-                add("auxiliary", beta, error)
-            return
-        for number, name in enumerate(model.config.modalities or ()):
-            own = batch.modalities == number
-            error = self._auxiliary(batch.embeddings[own], decoded[own], model.modality_last_nonzero[number])
-            if error is not None:
-                add(f"auxiliary_{name}", beta, error)
+    def _find_fired(self, batch: Batch, codes: Codes) -> torch.Tensor:
+        config = self.model.config
+        count = len(config.modalities or [""])
+        fired = torch.zeros(count, config.hidden_dim, dtype=torch.bool, device=codes.values.device)
+        row, rank = torch.nonzero(codes.values > 0, as_tuple=True)
+        modality = torch.zeros_like(row) if batch.modalities is None else batch.modalities[row]
+        fired[modality, codes.indices[row, rank].long()] = True
+        return fired
 
-    def _auxiliary(self, embeddings: torch.Tensor, decoded: torch.Tensor, clock: torch.Tensor) -> torch.Tensor | None:
-        """The error that dead latents leave; None if there are none."""
+    def _reconstruction_terms(
+        self, embeddings: torch.Tensor, decoded: dict[int, torch.Tensor], weights: dict[int, float]
+    ) -> dict[str, Term]:
+        return {
+            f"reconstruction_{level}": Term(weight, objectives.reconstruction(embeddings, decoded[level], self.divisor))
+            for level, weight in sorted(weights.items())
+            if weight
+        }
+
+    def _auxiliary_terms(self, batch: Batch, decoded: torch.Tensor) -> dict[str, Term]:
+        """Compute the auxiliary error of each modality that has dead latents."""
+        model, beta = self.model, self.args.beta
+        if not beta:
+            return {}
+        if batch.modalities is None:
+            error = self._auxiliary_error(batch.embeddings, decoded, model.stats_last_nonzero)
+            return {} if error is None else {"auxiliary": Term(beta, error)}
+        terms = {}
+        for number, name in enumerate(model.config.modalities or ()):
+            chosen = batch.modalities == number
+            clock = model.modality_last_nonzero[number]
+            error = self._auxiliary_error(batch.embeddings[chosen], decoded[chosen], clock)
+            if error is not None:
+                terms[f"auxiliary_{name}"] = Term(beta, error)
+        return terms
+
+    def _auxiliary_error(
+        self, embeddings: torch.Tensor, decoded: torch.Tensor, clock: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Compute the share of the residuals that dead latents leave unexplained; None if no latent is dead."""
         model = self.model
         dead = torch.nonzero(clock > model.config.dead_threshold).squeeze(-1)
         count = min(model.config.k_aux, len(dead))
-        if count == 0 or self.arguments.beta == 0:
+        if count == 0:
             return None
         residuals = embeddings - decoded
-        # A matrix product with the dead latents alone: they are few, or soon will be.
+        # A matrix product with the dead latents alone: they are few after the first steps.
         pre = F.linear(embeddings - model.pre_bias, model.encoder.weight[dead], model.latent_bias[dead]).float()
         if count < len(dead):
             values, places = torch.topk(pre, count, dim=-1)
             pre = torch.full_like(pre, -torch.inf).scatter(-1, places, values)
         explained = torch.relu(pre) @ model.dictionary[dead].float()
-        # Over all processes: sums of squares are split between them, the mean is not.
-        n = summed(residuals.new_tensor(float(len(residuals))))
-        mean = summed(residuals.sum(0)) / n.clamp_min(1)
-        spread = summed((residuals - mean).pow(2).sum()) / rank_and_world()[1]
+        # The mean over all processes; each takes its part of the sum of squares.
+        n = sum_over_processes(residuals.new_tensor(float(len(residuals))))
+        mean = sum_over_processes(residuals.sum(0)) / n.clamp_min(1)
+        spread = sum_over_processes((residuals - mean).pow(2).sum()) / rank_and_world()[1]
         return objectives.auxiliary(residuals, explained, spread)
 
-    def _add_on_codes(self, add: AddTerm, batch: Batch, codes: Codes) -> None:
-        arguments = self.arguments
-        if not (arguments.gamma or arguments.distillation or arguments.balance):
-            return
-        everyone = Codes(gathered(codes.values), gathered(codes.indices))
-        if arguments.gamma:
-            add("contrast", arguments.gamma, self._contrast(batch, codes, everyone))
-        if arguments.distillation:
-            add("distillation", arguments.distillation, self._distillation(batch, codes, everyone))
-        if arguments.balance:
-            add("balance", arguments.balance, self._balance(batch, everyone))
-
-    def _balance(self, batch: Batch, everyone: Codes) -> torch.Tensor:
-        """Of each modality by itself: an index holds one of them. Their mean."""
-        hidden_dim = self.model.config.hidden_dim
-        if batch.modalities is None:
-            return objectives.balance(*everyone, hidden_dim)
-        modalities = gathered(batch.modalities)
-        parts = [Codes(*(part[modalities == number] for part in everyone)) for number in modalities.unique()]
-        return torch.stack([objectives.balance(*part, hidden_dim) for part in parts]).mean()
+    def _code_terms(self, batch: Batch, codes: Codes) -> dict[str, Term]:
+        """Compute the terms that compare codes with those of all processes."""
+        args = self.args
+        if not (args.gamma or args.distillation or args.balance):
+            return {}
+        everyone = Codes(gather_from_processes(codes.values), gather_from_processes(codes.indices))
+        terms = {}
+        if args.gamma:
+            terms["contrast"] = Term(args.gamma, self._contrast(batch, codes, everyone))
+        if args.distillation:
+            terms["distillation"] = Term(args.distillation, self._distillation(batch, codes, everyone))
+        if args.balance:
+            terms["balance"] = Term(args.balance, self._balance(batch, everyone))
+        return terms
 
     def _contrast(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
-        (rank, world), n, temperature = rank_and_world(), batch.n, self.arguments.temperature
-        hidden_dim = self.model.config.hidden_dim
-        own = rank * n + torch.arange(n, device=codes.values.device)
+        (rank, world), n = rank_and_world(), batch.n
+        hidden_dim, temperature = self.model.config.hidden_dim, self.args.temperature
+        columns = rank * n + torch.arange(n, device=codes.values.device)
         anchors, parts = codes, [everyone]
         if len(codes.values) > n or world > 1:
             # Each process contributed its rows, then their positives, then their negatives.
@@ -175,27 +205,36 @@ class CSRLoss(nn.Module):
             split = [tensor.unflatten(0, (world, count, n)) for tensor in everyone]
             parts = [Codes(*(tensor[:, part].flatten(0, 1) for tensor in split)) for part in range(count)]
             anchors = codes.rows(0, n)
-        if self.arguments.contrast == "labels" and batch.labels is not None:
-            labels = gathered(batch.labels)
-            others = torch.ones(n, len(labels), dtype=torch.bool, device=own.device)
-            others[torch.arange(n, device=own.device), own] = False
+        if self.args.contrast == "labels" and batch.labels is not None:
+            labels = gather_from_processes(batch.labels)
+            others = torch.ones(n, len(labels), dtype=torch.bool, device=columns.device)
+            others[torch.arange(n, device=columns.device), columns] = False
             positives = (batch.labels[:, None] == labels) & (batch.labels[:, None] >= 0) & others
             # Processes may hold different numbers of rows with a positive.
-            with_positive = summed(positives.any(-1).sum()) / world
-            similarities = inner_products(anchors, parts[0], hidden_dim)
+            with_positive = sum_over_processes(positives.any(-1).sum()) / world
+            similarities = compute_inner_products(anchors, parts[0], hidden_dim)
             return objectives.supervised_contrast(similarities, positives, others, temperature, with_positive)
         candidates = parts[1:] or parts[:1]
         joined = candidates[0]
         if len(candidates) > 1:
             joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
-        return objectives.contrast(inner_products(anchors, joined, hidden_dim), own, temperature)
+        return objectives.contrast(compute_inner_products(anchors, joined, hidden_dim), columns, temperature)
 
     def _distillation(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
-        (rank, _), n, hidden_dim = rank_and_world(), len(codes.values), self.model.config.hidden_dim
-        embeddings = gathered(batch.embeddings)
+        (rank, _), n = rank_and_world(), len(codes.values)
+        embeddings = gather_from_processes(batch.embeddings)
         others = torch.ones(n, len(embeddings), dtype=torch.bool, device=embeddings.device)
         others[torch.arange(n), rank * n + torch.arange(n)] = False
         unit = F.normalize(embeddings.float(), dim=-1)
         teacher = F.normalize(batch.embeddings.float(), dim=-1) @ unit.t()
-        student = inner_products(codes, everyone, hidden_dim)
-        return objectives.similarity_distillation(teacher, student, others, self.arguments.distillation_temperature)
+        student = compute_inner_products(codes, everyone, self.model.config.hidden_dim)
+        return objectives.similarity_distillation(teacher, student, others, self.args.distillation_temperature)
+
+    def _balance(self, batch: Batch, everyone: Codes) -> torch.Tensor:
+        """Compute the mean of the modalities' balances: an index holds codes of one modality."""
+        hidden_dim = self.model.config.hidden_dim
+        if batch.modalities is None:
+            return objectives.balance(*everyone, hidden_dim)
+        modalities = gather_from_processes(batch.modalities)
+        parts = [Codes(*(part[modalities == number] for part in everyone)) for number in modalities.unique()]
+        return torch.stack([objectives.balance(*part, hidden_dim) for part in parts]).mean()

@@ -1,14 +1,16 @@
-"""Accelerate set up for a run: precision, processes, and trackers that stay offline unless told otherwise."""
+"""What a run reports while it trains: lines of its log, and trackers that stay offline unless told otherwise."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csr_hf.plumbing.atomic import written_whole
 from csr_hf.plumbing.distributed import trains_on_cpu
 from csr_hf.training.arguments import CSRTrainingArguments
 
@@ -16,57 +18,80 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _PROJECT = "csr_hf"
-# Trackers whose logger imports another package than its own name.
-_PACKAGES = {"tensorboard": ("tensorboard",), "comet_ml": ("comet_ml",)}
 
 
-def make_accelerator(arguments: CSRTrainingArguments, output_dir: Path) -> Accelerator:
-    """An accelerator for the arguments; events of trackers go below `output_dir/trackers`.
+def make_accelerator(args: CSRTrainingArguments, tracker_dir: Path) -> Accelerator:
+    """Make the accelerator of a run.
+
+    Args:
+        args: precision and trackers.
+        tracker_dir: where trackers write their events.
 
     Raises:
         ValueError: for an unknown tracker.
-        ImportError: if its package is missing, with the line to type.
+        ImportError: if the package of a tracker is missing, with the line to type.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
     from accelerate.utils import DistributedDataParallelKwargs
 
-    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    for name in arguments.report_to:
-        if name not in known:
-            raise ValueError(f"`report_to` ({name!r}) is no tracker of Accelerate. Known: {', '.join(known)}.")
-        for package in _PACKAGES.get(name, (name,)):
-            if importlib.util.find_spec(package) is None:
-                raise ImportError(f"`report_to` {name} needs the package {package}: pip install {package}")
-    if "wandb" in arguments.report_to:
+    _check_trackers(args.report_to)
+    if "wandb" in args.report_to:
         # Nothing leaves the machine unless the user has said so.
         os.environ.setdefault("WANDB_MODE", "offline")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != arguments.mixed_precision:
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != args.mixed_precision:
         # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
         AcceleratorState._reset_state()
     return Accelerator(
         cpu=trains_on_cpu(),
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to or None,
-        project_dir=output_dir / "trackers",
-        # The only buffer is the dead-latent clock, which every process advances alike.
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to or None,
+        project_dir=tracker_dir,
+        # The only buffers are the dead-latent clocks, which every process advances alike.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
+def _check_trackers(names: list[str]) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    for name in names:
+        if name not in known:
+            raise ValueError(f"`report_to` ({name!r}) is no tracker of Accelerate. Known: {', '.join(known)}.")
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"`report_to` {name} needs the package {name}: pip install {name}")
+
+
 @contextmanager
-def tracking(
-    accelerator: Accelerator, arguments: CSRTrainingArguments
+def open_trackers(
+    accelerator: Accelerator, args: CSRTrainingArguments
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """A function that sends figures of a step to the trackers of the arguments."""
-    if not arguments.report_to:
+    """Open the trackers of a run; yields a function that sends them the figures of a step."""
+    if not args.report_to:
         yield lambda figures, step: None
         return
-    scalars = {name: value for name, value in arguments.to_dict().items() if isinstance(value, int | float | str)}
+    scalars = {name: value for name, value in args.to_dict().items() if isinstance(value, int | float | str)}
     accelerator.init_trackers(_PROJECT, config=scalars)
     try:
         yield lambda figures, step: accelerator.log(figures, step=step)
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
+
+
+def append_to_log(path: Path, step: int, figures: dict[str, float]) -> None:
+    """Append the figures of a step to the log, as one line of JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, **figures}) + "\n")
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which are taken again, and a line that an interruption cut short."""
+    if not path.exists():
+        return
+    complete = [line for line in path.read_text().splitlines(True) if line.endswith("}\n")]
+    kept = [line for line in complete if json.loads(line)["step"] <= step]
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(kept))

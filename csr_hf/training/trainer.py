@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -14,19 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr_hf.codes import modality_means
 from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.plumbing.atomic import written_whole
-from csr_hf.plumbing.distributed import check_processes, summed
+from csr_hf.plumbing.distributed import check_processes, sum_over_processes
 from csr_hf.plumbing.logs import progress_bar
+from csr_hf.runs.folder import RunFolder
 from csr_hf.training import objectives
 from csr_hf.training.arguments import CSRTrainingArguments
+from csr_hf.training.batches import Batches, make_rows
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from csr_hf.training.head_metrics import dead_fractions, measure
+from csr_hf.training.head_metrics import compute_dead_fractions, measure_head
 from csr_hf.training.loss import Batch, CSRLoss, LossOutput
-from csr_hf.training.rows import RowOrder, TrainingRows
-from csr_hf.training.tracking import make_accelerator, tracking
+from csr_hf.training.tracking import append_to_log, make_accelerator, open_trackers, truncate_log
 
 logger = logging.getLogger(__name__)
 
@@ -42,91 +40,85 @@ class CSRTrainer:
     the same bits as one that was never interrupted. Dead-latent clocks count training examples over all processes.
 
     Embeddings may have any scale: the head is trained on them divided by a power of two near their standard deviation,
-    and the biases are multiplied by it whenever the head is seen from outside. The weights do not depend on the scale,
-    and powers of two lose no bit.
+    and its biases are multiplied by that power whenever the head is saved or handed back. The weights do not depend on
+    the scale, and multiplying by a power of two is exact.
+
+    Example:
+        >>> model = CSRModel(CSRConfig(input_dim=384, hidden_dim=1536, k=32))
+        >>> args = CSRTrainingArguments.from_preset("csr_hf", output_dir="runs/mine", max_steps=1000)
+        >>> figures = CSRTrainer(model, args, embeddings).train()  # embeddings: shape (n, 384)
+        >>> model.save_pretrained("runs/mine/model")
 
     Args:
-        model: the head, freshly made or loaded.
-        arguments: how to train.
-        data: an array (n, input_dim) or several, float16 or float32, memory-mapped if they like; or sources that say
-            what belongs together.
-        output_dir: for checkpoints, `training_log.jsonl` and trackers.
+        model: the head, fresh or loaded; it is trained in place.
+        args: how to train; `output_dir` must be set.
+        train_dataset: one array (n, input_dim) or several, float16 or float32, perhaps memory-mapped; or sources,
+            which say what belongs together.
 
     Raises:
-        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, the head is not float32, the
-            contrast needs pairs or labels that the data does not have, a tracker is unknown, or another number of
-            processes was asked for than runs.
+        ValueError: if `output_dir` is not set, the embeddings are empty, not finite, or not `input_dim` wide, the head
+            is not float32, the contrast needs pairs or labels that the data does not have, a tracker is unknown, or
+            the number of processes is not the one that the arguments demand.
         ImportError: if the package of a tracker is missing, with the line to type.
     """
 
     def __init__(
         self,
         model: CSRModel,
-        arguments: CSRTrainingArguments,
-        data: np.ndarray | Sequence[np.ndarray] | Sequence[Source],
-        output_dir: str | Path,
+        args: CSRTrainingArguments,
+        train_dataset: np.ndarray | Source | Sequence[np.ndarray] | Sequence[Source],
     ) -> None:
-        self.arguments, self.model = arguments, model.train()
-        self.data = _rows(data, arguments, model)
-        if self.data.dim != model.config.input_dim:
+        if args.output_dir is None:
             raise ValueError(
-                f"embeddings are {self.data.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
-                "Set input_dim to the width of the backbone."
+                "`output_dir` (None) says where checkpoints and the log go, and must be set: "
+                "CSRTrainingArguments(output_dir='runs/mine')."
             )
         if model.dtype != torch.float32:
             raise ValueError(
                 f"the head's weights are {model.dtype}, too coarse to train. "
                 "Load it with dtype=torch.float32; `mixed_precision` makes the arithmetic fast."
             )
-        self.output_dir = Path(output_dir)
-        self.accelerator = make_accelerator(arguments, self.output_dir)
-        check_processes(self.accelerator.num_processes, arguments.num_processes)
-        self.scale, variance = _scale(self.data)
-        self.order = RowOrder(self.data.lengths, self.data.weights, arguments.seed)
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=arguments.learning_rate, eps=arguments.adam_epsilon, fused=True
-        )
+        self.args, self.model = args, model.train()
+        self.rows = make_rows(train_dataset, args, model)
+        self.folder = RunFolder.of(args.output_dir)
+        self.accelerator = make_accelerator(args, self.folder.trackers)
+        check_processes(self.accelerator.num_processes, args.num_processes)
+        self.batches = Batches(self.rows, args, self.accelerator, has_modalities=bool(model.config.modalities))
+        optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, eps=args.adam_epsilon, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        loss = CSRLoss(model, arguments, variance)
+        loss = CSRLoss(model, args, self.batches.variance)
         self.loss, self.optimizer = self.accelerator.prepare(loss, optimizer)
         self.step = 0
         self._is_scaled = False
 
-    @property
-    def batch_size(self) -> int:
-        """Examples in one step over all processes."""
-        return self._local_batch_size * self.accelerator.num_processes
-
-    @property
-    def _local_batch_size(self) -> int:
-        return self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
-
     def train(
         self, resume_from_checkpoint: bool | str | Path = False, *, until: int | None = None
     ) -> dict[str, float]:
-        """Train to `max_steps`.
+        """Train to `max_steps`, with a progress bar on terminals.
 
         Args:
-            resume_from_checkpoint: a checkpoint folder; True for the newest of this output folder, if there is one.
+            resume_from_checkpoint: a checkpoint folder; True for the newest of the output folder, if there is one.
             until: stop after this step, as an interruption would; the schedule stays that of the whole run.
 
         Returns:
-            Final figures: loss and its parts, those of `measurement.measure`, seconds, examples a second.
+            Final figures: loss and its parts, those of `measure_head`, `steps`, `seconds`, `examples_per_second`.
 
         Raises:
             NonFiniteLossError: when the loss or a gradient is not finite. The step is not taken.
+            ValueError: if the checkpoint is of other arguments or data, or none at all.
         """
         if resume_from_checkpoint:
             self._resume(resume_from_checkpoint)
-        self._forget_later_log()
-        last = self.arguments.max_steps if until is None else min(until, self.arguments.max_steps)
+        if self._is_main:
+            truncate_log(self.folder.log, self.step)
+        last = self.args.max_steps if until is None else min(until, self.args.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
         show = None if self._is_main else False
         bar = progress_bar(desc="training", unit="step", show=show, total=last, initial=first)
-        with bar, tracking(self.accelerator, self.arguments) as track, self._scaled():
+        with bar, open_trackers(self.accelerator, self.args) as track, self._with_scaled_biases():
             while self.step < last:
                 output = self._take_step()
-                if self.step % self.arguments.logging_steps == 0 or self.step == last:
+                if self.step % self.args.logging_steps == 0 or self.step == last:
                     figures = self._log(output)
                     track(figures, self.step)
                     bar.set_postfix(
@@ -134,47 +126,84 @@ class CSRTrainer:
                         ev=f"{figures['explained_variance']:.3f}",
                         dead=f"{figures['dead_fraction']:.1%}",
                     )
-                if self.arguments.save_steps and self.step % self.arguments.save_steps == 0:
+                if self.args.save_steps and self.step % self.args.save_steps == 0:
                     self.save_checkpoint()
                 bar.update()
         seconds = time.perf_counter() - started
-        figures |= measure(self.model, self.data)
-        speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
+        figures |= measure_head(self.model, self.rows)
+        speed = (self.step - first) * self.batches.size / max(seconds, 1e-9)
         self.model.eval()
         return {**figures, "steps": self.step, "seconds": seconds, "examples_per_second": speed}
 
     def save_checkpoint(self) -> Path | None:
-        """Write a checkpoint of this step (on the main process only).
+        """Write a checkpoint of this step, on the main process alone.
+
+        Returns:
+            Its folder; None on the other processes.
 
         Raises:
             NonFiniteLossError: if a weight is not finite; nothing is written.
         """
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._non_finite("a weight", {})
+            raise self._non_finite_error("a weight", {})
         if not self._is_main:
             return None
-        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        if self.accelerator.scaler is not None:
-            states["scaler"] = self.accelerator.scaler.state_dict()
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
         record = {"step": self.step, **self._identity()}
-        with self._as_seen_from_outside():
-            return save_checkpoint(self._checkpoints, self.model, states, record, self.arguments.save_total_limit)
+        with self._with_original_biases():
+            return save_checkpoint(self.folder.checkpoints, self.model, states, record, self.args.save_total_limit)
+
+    def _resume(self, checkpoint: bool | str | Path) -> None:
+        if isinstance(checkpoint, bool):
+            found = list_checkpoints(self.folder.checkpoints)
+            if not found:
+                return
+            checkpoint = found[-1]
+        stateful = self._stateful()
+        weights, states, record = load_checkpoint(Path(checkpoint), list(stateful))
+        differing = [name for name, value in self._identity().items() if record.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"{checkpoint} belongs to a run with other arguments or data ({', '.join(differing)}). "
+                "Resume with the same recipe, or start in a new output folder."
+            )
+        self.model.load_state_dict(weights)
+        for name, part in stateful.items():
+            part.load_state_dict(states[name])
+        self.step = int(record["step"])
+        logger.info("resumed at step %d from %s", self.step, checkpoint)
+
+    def _stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the head, by the name of its file."""
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.accelerator.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same for a resumed run to end with the same bits."""
+        config = self.model.config.to_dict()
+        sizes = ("input_dim", "hidden_dim", "k", "k_aux", "dead_threshold", "tied_decoder")
+        return {
+            "arguments": self.args.decisive(),
+            "head": {name: config[name] for name in sizes},
+            "data": self.rows.fingerprint,
+            "batch_size": self.batches.size,
+        }
 
     @contextmanager
-    def _scaled(self) -> Iterator[None]:
-        """The head for embeddings divided by the scale."""
-        self._multiply_biases(1 / self.scale)
+    def _with_scaled_biases(self) -> Iterator[None]:
+        """Make the head one for embeddings divided by the scale."""
+        self._multiply_biases(1 / self.batches.scale)
         self._is_scaled = True
         try:
             yield
         finally:
             self._is_scaled = False
-            self._multiply_biases(self.scale)
+            self._multiply_biases(self.batches.scale)
 
     @contextmanager
-    def _as_seen_from_outside(self) -> Iterator[None]:
-        """The head for embeddings as they are, also in the midst of training."""
-        factor = self.scale if self._is_scaled else 1.0
+    def _with_original_biases(self) -> Iterator[None]:
+        """Make the head one for the embeddings as they are, also in the midst of training."""
+        factor = self.batches.scale if self._is_scaled else 1.0
         self._multiply_biases(factor)
         try:
             yield
@@ -186,40 +215,24 @@ class CSRTrainer:
         self.model.pre_bias.mul_(factor)
         self.model.latent_bias.mul_(factor)
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to end with the same bits."""
-        config = self.model.config.to_dict()
-        sizes = ("input_dim", "hidden_dim", "k", "k_aux", "dead_threshold", "tied_decoder")
-        return {
-            "arguments": self.arguments.decisive(),
-            "head": {name: config[name] for name in sizes},
-            "data": self.data.fingerprint,
-            "batch_size": self.batch_size,
-        }
-
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    @property
-    def _checkpoints(self) -> Path:
-        return self.output_dir / "checkpoints"
-
     def _take_step(self) -> LossOutput:
-        arguments, model = self.arguments, self.model
-        k = objectives.annealed_k(
-            self.step, arguments.max_steps, model.config.k, min(arguments.k_start, model.config.hidden_dim // 4)
-        )
-        batch = self._batch(self.step)
+        args, config = self.args, self.model.config
+        k_start = min(args.k_start, config.hidden_dim // 4)
+        k = objectives.annealed_k(self.step, args.max_steps, config.k, k_start)
+        batch = self.batches.take(self.step)
         with self.accelerator.autocast():
             output: LossOutput = self.loss(batch, k)
         if not math.isfinite(float(output.loss.detach())):
-            raise self._non_finite("the loss", output.parts)
+            raise self._non_finite_error("the loss", output.parts)
         self.accelerator.backward(output.loss)
-        norm = self.accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm or math.inf)
-        # With fp16 the scaler skips a step whose gradients overflow; only full-range types must never see one.
-        if arguments.mixed_precision != "fp16" and not math.isfinite(float(norm)):
-            raise self._non_finite("a gradient", output.parts)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm or math.inf)
+        # With fp16 the scaler skips a step whose gradients overflow; other types never overflow in a healthy run.
+        if args.mixed_precision != "fp16" and not math.isfinite(float(norm)):
+            raise self._non_finite_error("a gradient", output.parts)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -227,132 +240,41 @@ class CSRTrainer:
         self.step += 1
         return output
 
-    def _batch(self, step: int) -> Batch:
-        """This process's share of the global batch at `step`, divided by the scale."""
-        chosen, contrast = self._rows_of_step(step), self.arguments.contrast if self.arguments.gamma else "self"
-        parts, labels = [self.data.rows(chosen)], None
-        modalities = [self.data.modalities(chosen)]
-        if contrast == "pairs":
-            parts.append(self.data.positives(chosen))
-            if self.data.has_negatives:
-                parts.append(self.data.negatives(chosen))
-            modalities += [self.data.positive_modalities(chosen)] * (len(parts) - 1)
-        elif contrast == "labels":
-            labels = torch.from_numpy(self.data.labels(chosen)).to(self.accelerator.device)
-        embeddings = self._tensor(np.concatenate(parts) if len(parts) > 1 else parts[0])
-        if not self.model.config.modalities:
-            return Batch(embeddings, len(chosen), labels)
-        towers = torch.from_numpy(np.concatenate(modalities)).to(self.accelerator.device)
-        return Batch(embeddings, len(chosen), labels, towers)
-
-    def _rows_of_step(self, step: int) -> np.ndarray:
-        size = self._local_batch_size
-        first = step * self.batch_size + self.accelerator.process_index * size
-        return self.order.rows(np.arange(first, first + size))
-
-    def _tensor(self, rows: np.ndarray) -> torch.Tensor:
-        scaled = rows if self.scale == 1 else rows / np.float32(self.scale)
-        return torch.from_numpy(scaled).to(self.accelerator.device)
-
     def _advance_dead_clocks(self, fired: torch.Tensor, batch: Batch) -> None:
-        model, fired = self.model, summed(fired.int()) > 0
+        model, fired = self.model, sum_over_processes(fired.int()) > 0
         model.stats_last_nonzero += len(batch.embeddings) * self.accelerator.num_processes
         model.stats_last_nonzero[fired.any(0)] = 0
         if batch.modalities is not None:
-            model.modality_last_nonzero += summed(torch.bincount(batch.modalities, minlength=len(fired)))[:, None]
+            counts = sum_over_processes(torch.bincount(batch.modalities, minlength=len(fired)))
+            model.modality_last_nonzero += counts[:, None]
             model.modality_last_nonzero[fired] = 0
 
     def _learning_rate_factor(self, step: int) -> float:
-        warmup = round(self.arguments.warmup_ratio * self.arguments.max_steps)
+        warmup = round(self.args.warmup_ratio * self.args.max_steps)
         if step < warmup:
             return (step + 1) / warmup
-        if self.arguments.lr_scheduler_type == "constant":
+        if self.args.lr_scheduler_type == "constant":
             return 1.0
-        progress = (step - warmup) / max(1, self.arguments.max_steps - warmup)
+        progress = (step - warmup) / max(1, self.args.max_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def _log(self, output: LossOutput) -> dict[str, float]:
         parts = {"loss": output.loss.detach(), **output.parts}
         # Means over the processes: the curve of one process with all their batches.
-        means = summed(torch.stack([part.double() for part in parts.values()])) / self.accelerator.num_processes
+        totals = sum_over_processes(torch.stack([part.double() for part in parts.values()]))
+        means = totals / self.accelerator.num_processes
         figures = dict(zip(parts, means.tolist(), strict=True))
-        figures |= {
-            **dead_fractions(self.model),
-            "learning_rate": float(self.scheduler.get_last_lr()[0]),
-        }
+        figures |= compute_dead_fractions(self.model)
+        figures["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         if self._is_main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            with (self.output_dir / "training_log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **figures}) + "\n")
+            append_to_log(self.folder.log, self.step, figures)
         return figures
 
-    def _forget_later_log(self) -> None:
-        """Drop lines of steps that are about to be taken (again), and one that an interruption cut short."""
-        path = self.output_dir / "training_log.jsonl"
-        if not self._is_main or not path.exists():
-            return
-        whole = [line for line in path.read_text().splitlines(True) if line.endswith("}\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        with written_whole(path) as temporary:
-            temporary.write_text("".join(kept))
-
-    def _resume(self, checkpoint: bool | str | Path) -> None:
-        if isinstance(checkpoint, bool):
-            found = list_checkpoints(self._checkpoints)
-            if not found:
-                return
-            checkpoint = found[-1]
-        names = ["optimizer", "scheduler"] + (["scaler"] if self.accelerator.scaler is not None else [])
-        weights, states, record = load_checkpoint(Path(checkpoint), names)
-        differing = [name for name, value in self._identity().items() if record.get(name) != value]
-        if differing:
-            raise ValueError(
-                f"{checkpoint} belongs to a run with other arguments or data ({', '.join(differing)}). "
-                "Resume with the same recipe, or start in a new output folder."
-            )
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(states["optimizer"])
-        self.scheduler.load_state_dict(states["scheduler"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(states["scaler"])
-        self.step = int(record["step"])
-        logger.info("resumed at step %d from %s", self.step, checkpoint)
-
-    def _non_finite(self, what: str, figures: dict[str, torch.Tensor]) -> NonFiniteLossError:
-        parts = {name: f"{float(part):.4g}" for name, part in figures.items()}
-        kept = list_checkpoints(self._checkpoints)
+    def _non_finite_error(self, what: str, parts: dict[str, torch.Tensor]) -> NonFiniteLossError:
+        values = {name: f"{float(part):.4g}" for name, part in parts.items()}
+        kept = list_checkpoints(self.folder.checkpoints)
         where = f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written yet"
         return NonFiniteLossError(
-            f"{what} is not finite at step {self.step}: {parts}. {where}. "
+            f"{what} is not finite at step {self.step}: {values}. {where}. "
             "Lower learning_rate, use mixed_precision no or bf16, or check the embeddings' scale."
         )
-
-
-def _rows(
-    data: np.ndarray | Sequence[np.ndarray] | Sequence[Source], arguments: CSRTrainingArguments, model: CSRModel
-) -> TrainingRows:
-    given = [data] if isinstance(data, np.ndarray) else data
-    sources = [
-        each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
-        for number, each in enumerate(given)
-    ]
-    contrast = arguments.contrast if arguments.gamma else "self"
-    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
-    missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
-    if missing.get(contrast):
-        raise ValueError(
-            f"`contrast` is {contrast!r}, and the data has no {contrast}. "
-            "Name columns for anchor and positive (or text and label), or choose contrast: self."
-        )
-    return rows
-
-
-def _scale(rows: TrainingRows) -> tuple[float, float]:
-    """A power of two near the standard deviation of the data, and the variance of what is divided by it."""
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), 16_384)).astype(np.int64)
-    sample = rows.rows(chosen).astype(np.float64)
-    variance = float(np.square(sample - sample.mean(0)).sum(1).mean())
-    if not variance > 0:
-        return 1.0, 1.0
-    scale = 2.0 ** round(math.log2(variance) / 2)
-    return scale, variance / scale**2

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from csr_hf import CSRModel, CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
-from csr_hf.training.head_metrics import measure
+from csr_hf.training.head_metrics import measure_head
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -17,7 +18,7 @@ EVERYTHING = {"gamma": 0.1, "distillation": 0.2, "balance": 0.1, "k_start": 9}
 def make_trainer(folder, embeddings, head=None, **arguments):
     settings = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 5, **arguments}
     head = make_head(dead_threshold=300) if head is None else head
-    return CSRTrainer(head, CSRTrainingArguments(**settings), embeddings, folder)
+    return CSRTrainer(head, CSRTrainingArguments(output_dir=str(folder), **settings), embeddings)
 
 
 def state(trainer):
@@ -30,7 +31,7 @@ def equal(first, second):
 
 def test_training_explains_the_data(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.data)["explained_variance"]
+    before = measure_head(trainer.model, trainer.rows)["explained_variance"]
     figures = trainer.train()
     assert figures["explained_variance"] > 0.75 > before + 0.3
     assert figures["steps"] == 300
@@ -42,7 +43,7 @@ def test_training_explains_the_data(tmp_path, embeddings):
 
 def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    figures = measure(trainer.model, trainer.data)
+    figures = measure_head(trainer.model, trainer.rows)
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
     left = trainer.model.decode(values, indices).detach().numpy() - embeddings
     explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
@@ -87,7 +88,7 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
     again = make_trainer(tmp_path, embeddings)
     assert again.train(resume_from_checkpoint=True)["steps"] == 40
     assert equal(state(first), state(again))
-    assert measure(again.model, again.data)["explained_variance"] == figures["explained_variance"]
+    assert measure_head(again.model, again.rows)["explained_variance"] == figures["explained_variance"]
 
 
 def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
@@ -118,7 +119,7 @@ def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
 
 def test_every_row_is_seen_once_an_epoch(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings[:100])
-    batches = np.concatenate([trainer._batch(step).embeddings.numpy() for step in range(25)])
+    batches = np.concatenate([trainer.batches.take(step).embeddings.numpy() for step in range(25)])
     for epoch in range(16):
         rows = batches[epoch * 100 : epoch * 100 + 100]
         assert np.array_equal(np.sort(rows, axis=0), np.sort(embeddings[:100], axis=0))
@@ -129,7 +130,7 @@ def test_several_arrays_are_one_data_set(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, parts)
     rows = np.array([599, 0, 100, 99, 101, 100])
     expected = np.concatenate([part.astype(np.float32) for part in parts])[rows]
-    assert np.array_equal(trainer.data.rows(rows), expected)
+    assert np.array_equal(trainer.rows.rows(rows), expected)
 
 
 def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
@@ -237,6 +238,11 @@ def test_unusable_embeddings_are_refused(tmp_path, embeddings):
         make_trainer(tmp_path, embeddings[0])
 
 
+def test_a_folder_for_checkpoints_and_log_must_be_given(embeddings):
+    with pytest.raises(ValueError, match=r"`output_dir` \(None\) .* CSRTrainingArguments\(output_dir="):
+        CSRTrainer(make_head(), CSRTrainingArguments(), embeddings)
+
+
 def test_half_precision_heads_are_refused(tmp_path, embeddings):
     with pytest.raises(ValueError, match=r"weights are torch.float16, .* Load it with dtype=torch.float32"):
         make_trainer(tmp_path, embeddings, head=make_head().half())
@@ -244,7 +250,7 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
 
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.data)["explained_variance"]
+    before = measure_head(trainer.model, trainer.rows)["explained_variance"]
     assert trainer.train()["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
 
@@ -285,7 +291,7 @@ def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
     parts = make_trainer(
         tmp_path / "parts", embeddings, per_device_train_batch_size=16, gradient_accumulation_steps=4, **settings
     )
-    assert whole.batch_size == parts.batch_size == 64
+    assert whole.batches.size == parts.batches.size == 64
     for trainer in (whole, parts):
         trainer.train()
     for name, tensor in state(whole).items():
@@ -294,7 +300,7 @@ def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
 
 def test_pairs_stand_behind_their_rows(tmp_path, embeddings):
     source = Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]})
-    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs")._batch(0)
+    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs").batches.take(0)
     assert batch.n == 64
     rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
     numbers = [rows[row.numpy().tobytes()] for row in batch.embeddings]
@@ -331,6 +337,12 @@ def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
     assert other.train(resume_from_checkpoint=True)["steps"] == 40
 
 
+def test_a_run_may_be_resumed_in_another_folder(tmp_path, embeddings):
+    make_trainer(tmp_path / "first", embeddings).train(until=20)
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    assert make_trainer(tmp_path / "moved", embeddings).train(resume_from_checkpoint=True, until=0)["steps"] == 20
+
+
 def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
     """Rows are images, their positives texts; without the contrast of pairs both are rows of their own."""
     source = Source.from_arrays({"image": embeddings[:300], "text": embeddings[300:]})
@@ -338,11 +350,8 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
         head = make_head(modalities=["image", "text"], hidden_dim=64)
         head.encoder.weight.data[0] = 0
         head.latent_bias.data[0] = -100
-        arguments = CSRTrainingArguments(
-            max_steps=6, per_device_train_batch_size=50, gamma=gamma, contrast="pairs", save_steps=3, beta=0
-        )
-        trainer = CSRTrainer(head, arguments, [source], tmp_path / str(gamma))
-        figures = trainer.train()
+        settings = {"max_steps": 6, "per_device_train_batch_size": 50, "contrast": "pairs", "save_steps": 3, "beta": 0}
+        figures = make_trainer(tmp_path / str(gamma), source, head, gamma=gamma, **settings).train()
         seen = [int(head.modality_last_nonzero[number, 0]) for number in (0, 1)]
         # A whole epoch is 300 of each; of 300 rows chosen from both, about a half are images.
         assert sum(seen) == int(head.stats_last_nonzero[0]) == (600 if gamma else 300)
