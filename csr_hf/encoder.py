@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
-from csr_hf.embedding.backbone import Backbone, load_backbone_of
+from csr_hf.embedding.backbone import Backbone, check_width, load_backbone_of
 from csr_hf.embedding.images import is_image
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
@@ -31,12 +31,7 @@ class CSREncoder:
     """
 
     def __init__(self, backbone: Backbone, head: CSRModel) -> None:
-        if backbone.dim != head.config.input_dim:
-            raise ValueError(
-                f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
-                f"{head.config.input_dim} (it was trained on {head.config.base_model_name_or_path}). "
-                "Use that backbone, or train a head for this one."
-            )
+        check_width(backbone, head)
         self.backbone = backbone
         self.head = head.eval()
 

@@ -422,8 +422,7 @@ def test_image_tasks_of_mteb(encoder, tmp_path):
 
     from csr_hf.evaluation.mteb import MTEBEncoder
 
-    model = MTEBEncoder.from_encoder(encoder, tmp_path)
-    model.source.progress = False
+    model = MTEBEncoder.from_head(encoder.backbone, encoder.head, tmp_path)
     assert model.mteb_model_meta.modalities == ["text", "image"]
     passed = []
     for task in MOCK_MIEB_TASK_GRID:

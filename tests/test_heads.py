@@ -206,7 +206,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
 
 def test_full_export_of_an_import_keeps_the_backbone_of_the_source(backbone, tmp_path):
     (tmp_path / "full").mkdir()
-    write_full(CSREncoder(backbone, make_minilm_head()), tmp_path / "full")
+    write_full(backbone, make_minilm_head(), tmp_path / "full")
     copied = shutil.copytree(tmp_path / "full", tmp_path / "copied")
     (copied / "config.json").write_text(json.dumps({"model_type": "bert"}))
     head, repository = import_head(copied)

@@ -1,20 +1,21 @@
-"""URLs of engines."""
+"""URLs of backends."""
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+EMBEDDED = ("milvus-lite", "qdrant-local")
+"""Schemes that are followed by a path on this machine instead of a host."""
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
 class Address(NamedTuple):
-    """Where an engine is and how to reach it."""
+    """Where a backend is, and how to reach it."""
 
     scheme: str
     path: str
-    """Of an embedded engine: the file or folder. Of a server: what follows the host, without slashes."""
+    """File or folder of an embedded backend; what follows the host of a server, without slashes at the ends."""
     host: str = ""
     port: int | None = None
     user: str = ""
@@ -23,20 +24,19 @@ class Address(NamedTuple):
     """What follows the question mark."""
 
     @classmethod
-    def parsed(cls, url: str, embedded: Container[str]) -> Address:
-        """From a URL.
+    def parse(cls, url: str, *known: str) -> Address:
+        """Parse a URL.
 
         Args:
             url: `scheme:path` or `scheme://[user:password@]host[:port][/path][?name=value&...]`.
-            embedded: schemes with a path and no host.
+            *known: names that may follow the question mark, besides `tls`.
 
         Raises:
-            ValueError: for a URL without scheme or host, or an unreadable port; the password is not repeated.
+            ValueError: for a URL without host or path, an unreadable port, or an unknown option. The message does not
+                repeat the password.
         """
-        scheme, colon, rest = url.partition(":")
-        if not colon or not scheme:
-            raise ValueError(f"`url` ({url!r}) has no scheme, as in milvus-lite:./file.db or qdrant://localhost.")
-        if scheme in embedded:
+        scheme, _, rest = url.partition(":")
+        if scheme in EMBEDDED:
             if not rest or rest.startswith("//"):
                 raise ValueError(f"`url` ({url!r}) must name a path on this machine, as in {scheme}:./name.")
             return cls(scheme, rest)
@@ -49,32 +49,25 @@ class Address(NamedTuple):
         if not host:
             raise ValueError(f"`url` ({shown}) names no host, as in {scheme}://localhost.")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        for name in options:
+            if name not in ("tls", *known):
+                raise ValueError(f"`{name}` in the URL is no option of {scheme}. It has {', '.join(('tls', *known))}.")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         return cls(scheme, parts.path.strip("/"), host, port, user, password, options)
 
     @property
     def secure(self) -> bool:
-        """Whether to use TLS: to another machine, unless `?tls=false`; to this one with `?tls=true`.
+        """Whether to use TLS: by default for another machine, not for this one; `tls` in the URL decides.
 
         Raises:
-            ValueError: for another value of `tls`.
+            ValueError: for another value of `tls` than true and false.
         """
-        said = self.options.get("tls", "false" if self.host in _THIS_MACHINE else "true")
-        if said not in ("true", "false"):
-            raise ValueError(f"`tls` ({said!r}) in the URL must be true or false.")
-        return said == "true"
+        tls = self.options.get("tls", "false" if self.host in _THIS_MACHINE else "true")
+        if tls not in ("true", "false"):
+            raise ValueError(f"`tls` ({tls!r}) in the URL must be true or false.")
+        return tls == "true"
 
     def origin(self, port: int) -> str:
-        """`http://host:port` or `https://host:port`."""
+        """Return `http(s)://host:port`, with a default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port or port}"
-
-    def check_options(self, *known: str) -> None:
-        """Refuse options that the engine has not.
-
-        Raises:
-            ValueError: for such an option.
-        """
-        for name in self.options:
-            if name not in known:
-                raise ValueError(f"`{name}` in the URL is no option of {self.scheme}. It has {', '.join(known)}.")

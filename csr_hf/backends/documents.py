@@ -1,95 +1,105 @@
-"""Documents as engines take them: checked ids, and weights whose dot product with a unit query is the score."""
+"""What a collection holds: its schema, and checked documents whose dot product with a query is the score."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from csr_hf.plumbing.settings import settings
 from csr_hf.search.documents import checked_norms, inverse_norms, quantised
 from csr_hf.search.ids import Ids
 from csr_hf.sparse_codes import SparseCodes
 
+Row = tuple[list[int], list[float]]
+"""Active latents of a vector in ascending order, and their positive weights."""
+_Item = TypeVar("_Item")
+
+
+@settings
+class Schema:
+    """What all documents of a collection have in common; it is stored inside the backend."""
+
+    dim: int
+    """Length of the latents axis, `codes.dim`."""
+    k: int
+    """Largest number of latents of a document."""
+    ids: Literal["integers", "strings"] = "integers"
+    """Type of the ids."""
+    head: str | None = None
+    """Fingerprint of the head, `codes.head_fingerprint`. Codes of another head are refused."""
+    decoded: bool = False
+    """Whether scores are divided by the norms of the decoded documents instead of those of the codes."""
+    created: str = ""
+    """Random word that `create` chooses, so that two collections of the same name can be told apart."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.dim:
+            raise ValueError(f"`k` ({self.k}) must be between 1 and `dim` ({self.dim}).")
+
+    def check_same(self, other: Schema, collection: str) -> None:
+        """Raise ValueError if documents of another schema do not fit into the existing collection."""
+        for field in ("dim", "k", "ids", "head", "decoded"):
+            old, new = getattr(self, field), getattr(other, field)
+            # Codes of an unknown head go with those of any head.
+            if old != new and not (field == "head" and None in (old, new)):
+                raise ValueError(
+                    f"`{field}` ({new!r}) is not that of the collection {collection!r} ({old!r}). Choose another "
+                    "`collection`, or pass `replace=True` to remove the existing one."
+                )
+
+    def check_codes(self, codes: SparseCodes) -> None:
+        """Raise ValueError if codes come from another head."""
+        if codes.dim != self.dim:
+            raise ValueError(
+                f"`codes.dim` ({codes.dim}) is not the collection's dim ({self.dim}). Encode with its head."
+            )
+        if None not in (codes.head_fingerprint, self.head) and codes.head_fingerprint != self.head:
+            raise ValueError(
+                f"`codes.head_fingerprint` ({codes.head_fingerprint}) is not the head of the collection "
+                f"({self.head}). Encode with that head, or create another collection."
+            )
+
 
 class Documents(NamedTuple):
-    """Checked documents."""
+    """Checked documents. Their dot product with a query of unit norm is the score."""
 
     ids: np.ndarray
     """int64 or str, shape (n,)."""
-    codes: SparseCodes
-    """As `InvertedIndex` stores them, values float32, not normalized."""
-    scale: np.ndarray
-    """What values are multiplied by, float32, shape (n,)."""
-    decoded_norms: np.ndarray | None
-    """float32, shape (n,)."""
+    latents: np.ndarray
+    """Integers, shape (n, k)."""
+    weights: np.ndarray
+    """float32, shape (n, k); 0 where a latent is not active."""
 
     def part(self, rows: slice) -> Documents:
-        """Some of them."""
-        norms = None if self.decoded_norms is None else self.decoded_norms[rows]
-        return Documents(self.ids[rows], self.codes[rows], self.scale[rows], norms)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Of all places, float32, shape (n, k); 0 for places that are not active."""
-        weights: np.ndarray = self.codes.values.astype(np.float32) * self.scale[:, None]
-        return weights
+        """Select some of the documents."""
+        return Documents(self.ids[rows], self.latents[rows], self.weights[rows])
 
     def rows(self) -> Iterator[tuple[Any, list[int], list[float]]]:
-        """Id, active latents in ascending order, and their weights, of each document."""
-        order = np.argsort(self.codes.indices, axis=1)
-        latents = np.take_along_axis(self.codes.indices, order, axis=1).astype(np.int64)
-        weights = np.take_along_axis(self.weights, order, axis=1)
-        for one, indices, values in zip(self.ids.tolist(), latents, weights, strict=True):
-            active = values > 0
-            yield one, indices[active].tolist(), values[active].tolist()
+        """Yield the id, the active latents in ascending order and their weights of each document."""
+        for one, (latents, weights) in zip(self.ids.tolist(), active_rows(self.latents, self.weights), strict=True):
+            yield one, latents, weights
 
 
-def checked_ids(
-    ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, id_bytes: int | None, engine: str
-) -> np.ndarray:
-    """Ids of the kind that a collection has, int64 or str, shape (n,).
+def check_documents(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarray | None) -> Documents:
+    """Check codes, and divide them by the norms that `InvertedIndex` divides by.
 
     Args:
-        ids: as a caller gives them.
-        n: how many there must be.
-        kind: "integers" or "strings".
-        id_bytes: of a string at most, in UTF-8; None for any number.
-        engine: its name, for messages.
+        codes: not normalized; values are rounded to eight bits, as in the index.
+        ids: checked, shape (n,).
+        decoded_norms: ||decode(z)||, float32, shape (n,); None for the norms of the codes.
 
     Raises:
-        ValueError: for ids that repeat, are of another kind, empty or too long.
-    """
-    checked = Ids.checked(ids, n)
-    if n and checked.kind != kind:
-        raise ValueError(f"`ids` are {checked.kind}, those of the collection {kind}. Convert them.")
-    names = checked.at(np.arange(n))
-    if kind == "strings":
-        for one in names.tolist():
-            if not one:
-                raise ValueError("`ids` has an empty string, which stands for no document. Name it.")
-            if id_bytes is not None and len(one.encode()) > id_bytes:
-                raise ValueError(
-                    f"`ids`: {one[:40]!r}... has {len(one.encode())} bytes; {engine} takes {id_bytes}. Shorten it."
-                )
-            if "\0" in one:
-                raise ValueError(f"`ids`: {one!r} has a zero character, which engines refuse. Rename it.")
-    return names
-
-
-def checked_weights(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarray | None) -> Documents:
-    """Documents as `InvertedIndex` would divide them.
-
-    Raises:
-        ValueError: for values that are negative or not finite, latents out of range or named twice, and documents
-            without an active latent or that decode to nothing.
+        ValueError: for values that are negative or not finite, latents out of range or named twice, and documents that
+            have no active latent or decode to nothing.
     """
     indices, levels, steps = quantised(codes)
     norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
     scale, values = inverse_norms(levels, steps, norms), levels * steps[:, None]
-    # Places that are not active may repeat an index, so each gets a number of its own below zero.
-    own = np.where(values > 0, indices.astype(np.int64), -1 - np.arange(codes.k))
-    repeated = (np.diff(np.sort(own, axis=1), axis=1) == 0).any(axis=1)
+    # Latents that are not active may repeat, so each gets a negative number instead.
+    active = np.where(values > 0, indices.astype(np.int64), -1 - np.arange(codes.k))
+    repeated = (np.diff(np.sort(active, axis=1), axis=1) == 0).any(axis=1)
     if repeated.any():
         row = int(np.argmax(repeated))
         raise ValueError(f"`codes[{row}]` names a latent twice. Every latent may appear once in a row.")
@@ -97,6 +107,48 @@ def checked_weights(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarr
         row = int(np.argmax(scale == 0))
         raise ValueError(
             f"`codes` has documents that no query can find, {int((scale == 0).sum())} of {len(codes)}, first "
-            f"{ids[row].item()!r}: no active latent, or a decoded norm of 0. Some engines refuse them: leave them out."
+            f"{ids[row].item()!r}: no active latent, or a decoded norm of 0. Leave them out."
         )
-    return Documents(ids, SparseCodes(indices, values, codes.dim, codes.head_fingerprint, check=False), scale, norms)
+    return Documents(ids, indices, values * scale[:, None])
+
+
+def check_ids(ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, most: int | None) -> np.ndarray:
+    """Return ids as int64 or str, shape (n,).
+
+    Args:
+        ids: one for each of n documents.
+        n: number of documents.
+        kind: "integers" or "strings".
+        most: largest number of bytes of a string in UTF-8; None for no limit.
+
+    Raises:
+        ValueError: for ids that repeat, have another type, are empty or too long.
+    """
+    checked = Ids.checked(ids, n)
+    if n and checked.kind != kind:
+        raise ValueError(f"`ids` are {checked.kind}, those of the collection {kind}. Convert them.")
+    names = checked.at(np.arange(n))
+    for one in names.tolist() if kind == "strings" else []:
+        if not one:
+            raise ValueError("`ids` has an empty string, which stands for no document. Name it.")
+        if most is not None and len(one.encode()) > most:
+            raise ValueError(
+                f"`ids`: {one[:40]!r}... has {len(one.encode())} bytes; this backend takes {most}. Shorten it."
+            )
+        if "\0" in one:
+            raise ValueError(f"`ids`: {one!r} has a zero character, which backends refuse. Rename it.")
+    return names
+
+
+def active_rows(latents: np.ndarray, weights: np.ndarray) -> Iterator[Row]:
+    """Yield the active latents and weights of each vector; both arrays have the shape (n, k)."""
+    order = np.argsort(latents, axis=1)
+    latents, weights = np.take_along_axis(latents, order, axis=1), np.take_along_axis(weights, order, axis=1)
+    for indices, values in zip(latents, weights, strict=True):
+        active = values > 0
+        yield indices[active].tolist(), values[active].tolist()
+
+
+def batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """Yield the items in batches of `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))

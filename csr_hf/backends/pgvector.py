@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
-from csr_hf.backends.contract import EngineError, Found, Limits, Row, Schema
-from csr_hf.backends.documents import Documents
-from csr_hf.backends.interface import Engine
+from csr_hf.backends.backend import KEY, Backend, BackendError, Found, Limits, Schema
+from csr_hf.backends.documents import Documents, Row
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -17,88 +18,63 @@ if TYPE_CHECKING:
 _MOST_LATENTS = 16_000
 _MOST_INDEXED = 1_000
 _OLDEST = (0, 7)
-_KEY = "csr_hf"
 
 
-class PgVector(Engine):
+class PgVector(Backend):
     """A table (id, code) in PostgreSQL with pgvector 0.7 or newer.
 
-    A search reads all rows and is exact; with `index="hnsw"` it follows a graph, which is fast and approximate. A
-    vector has at most 16,000 active latents, 1,000 in a graph; latents are counted from 1.
-
-    Args:
-        collection: name of the table.
-        url: as libpq takes it.
-        index: None or "hnsw".
-
-    Raises:
-        ImportError: if psycopg is not installed.
-        ValueError: for another index.
+    A search reads all rows and is exact; with `index=hnsw` it follows a graph, which is fast and approximate. A vector
+    has at most 16,000 active latents, 1,000 in a graph. pgvector counts latents from 1.
     """
 
     name = "PostgreSQL"
 
-    def __init__(self, collection: str, url: str, *, index: str | None = None) -> None:
+    def __init__(self, url: str, collection: str, api_key: None = None) -> None:
         super().__init__(collection)
-        try:
-            from psycopg import sql
-        except ImportError as error:
-            raise ImportError('pgvector needs psycopg: pip install "csr_hf[pgvector]"') from error
-        if index not in (None, "hnsw"):
-            raise ValueError(f'`index` ({index!r}) must be "hnsw", or left out for exact searches.')
-        most = _MOST_LATENTS if index is None else _MOST_INDEXED
-        # The graph search of pgvector visits at most 1,000 candidates.
+        import psycopg
+
+        self.errors = (psycopg.Error,)
+        base, _, query = url.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        self._index = options.pop("index", None)
+        self._url = f"{base}?{urlencode(options)}" if options else base
+        if self._index not in (None, "hnsw"):
+            raise ValueError(f'`index` ({self._index!r}) must be "hnsw", or left out for exact searches.')
+        most = _MOST_LATENTS if self._index is None else _MOST_INDEXED
         self.limits = Limits(
             dim=1_000_000_000,
             document_latents=most,
             query_latents=most,
-            top_k=None if index is None else _MOST_INDEXED,
-            # What an index of PostgreSQL takes is a third of a page.
+            # The graph search of pgvector visits at most 1,000 candidates.
+            top_k=None if self._index is None else _MOST_INDEXED,
+            # An index of PostgreSQL takes a third of a page.
             id_bytes=2_000,
         )
-        self._url, self._index = url, index
-        self._table = sql.Identifier(collection)
-        self._own = threading.local()
-        self._all: list[Connection] = []
+        self._table = psycopg.sql.Identifier(collection)
+        self._of_thread = threading.local()
+        self._connections: list[Connection] = []
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        for connection in self._all:
+        for connection in self._connections:
             connection.close()
-        self._all.clear()
-        self._own = threading.local()
+        self._connections.clear()
+        self._of_thread = threading.local()
 
-    def write(self, documents: Documents) -> None:
-        """Upsert documents in one statement: all of them or none."""
-        dim = self.schema.dim
-        codes = [_text(latents, weights, dim) for _, latents, weights in documents.rows()]
-        if codes:
-            kind = "bigint" if self.schema.ids == "integers" else "text"
-            statement = self._sql(
-                "INSERT INTO {} (id, code) SELECT id, code::sparsevec "
-                f"FROM unnest(%s::{kind}[], %s::text[]) AS new (id, code) "
-                "ON CONFLICT (id) DO UPDATE SET code = excluded.code"
-            )
-            self._connection.execute(statement, [documents.ids.tolist(), codes])
-
-    def is_transient(self, error: Exception) -> bool:
-        """Whether sending a request again may help."""
+    def _is_transient(self, error: Exception) -> bool:
         import psycopg
 
-        return isinstance(error, psycopg.OperationalError) or super().is_transient(error)
+        return isinstance(error, psycopg.OperationalError)
 
-    def read_schema(self) -> Schema | None:
-        """Of the table, read anew; None if there is none that csr_hf made."""
+    def _read_schema(self) -> dict[str, Any] | None:
         row = self._connection.execute(
             "SELECT to_regclass(quote_ident(%s)), obj_description(to_regclass(quote_ident(%s)), 'pg_class')",
             [self.collection, self.collection],
         ).fetchone()
         if row is None or row[0] is None:
             return None
-        written = json.loads(row[1]).get(_KEY) if row[1] and row[1].startswith("{") else None
-        if written is None:
-            raise EngineError(f"PostgreSQL has {self.collection!r}, which csr_hf did not make. Choose another name.")
-        return Schema(**written)
+        found: dict[str, Any] = json.loads(row[1]).get(KEY, {}) if row[1] and row[1].startswith("{") else {}
+        return found
 
     def _create(self, schema: Schema) -> None:
         import psycopg
@@ -108,10 +84,10 @@ class PgVector(Engine):
         try:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except psycopg.Error as error:
-            raise EngineError(f"pgvector is not to be had: {error}. Install it on the server.") from error
+            raise BackendError(f"pgvector is missing: {error}. Install it on the server.") from error
         row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         if row is None or tuple(map(int, row[0].split(".")[:2])) < _OLDEST:
-            raise EngineError(f"pgvector {row and row[0]} has no sparsevec. Use 0.7 or newer.")
+            raise BackendError(f"pgvector {row and row[0]} has no type sparsevec. Use 0.7 or newer.")
         kind = "bigint" if schema.ids == "integers" else 'text COLLATE "C"'
         with connection.transaction():
             connection.execute(
@@ -119,7 +95,7 @@ class PgVector(Engine):
             )
             if self._index is not None:
                 connection.execute(self._sql("CREATE INDEX ON {} USING hnsw (code sparsevec_ip_ops)"))
-            written = sql.Literal(json.dumps({_KEY: schema._asdict()}))
+            written = sql.Literal(json.dumps({KEY: asdict(schema)}))
             connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(self._table, written))
 
     def _drop(self) -> None:
@@ -128,6 +104,17 @@ class PgVector(Engine):
     def _count(self) -> int:
         row = self._connection.execute(self._sql("SELECT count(*) FROM {}")).fetchone()
         return int(row[0]) if row else 0
+
+    def _write(self, documents: Documents) -> None:
+        """Upsert documents in one statement: all of them or none."""
+        kind, dim = "bigint" if self.schema.ids == "integers" else "text", self.schema.dim
+        statement = self._sql(
+            "INSERT INTO {} (id, code) SELECT id, code::sparsevec "
+            f"FROM unnest(%s::{kind}[], %s::text[]) AS new (id, code) "
+            "ON CONFLICT (id) DO UPDATE SET code = excluded.code"
+        )
+        codes = [_text(latents, weights, dim) for _, latents, weights in documents.rows()]
+        self._connection.execute(statement, [documents.ids.tolist(), codes])
 
     def _delete(self, ids: list[Any]) -> None:
         self._connection.execute(self._sql("DELETE FROM {} WHERE id = ANY(%s)"), [ids])
@@ -152,15 +139,15 @@ class PgVector(Engine):
 
     @property
     def _connection(self) -> Connection:
-        """This thread's own, opened anew where it broke."""
+        """Connection of this thread, opened again where it broke."""
         import psycopg
 
-        mine: Connection | None = getattr(self._own, "connection", None)
-        if mine is None or mine.closed:
-            mine = psycopg.connect(self._url, autocommit=True)
-            self._own.connection = mine
-            self._all = [one for one in self._all if not one.closed] + [mine]
-        return mine
+        current: Connection | None = getattr(self._of_thread, "connection", None)
+        if current is None or current.closed:
+            current = psycopg.connect(self._url, autocommit=True)
+            self._of_thread.connection = current
+            self._connections = [one for one in self._connections if not one.closed] + [current]
+        return current
 
     def _sql(self, statement: str) -> Composed:
         from psycopg import sql
@@ -169,7 +156,7 @@ class PgVector(Engine):
 
 
 def _text(latents: list[int], weights: list[float], dim: int) -> str:
-    """A vector as pgvector reads it; nine digits are all of a float32."""
+    """Format a vector as pgvector reads it; nine digits hold a float32 exactly."""
     return (
         f"{{{','.join(f'{latent + 1}:{weight:.9g}' for latent, weight in zip(latents, weights, strict=True))}}}/{dim}"
     )

@@ -18,14 +18,14 @@ from csr_hf.cli.output import (
     print_tables,
     typed_questions,
 )
+from csr_hf.cli.recipes import read_recipe
 from csr_hf.plumbing.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from csr_hf.backends import Engine
-    from csr_hf.cli.main import Invocation
-    from csr_hf.cli.options import CardSettings, RecipeSource
+    from csr_hf.backends import Backend
+    from csr_hf.cli.invocation import Invocation
+    from csr_hf.cli.options import CardSettings
     from csr_hf.publishing.model_card import CardOptions
-    from csr_hf.runs.recipe import RunRecipe
 
 
 def run(called: Invocation) -> None:
@@ -192,7 +192,6 @@ def card(called: Invocation) -> None:
 def import_head(called: Invocation) -> None:
     """Turn a head that others saved into one of csr_hf."""
     from csr_hf.embedding.backbone import load_packed_backbone
-    from csr_hf.encoder import CSREncoder
     from csr_hf.heads import import_head as read
     from csr_hf.plumbing.atomic import check_writable, written_whole
     from csr_hf.publishing.export import check_target
@@ -212,7 +211,7 @@ def import_head(called: Invocation) -> None:
     head.config.base_model_name_or_path = base
     with written_whole(target) as temporary:
         if backbone is not None:
-            write_full(CSREncoder(backbone, head), temporary)
+            write_full(backbone, head, temporary)
         else:
             head.save_pretrained(temporary)
     print_line(f"{head.config.input_dim} -> {head.config.hidden_dim}, k {head.config.k}, in {options.output}")
@@ -230,8 +229,8 @@ def search(called: Invocation) -> None:
     if options.html:
         check_writable(options.html.parent)
     answers = []
-    with _open_backend(options.backend, options.collection, options.run) as engine:
-        searcher = RunSearcher.load(options.run, device=called.device, engine=engine)
+    with _open_backend(options.backend, options.collection, options.run) as backend:
+        searcher = RunSearcher.load(options.run, device=called.device, backend=backend)
         if not options.question:
             print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
@@ -250,8 +249,8 @@ def index(called: Invocation) -> None:
 
     (options,) = called.options
     recipe = read_recipe(called)
-    with _open_backend(options.backend, options.collection, recipe.output_dir) as engine:
-        pipeline.index(recipe, engine=engine)
+    with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
+        pipeline.index(recipe, backend=backend)
     there = f" --backend {without_secrets(options.backend)}" if options.backend else ""
     there += f" --collection {options.collection}" if options.backend and options.collection else ""
     print_line(f"\nSearch it:\n  csr-hf search {recipe.output_dir}{there}")
@@ -265,75 +264,21 @@ def info(called: Invocation) -> None:
         print_line(line)
 
 
-def read_recipe(called: Invocation) -> RunRecipe:
-    """Make the recipe that a file, `--corpus`, `--head` and the keys given as flags say together; flags win."""
-    from csr_hf.runs.recipe import RunRecipe
-
-    options: RecipeSource = called.options[0]
-    flags = {
-        "output_dir": options.output_dir,
-        "data.limit": options.limit,
-        "data.skip_bad": options.skip_bad or None,
-        "model.k": getattr(options, "k", None),
-        "backbone.device": called.device,
-        "backbone.name_or_path": options.backbone,
-        **_keys_of_head(options),
-        **_keys_of_corpus(options),
-    }
-    given = {**{key: value for key, value in flags.items() if value is not None}, **called.keys}
-    return RunRecipe.from_dict({}, given) if options.recipe is None else RunRecipe.load(options.recipe, given)
-
-
 def collection_name(folder: str | Path) -> str:
     """Name a collection like an output folder, in characters that every backend takes."""
     name = re.sub(r"[^a-z0-9_]", "_", Path(folder).resolve().name.lower())
     return (name if name[:1].isalpha() else f"c_{name}")[:63]
 
 
-def _keys_of_corpus(options: RecipeSource) -> dict[str, Any]:
-    """Say what `--corpus` says as keys of a recipe."""
-    if options.corpus is None:
-        if options.recipe is None:
-            raise ValueError("give a recipe, or the texts to learn from: --corpus docs.parquet --text-column body.")
-        if options.text_column:
-            raise ValueError("--text-column goes with --corpus. In a recipe it is `data.columns`.")
-        return {}
-    keys: dict[str, Any] = {"data.source": options.corpus, "data.sources": []}
-    if options.text_column:
-        keys["data.columns"] = {"text": options.text_column}
-    if options.recipe is None and options.output_dir is None:
-        keys["output_dir"] = str(Path("runs") / Path(options.corpus).stem)
-    return keys
-
-
-def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
-    """Say what `--head` says as keys of a recipe: its backbone and k too, unless they are given."""
-    if options.head is None:
-        return {}
-    from csr_hf.heads import load_head
-    from csr_hf.repository import open_repository
-
-    config = load_head(open_repository(options.head)).config
-    keys: dict[str, Any] = {"model.init": options.head}
-    if options.backbone is None:
-        if config.base_model_name_or_path is None:
-            raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")
-        keys["backbone.name_or_path"] = config.base_model_name_or_path
-        keys["backbone.revision"] = config.base_model_revision
-    if getattr(options, "k", None) is None:
-        keys["model.k"] = config.k
-    return keys
-
-
 def _open_backend(
     url: str | None, collection: str | None, folder: str | Path
-) -> AbstractContextManager[Engine | None]:
+) -> AbstractContextManager[Backend | None]:
     """Open what `--backend` names; None without it. Each output folder has a collection of its own."""
     if url is None:
         return nullcontext()
-    from csr_hf.backends import open_engine
+    from csr_hf.backends import open_backend
 
-    return open_engine(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
+    return open_backend(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
 
 
 def _layout(options: CardSettings) -> dict[str, Any]:

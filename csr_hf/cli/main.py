@@ -10,9 +10,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from csr_hf.cli.invocation import Invocation
 from csr_hf.cli.table import COMMANDS, Command
 from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars
 from csr_hf.plumbing.provenance import record_command
@@ -23,22 +23,6 @@ _RECIPE_NOTE = """
 Any key of the recipe can be given as a flag and wins over the file: --training.max_steps 500 --data.source my.csv
 """
 _LIBRARIES = ("transformers", "datasets", "sentence_transformers", "huggingface_hub", "accelerate", "mteb", "torch")
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """A command with what it was given."""
-
-    command: Command
-    options: list[Any]
-    """Settings of the command, one for each of its kinds."""
-    keys: dict[str, Any]
-    """Keys of the recipe that were given as flags, dotted."""
-    device: str | None
-    debug: bool
-    """Show tracebacks, warnings and the log."""
-    no_progress: bool
-    """Draw no progress bars."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

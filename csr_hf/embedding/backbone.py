@@ -225,6 +225,52 @@ def load_backbone(
     )
 
 
+def check_width(backbone: Backbone, head: CSRModel) -> None:
+    """Check that a head takes the embeddings of a backbone.
+
+    Raises:
+        ValueError: if the backbone's width is not the head's `input_dim`.
+    """
+    if backbone.dim != head.config.input_dim:
+        raise ValueError(
+            f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
+            f"{head.config.input_dim} (it was trained on {head.config.base_model_name_or_path}). "
+            "Use that backbone, or train a head for this one."
+        )
+
+
+def load_backbone_of(
+    repository: Repository, head: CSRModel, *, device: str | None = None, token: str | bool | None = None
+) -> Backbone:
+    """Load the backbone of a head: the one packed in the head's repository, else the one its config names.
+
+    Args:
+        repository: where the head was loaded from.
+        head: its config says what the backbone is called, and at which commit.
+        device: "cpu", "cuda", ...; default the best available.
+        token: for a private backbone; default the one of `hf auth login` or of HF_TOKEN.
+
+    Raises:
+        ValueError: if a module lies outside of the repository or needs code of its own, the config names no backbone,
+            a head from the Hub names a local folder as its backbone, or the backbone is not found.
+    """
+    name = head.config.base_model_name_or_path
+    packed = load_packed_backbone(repository, name or repository.name, device=device)
+    if packed is not None:
+        return packed
+    if name is None:
+        raise ValueError(
+            f"the config of {repository.name} names no backbone (`base_model_name_or_path`). "
+            "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+        )
+    if repository.commit is not None and not is_hub_id(name):
+        raise ValueError(
+            f"the config of {repository.name} names a folder as its backbone ({name!r}), which is not followed from "
+            "the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+        )
+    return load_backbone(name, revision=head.config.base_model_revision, device=device, token=token)
+
+
 def packaged_folder(name: str) -> Path | None:
     """The folder of a backbone inside an installed Python package; None if no package carries it here."""
     if name not in _PACKAGED:
@@ -233,36 +279,6 @@ def packaged_folder(name: str) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     return Path(os.path.dirname(spec.origin)) / _PACKAGED[name].folder
-
-
-def load_backbone_of(
-    repository: Repository, head: CSRModel, *, device: str | None = None, token: str | bool | None = None
-) -> Backbone:
-    """Load the backbone of a head: the one in the same repository, else the one that its config names.
-
-    Args:
-        repository: of the head.
-        head: of the repository.
-        device: default the best there is.
-        token: for a private model; default the one of `hf auth login` or of HF_TOKEN.
-
-    Raises:
-        ValueError: if the config names no backbone, or a repository of the Hub names a folder; or as `load_backbone`
-            and `load_packed_backbone` do.
-    """
-    base = head.config.base_model_name_or_path
-    packed = load_packed_backbone(repository, base or repository.name, device=device)
-    if packed is not None:
-        return packed
-    way_out = "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-    if base is None:
-        raise ValueError(f"the config of {repository.name} names no backbone (`base_model_name_or_path`). {way_out}")
-    if repository.commit is not None and not is_hub_id(base):
-        raise ValueError(
-            f"the config of {repository.name} names a folder as its backbone ({base!r}), which is not followed from "
-            f"the Hub. {way_out}"
-        )
-    return load_backbone(base, revision=head.config.base_model_revision, device=device, token=token)
 
 
 def load_packed_backbone(repository: Repository, name: str, *, device: str | None = None) -> Backbone | None:

@@ -1,231 +1,275 @@
-"""What a user can have without CSR: cheaper dense vectors, compared by inner product with a float query.
-
-Each baseline is fitted on training embeddings (or needs no fit) and gives the vectors that a search would compare;
-`bytes_per_vector` is what it stores of a document.
-"""
+"""What a user can have without CSR: dense vectors, whole or cheaper, compared by inner product with a float query."""
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.method import Hits, Method, Searcher
+from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
+from csr_hf.plumbing.settings import suggest
+
+Baseline = Literal["truncate", "pca", "int8", "binary", "pq"]
+"""Names that `make_baselines` takes."""
 
 _CENTROIDS = 256
 _TRAIN_ROWS = 10_240
 _ITERATIONS = 15
 
 
-class Baseline(Protocol):
-    """A way to store documents in fewer bytes."""
-
-    name: str
-
-    @property
-    def bytes_per_vector(self) -> int:
-        """Bytes stored of a document."""
-        ...
-
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """The stored vectors, decoded to float32, shape (n, anything)."""
-        ...
-
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """Float32 vectors to compare with them."""
-        ...
-
-
-class _Float16Projection(ABC):
-    """Fewer dimensions, two bytes each; a subclass says which ones."""
-
-    dims: int
-
-    @property
-    def bytes_per_vector(self) -> int:
-        """Two bytes a dimension."""
-        return 2 * self.dims
-
-    @abstractmethod
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """Unit vectors of `dims` dimensions."""
-
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """The same as float16 keeps them."""
-        return self.queries(embeddings).astype(np.float16).astype(np.float32)
-
-
-@dataclass
-class Truncation(_Float16Projection):
-    """The first `dims` dimensions in float16, renormalized; what Matryoshka models are trained for."""
-
-    dims: int
-    name: str = "truncation"
-
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """The prefixes."""
-        return unit_rows(embeddings[:, : self.dims])
-
-
-class PCA(_Float16Projection):
-    """The `dims` directions of largest variance of the training embeddings, in float16, renormalized.
+class VectorMethod(Method):
+    """Dense vectors; a subclass says how they are stored.
 
     Args:
-        train: embeddings to fit on, shape (n, dim).
-        dims: directions to keep.
+        bytes_per_vector: stored for a document.
+        fit: identifies the embeddings that it was fitted on, for `settings`; empty without a fit.
+    """
+
+    def __init__(self, bytes_per_vector: int, fit: str = "") -> None:
+        self.bytes_per_vector, self.fit = bytes_per_vector, fit
+
+    @abstractmethod
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Store unit rows and read them back, float32, shape (n, any width)."""
+
+    def query(self, units: np.ndarray) -> np.ndarray:
+        """Compute float32 vectors to compare with stored ones; queries are not stored, so they are not rounded."""
+        return units
+
+    def vectors(self, embeddings: np.ndarray) -> np.ndarray:
+        """Store unit rows and read them back."""
+        return self.store(unit_rows(embeddings))
+
+    def index(self, documents: np.ndarray) -> Searcher:
+        """Store documents for an exact search."""
+        return VectorSearcher(self, documents)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Name, bytes, and what it was fitted on."""
+        return {**super().settings, **({"fit": self.fit} if self.fit else {})}
+
+
+class VectorSearcher(Searcher):
+    """Exact search by inner product.
+
+    Args:
+        method: stores the documents and prepares the queries.
+        documents: dense, shape (n, input_dim).
+    """
+
+    def __init__(self, method: VectorMethod, documents: np.ndarray) -> None:
+        self.method, self.stored = method, method.store(unit_rows(documents))
+
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """Compare every query with every document."""
+        queries = self.method.query(unit_rows(queries))
+        positions = top_neighbors(queries, self.stored, top_k)
+        scores = np.empty(positions.shape, np.float32)
+        for row, found in enumerate(positions):
+            scores[row] = self.stored[found] @ queries[row]
+        return Hits(positions, scores)
+
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Compute inner products with chosen documents."""
+        return self.stored[positions] @ self.method.query(unit_rows(query[None]))[0]
+
+
+class DenseMethod(VectorMethod):
+    """The backbone's float32 embeddings, compared by cosine.
+
+    Args:
+        dim: width of the embeddings.
+    """
+
+    name = "dense"
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(4 * dim)
+
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Keep all of them."""
+        return units
+
+    def vectors(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return the embeddings themselves, whatever their norms."""
+        return embeddings
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """None: this is the model itself."""
+        return {}
+
+
+class Truncation(VectorMethod):
+    """The first dimensions in float16, renormalized; Matryoshka models are trained for this.
+
+    Args:
+        dims: dimensions to keep.
+    """
+
+    name = "truncation"
+
+    def __init__(self, dims: int) -> None:
+        super().__init__(2 * dims)
+        self.dims = dims
+
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Round the prefixes to float16."""
+        return _round_to_float16(self.query(units))
+
+    def query(self, units: np.ndarray) -> np.ndarray:
+        """Cut off the prefixes."""
+        return unit_rows(units[:, : self.dims])
+
+
+class PCA(VectorMethod):
+    """Projections on the directions of largest variance of the training embeddings, in float16, renormalized.
+
+    Args:
+        train: unit rows to fit on, shape (n, dim).
+        dims: directions to keep, at most n.
+        fit: identifies `train`, for `settings`.
     """
 
     name = "PCA"
 
-    def __init__(self, train: np.ndarray, dims: int) -> None:
-        self.dims = dims
-        self.mean = train.mean(axis=0, dtype=np.float64)
-        centered = train.astype(np.float64) - self.mean
-        _, vectors = np.linalg.eigh(centered.T @ centered)
-        self.directions = vectors[:, ::-1][:, :dims].astype(np.float32)
+    def __init__(self, train: np.ndarray, dims: int, fit: str = "") -> None:
+        from sklearn.decomposition import PCA as Estimator
 
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """The projections."""
-        return unit_rows((embeddings.astype(np.float32) - self.mean.astype(np.float32)) @ self.directions)
+        super().__init__(2 * dims, fit)
+        self.estimator = Estimator(dims, svd_solver="covariance_eigh").fit(train.astype(np.float64))
+
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Round the projections to float16."""
+        return _round_to_float16(self.query(units))
+
+    def query(self, units: np.ndarray) -> np.ndarray:
+        """Project."""
+        return unit_rows(self.estimator.transform(units))
 
 
-class Int8:
-    """One byte a dimension, scaled by each dimension's range in the training embeddings; the query stays float.
+class Int8(VectorMethod):
+    """One byte a dimension, scaled by each dimension's range in the training embeddings.
+
+    Unlike `sentence_transformers.quantize_embeddings`, values are rounded to the nearest level, not down.
 
     Args:
-        train: embeddings that give the ranges, shape (n, dim).
+        train: unit rows that give the ranges, shape (n, dim).
+        fit: identifies `train`, for `settings`.
     """
 
     name = "int8"
 
-    def __init__(self, train: np.ndarray) -> None:
+    def __init__(self, train: np.ndarray, fit: str = "") -> None:
+        super().__init__(train.shape[1], fit)
         self.low = train.min(axis=0).astype(np.float32)
         self.step = np.maximum((train.max(axis=0).astype(np.float32) - self.low) / 255, 1e-12)
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """One byte a dimension."""
-        return len(self.low)
-
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """Decoded bytes."""
-        levels = np.clip(np.rint((embeddings.astype(np.float32) - self.low) / self.step), 0, 255)
-        return levels * self.step + self.low
-
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """The embeddings themselves."""
-        return embeddings.astype(np.float32)
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Round to 256 levels, clip what is out of range, and decode."""
+        return np.clip(np.rint((units - self.low) / self.step), 0, 255) * self.step + self.low
 
 
-@dataclass
-class Binary:
-    """The sign of each dimension, one bit; the query stays float."""
-
-    dim: int
-    name: str = "binary"
-
-    @property
-    def bytes_per_vector(self) -> int:
-        """One bit a dimension."""
-        return -(-self.dim // 8)
-
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """+1 and -1."""
-        return np.where(embeddings > 0, np.float32(1), np.float32(-1))
-
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """The embeddings themselves."""
-        return embeddings.astype(np.float32)
-
-
-class ProductQuantization:
-    """One byte for each part of the vector: its nearest of 256 centroids, by k-means on training embeddings.
+class Binary(VectorMethod):
+    """The sign of each dimension, one bit.
 
     Args:
-        train: embeddings to learn the centroids on, shape (n, dim); 10,240 of them are used.
-        size: bytes, that is parts; some are one dimension wider than others where it does not divide the width.
+        dim: width of the embeddings.
+    """
+
+    name = "binary"
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(-(-dim // 8))
+
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Replace components by +1 and -1."""
+        return np.where(units > 0, np.float32(1), np.float32(-1))
+
+
+class ProductQuantization(VectorMethod):
+    """One byte for each part of the vector: its nearest of 256 centroids, found by k-means on training embeddings.
+
+    Args:
+        train: unit rows to learn the centroids on, shape (n, dim); 10,240 of them are used.
+        size: bytes, which is the number of parts; where it does not divide the width, some parts are one dimension
+            wider.
+        fit: identifies `train`, for `settings`.
 
     Raises:
-        ImportError: if scikit-learn is missing, with the line to type.
         ValueError: if there are fewer than 256 training embeddings, or more bytes than dimensions.
     """
 
     name = "PQ"
 
-    def __init__(self, train: np.ndarray, size: int) -> None:
-        try:
-            from sklearn.cluster import KMeans
-        except ImportError as error:
-            raise ImportError('product quantization needs scikit-learn: pip install "csr_hf[eval]"') from error
-        if not 1 <= size <= train.shape[1]:
-            raise ValueError(f"product quantization to {size} bytes needs that many of {train.shape[1]} dimensions.")
+    def __init__(self, train: np.ndarray, size: int, fit: str = "") -> None:
+        from sklearn.cluster import KMeans
+
+        dim = train.shape[1]
+        if not 1 <= size <= dim:
+            raise ValueError(f"product quantization to {size} bytes needs {size} dimensions; there are {dim}.")
         if len(train) < _CENTROIDS:
             raise ValueError(f"product quantization needs {_CENTROIDS} training embeddings; there are {len(train)}.")
-        self.bytes_per_vector = size
+        super().__init__(size, fit)
         rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
         means = KMeans(_CENTROIDS, init="random", n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0)
         with warnings.catch_warnings():
-            # Fewer distinct values than centroids are no defect.
+            # Parts with fewer distinct values than centroids are stored exactly.
             warnings.simplefilter("ignore")
-            self.centroids = [means.fit(part).cluster_centers_ for part in self._parts(train[rows])]
+            self.centroids = [means.fit(part).cluster_centers_ for part in self._split(train[rows])]
 
-    def documents(self, embeddings: np.ndarray) -> np.ndarray:
-        """The centroids."""
+    def store(self, units: np.ndarray) -> np.ndarray:
+        """Replace every part by its nearest centroid."""
         from sklearn.metrics import pairwise_distances_argmin
 
-        parts = zip(self._parts(embeddings), self.centroids, strict=True)
-        stored = [centroids[pairwise_distances_argmin(part, centroids)] for part, centroids in parts]
-        return np.concatenate(stored, axis=1).astype(np.float32)
+        parts = zip(self._split(units), self.centroids, strict=True)
+        nearest = [centroids[pairwise_distances_argmin(part, centroids)] for part, centroids in parts]
+        return np.concatenate(nearest, axis=1).astype(np.float32)
 
-    def queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """The embeddings themselves."""
-        return embeddings.astype(np.float32)
-
-    def _parts(self, embeddings: np.ndarray) -> list[np.ndarray]:
-        parts = np.array_split(embeddings.astype(np.float32), self.bytes_per_vector, axis=1)
+    def _split(self, rows: np.ndarray) -> list[np.ndarray]:
+        parts = np.array_split(rows.astype(np.float32), self.bytes_per_vector, axis=1)
         return [np.ascontiguousarray(part) for part in parts]
 
 
-NAMES = ("truncate", "pca", "int8", "binary", "pq")
-"""What `make_baselines` knows."""
-
-
-def make_baselines(names: Sequence[str], train: np.ndarray | None, dim: int, budgets: Sequence[int]) -> list[Baseline]:
-    """Baselines by name; those of any size once for each budget.
+def make_baselines(
+    names: Sequence[str], train: np.ndarray | None, dim: int, budgets: Sequence[int]
+) -> list[VectorMethod]:
+    """Make baselines by name, those of any size once for each budget.
 
     Args:
-        names: of `NAMES`.
-        train: embeddings to fit on, shape (n, dim); without them only truncation and binary can be had.
+        names: of `Baseline`.
+        train: unit rows to fit on, shape (n, dim); without them PCA, PQ and int8 are left out.
         dim: width of the embeddings.
         budgets: bytes of a vector.
 
     Raises:
-        ValueError: for an unknown name; the nearest is named.
-        ImportError: if product quantization is wanted and scikit-learn is missing.
+        ValueError: for an unknown name; the nearest known one is named.
     """
     for name in names:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(NAMES)}."
-            raise ValueError(f"baseline {name!r} is unknown. {hint}")
-    made: list[Baseline] = []
+        if name not in get_args(Baseline):
+            raise ValueError(f"baseline {name!r} is unknown. {suggest(name, get_args(Baseline))}")
+    made: list[VectorMethod] = []
     if "truncate" in names:
-        made += [Truncation(dims) for dims in _kept_dims(budgets, dim)]
-    if "pca" in names and train is not None:
-        made += [PCA(train, dims) for dims in _kept_dims(budgets, dim)]
-    if "pq" in names and train is not None:
-        made += [ProductQuantization(train, size) for size in sorted({min(size, dim) for size in budgets})]
-    if "int8" in names and train is not None:
-        made.append(Int8(train))
+        made += [Truncation(dims) for dims in sorted({min(dim, size // 2) for size in budgets})]
+    if train is not None:
+        fit = hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
+        if "pca" in names:
+            most = min(train.shape)
+            made += [PCA(train, dims, fit) for dims in sorted({min(most, size // 2) for size in budgets})]
+        if "pq" in names:
+            made += [ProductQuantization(train, size, fit) for size in sorted({min(size, dim) for size in budgets})]
+        if "int8" in names:
+            made.append(Int8(train, fit))
     if "binary" in names:
         made.append(Binary(dim))
     return made
 
 
-def _kept_dims(budgets: Sequence[int], dim: int) -> list[int]:
-    return sorted({min(dim, size // 2) for size in budgets})
+def _round_to_float16(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float16).astype(np.float32)

@@ -1,40 +1,29 @@
-"""Retrieval across modalities by every method: what a text finds among images, and an image among texts."""
+"""Retrieval across modalities: which images a text finds, and which texts an image finds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csr_hf.codes import subtract_modality_mean
-from csr_hf.evaluation.methods import CSRMethod, Method
+from csr_hf.evaluation.comparison import compare_methods
+from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.results import Row
 
-if TYPE_CHECKING:
-    from csr_hf.modeling_csr import CSRModel
-
 CUTOFFS = (1, 5, 10)
-"""Ranks among which the answer is looked for."""
+"""Ranks up to which an answer counts as found."""
 
 
 def evaluate_cross_modal(
-    methods: Sequence[Method],
-    head: CSRModel,
-    images: np.ndarray,
-    texts: np.ndarray,
-    captions: Sequence[str],
-    *,
-    task: str,
+    methods: Sequence[Method], images: np.ndarray, texts: np.ndarray, captions: Sequence[str], *, task: str
 ) -> list[Row]:
     """Measure recall at 1, 5 and 10 in both directions.
 
-    Equal captions are one text: an image is answered by its caption, and a text by any image with that caption. The
-    dense model and the baselines compare embeddings as they are, the methods of the head centered ones.
+    Equal captions are one text: an image is answered by its caption, and a text by any image with that caption. Each
+    method centers the embeddings as it needs them: those of a head subtract its modality means.
 
     Args:
         methods: of `all_methods`; the first is the dense model.
-        head: theirs.
         images: dense, shape (n, input_dim).
         texts: dense, row i the caption of image i, shape (n, input_dim).
         captions: the texts themselves.
@@ -43,26 +32,21 @@ def evaluate_cross_modal(
     Returns:
         For each direction, method and rank the share of the queries with an answer up to that rank.
     """
-    _, firsts, numbers = np.unique(np.array(captions, object).astype(str), return_index=True, return_inverse=True)
-    texts = texts[firsts]
-    rows = []
-    for direction, kinds in (("text to image", ("text", "image")), ("image to text", ("image", "text"))):
-        given = {"image": (images, numbers), "text": (texts, np.arange(len(texts)))}
-        (queries, wanted), (documents, groups) = given[kinds[0]], given[kinds[1]]
-        dense: dict[int, float] = {}
-        for method in methods:
-            asked, stored = queries, documents
-            if isinstance(method, CSRMethod):
-                asked, stored = (
-                    subtract_modality_mean(head, queries, kinds[0]),
-                    subtract_modality_mean(head, documents, kinds[1]),
-                )
-            found = method.index(stored.astype(np.float32)).search(asked.astype(np.float32), CUTOFFS[-1]).positions
-            right = (groups[found] == wanted[:, None]) & (found >= 0)
-            for cutoff in CUTOFFS:
-                recall = float(right[:, :cutoff].any(axis=1).mean())
-                # The dense model comes first, and is what the others are compared with.
-                kept = recall / dense.setdefault(cutoff, recall) if dense.get(cutoff, recall) else 0.0
-                described = f"{task}, {direction}", f"R@{cutoff}", method.name, method.k, method.bytes_per_vector
-                rows.append(Row(*described, recall, kept))
+    _, first, caption_of = np.unique(np.array(captions, object).astype(str), return_index=True, return_inverse=True)
+    # Embeddings, and the number of the caption of each row.
+    sides = {
+        "image": (images.astype(np.float32), caption_of),
+        "text": (texts[first].astype(np.float32), np.arange(len(first))),
+    }
+    rows: list[Row] = []
+    for asked, stored in (("text", "image"), ("image", "text")):
+        (queries, wanted), (documents, answers) = sides[asked], sides[stored]
+
+        def measure(method: Method) -> dict[str, float]:
+            searcher = method.index(method.center(documents, stored))
+            found = searcher.search(method.center(queries, asked), CUTOFFS[-1]).positions
+            is_answer = (answers[found] == wanted[:, None]) & (found >= 0)
+            return {f"R@{cutoff}": float(is_answer[:, :cutoff].any(axis=1).mean()) for cutoff in CUTOFFS}
+
+        rows += compare_methods(f"{task}, {asked} to {stored}", methods, measure)
     return rows

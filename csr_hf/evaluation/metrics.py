@@ -1,4 +1,4 @@
-"""The measures of `probes` as metrics of the `evaluate` library, computed here, with nothing to download."""
+"""The measures of `probes` as metrics of the `evaluate` library; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Probe(evaluate.Metric):
 
 
 class KNNAccuracy(_Probe):
-    """k-nearest-neighbor accuracy of embeddings, as `knn_accuracy`.
+    """k-nearest-neighbor accuracy of embeddings, computed by `knn_accuracy`.
 
     `KNNAccuracy().compute(predictions=test, references=labels, train=train, train_labels=train_labels, k=1)`
     """
@@ -36,7 +36,7 @@ class KNNAccuracy(_Probe):
 
 
 class LinearProbeAccuracy(_Probe):
-    """Accuracy of a logistic regression on embeddings, as `linear_probe_accuracy`.
+    """Accuracy of a logistic regression on embeddings, computed by `linear_probe_accuracy`.
 
     `LinearProbeAccuracy().compute(predictions=test, references=labels, train=train, train_labels=train_labels)`
     """

@@ -1,28 +1,31 @@
-"""Methods as models of mteb: one pass of the backbone, codes that stay sparse, our own search."""
+"""Methods as models of mteb: one pass of the backbone, codes that stay sparse, csr_hf's search."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.codes import subtract_modality_mean
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import embed_dataset
 from csr_hf.embedding.images import ImageColumn, open_image
-from csr_hf.evaluation.methods import CodesMatrix, CSRMethod, Method
+from csr_hf.evaluation.cached_backbone import CachedBackbone
+from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
+from csr_hf.evaluation.method import Method, Searcher
 from csr_hf.evaluation.neighbors import unit_rows
 
 if TYPE_CHECKING:
     import torch
     from mteb.models.model_meta import ModelMeta
+    from mteb.types import EncodeKwargs
 
-    from csr_hf.encoder import CSREncoder
+    from csr_hf.modeling_csr import CSRModel
 
-# Their evaluators split, compare or convert rows in ways that a sparse matrix does not know.
+ENCODE_KWARGS: EncodeKwargs = {"batch_size": 1024, "show_progress_bar": False}
+"""Given to `mteb.evaluate`: inputs that are handed to `MTEBEncoder` at a time."""
+
+# The evaluators of these split, compare or convert rows in ways that sparse matrices do not support.
 _DENSE_TASKS = (
     "Compositionality",
     "MultilabelClassification",
@@ -32,79 +35,35 @@ _DENSE_TASKS = (
 )
 
 
-class EmbeddingSource:
-    """The backbone's embeddings of any texts or images, computed once and kept on disk.
-
-    Args:
-        backbone: the frozen model.
-        cache_dir: where they are kept, float32; a later run finds them.
-        batch_size: inputs in one pass.
-        progress: show a bar for what has to be computed.
-
-    Attributes:
-        embedded: inputs that were computed, not found.
-    """
-
-    def __init__(
-        self, backbone: Backbone, cache_dir: str | Path, *, batch_size: int = 32, progress: bool = True
-    ) -> None:
-        self.backbone, self.cache_dir = backbone, Path(cache_dir)
-        self.batch_size, self.progress = batch_size, progress
-        self.embedded = 0
-        self._recent: dict[tuple[str, str | None], np.ndarray] = {}
-
-    def embed(
-        self, inputs: Sequence[str] | ImageColumn, prompt_name: str | None, label: str = "embedding"
-    ) -> np.ndarray:
-        """Embeddings, float32, shape (n, dim)."""
-        if not len(inputs):
-            return np.zeros((0, self.backbone.dim), np.float32)
-        parts = inputs.hashes() if isinstance(inputs, ImageColumn) else inputs
-        digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        key = digest, self.backbone.prompt(prompt_name)
-        if key not in self._recent:
-            cache = embed_dataset(
-                inputs,
-                self.backbone,
-                self.cache_dir,
-                prompt_name=prompt_name,
-                batch_size=self.batch_size,
-                dtype="float32",
-                label=label,
-                progress=self.progress,
-            )
-            self.embedded += 0 if cache.reused else len(inputs)
-            self._recent[key] = cache.to_numpy()
-        return self._recent[key]
-
-    def forget(self) -> None:
-        """Free the memory; the disk keeps everything."""
-        self._recent.clear()
-
-
 class MTEBEncoder:
-    """A method on a backbone, as mteb wants its models: `mteb.evaluate(MTEBEncoder(...), tasks)`.
+    """A method on a backbone, as mteb takes its models: `mteb.evaluate(MTEBEncoder(...), tasks)`.
 
-    Retrieval and reranking go through mteb's search protocol (`index`, `search`) to the method's own search; all else
-    through `encode`, whose rows stay sparse where mteb's estimators take them so.
+    Retrieval and reranking go through mteb's search protocol (`index`, `search`) to the searcher of the method;
+    everything else through `encode`, whose rows stay sparse where mteb's estimators take them so.
 
     Args:
-        source: of the embeddings; shared by all methods.
-        method: how they are stored and compared.
+        cached: the backbone; shared by all methods.
+        method: how embeddings are stored and compared.
         meta: identifies results; default a name and revision that no other model or setting shares.
     """
 
-    def __init__(self, source: EmbeddingSource, method: Method, meta: ModelMeta | None = None) -> None:
-        self.source, self.method = source, method
-        self.mteb_model_meta = meta or model_meta(source.backbone, method)
+    def __init__(self, cached: CachedBackbone, method: Method, meta: ModelMeta | None = None) -> None:
+        self.cached, self.method = cached, method
+        self.mteb_model_meta = meta or model_meta(cached.backbone, method)
         self._ids: list[str] = []
-        self._documents: Any = None
+        self._documents: Searcher | None = None
 
     @classmethod
-    def from_encoder(cls, encoder: CSREncoder, cache_dir: str | Path, k: int | None = None) -> MTEBEncoder:
-        """A CSREncoder at one k, compared as sentence-transformers would: plain codes on both sides, by cosine."""
-        method = CSRMethod(encoder.head, k or encoder.head.config.k, refine=False)
-        return cls(EmbeddingSource(encoder.backbone, cache_dir), method)
+    def from_head(cls, backbone: Backbone, head: CSRModel, cache_dir: str | Path, k: int | None = None) -> MTEBEncoder:
+        """Make the model that compares plain codes of both sides by cosine, as sentence-transformers does.
+
+        Args:
+            backbone: the frozen model.
+            head: of this backbone.
+            cache_dir: where embeddings are kept.
+            k: active latents; default the head's.
+        """
+        return cls(CachedBackbone(backbone, cache_dir), CSRMethod(head, k or head.config.k, plain=True))
 
     def encode(
         self,
@@ -116,14 +75,14 @@ class MTEBEncoder:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> np.ndarray | CodesMatrix:
-        """Rows for mteb's estimators and comparisons, shape (n, dim) or sparse (n, hidden_dim)."""
+        """Compute rows for mteb's estimators and comparisons, shape (n, dim) or sparse (n, hidden_dim)."""
         vectors = self.method.vectors(self._embed(inputs, task_metadata, prompt_type))
         return np.asarray(vectors) if task_metadata.type in _DENSE_TASKS else vectors
 
     def index(self, corpus: Any, *, task_metadata: Any, num_proc: int | None = None, **kwargs: Any) -> None:
         """Store a corpus for `search`."""
         self._ids = list(corpus["id"])
-        inputs = _loader(corpus, task_metadata, "document")
+        inputs = _batches(corpus, task_metadata, "document")
         self._documents = self.method.index(self._embed(inputs, task_metadata, "document"))
 
     def search(
@@ -135,11 +94,17 @@ class MTEBEncoder:
         top_ranked: dict[str, list[str]] | None = None,
         **kwargs: Any,
     ) -> dict[str, dict[str, float]]:
-        """The best documents of each query, or the scores of those that `top_ranked` names."""
+        """Find the best documents of each query, or score the documents that `top_ranked` names.
+
+        Raises:
+            RuntimeError: if no corpus was given to `index`.
+        """
+        if self._documents is None:
+            raise RuntimeError("there is no corpus to search in. Call `index` first, as mteb does.")
         names = list(queries["id"])
-        embeddings = self._embed(_loader(queries, task_metadata, "query"), task_metadata, "query")
+        embeddings = self._embed(_batches(queries, task_metadata, "query"), task_metadata, "query")
         if top_ranked is not None:
-            return self._rerank(names, embeddings, top_ranked, top_k)
+            return self._rerank(self._documents, dict(zip(names, embeddings, strict=True)), top_ranked, top_k)
         hits = self._documents.search(embeddings, min(top_k, len(self._ids)))
         return {
             name: {
@@ -151,7 +116,7 @@ class MTEBEncoder:
         }
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosines of all pairs, shape (n, m)."""
+        """Compute cosines of all pairs, shape (n, m)."""
         import torch
         from mteb.similarity_functions import cos_sim
 
@@ -160,7 +125,7 @@ class MTEBEncoder:
         return cos_sim(np.asarray(embeddings1), np.asarray(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosines of row i with row i, shape (n,)."""
+        """Compute cosines of row i with row i, shape (n,)."""
         import torch
         from mteb.similarity_functions import pairwise_cos_sim
 
@@ -170,44 +135,44 @@ class MTEBEncoder:
         return torch.as_tensor(pairwise_cos_sim(np.asarray(embeddings1), np.asarray(embeddings2)))
 
     def _rerank(
-        self, names: list[str], embeddings: np.ndarray, top_ranked: dict[str, list[str]], top_k: int
+        self, searcher: Searcher, queries: dict[str, np.ndarray], top_ranked: dict[str, list[str]], top_k: int
     ) -> dict[str, dict[str, float]]:
-        place = {name: position for position, name in enumerate(self._ids)}
-        found: dict[str, dict[str, float]] = {}
-        for name, query in zip(names, embeddings, strict=True):
+        position_of = {name: position for position, name in enumerate(self._ids)}
+        ranked: dict[str, dict[str, float]] = {}
+        for name, query in queries.items():
             documents = top_ranked.get(name, [])
-            positions = np.array([place[document] for document in documents], np.int64)
-            scores = self._documents.score(query, positions) if len(positions) else np.empty(0)
+            positions = np.array([position_of[document] for document in documents], np.int64)
+            scores = searcher.score(query, positions) if len(positions) else np.empty(0)
             best = np.argsort(-scores, kind="stable")[:top_k]
-            found[name] = {documents[row]: float(scores[row]) for row in best}
-        return found
+            ranked[name] = {documents[row]: float(scores[row]) for row in best}
+        return ranked
 
     def _embed(self, inputs: Any, task_metadata: Any, prompt_type: Any) -> np.ndarray:
         from mteb.models.abs_encoder import get_prompt_name
         from mteb.types import PromptType
 
+        backbone = self.cached.backbone
         prompt_type = PromptType(prompt_type) if prompt_type is not None else None
-        prompt_name = get_prompt_name(self.source.backbone.prompts, task_metadata, prompt_type)
+        prompt_name = get_prompt_name(backbone.prompts, task_metadata, prompt_type)
         batches = list(inputs)
-        kinds = {kind for kind in ("image", "text") for batch in batches if kind in batch}
-        if len(kinds) > 1:
+        modalities = {kind for kind in ("image", "text") for batch in batches if kind in batch}
+        if len(modalities) > 1:
             raise TypeError(
-                f"{task_metadata.name} joins an image and a text in one input, and {self.source.backbone.name} has a "
-                "tower for each of them, none for both. Leave this task out."
+                f"{task_metadata.name} joins an image and a text in one input, and {backbone.name} has a tower for "
+                "each of them, none for both. Leave this task out."
             )
-        kind = kinds.pop() if kinds else "text"
-        column: Any = [value for batch in batches for value in batch[kind]]
-        rows = self.source.embed(
-            _image_column(column) if kind == "image" else column, prompt_name, f"embedding {task_metadata.name}"
-        )
-        return subtract_modality_mean(self.method.head, rows, kind) if isinstance(self.method, CSRMethod) else rows
+        modality = modalities.pop() if modalities else "text"
+        values: Any = [value for batch in batches for value in batch[modality]]
+        column = _image_column(values) if modality == "image" else values
+        rows = self.cached.embed(column, prompt_name, f"embedding {task_metadata.name}")
+        return self.method.center(rows, modality)
 
 
 def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
-    """A description that keeps the results of every model, head and setting apart in mteb's cache.
+    """Describe a method so that mteb's cache keeps the results of every model, head and setting apart.
 
     Args:
-        backbone: whose embeddings are used.
+        backbone: computes the embeddings.
         method: its settings become mteb's `experiment_kwargs`, which are part of the cache's path.
         **known: further fields of `ModelMeta`.
     """
@@ -230,16 +195,16 @@ def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
     return ModelMeta.create_empty(overwrites={**fields, **known})
 
 
-def _image_column(pictures: Sequence[Any]) -> ImageColumn:
-    """Images that a task holds in memory."""
+def _image_column(images: Sequence[Any]) -> ImageColumn:
+    """Make a column of the images that a task holds in memory."""
     from datasets import Dataset, Features, Image
 
-    rows = {"image": [open_image(picture, f"image {row}") for row, picture in enumerate(pictures)]}
+    rows = {"image": [open_image(image, f"image {row}") for row, image in enumerate(images)]}
     return ImageColumn(Dataset.from_dict(rows, features=Features({"image": Image()})), "image")
 
 
-def _loader(dataset: Any, task_metadata: Any, prompt_type: str) -> Any:
-    """Batches of texts as mteb itself builds them: titles, instructions and all."""
+def _batches(dataset: Any, task_metadata: Any, prompt_type: str) -> Any:
+    """Make batches of texts as mteb itself does, with titles and instructions."""
     from mteb._create_dataloaders import create_dataloader
     from mteb.types import PromptType
 

@@ -1,4 +1,4 @@
-"""Exact dense search, and the measures that compare a ranking with relevant or dense neighbors."""
+"""Exact dense search, and measures that compare a ranking with relevant documents or true neighbors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SCORES_IN_MEMORY = 1 << 26
 
 
 def unit_rows(rows: Any) -> Any:
-    """Rows of unit norm, float32, dense or sparse as they came; a row of zeros stays one."""
+    """Scale rows to unit norm, float32, dense or sparse as they are; rows of zeros stay zeros."""
     if scipy.sparse.issparse(rows):
         norms = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
         return type(rows)(scipy.sparse.diags(1 / np.where(norms > 0, norms, 1)) @ rows)
@@ -21,15 +21,15 @@ def unit_rows(rows: Any) -> Any:
 
 
 def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -> np.ndarray:
-    """Positions of the documents with the largest inner products, best first; ties by position.
+    """Find the documents with the largest inner products, best first; ties by position.
 
     Args:
         queries: shape (n_queries, dim).
         documents: shape (n_documents, dim).
-        top_k: neighbors of a query; at most n_documents are given.
+        top_k: neighbors of a query.
 
     Returns:
-        int64, shape (n_queries, min(top_k, n_documents)).
+        Positions, int64, shape (n_queries, min(top_k, n_documents)).
     """
     top_k = min(top_k, len(documents))
     found = np.empty((len(queries), top_k), np.int64)
@@ -37,7 +37,7 @@ def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -
     block = max(1, _SCORES_IN_MEMORY // max(1, len(documents)))
     for start in range(0, len(queries), block):
         scores = queries[start : start + block].astype(np.float32, copy=False) @ transposed
-        # Sorting positions first makes the stable sort by score break ties by position.
+        # Positions are sorted first, so that the stable sort by score breaks ties by position.
         best = np.sort(np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k], axis=1)
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         found[start : start + block] = np.take_along_axis(best, order, axis=1)
@@ -45,19 +45,19 @@ def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -
 
 
 def ndcg_at(found: np.ndarray, relevant: np.ndarray, cutoff: int = 10) -> float:
-    """Mean nDCG@cutoff where each query has one relevant document: 1 / log2(rank + 1), 0 when it is not found.
+    """Compute mean nDCG@cutoff where each query has one relevant document: 1 / log2(rank + 1), 0 if it is not found.
 
     Args:
         found: positions, best first, shape (n_queries, at least cutoff, or all documents).
         relevant: position of each query's document, shape (n_queries,).
-        cutoff: ranks that count.
+        cutoff: last rank that counts.
     """
     hits = found[:, :cutoff] == relevant[:, None]
     return float((hits / np.log2(np.arange(2, hits.shape[1] + 2))).sum(axis=1).mean())
 
 
 def neighbor_recall(found: np.ndarray, neighbors: np.ndarray) -> float:
-    """Mean share of each query's true `neighbors`, shape (n, m), among the first m that were `found`."""
+    """Compute the mean share of each query's true `neighbors`, shape (n, m), among the first m of `found`."""
     m = neighbors.shape[1]
     shared = (found[:, :m, None] == neighbors[:, None, :]).any(axis=1)
     return float(shared.mean())

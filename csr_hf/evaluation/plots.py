@@ -1,4 +1,4 @@
-"""The plot that says it all: what is kept of the dense score against the bytes that are stored."""
+"""Plots of results: retention of the dense score against bytes stored for a document."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ _STYLES: dict[str, dict[str, Any]] = {
     "binary": {"color": "#6a4c93", "marker": "P"},
     "PQ": {"color": "#55a630", "marker": "v"},
 }
+# x, y, and what has a line of its own for each value.
+_SWEEP_PANELS = (
+    ("k", "score", "hidden_dim"),
+    ("hidden_dim", "score", "k"),
+    ("k", "dead_fraction", "hidden_dim"),
+    ("seconds", "score", "hidden_dim"),
+)
 
 
 def plot_retention(results: Results, path: str | Path, metric: str = "nDCG@10") -> None:
-    """Draw retention against bytes per vector, one line a method, as PNG.
+    """Draw retention against bytes per vector, one line for each method, as PNG.
 
     Args:
-        results: rows of one task (of several, the first is drawn).
+        results: rows of one task; of several, the first is drawn.
         path: the file to write, whole or not at all.
-        metric: which one to draw.
+        metric: the one to draw.
 
     Raises:
         ImportError: if matplotlib is missing, with the line to type.
@@ -53,7 +60,7 @@ def plot_retention(results: Results, path: str | Path, metric: str = "nDCG@10") 
 
 
 def plot_task_types(results: Results, path: str | Path) -> None:
-    """Draw mean retention against bytes per vector, one panel a task type, one line a method, as PNG.
+    """Draw mean retention against bytes per vector, a panel for each task type, a line for each method, as PNG.
 
     Args:
         results: of `evaluate_tasks`, whose details name each task's type.
@@ -75,7 +82,7 @@ def plot_task_types(results: Results, path: str | Path) -> None:
         for row in results.rows:
             if row.task in tasks:
                 points.setdefault((row.method, row.bytes_per_vector), []).append(row.retention)
-        # A method that failed on a task has no mean to compare.
+        # The mean of a method that was not measured on all tasks cannot be compared.
         drawn = [(*key, sum(kept) / len(kept)) for key, kept in points.items() if len(kept) == len(tasks)]
         _draw(axes, drawn)
         axes.axhline(1, color="black", linewidth=1, linestyle="--", label="dense float32")
@@ -86,7 +93,7 @@ def plot_task_types(results: Results, path: str | Path) -> None:
 
 
 def plot_sweep(results: Results, path: str | Path) -> None:
-    """Draw what a sweep varied: score against k, hidden_dim and training time, dead latents against k, as PNG.
+    """Draw a sweep: score against k, hidden_dim and training time, dead latents against k, as PNG.
 
     The paper's figures 1b and 4, 5, 1c and 8 (arXiv 2503.01776). A panel whose axis has one value is left out.
 
@@ -98,32 +105,19 @@ def plot_sweep(results: Results, path: str | Path) -> None:
         ImportError: if matplotlib is missing, with the line to type.
     """
     runs = results.details["runs"]
-    metric = runs[0]["metric"]
-    panels = [
-        (x, y, line)
-        for x, y, line in (
-            ("k", "score", "hidden_dim"),
-            ("hidden_dim", "score", "k"),
-            ("k", "dead_fraction", "hidden_dim"),
-            ("seconds", "score", "hidden_dim"),
-        )
-        if len({run[x] for run in runs}) > 1
-    ] or [("k", "score", "hidden_dim")]
-    labels = {"score": metric, "dead_fraction": "share of dead latents", "seconds": "seconds of training"}
+    panels = [panel for panel in _SWEEP_PANELS if len({run[panel[0]] for run in runs}) > 1] or _SWEEP_PANELS[:1]
     columns = min(2, len(panels))
-    figure = _figure(5.6 * columns, 4.0 * -(-len(panels) // columns))
+    lines = -(-len(panels) // columns)
+    figure = _figure(5.6 * columns, 4.0 * lines)
     for number, (x, y, line) in enumerate(panels, 1):
-        axes = figure.add_subplot(-(-len(panels) // columns), columns, number)
+        axes = figure.add_subplot(lines, columns, number)
         for value in sorted({run[line] for run in runs}):
             points = sorted((run[x], run[y]) for run in runs if run[line] == value)
             axes.plot(*zip(*points, strict=True), marker="o", label=f"{line} {value}")
         if x != "seconds":
-            ticks = sorted({run[x] for run in runs})
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks, [str(tick) for tick in ticks])
-            axes.set_xticks([], minor=True)
-        axes.set_xlabel(labels.get(x, x))
-        axes.set_ylabel(labels[y])
+            _set_log_axis(axes, {run[x] for run in runs})
+        axes.set_xlabel("seconds of training" if x == "seconds" else x)
+        axes.set_ylabel(runs[0]["metric"] if y == "score" else "share of dead latents")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
@@ -141,16 +135,21 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _draw(axes: Any, points: list[tuple[str, int, float]]) -> None:
-    """Lines of (method, bytes, retention), bytes on a logarithmic axis."""
+    """Draw a line for each method through its points (method, bytes, retention); bytes are on a logarithmic axis."""
     for method in dict.fromkeys(method for method, _, _ in points if method != "dense"):
         line = sorted((size, kept) for name, size, kept in points if name == method)
         axes.plot(*zip(*line, strict=True), label=method, **_STYLES.get(method, {"marker": "o"}))
-    ticks = sorted({size for method, size, _ in points if method in ("CSR", "int8", "binary")})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks], rotation=0, minor=False)
-    axes.set_xticks([], minor=True)
+    _set_log_axis(axes, {size for method, size, _ in points if method in ("CSR", "int8", "binary")})
     axes.set_xlabel("bytes stored for a document")
     axes.grid(alpha=0.25)
+
+
+def _set_log_axis(axes: Any, values: set[int]) -> None:
+    """Make the x axis logarithmic, with a tick at each of these values."""
+    ticks = sorted(values)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _save(figure: Any, path: str | Path) -> None:

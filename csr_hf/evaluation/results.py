@@ -1,4 +1,4 @@
-"""Results: rows that a table, a plot and a model card are made from."""
+"""Measured figures: the rows behind tables, plots and model cards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMAT = "csr_hf.results/1"
 _MANY_COLUMNS = 7
 
 SEEN = " (the head was trained on its data)"
-"""Stands behind the name of a task wherever it is shown."""
+"""Appended to the name of a task wherever it is shown, if the head has seen the task."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Row:
     k: int | None
     """Active latents of a document; None where a method has none."""
     bytes_per_vector: int
-    """Stored for one document."""
+    """Bytes stored for one document."""
     score: float
     retention: float
-    """Score / the dense model's score on the same task and metric."""
+    """Score divided by the dense model's score on the same task and metric."""
 
 
 @dataclass
 class Results:
-    """All figures of one run, and how they came about."""
+    """All figures of one run, and how they were measured."""
 
     rows: list[Row]
     details: dict[str, Any] = field(default_factory=dict)
     """Command, machine, versions, settings: what somebody needs to repeat the run."""
 
     def select(self, **wanted: Any) -> list[Row]:
-        """Rows whose fields equal all of `wanted`."""
+        """Select the rows whose fields equal all of `wanted`."""
         return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
     def save(self, folder: str | Path) -> None:
@@ -60,7 +60,7 @@ class Results:
         """Read `results.json`, or a folder that holds one.
 
         Raises:
-            ValueError: if there is none, or the file is something else.
+            ValueError: if there is none, or the file holds something else.
         """
         path = Path(path)
         path = path / "results.json" if path.is_dir() else path
@@ -74,7 +74,7 @@ class Results:
         return cls(rows, content)
 
     def summary_markdown(self) -> str:
-        """All tasks beside each other: scores of the dense model, for all else what is kept of them."""
+        """Make one table of all tasks: scores of the dense model, retention of every other method."""
         tasks = list(dict.fromkeys(row.task for row in self.rows))
         main = {row.task: row.metric for row in reversed(self.rows)}
         lines: dict[tuple, dict[str, Row]] = {}
@@ -95,7 +95,7 @@ class Results:
         return "\n".join(table)
 
     def to_markdown(self) -> str:
-        """A table for each task, of several tasks first one of all, and how they were made."""
+        """Make a table for each task, before them a summary of several tasks, and a note on how they were measured."""
         several = len({row.task for row in self.rows}) > 1
         lines = ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
         for task in dict.fromkeys(row.task for row in self.rows):
@@ -113,7 +113,7 @@ class Results:
         return "\n".join(lines).rstrip()
 
     def to_tables(self) -> list[Table]:
-        """The same tables for a terminal."""
+        """Make the table of each task for a terminal."""
         from rich.table import Table
 
         tables = []
@@ -121,7 +121,7 @@ class Results:
             header, body = self._table(task)
             table = Table(title=task + self._mark(task), title_justify="left")
             for number, name in enumerate(header):
-                # Several metrics and their shares have to fit beside each other.
+                # A shorter name lets several metrics fit on a line.
                 name = "kept" if name == "retention" and len(header) > _MANY_COLUMNS else name
                 table.add_column(name, justify="right" if number else "left", no_wrap=True)
             for line in body:
@@ -133,13 +133,13 @@ class Results:
         return SEEN if task in self.details.get("seen", ()) else ""
 
     def _table(self, task: str) -> tuple[list[str], list[list[str]]]:
-        """Header and lines: a line a method and k, for each metric the score and what is kept of the dense score."""
+        """Make header and lines: one line for each method and k, with score and retention for each metric."""
         rows = [row for row in self.rows if row.task == task]
         metrics = list(dict.fromkeys(row.metric for row in rows))
         lines: dict[tuple, dict[str, Row]] = {}
         for row in rows:
             lines.setdefault((row.method, row.k, row.bytes_per_vector), {})[row.metric] = row
-        # A metric that the dense model meets by definition is its own retention.
+        # The dense model scores 1 on these by definition, so score and retention are the same.
         plain = {
             metric for metric in metrics if all(row.score == row.retention for row in rows if row.metric == metric)
         }

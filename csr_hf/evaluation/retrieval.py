@@ -1,18 +1,15 @@
-"""Retrieval of pairs by every method, from embeddings that are there: what a run measures of its held-out rows."""
+"""Retrieval within one space: do queries find their answers, and the neighbors that the dense model finds?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-from csr_hf.evaluation.methods import Method
+from csr_hf.evaluation.comparison import compare_methods
+from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors, unit_rows
 from csr_hf.evaluation.results import Row
-
-if TYPE_CHECKING:
-    pass
 
 NDCG = "nDCG@10"
 RECALL = "dense top 10"
@@ -34,26 +31,15 @@ def evaluate_retrieval(
         paired: whether each query has a known answer.
 
     Returns:
-        For each method, recall of the dense model's own top 10, and nDCG@10 against the pairs if there are any.
+        For each method, nDCG@10 against the pairs if there are any, and recall of the dense model's top 10.
     """
     queries, documents = queries.astype(np.float32), documents.astype(np.float32)
     relevant = np.arange(len(queries))
     neighbors = top_neighbors(unit_rows(queries), unit_rows(documents), _TOP_K)
-    dense_ndcg = ndcg_at(neighbors, relevant)
 
-    def rows(method: Method, found: np.ndarray) -> Iterator[Row]:
-        described = task, method.name, method.k, method.bytes_per_vector
-        if paired:
-            ndcg = ndcg_at(found, relevant)
-            yield _row(NDCG, described, ndcg, ndcg / dense_ndcg if dense_ndcg else 0.0)
-        recall = neighbor_recall(found, neighbors)
-        yield _row(RECALL, described, recall, recall)
+    def measure(method: Method) -> dict[str, float]:
+        found = method.index(documents).search(queries, _TOP_K).positions
+        ndcg = {NDCG: ndcg_at(found, relevant)} if paired else {}
+        return {**ndcg, RECALL: neighbor_recall(found, neighbors)}
 
-    return [
-        row for method in methods for row in rows(method, method.index(documents).search(queries, _TOP_K).positions)
-    ]
-
-
-def _row(metric: str, described: tuple[str, str, int | None, int], score: float, retention: float) -> Row:
-    task, method, k, size = described
-    return Row(task, metric, method, k, size, score, retention)
+    return compare_methods(task, methods, measure)

@@ -87,19 +87,19 @@ class _Gather(torch.autograd.Function):
         return total.chunk(world)[rank]
 
 
-def check_processes(running: int, demanded: int | None) -> None:
-    """Refuse to train with another number of processes than the user demands.
+def check_processes(running: int, wanted: int | None) -> None:
+    """Refuse to train with another number of processes than the user wants.
 
     Args:
         running: number of processes that train.
-        demanded: `num_processes` of the arguments; None accepts any number.
+        wanted: `num_processes` of the arguments; None accepts any number.
 
     Raises:
         ValueError: if the numbers differ, with a command that starts as many.
     """
-    if demanded is not None and demanded != running:
+    if wanted is not None and wanted != running:
         raise ValueError(
-            f"`num_processes` is {demanded}, and {running} started. On a CPU `accelerate launch --cpu` starts one, "
-            f"whatever --num_processes says. Use `torchrun --nproc_per_node {demanded} -m csr_hf.cli run RECIPE` "
-            "(recipes/accelerate_configs)."
+            f"`num_processes` ({wanted}) differs from the {running} that started. On a CPU `accelerate launch --cpu` "
+            f"starts one, whatever --num_processes says. Use `torchrun --nproc_per_node {wanted} -m csr_hf.cli train "
+            "RECIPE` (recipes/accelerate_configs)."
         )

@@ -1,4 +1,4 @@
-"""What is known of a backbone without loading it: license, language, size."""
+"""Look up license, language and size of a backbone without loading it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from csr_hf.embedding.backbone import packaged_folder
 _PROBE_SECONDS = 10.0
 _WEIGHTS = (".safetensors", ".bin")
 
-# A head may be shared under the backbone's license, or under another that asks for no less.
-_PUBLIC_DOMAIN = {"cc0-1.0", "unlicense", "pddl", "wtfpl", "0bsd"}
-_PERMISSIVE = {"apache-2.0", "mit", "isc", "zlib", "bsd", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-3.0"}
-
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """Of a backbone that may never be loaded; None where nothing says it."""
+    """License, language and size of a backbone; None where its card and files do not say."""
 
     license: str | None = None
     language: str | list[str] | None = None
     weight_bytes: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    """What a license of its own needs beside its name: `license_name`, `license_link`."""
+    """`license_name` and `license_link` of the card, which a custom license needs."""
 
 
 def find_backbone_facts(
     name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
 ) -> BackboneFacts:
-    """Look where `load_backbone` looks: a folder, the Hub, the local Hub cache, an installed package."""
+    """Read the card and the file sizes of a backbone where `load_backbone` would find it.
+
+    Args:
+        name_or_path: a folder, or a Hub id, which is looked up on the Hub, in the local Hub cache, and in an installed
+            package.
+        revision: branch, tag or commit.
+        token: default the one of `hf auth login` or of HF_TOKEN.
+
+    Returns:
+        The facts; all None if no place has the backbone.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     if Path(name_or_path).is_dir():
         return _facts_of_folder(Path(name_or_path))
-    # Whatever went wrong is a reason to look in the next place; not to know is no error.
+    # Any failure means to look in the next place: facts that nobody knows are no error.
     try:
         info = HfApi(token=token).model_info(
             name_or_path, revision=revision, files_metadata=True, timeout=_PROBE_SECONDS
@@ -52,27 +58,6 @@ def find_backbone_facts(
     return _facts_of_folder(folder) if folder else BackboneFacts()
 
 
-def check_license(license: str, facts: BackboneFacts) -> None:
-    """Refuse a license that is freer than the backbone's.
-
-    Raises:
-        ValueError: if it is, with both names.
-    """
-    backbone = facts.license
-    if backbone is None or license.lower() == backbone.lower():
-        return
-    if _freedom(license) > _freedom(backbone) or _freedom(backbone) == 0:
-        raise ValueError(
-            f"the license {license!r} is freer than the backbone's, or cannot be compared with it ({backbone!r}). "
-            f"Use --license {backbone}."
-        )
-
-
-def _freedom(license: str) -> int:
-    license = license.lower()
-    return 2 if license in _PUBLIC_DOMAIN else 1 if license in _PERMISSIVE else 0
-
-
 def _facts_of_folder(folder: Path) -> BackboneFacts:
     from huggingface_hub import ModelCard
 
@@ -84,7 +69,7 @@ def _facts_of_folder(folder: Path) -> BackboneFacts:
 
 
 def _facts(card: dict[str, Any], sizes: dict[str, int]) -> BackboneFacts:
-    # Many repositories hold the same weights in two formats.
+    # Many repositories hold the same weights in two formats, of which `load_backbone` reads one.
     by_format = {suffix: sum(size for name, size in sizes.items() if name.endswith(suffix)) for suffix in _WEIGHTS}
     license = card.get("license")
     return BackboneFacts(

@@ -1,4 +1,4 @@
-"""One folder that every library of the ecosystem can load, with its card: what `csr-hf push` uploads."""
+"""Write a head as one folder that every library of the ecosystem loads, with its card: what `csr-hf push` uploads."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from csr_hf.encoder import CSREncoder
+from csr_hf.embedding.backbone import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import written_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
-from csr_hf.publishing.model_card import RESULTS, CardOptions, is_generated, write_card, write_run_files
+from csr_hf.publishing.model_card import is_generated, write_card
+from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
+from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
 
 Layout = Literal["full", "head"]
 
 LARGE_BACKBONE = 1_000_000_000
-"""Bytes of weights above which a backbone stays where it is."""
+"""Bytes of backbone weights above which the default layout is "head"."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """What `export` wrote."""
 
     folder: Path
     layout: Layout
     module: str
     """The class of sentence-transformers that holds the head."""
     reason: str
-    """Why this layout, in words."""
+    """Why this layout."""
     notes: list[str]
-    """What the user should know."""
+    """Warnings for the user, one sentence each."""
 
 
 def export(
@@ -44,22 +46,22 @@ def export(
     card: CardOptions | None = None,
     device: str | None = None,
 ) -> Exported:
-    """Write a head as a folder that is ready to be shared.
+    """Write a head as a folder that can be uploaded to the Hub.
 
     `layout="full"` holds the backbone too: `SparseEncoder`, `CSREncoder`, `CSRModel` and `AutoModel` load it.
-    `layout="head"` holds the head alone and names the backbone; `CSREncoder` fetches that itself.
+    `layout="head"` holds the head alone and names the backbone, which `CSREncoder` then loads from the Hub.
 
     Args:
         source: output folder of `csr-hf run`, folder or Hub id of a head.
-        folder: the folder to write, whole or not at all; an older one is replaced.
+        folder: the folder to write, whole or not at all; an earlier export is replaced.
         layout: default "full", and "head" above 1 GB of backbone weights.
         base_model: Hub id of the backbone; default what the head's config says.
-        card: what the model card says beside the figures.
+        card: what the author adds to the model card.
         device: for the backbone.
 
     Raises:
         ValueError: if `source` is no head, `folder` holds something else than an earlier export, the backbone of a
-            `layout="head"` is a folder, or the license is freer than the backbone's.
+            `layout="head"` is a folder, or the backbone of a `layout="full"` cannot be loaded.
         OSError: if the folder cannot be written; nothing is left behind.
     """
     folder = check_target(folder, source)
@@ -71,7 +73,7 @@ def export(
     if layout is None:
         chosen, reason = _default_layout(repository, facts.weight_bytes if facts else None)
     else:
-        chosen, reason = layout, "as asked"
+        chosen, reason = layout, "as requested"
     notes = []
     if base is None or not is_hub_id(base):
         if chosen == "head":
@@ -84,15 +86,16 @@ def export(
                 f"the backbone {base} is a folder here: its name is left out (or give --base-model user/name)"
             )
         base = revision = None
+    # Before the name changes: the repository may not hold the backbone, and then its config says where to find it.
+    backbone = load_backbone_of(repository, head, device=device) if chosen == "full" else None
     head.config.base_model_name_or_path, head.config.base_model_revision = base, revision
     with written_whole(folder) as temporary:
         temporary.mkdir()
-        if chosen == "full":
-            encoder = CSREncoder.from_pretrained(repository.name, device=device)
-            write_full(CSREncoder(encoder.backbone, head), temporary)
+        if backbone is not None:
+            write_full(backbone, head, temporary)
         else:
             write_head(head, temporary)
-        write_run_files(source if Path(source).is_dir() else repository.folder, temporary)
+        copy_run_files(source if Path(source).is_dir() else repository.folder, temporary)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
     return Exported(folder, chosen, native_name(head), reason, notes)
 
@@ -113,15 +116,14 @@ def write_card_folder(
         folder: where to write; may be `source`.
         layout: as for `export`.
         base_model: as for `export`.
-        card: what the model card says beside the figures.
+        card: what the author adds to the model card.
         overwrite: replace a README.md that a person wrote or changed.
 
     Returns:
-        What the user should know.
+        Warnings for the user, one sentence each.
 
     Raises:
-        ValueError: if `source` holds no head's config.json, a person's README.md is in the way, or the license is
-            freer than the backbone's.
+        ValueError: if `source` holds no head's config.json, or a person wrote or changed the README.md.
     """
     folder = Path(folder)
     readme = folder / "README.md"
@@ -140,7 +142,7 @@ def write_card_folder(
     config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
     with written_whole(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    write_run_files(source if Path(source).is_dir() else repository.folder, folder)
+    copy_run_files(source if Path(source).is_dir() else repository.folder, folder)
     return write_card(folder, layout, card or CardOptions(), facts)
 
 
@@ -167,6 +169,7 @@ def check_target(folder: str | Path, source: str | Path) -> Path:
 
 
 def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:
+    """Choose a layout by the size of the backbone's weights; also return the reason."""
     if weight_bytes is None and repository.is_packed:
         weight_bytes = sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
     if weight_bytes is None:

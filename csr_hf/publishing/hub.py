@@ -1,4 +1,4 @@
-"""Push an exported folder to the Hub: one commit, or nothing."""
+"""Push an exported folder to the Hub, as one commit or not at all."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from csr_hf.publishing.model_card import is_generated
+from csr_hf.publishing.model_card_facts import QUOTED_FILES, RESULTS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# What an earlier push may have left, and a later one of another layout must take away. Other files stay.
-_OURS = re.compile(
-    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|SparseAutoEncoder/.*"
-    r"|results/(results\.json|recipe\.yaml|retention\.png|mteb\.json|mteb\.png)"
+# Files that a push writes. A later push of another layout deletes those it does not write; all other files stay.
+_PUSHED_FILES = re.compile(
+    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|(SparseAutoEncoder|Router)/.*"
+    rf"|{RESULTS}/({'|'.join(map(re.escape, QUOTED_FILES))})"
 )
 _CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where it is now."""
+    """Where a model was published."""
 
     repo_id: str
     commit: str
@@ -44,21 +45,21 @@ def push(
 ) -> Pushed:
     """Publish a folder that `export` wrote, as one commit.
 
-    Whatever is interrupted publishes nothing; the same call again completes it. Should somebody commit between our
-    reading of the repository and our commit, the commit is refused.
+    An interrupted push publishes nothing; the same call again completes it. If somebody else commits between the
+    reading of the repository and this commit, the commit is refused.
 
     Args:
         folder: the exported folder.
-        repo_id: `user/name`. The repository is made if there is none.
-        private: make it private.
+        repo_id: `user/name`. A missing repository is created.
+        private: create it as a private repository.
         create_pr: open a pull request instead of committing.
-        revision: branch to commit to; made if there is none. Default the main branch.
+        revision: branch to commit to, created if missing; default the main branch.
         edited_card: what to do with a model card on the Hub that a person wrote or changed.
         token: default the one of `hf auth login` or of HF_TOKEN.
 
     Raises:
-        ValueError: if the repository holds a model of another kind, a person's card is in the way, a public repository
-            should be private, the name is not valid, or the token may not write there.
+        ValueError: if the repository holds a model of another kind, a person wrote or changed its card, it is public
+            and `private` is given, the name is not valid, or the token may not write there.
         OSError: if the upload was interrupted.
     """
     from huggingface_hub import HfApi, errors
@@ -69,8 +70,8 @@ def push(
     except (ValueError, KeyboardInterrupt):
         raise
     except errors.HfHubHTTPError as error:
-        raise _explained(error, repo_id) from error
-    # The transport below huggingface_hub has errors of its own, and they change with its version.
+        raise _explain(error, repo_id) from error
+    # The HTTP library below huggingface_hub has its own errors, which change with its version.
     except Exception as error:
         raise OSError(
             f"the upload to {repo_id} was interrupted ({str(error) or type(error).__name__}). Nothing of it was "
@@ -105,7 +106,7 @@ def _push(
         _check_is_head(api, repo_id, parent)
     if _CARD in present and not _may_replace(api, repo_id, parent, edited_card):
         paths.pop(_CARD)
-    stale = [name for name in sorted(present - paths.keys()) if _OURS.fullmatch(name)]
+    stale = [name for name in sorted(present - paths.keys()) if _PUSHED_FILES.fullmatch(name)]
     done = api.create_commit(
         repo_id,
         operations=[
@@ -132,7 +133,7 @@ def _check_is_head(api: HfApi, repo_id: str, commit: str | None) -> None:
 
 
 def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str) -> bool:
-    """Whether our card takes the place of the one on the Hub."""
+    """Tell whether the generated card may replace the one on the Hub."""
     card = Path(api.hf_hub_download(repo_id, _CARD, revision=commit)).read_text(encoding="utf-8")
     if is_generated(card) or edited_card == "overwrite":
         return True
@@ -144,7 +145,8 @@ def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str)
     )
 
 
-def _explained(error: Exception, repo_id: str) -> Exception:
+def _explain(error: Exception, repo_id: str) -> Exception:
+    """Turn an HTTP error of the Hub into one that says what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status in (401, 403):

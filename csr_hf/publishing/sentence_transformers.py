@@ -1,4 +1,4 @@
-"""A head as modules of sentence-transformers: no csr_hf and no remote code needed to load it."""
+"""Save a head as modules of sentence-transformers, which load without csr_hf and without remote code."""
 
 from __future__ import annotations
 
@@ -8,45 +8,53 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-    from csr_hf.encoder import CSREncoder
     from csr_hf.modeling_csr import CSRModel
 
 _ROOT_FILES = {"modules.json", "config_sentence_transformers.json"}
 
 
-def write_full(encoder: CSREncoder, folder: Path) -> None:
-    """Backbone and head as one folder that `SparseEncoder`, `CSRModel`, `AutoModel` and `CSREncoder` load.
+def write_full(backbone: Backbone, head: CSRModel, folder: Path) -> None:
+    """Write backbone and head as one folder that `SparseEncoder`, `CSRModel`, `AutoModel` and `CSREncoder` load.
 
     The root holds the head as `CSRModel.save_pretrained` writes it; `modules.json` names the backbone's modules, each
     in a folder of its own, a native `SparseAutoEncoder` with the same weights, and a native `Normalize`, so that
     `SparseEncoder(folder)` gives the codes of `CSREncoder` with rows of unit norm. A head of several modalities is a
     native `Router` with one such module for each.
+
+    Args:
+        backbone: the frozen model.
+        head: trained on its embeddings.
+        folder: where to write.
+
+    Raises:
+        ValueError: if the backbone's width is not the head's `input_dim`.
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    backbone = encoder.backbone.model
+    check_width(backbone, head)
     model = SparseEncoder(
-        modules=[*backbone.children(), _native_module(encoder.head), Normalize()],
-        prompts=dict(encoder.backbone.prompts),
-        default_prompt_name=backbone.default_prompt_name,
-        device=str(backbone.device),
+        modules=[*backbone.model.children(), _native_module(head), Normalize()],
+        prompts=dict(backbone.prompts),
+        default_prompt_name=backbone.model.default_prompt_name,
+        device=str(backbone.model.device),
     )
     model.save(str(folder), create_model_card=False)
     _move_first_module(folder)
-    encoder.head.save_pretrained(folder)
+    head.save_pretrained(folder)
 
 
 def write_head(head: CSRModel, folder: Path) -> None:
-    """The head alone: as `CSRModel.save_pretrained` writes it, and as a native module in a folder of its class's name.
+    """Write the head alone, as `CSRModel.save_pretrained` does and as a native module in a folder of its own.
 
-    That is `SparseAutoEncoder`, or `Router` for a head of several modalities.
+    The folder is named after the module's class: `SparseAutoEncoder`, or `Router` for a head of several modalities.
     """
     head.save_pretrained(folder)
     name = native_name(head)
@@ -55,7 +63,7 @@ def write_head(head: CSRModel, folder: Path) -> None:
 
 
 def native_name(head: CSRModel) -> str:
-    """The class of sentence-transformers that holds a head."""
+    """Return the name of the sentence-transformers class that holds a head."""
     return NATIVE_ROUTER if head.config.modalities else NATIVE_HEAD
 
 
@@ -68,11 +76,12 @@ def _native_module(head: CSRModel) -> SparseAutoEncoder | Router:
 
 
 def native_head(head: CSRModel, modality: str | None = None) -> SparseAutoEncoder:
-    """The same encoder as a module of sentence-transformers, whose decoder is always tied.
+    """Copy a head into a module of sentence-transformers, whose decoder is always tied.
 
     Args:
-        head: to be copied.
-        modality: whose bias the module subtracts, where the head has several.
+        head: the head to copy.
+        modality: of a head of several modalities, the one that the module encodes. Its mean is added to the module's
+            `pre_bias`, so that the module takes the backbone's embeddings as they are.
     """
     import torch
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
@@ -87,13 +96,16 @@ def native_head(head: CSRModel, modality: str | None = None) -> SparseAutoEncode
             torch.zeros_like(head.pre_bias), modality
         )
     native.load_state_dict({**weights, "decoder.linear.weight": weights["encoder.weight"]})
-    # A closure that only training needs, and that keeps the model from being sent to other processes.
+    # Only training needs this closure, and it cannot be pickled: the model could not be sent to other processes.
     del native.auxk_mask_fn
     return native.eval()
 
 
 def _move_first_module(folder: Path) -> None:
-    """Sentence-transformers saves the first module into the root, where the head belongs here."""
+    """Move the first module, which sentence-transformers saves into the root, into a folder of its own.
+
+    The root then has room for the head's config.json and weights.
+    """
     path = folder / "modules.json"
     modules = json.loads(path.read_text(encoding="utf-8"))
     first = modules[0]["path"] = f"0_{modules[0]['type'].rsplit('.', 1)[-1]}"

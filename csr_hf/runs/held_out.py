@@ -49,11 +49,11 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         data.train_embeddings(None if across else head),
         ks=arguments.ks,
         baselines=arguments.baselines,
-        two_stage=arguments.two_stage,
+        rerank=arguments.rerank,
         query_k_factor=arguments.query_k_factor,
         candidates=arguments.candidates,
     )
-    rows = _measure_across_modalities(methods, head, data) if across else _measure_retrieval(methods, head, data)
+    rows = _measure_across_modalities(methods, data) if across else _measure_retrieval(methods, head, data)
     # The plot shows a task's first metric; of recall at several ranks, the last.
     metric = rows[-1 if across else 0].metric
     rows += _measure_labels(methods, head, data)
@@ -70,12 +70,12 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     return results
 
 
-def _measure_across_modalities(methods: Sequence[Method], head: CSRModel, data: RunData) -> list[Row]:
+def _measure_across_modalities(methods: Sequence[Method], data: RunData) -> list[Row]:
     from csr_hf.evaluation.cross_modal import evaluate_cross_modal
 
     images, texts, captions = data.held_out_captions()
     task = f"{data.name}, {len(images):,} held-out images"
-    return evaluate_cross_modal(methods, head, images, texts, captions, task=task)
+    return evaluate_cross_modal(methods, images, texts, captions, task=task)
 
 
 def _measure_retrieval(methods: Sequence[Method], head: CSRModel, data: RunData) -> list[Row]:
@@ -101,7 +101,7 @@ def _measure_labels(methods: Sequence[Method], head: CSRModel, data: RunData) ->
         role, test = source.document_role, source.held_out
         sides = [(source.vectors[role][rows], source.labels[rows]) for rows in (~test, test)]
         modality = source.modality(role) if head.config.modalities else None
-        yield from evaluate_labeled(methods, head, *sides, data=source.name, modality=modality)
+        yield from evaluate_labeled(methods, *sides, data=source.name, modality=modality)
 
 
 def _plot(results: Results, folder: RunFolder, metric: str) -> None:

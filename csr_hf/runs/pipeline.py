@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.modeling_csr import CSRModel
 
@@ -94,8 +94,7 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
 
     folder, is_main = RunFolder.of(recipe.output_dir), rank_and_world()[0] == 0
     head = first_head(recipe, data)
-    args = dataclasses.replace(recipe.training, output_dir=recipe.output_dir)
-    trainer = CSRTrainer(head, args, data.sources)
+    trainer = CSRTrainer(head, replace(recipe.training, output_dir=recipe.output_dir), data.sources)
     if not resume and is_main:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.log.unlink(missing_ok=True)
@@ -179,16 +178,16 @@ def save_model(head: CSRModel, recipe: RunRecipe, extra: dict[str, Any]) -> None
     recipe.save(folder.recipe, extra)
 
 
-def index(recipe: RunRecipe, *, engine: Engine | None = None) -> None:
+def index(recipe: RunRecipe, *, backend: Backend | None = None) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
     Args:
         recipe: the head, the corpus, and where everything goes.
-        engine: a search backend to put the codes into, instead of an index in the output folder.
+        backend: a search backend to put the codes into, instead of an index in the output folder.
 
     Raises:
         ValueError: if `model.init` names no head, the backend has rules that the codes break, or as `embed` does.
-        EngineError: if the backend refuses; the same call goes on where it stopped.
+        BackendError: if the backend refuses; the same call goes on where it stopped.
     """
     init, folder = recipe.model.init, RunFolder.of(recipe.output_dir)
     if init in FRESH_HEADS:
@@ -198,10 +197,10 @@ def index(recipe: RunRecipe, *, engine: Engine | None = None) -> None:
     data = embed(recipe)
     head = first_head(recipe, data).eval()
     save_model(head, recipe, {})
-    if engine is None:
+    if backend is None:
         build_index(recipe, data, head)
     else:
-        _fill_engine(engine, recipe, data, head)
+        _fill_backend(backend, recipe, data, head)
 
 
 def build_index(recipe: RunRecipe, data: RunData, head: CSRModel) -> InvertedIndex:
@@ -224,20 +223,22 @@ def build_index(recipe: RunRecipe, data: RunData, head: CSRModel) -> InvertedInd
     return built
 
 
-def _fill_engine(engine: Engine, recipe: RunRecipe, data: RunData, head: CSRModel) -> None:
+def _fill_backend(backend: Backend, recipe: RunRecipe, data: RunData, head: CSRModel) -> None:
     """Put the codes of every document into a search backend, named by their numbers; texts stay beside the head."""
-    from csr_hf.backends import upload
+    from csr_hf.backends import Schema, upload
 
     folder, arguments = RunFolder.of(recipe.output_dir), recipe.index
     k = arguments.k or head.config.k
     codes = encode_embeddings(head, data.documents(head), k, refine=arguments.refine, dtype="float16")
     if not folder.journal.exists():
         # Another corpus may have had more documents, which would stay.
-        engine.create(codes.dim, codes.k, head=codes.head_fingerprint, decoded=True, replace=True)
+        backend.create(Schema(dim=codes.dim, k=codes.k, head=codes.head_fingerprint, decoded=True), replace=True)
     norms = decoded_norms(head, codes)
-    upload(engine, codes, np.arange(len(codes)), decoded_norms=norms, journal=folder.journal)
+    upload(backend, codes, np.arange(len(codes)), decoded_norms=norms, journal=folder.journal)
     _save_documents(data, folder)
-    logger.info("engine     %s documents in %s, collection %s", f"{engine.count():,}", engine.name, engine.collection)
+    logger.info(
+        "backend    %s documents in %s, collection %s", f"{backend.count():,}", backend.name, backend.collection
+    )
 
 
 def _save_documents(data: RunData, folder: RunFolder) -> None:

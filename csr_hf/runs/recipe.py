@@ -80,7 +80,7 @@ class EvaluationArguments:
     """Documents that the first stage hands to the second."""
     baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
-    two_stage: list[Copy] = field(default_factory=lambda: ["int8"])
+    rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
 
 

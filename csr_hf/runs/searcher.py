@@ -18,7 +18,7 @@ from csr_hf.search.index import InvertedIndex
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from csr_hf.backends import Engine
+    from csr_hf.backends import Backend
     from csr_hf.modeling_csr import CSRModel
 
 _BY_EXACTNESS: tuple[Literal["float16", "int8", "binary"], ...] = ("float16", "int8", "binary")
@@ -50,7 +50,7 @@ class RunSearcher:
         self,
         backbone: Backbone,
         head: CSRModel,
-        index: InvertedIndex | Engine,
+        index: InvertedIndex | Backend,
         documents: Dataset,
         settings: EvaluationArguments,
     ) -> None:
@@ -61,13 +61,13 @@ class RunSearcher:
         self.settings = settings
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None, engine: Engine | None = None) -> RunSearcher:
+    def load(cls, folder: str | Path, *, device: str | None = None, backend: Backend | None = None) -> RunSearcher:
         """Open the output folder of `csr-hf run` or `csr-hf index`.
 
         Args:
             folder: with head and texts, and the index.
             device: of backbone and head; default the best there is.
-            engine: the search backend that `csr-hf index --backend` put the codes into.
+            backend: the search backend that `csr-hf index --backend` put the codes into.
 
         Raises:
             ValueError: if a part of it is missing or damaged, or the index was built with another head.
@@ -75,15 +75,15 @@ class RunSearcher:
         from datasets import Dataset
 
         files = RunFolder.of(folder)
-        needed = [files.model, *([files.index] if engine is None else []), files.documents, files.recipe]
+        needed = [files.model, *([files.index] if backend is None else []), files.documents, files.recipe]
         for name in files.missing(*needed):
             raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
-        index = InvertedIndex.load(files.index) if engine is None else engine
+        index = InvertedIndex.load(files.index) if backend is None else backend
         indexed_head = index.head if isinstance(index, InvertedIndex) else index.schema.head
         repository = open_repository(files.model)
         head = load_head(repository)
         if indexed_head != head_fingerprint(head):
-            where = f"{files.index} was built" if engine is None else f"{engine.collection!r} was filled"
+            where = f"{files.index} was built" if backend is None else f"{backend.collection!r} was filled"
             raise ValueError(
                 f"{where} with another head ({indexed_head}) than {files.model} ({head_fingerprint(head)}). Run the "
                 "recipe again, or index the documents with this head."

@@ -181,7 +181,7 @@ class InvertedIndex:
             candidates: documents to rescore, at least `top_k`; unused without `rescore`.
             scan: where candidates come from: None, the posting lists of `codes`; "binary", the signs that the copy of
                 this name keeps of every document in the visited blocks. Blocks are chosen by `codes` either way.
-            projections: of the dense queries, for `rescore="self"`; see `csr_hf.encoder.project_queries`.
+            projections: of the dense queries, for `rescore="self"`; see `csr_hf.codes.project_queries`.
             embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
                 as exact as without.

@@ -216,7 +216,7 @@ def checked_projections(
     if projections is None:
         raise ValueError(
             '`rescore="self"` needs `projections` of the dense queries. '
-            "Pass `csr_hf.encoder.project_queries(head, embeddings)`."
+            "Pass `csr_hf.codes.project_queries(head, embeddings)`."
         )
     if None not in (projections.head_fingerprint, head) and projections.head_fingerprint != head:
         raise ValueError(

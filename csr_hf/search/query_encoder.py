@@ -31,7 +31,7 @@ class QueryEncoder:
 
     Args:
         dictionary: of the head, `head.dictionary.numpy(force=True)`; shape (hidden_dim, input_dim). It is copied.
-        head: fingerprint of the head, `csr_hf.encoder.head_fingerprint(head)`, which the codes carry.
+        head: fingerprint of the head, `csr_hf.codes.head_fingerprint(head)`, which the codes carry.
     """
 
     def __init__(self, dictionary: np.ndarray, head: str | None = None) -> None:

@@ -1,10 +1,10 @@
-"""Batches of a training run: which rows each process takes at each step, as tensors of about unit variance."""
+"""Batches of a training run: the rows that each process takes at each step, scaled, on the device."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -13,108 +13,113 @@ from csr_hf.codes import modality_means
 from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.training.arguments import CSRTrainingArguments
-from csr_hf.training.loss import Batch
 from csr_hf.training.rows import RowOrder, TrainingRows
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+TrainDataset: TypeAlias = np.ndarray | Sequence[np.ndarray] | Sequence[Source]
+"""Embeddings, shape (n, input_dim), one array or several; or sources, which say what belongs together."""
 
-_SAMPLE = 16_384
+_SCALE_SAMPLE = 16_384
+
+
+class Batch(NamedTuple):
+    """What one process takes in one step."""
+
+    embeddings: torch.Tensor
+    """Rows, then their positives, then their negatives, as far as there are any; shape (parts * n, input_dim)."""
+    n: int
+    """Number of rows."""
+    labels: torch.Tensor | None = None
+    """Classes of the rows, int64, shape (n,); rows below 0 have none."""
+    modalities: torch.Tensor | None = None
+    """Each embedding's modality, as its place in the head's list, int64, shape (parts * n,); None: there is one."""
 
 
 class Batches:
-    """The batch of this process at every step, a function of (seed, step) alone.
+    """The batches of this process, a function of (seed, step) alone.
+
+    Embeddings are divided by a power of two near their standard deviation, so that one learning rate serves embeddings
+    of any scale; that division is exact.
 
     Args:
-        rows: what is trained on.
+        train_dataset: embeddings or sources.
         args: batch size, contrast and seed.
-        accelerator: this process's number, the number of processes, and the device.
-        has_modalities: say which modality each embedding has.
+        model: the head that is trained.
 
     Attributes:
-        scale: power of two near the standard deviation of the embeddings, which batches are divided by.
-        variance: mean ||x - mean(x)||^2 of the embeddings so divided.
-    """
-
-    def __init__(
-        self, rows: TrainingRows, args: CSRTrainingArguments, accelerator: Accelerator, *, has_modalities: bool
-    ) -> None:
-        self.rows, self.args, self.accelerator = rows, args, accelerator
-        self.has_modalities = has_modalities
-        self.scale, self.variance = measure_scale(rows)
-        self._order = RowOrder(rows.lengths, rows.weights, args.seed)
-
-    @property
-    def size(self) -> int:
-        """Examples in one step over all processes."""
-        return self._local_size * self.accelerator.num_processes
-
-    @property
-    def _local_size(self) -> int:
-        return self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-
-    def take(self, step: int) -> Batch:
-        """Read this process's share of the batch at `step`, divided by the scale."""
-        first = step * self.size + self.accelerator.process_index * self._local_size
-        chosen = self._order.rows(np.arange(first, first + self._local_size))
-        parts, modalities, labels = [self.rows.rows(chosen)], [self.rows.modalities(chosen)], None
-        contrast = needed_contrast(self.args)
-        if contrast == "pairs":
-            parts.append(self.rows.positives(chosen))
-            if self.rows.has_negatives:
-                parts.append(self.rows.negatives(chosen))
-            modalities += [self.rows.positive_modalities(chosen)] * (len(parts) - 1)
-        elif contrast == "labels":
-            labels = self._to_device(self.rows.labels(chosen))
-        embeddings = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if self.scale != 1:
-            embeddings = embeddings / np.float32(self.scale)
-        towers = self._to_device(np.concatenate(modalities)) if self.has_modalities else None
-        return Batch(self._to_device(embeddings), len(chosen), labels, towers)
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.accelerator.device)
-
-
-def make_rows(
-    train_dataset: np.ndarray | Source | Sequence[np.ndarray] | Sequence[Source],
-    args: CSRTrainingArguments,
-    model: CSRModel,
-) -> TrainingRows:
-    """Make the rows that a head is trained on, and check that they fit the head and the contrast.
+        rows: the training data.
+        scale: power of two that embeddings are divided by.
+        variance: mean ||x - mean(x)||^2 of the divided embeddings.
+        rank: number of this process.
+        world: number of processes.
+        device: of the batches.
 
     Raises:
         ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
             labels that the data does not have.
     """
-    given = [train_dataset] if isinstance(train_dataset, np.ndarray | Source) else train_dataset
+
+    def __init__(self, train_dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel) -> None:
+        self._contrast = args.contrast if args.gamma else "self"
+        self._local_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self._has_modalities = bool(model.config.modalities)
+        self.rows = _make_rows(train_dataset, self._contrast, model)
+        if self.rows.dim != model.config.input_dim:
+            raise ValueError(
+                f"embeddings are {self.rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
+                "Set input_dim to the width of the backbone."
+            )
+        self.scale, self.variance = _measure_scale(self.rows)
+        self._order = RowOrder(self.rows.lengths, self.rows.weights, args.seed)
+        self.rank, self.world, self.device = 0, 1, torch.device("cpu")
+
+    @property
+    def size(self) -> int:
+        """Examples in one step over all processes."""
+        return self._local_size * self.world
+
+    def at(self, step: int) -> Batch:
+        """Read this process's share of the batch of a step."""
+        first = step * self.size + self.rank * self._local_size
+        chosen = self._order.rows(np.arange(first, first + self._local_size))
+        parts, labels = [self.rows.rows(chosen)], None
+        modalities = [self.rows.modalities(chosen)]
+        if self._contrast == "pairs":
+            parts.append(self.rows.positives(chosen))
+            if self.rows.has_negatives:
+                parts.append(self.rows.negatives(chosen))
+            modalities += [self.rows.positive_modalities(chosen)] * (len(parts) - 1)
+        elif self._contrast == "labels":
+            labels = torch.from_numpy(self.rows.labels(chosen)).to(self.device)
+        embeddings = self._to_device(np.concatenate(parts) if len(parts) > 1 else parts[0])
+        if not self._has_modalities:
+            return Batch(embeddings, len(chosen), labels)
+        places = torch.from_numpy(np.concatenate(modalities)).to(self.device)
+        return Batch(embeddings, len(chosen), labels, places)
+
+    def _to_device(self, rows: np.ndarray) -> torch.Tensor:
+        scaled = rows if self.scale == 1 else rows / np.float32(self.scale)
+        return torch.from_numpy(scaled).to(self.device)
+
+
+def _make_rows(train_dataset: TrainDataset, contrast: str, model: CSRModel) -> TrainingRows:
+    given: Sequence[Any] = [train_dataset] if isinstance(train_dataset, np.ndarray) else train_dataset
     sources = [
         each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
         for number, each in enumerate(given)
     ]
-    contrast = needed_contrast(args)
     rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
-    if (contrast == "pairs" and not rows.has_positives) or (contrast == "labels" and not rows.has_labels):
+    missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
+    if missing.get(contrast):
         raise ValueError(
             f"`contrast` is {contrast!r}, and the data has no {contrast}. "
             "Name columns for anchor and positive (or text and label), or choose contrast: self."
         )
-    if rows.dim != model.config.input_dim:
-        raise ValueError(
-            f"embeddings are {rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
-            "Set input_dim to the width of the backbone."
-        )
     return rows
 
 
-def needed_contrast(args: CSRTrainingArguments) -> str:
-    """Return the contrast that the data must serve: "self", which any data does, where its weight is 0."""
-    return args.contrast if args.gamma else "self"
-
-
-def measure_scale(rows: TrainingRows) -> tuple[float, float]:
+def _measure_scale(rows: TrainingRows) -> tuple[float, float]:
     """Measure a power of two near the standard deviation of an even sample, and the variance once divided by it."""
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64)
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)
     sample = rows.rows(chosen).astype(np.float64)
     variance = float(np.square(sample - sample.mean(0)).sum(1).mean())
     if not variance > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,29 +12,11 @@ from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.distributed import gather_from_processes, rank_and_world, sum_over_processes
 from csr_hf.training import objectives
 from csr_hf.training.arguments import CSRTrainingArguments
-from csr_hf.training.sparse_ops import Codes, encode_and_decode, compute_inner_products
+from csr_hf.training.batches import Batch
+from csr_hf.training.sparse_ops import Codes, compute_inner_products, encode_and_decode
 
-
-class Batch(NamedTuple):
-    """What one process takes in one step."""
-
-    embeddings: torch.Tensor
-    """Rows, then their positives, then their negatives, as far as there are any; shape (parts * n, input_dim)."""
-    n: int
-    """Number of rows."""
-    labels: torch.Tensor | None = None
-    """Classes of the rows, int64, shape (n,); rows below 0 have none."""
-    modalities: torch.Tensor | None = None
-    """Each embedding's modality, as its place in the head's list, int64, shape (parts * n,); None: there is one."""
-
-
-class Term(NamedTuple):
-    """One objective of a batch."""
-
-    weight: float
-    """Its weight in the loss."""
-    value: torch.Tensor
-    """A scalar with a gradient, not weighted."""
+Terms: TypeAlias = dict[str, tuple[float, torch.Tensor]]
+"""Name -> weight, and value with a gradient, of a term of the loss."""
 
 
 class LossOutput(NamedTuple):
@@ -43,7 +25,7 @@ class LossOutput(NamedTuple):
     loss: torch.Tensor
     """A scalar with a gradient."""
     parts: dict[str, torch.Tensor]
-    """Detached scalars: each objective before weighting, `explained_variance` and `active_latents` at k."""
+    """Detached scalars: each term before weighting, `explained_variance` and `active_latents` at k."""
     fired: torch.Tensor
     """Which latents fired in this batch at k for each modality; bool, shape (modalities, hidden_dim)."""
 
@@ -90,21 +72,35 @@ class CSRLoss(nn.Module):
 
     def forward(self, batch: Batch, k: int) -> LossOutput:
         """Compute the loss of a batch at `k` active latents."""
-        weights = self._level_weights(k)
+        embeddings, weights = batch.embeddings, self._level_weights(k)
         levels = sorted(weights)
-        codes, decoded = self._encode(batch.embeddings, levels)
+        codes, decoded = self._encode(embeddings, levels)
         at_k = decoded[levels.index(k)].detach()
         codes = Codes(codes.values[:, :k], codes.indices[:, :k])
-        terms = {
-            **self._reconstruction_terms(batch.embeddings, dict(zip(levels, decoded, strict=True)), weights),
-            **self._auxiliary_terms(batch, at_k),
-            **self._code_terms(batch, codes.normalized()),
+
+        terms: Terms = {
+            f"reconstruction_{level}": (weights[level], objectives.reconstruction(embeddings, part, self.divisor))
+            for level, part in zip(levels, decoded, strict=True)
+            if weights[level]
         }
-        loss = torch.stack([(term.weight * term.value).float() for term in terms.values()]).sum()
-        parts = {name: term.value.detach() for name, term in terms.items()}
-        parts["explained_variance"] = 1 - objectives.reconstruction(batch.embeddings, at_k, self.variance)
+        terms |= self._auxiliary_terms(batch, at_k)
+        terms |= self._code_terms(batch, codes.normalized())
+        parts = {name: value.detach() for name, (_, value) in terms.items()}
+        parts["explained_variance"] = 1 - objectives.reconstruction(embeddings, at_k, self.variance)
         parts["active_latents"] = (codes.values > 0).float().sum(-1).mean()
-        return LossOutput(loss, parts, self._find_fired(batch, codes))
+        loss = torch.stack([(weight * value).float() for weight, value in terms.values()]).sum()
+        return LossOutput(loss, parts, self._find_fired(codes, batch.modalities))
+
+    def _find_fired(self, codes: Codes, modalities: torch.Tensor | None) -> torch.Tensor:
+        """Find which latents fired, for each modality; bool, shape (modalities, hidden_dim)."""
+        config = self.model.config
+        fired = torch.zeros(
+            len(config.modalities or [""]), config.hidden_dim, dtype=torch.bool, device=codes.values.device
+        )
+        row, place = torch.nonzero(codes.values > 0, as_tuple=True)
+        modality = torch.zeros_like(row) if modalities is None else modalities[row]
+        fired[modality, codes.indices[row, place].long()] = True
+        return fired
 
     def _level_weights(self, k: int) -> dict[int, float]:
         weights = {k: 0.0}
@@ -122,49 +118,24 @@ class CSRLoss(nn.Module):
             embeddings, model.encoder.weight, model.latent_bias, model.pre_bias, decoder, levels, rows
         )
 
-    def _find_fired(self, batch: Batch, codes: Codes) -> torch.Tensor:
-        config = self.model.config
-        count = len(config.modalities or [""])
-        fired = torch.zeros(count, config.hidden_dim, dtype=torch.bool, device=codes.values.device)
-        row, rank = torch.nonzero(codes.values > 0, as_tuple=True)
-        modality = torch.zeros_like(row) if batch.modalities is None else batch.modalities[row]
-        fired[modality, codes.indices[row, rank].long()] = True
-        return fired
-
-    def _reconstruction_terms(
-        self, embeddings: torch.Tensor, decoded: dict[int, torch.Tensor], weights: dict[int, float]
-    ) -> dict[str, Term]:
-        return {
-            f"reconstruction_{level}": Term(weight, objectives.reconstruction(embeddings, decoded[level], self.divisor))
-            for level, weight in sorted(weights.items())
-            if weight
-        }
-
-    def _auxiliary_terms(self, batch: Batch, decoded: torch.Tensor) -> dict[str, Term]:
-        """Compute the auxiliary error of each modality that has dead latents."""
-        model, beta = self.model, self.args.beta
-        if not beta:
-            return {}
+    def _auxiliary_terms(self, batch: Batch, decoded: torch.Tensor) -> Terms:
+        model, terms = self.model, {}
         if batch.modalities is None:
-            error = self._auxiliary_error(batch.embeddings, decoded, model.stats_last_nonzero)
-            return {} if error is None else {"auxiliary": Term(beta, error)}
-        terms = {}
+            error = self._auxiliary(batch.embeddings, decoded, model.stats_last_nonzero)
+            return {} if error is None else {"auxiliary": (self.args.beta, error)}
         for number, name in enumerate(model.config.modalities or ()):
-            chosen = batch.modalities == number
-            clock = model.modality_last_nonzero[number]
-            error = self._auxiliary_error(batch.embeddings[chosen], decoded[chosen], clock)
+            chosen, clock = batch.modalities == number, model.modality_last_nonzero[number]
+            error = self._auxiliary(batch.embeddings[chosen], decoded[chosen], clock)
             if error is not None:
-                terms[f"auxiliary_{name}"] = Term(beta, error)
+                terms[f"auxiliary_{name}"] = self.args.beta, error
         return terms
 
-    def _auxiliary_error(
-        self, embeddings: torch.Tensor, decoded: torch.Tensor, clock: torch.Tensor
-    ) -> torch.Tensor | None:
-        """Compute the share of the residuals that dead latents leave unexplained; None if no latent is dead."""
+    def _auxiliary(self, embeddings: torch.Tensor, decoded: torch.Tensor, clock: torch.Tensor) -> torch.Tensor | None:
+        """Compute the share of the error that dead latents leave unexplained; None if no latent is dead."""
         model = self.model
         dead = torch.nonzero(clock > model.config.dead_threshold).squeeze(-1)
         count = min(model.config.k_aux, len(dead))
-        if count == 0:
+        if count == 0 or self.args.beta == 0:
             return None
         residuals = embeddings - decoded
         # A matrix product with the dead latents alone: they are few after the first steps.
@@ -173,30 +144,37 @@ class CSRLoss(nn.Module):
             values, places = torch.topk(pre, count, dim=-1)
             pre = torch.full_like(pre, -torch.inf).scatter(-1, places, values)
         explained = torch.relu(pre) @ model.dictionary[dead].float()
-        # The mean over all processes; each takes its part of the sum of squares.
+        # The mean is that of all processes; the loss of each takes its part of the sum of squares.
         n = sum_over_processes(residuals.new_tensor(float(len(residuals))))
         mean = sum_over_processes(residuals.sum(0)) / n.clamp_min(1)
         spread = sum_over_processes((residuals - mean).pow(2).sum()) / rank_and_world()[1]
         return objectives.auxiliary(residuals, explained, spread)
 
-    def _code_terms(self, batch: Batch, codes: Codes) -> dict[str, Term]:
-        """Compute the terms that compare codes with those of all processes."""
+    def _code_terms(self, batch: Batch, codes: Codes) -> Terms:
         args = self.args
         if not (args.gamma or args.distillation or args.balance):
             return {}
-        everyone = Codes(gather_from_processes(codes.values), gather_from_processes(codes.indices))
-        terms = {}
+        everyone, terms = Codes(gather_from_processes(codes.values), gather_from_processes(codes.indices)), {}
         if args.gamma:
-            terms["contrast"] = Term(args.gamma, self._contrast(batch, codes, everyone))
+            terms["contrast"] = args.gamma, self._contrast(batch, codes, everyone)
         if args.distillation:
-            terms["distillation"] = Term(args.distillation, self._distillation(batch, codes, everyone))
+            terms["distillation"] = args.distillation, self._distillation(batch, codes, everyone)
         if args.balance:
-            terms["balance"] = Term(args.balance, self._balance(batch, everyone))
+            terms["balance"] = args.balance, self._balance(batch, everyone)
         return terms
 
+    def _balance(self, batch: Batch, everyone: Codes) -> torch.Tensor:
+        """Average the balance of the modalities: each is searched in an index of its own."""
+        hidden_dim = self.model.config.hidden_dim
+        if batch.modalities is None:
+            return objectives.balance(*everyone, hidden_dim)
+        modalities = gather_from_processes(batch.modalities)
+        parts = [Codes(*(part[modalities == number] for part in everyone)) for number in modalities.unique()]
+        return torch.stack([objectives.balance(*part, hidden_dim) for part in parts]).mean()
+
     def _contrast(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
-        (rank, world), n = rank_and_world(), batch.n
-        hidden_dim, temperature = self.model.config.hidden_dim, self.args.temperature
+        (rank, world), n, temperature = rank_and_world(), batch.n, self.args.temperature
+        hidden_dim = self.model.config.hidden_dim
         columns = rank * n + torch.arange(n, device=codes.values.device)
         anchors, parts = codes, [everyone]
         if len(codes.values) > n or world > 1:
@@ -206,35 +184,32 @@ class CSRLoss(nn.Module):
             parts = [Codes(*(tensor[:, part].flatten(0, 1) for tensor in split)) for part in range(count)]
             anchors = codes.rows(0, n)
         if self.args.contrast == "labels" and batch.labels is not None:
-            labels = gather_from_processes(batch.labels)
-            others = torch.ones(n, len(labels), dtype=torch.bool, device=columns.device)
-            others[torch.arange(n, device=columns.device), columns] = False
-            positives = (batch.labels[:, None] == labels) & (batch.labels[:, None] >= 0) & others
-            # Processes may hold different numbers of rows with a positive.
-            with_positive = sum_over_processes(positives.any(-1).sum()) / world
-            similarities = compute_inner_products(anchors, parts[0], hidden_dim)
-            return objectives.supervised_contrast(similarities, positives, others, temperature, with_positive)
+            return self._contrast_of_classes(batch.labels, anchors, parts[0], columns)
         candidates = parts[1:] or parts[:1]
         joined = candidates[0]
         if len(candidates) > 1:
             joined = Codes(*(torch.cat(tensors) for tensors in zip(*candidates, strict=True)))
         return objectives.contrast(compute_inner_products(anchors, joined, hidden_dim), columns, temperature)
 
+    def _contrast_of_classes(
+        self, anchor_labels: torch.Tensor, anchors: Codes, everyone: Codes, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the contrast of `anchors` with the rows of all processes, among which they stand at `columns`."""
+        labels, n = gather_from_processes(anchor_labels), len(columns)
+        others = torch.ones(n, len(labels), dtype=torch.bool, device=columns.device)
+        others[torch.arange(n, device=columns.device), columns] = False
+        positives = (anchor_labels[:, None] == labels) & (anchor_labels[:, None] >= 0) & others
+        # Processes may hold different numbers of rows with a positive.
+        with_positive = sum_over_processes(positives.any(-1).sum()) / rank_and_world()[1]
+        similarities = compute_inner_products(anchors, everyone, self.model.config.hidden_dim)
+        return objectives.supervised_contrast(similarities, positives, others, self.args.temperature, with_positive)
+
     def _distillation(self, batch: Batch, codes: Codes, everyone: Codes) -> torch.Tensor:
-        (rank, _), n = rank_and_world(), len(codes.values)
+        (rank, _), n, hidden_dim = rank_and_world(), len(codes.values), self.model.config.hidden_dim
         embeddings = gather_from_processes(batch.embeddings)
         others = torch.ones(n, len(embeddings), dtype=torch.bool, device=embeddings.device)
         others[torch.arange(n), rank * n + torch.arange(n)] = False
         unit = F.normalize(embeddings.float(), dim=-1)
         teacher = F.normalize(batch.embeddings.float(), dim=-1) @ unit.t()
-        student = compute_inner_products(codes, everyone, self.model.config.hidden_dim)
+        student = compute_inner_products(codes, everyone, hidden_dim)
         return objectives.similarity_distillation(teacher, student, others, self.args.distillation_temperature)
-
-    def _balance(self, batch: Batch, everyone: Codes) -> torch.Tensor:
-        """Compute the mean of the modalities' balances: an index holds codes of one modality."""
-        hidden_dim = self.model.config.hidden_dim
-        if batch.modalities is None:
-            return objectives.balance(*everyone, hidden_dim)
-        modalities = gather_from_processes(batch.modalities)
-        parts = [Codes(*(part[modalities == number] for part in everyone)) for number in modalities.unique()]
-        return torch.stack([objectives.balance(*part, hidden_dim) for part in parts]).mean()

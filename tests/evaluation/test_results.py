@@ -2,17 +2,7 @@ import json
 
 import pytest
 
-from csr_hf.evaluation.plots import plot_retention
 from csr_hf.evaluation.results import Results, Row
-
-
-@pytest.fixture
-def results():
-    rows = [Row("pairs", "nDCG@10", "dense", None, 1536, 0.8, 1.0), Row("pairs", "recall", "dense", None, 1536, 1, 1)]
-    for k in (8, 16):
-        rows += [Row("pairs", "nDCG@10", "CSR", k, 4 * k, 0.6 + k / 100, 0.75 + k / 80)]
-        rows += [Row("pairs", "recall", "CSR", k, 4 * k, 0.5, 0.5)]
-    return Results(rows, {"command": "csr-hf run x.yaml", "machine": "a machine"})
 
 
 def test_round_trip(results, tmp_path):
@@ -57,17 +47,3 @@ def test_other_files_are_refused(tmp_path, content):
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(ValueError, match="holds no results"):
         Results.load(tmp_path)
-
-
-def test_plot_is_a_png_and_replaces_an_older_one(results, tmp_path):
-    path = tmp_path / "retention.png"
-    path.write_text("old")
-    plot_retention(results, path)
-    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_plot_without_rows_says_what_there_is(results, tmp_path):
-    with pytest.raises(ValueError, match=r"`metric` \('MRR'\).*'nDCG@10', 'recall'"):
-        plot_retention(results, tmp_path / "plot.png", "MRR")
-    assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,7 @@ def test_sparse_rows_equal_a_search_written_out(measured):
         assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k + 4
 
 
-def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
+def test_reranked_rows_equal_the_cosine_with_decoded_documents(measured):
     head, queries, documents, rows, _ = measured
     for k in (2, 5):
         stored = encode_embeddings(head, documents, k, refine="pursuit", dtype="float16")
@@ -57,15 +57,15 @@ def test_rescored_rows_equal_the_cosine_with_decoded_documents(measured):
 
 def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
     *_, rows = measured
-    rescored = sorted({row.bytes_per_vector for row in rows if row.method == "CSR, decoded"})
+    decoded = sorted({row.bytes_per_vector for row in rows if row.method == "CSR, decoded"})
     for method in ("truncation", "PCA"):
         sizes = sorted({row.bytes_per_vector for row in rows if row.method == method})
-        assert sizes == rescored
+        assert sizes == decoded
     assert {row.bytes_per_vector for row in rows if row.method == "int8"} == {12}
     assert {row.bytes_per_vector for row in rows if row.method == "binary"} == {2}
 
 
-def test_two_stages_rank_by_the_copy_and_cost_both(measured):
+def test_reranking_by_a_copy_costs_codes_and_copy(measured):
     rows = measured[3]
     row = rows[NDCG, "CSR + int8", 5]
     assert row.bytes_per_vector == 4 * 5 + 4 + 12 + 4

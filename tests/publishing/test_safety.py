@@ -18,7 +18,7 @@ from tests.publishing.conftest import change_json, make_head
 def full(tiny_backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("safety") / "full"
     folder.mkdir()
-    write_full(CSREncoder(tiny_backbone, make_head(input_dim=tiny_backbone.dim)), folder)
+    write_full(tiny_backbone, make_head(input_dim=tiny_backbone.dim), folder)
     return folder
 
 

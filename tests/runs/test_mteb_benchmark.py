@@ -8,15 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mteb
 import pytest
 from mteb.mocks import MOCK_TASK_TEST_GRID
 
 from csr_hf import CSREncoder, MTEBArguments, Results, evaluate_mteb
 from csr_hf.cli.main import main
-from csr_hf.evaluation.leaderboard import published_meta, write_submission
-from csr_hf.evaluation.mteb import EmbeddingSource, MTEBEncoder
-from csr_hf.publishing.sentence_transformers import write_full
 from tests.publishing.conftest import make_head
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home"
@@ -82,7 +78,7 @@ def test_unknown_names_are_refused_before_anything_runs(run_folder, tmp_path, ca
     assert evaluate(run_folder, "--tasks", "SciFac", "--output-dir", tmp_path / "out") == 2
     assert "Did you mean: 'SciFact" in capsys.readouterr().err
     assert evaluate(run_folder, "--tasks", "SciFact", "--baselines", "pqq", "--output-dir", tmp_path / "out") == 2
-    assert "Did you mean 'pq'?" in capsys.readouterr().err
+    assert "Did you mean `pq`?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -96,60 +92,6 @@ def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, fla
 def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_tasks, tmp_path):
     found = evaluate_mteb(run_folder / "model", ["MockSTSTask"], MTEBArguments(ks=[4], output_dir=str(tmp_path)))
     assert {row.method for row in found.results.rows} == {"dense", "CSR", "CSR, decoded", "truncation", "binary"}
-
-
-@pytest.fixture(scope="module")
-def published(hub, backbone, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published") / "full"
-    folder.mkdir()
-    head = make_head(base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2")
-    write_full(CSREncoder(backbone, head), folder)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n# A head\n")
-    return hub.add("user/board", folder)
-
-
-def test_submission_is_what_the_stock_loader_reproduces(published, backbone, tmp_path):
-    encoder = CSREncoder.from_pretrained("user/board", device="cpu")
-    source = EmbeddingSource(encoder.backbone, tmp_path / "embeddings", progress=False)
-    task = MOCK["MockSTSTask"]()
-    files = write_submission(
-        tmp_path / "submission", "user/board", encoder, source, [task], [16, 4], trained_on={"NQ"}
-    )
-    folder = tmp_path / "submission" / "results" / "user__board" / published
-    places = {"MockSTSTask": folder, "max_active_dims_4": folder / "experiments" / "max_active_dims_4"}
-    assert {folder / "MockSTSTask.json", places["max_active_dims_4"] / "MockSTSTask.json"} <= set(files)
-    for k, place in ((16, folder), (4, places["max_active_dims_4"])):
-        meta = published_meta("user/board", encoder, k)
-        stock = mteb.evaluate(meta.load_model(), task, cache=None, co2_tracker=False, show_progress_bar=False)
-        written = json.loads((place / "MockSTSTask.json").read_text())["scores"]["test"][0]["main_score"]
-        assert written == pytest.approx(stock.task_results[0].get_score(), abs=1e-3)
-    code = (tmp_path / "submission" / "board.py").read_text()
-    compile(code, "board.py", "exec")
-    for part in ("SparseEncoderWrapper", "user/board", published, "apache-2.0", "eng-Latn", "NQ", "all-MiniLM-L6-v2"):
-        assert part in code
-
-
-def test_mteb_finds_a_published_model_by_its_name(published, tmp_path):
-    """What `mteb run -m user/board` loads: mteb's own wrapper, no trust asked for."""
-    from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
-
-    model = mteb.get_model("user/board", device="cpu")
-    assert type(model) is SparseEncoderWrapper
-    assert (model.mteb_model_meta.name, model.mteb_model_meta.revision) == ("user/board", published)
-    found = mteb.evaluate(model, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
-    own = MTEBEncoder.from_encoder(CSREncoder.from_pretrained("user/board", device="cpu"), tmp_path)
-    expected = mteb.evaluate(own, MOCK["MockSTSTask"](), cache=None, co2_tracker=False, show_progress_bar=False)
-    assert found.task_results[0].get_score() == pytest.approx(expected.task_results[0].get_score(), abs=1e-3)
-
-
-def test_head_layout_cannot_be_submitted(hub, published, tmp_path):
-    make_head().save_pretrained(tmp_path / "head")
-    hub.add("user/alone", tmp_path / "head")
-    encoder = CSREncoder.from_pretrained("user/board", device="cpu")
-    with pytest.raises(ValueError, match=r"user/alone holds the head alone\. Push it with --layout full"):
-        published_meta("user/alone", encoder, 16)
-    with pytest.raises(ValueError, match="user/nowhere is not on the Hub"):
-        published_meta("user/nowhere", encoder, 16)
 
 
 @pytest.mark.slow

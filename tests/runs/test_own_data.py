@@ -82,7 +82,7 @@ def test_a_corpus_goes_into_a_backend_and_is_searched_there(folder, adapted, tmp
     assert main(["search", str(tmp_path / "run"), "a text"]) == 2
     assert "has no index" in capsys.readouterr().err
     assert main(["search", str(adapted / "more"), "a text", *engine]) == 2
-    assert "has no 'more' made by csr_hf" in capsys.readouterr().err
+    assert "has no 'more' created by csr_hf" in capsys.readouterr().err
     assert main(["search", str(adapted / "more"), "a text", *engine, "--collection", "run"]) == 2
     assert "'run' was filled with another head" in capsys.readouterr().err
 

@@ -43,7 +43,7 @@ assert trainer.accelerator.num_processes == 2
 for contrast in ("self", "pairs", "labels"):
     other = make_trainer(folder / f"gradients-{rank}", embeddings, 32, contrast=contrast)
     other.model.stats_last_nonzero[:6] = 10**6
-    other.accelerator.backward(other.loss(other.batches.take(3), 5).loss)
+    other.accelerator.backward(other.loss(other.batches.at(3), 5).loss)
     gradients = {name: parameter.grad for name, parameter in other.model.named_parameters()}
     torch.save(gradients, folder / f"{contrast}-{rank}")
 
@@ -65,7 +65,7 @@ def make_trainer(folder, embeddings, batch_size, **settings):
     head = make_head(dead_threshold=300)
     with torch.no_grad():
         head.latent_bias[6:9] = -2  # They fire rarely or never: clocks run.
-    args = CSRTrainingArguments(output_dir=str(folder), per_device_train_batch_size=batch_size, **arguments)
+    args = CSRTrainingArguments(per_device_train_batch_size=batch_size, output_dir=str(folder), **arguments)
     return CSRTrainer(head, args, data)
 
 
@@ -106,7 +106,7 @@ def log_of(folder):
 def test_gradients_of_two_processes_are_those_of_one(finished, tmp_path, contrast):
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64, contrast=contrast)
     alone.model.stats_last_nonzero[:6] = 10**6
-    output = alone.loss(alone.batches.take(3), 5)
+    output = alone.loss(alone.batches.at(3), 5)
     assert {"contrast", "distillation", "balance", "auxiliary", "reconstruction_20"} <= output.parts.keys()
     output.loss.backward()
     first, second = (torch.load(finished / f"{contrast}-{rank}") for rank in (0, 1))
@@ -141,7 +141,8 @@ trainer.train()
 
 RESUMED = """
 trainer = make_trainer(folder / "run", embeddings, 32, max_steps=100_000, save_steps=5)
-first = trainer.train(resume_from_checkpoint=True, until=0)["steps"]
+trainer.resume(True)
+first = trainer.step
 trainer.train(until=first + 3)
 (folder / f"went-on-{trainer.accelerator.process_index}").write_text(str(trainer.step - first))
 """
@@ -214,12 +215,12 @@ def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path)
         text=True,
     )
     assert done.returncode != 0
-    assert "`num_processes` is 2, and 1 started" in done.stderr
+    assert "`num_processes` (2) differs from the 1 that started" in done.stderr
     assert "torchrun --nproc_per_node 2" in done.stderr
 
 
 def test_number_of_processes_can_be_demanded(tmp_path, finished):
     embeddings = np.load(finished / "embeddings.npy")
-    with pytest.raises(ValueError, match="`num_processes` is 8, and 1 started"):
+    with pytest.raises(ValueError, match=r"`num_processes` \(8\) differs from the 1 that started"):
         make_trainer(tmp_path, embeddings, 64, num_processes=8)
-    assert make_trainer(tmp_path, embeddings, 64, num_processes=1).batches.size == 64
+    assert make_trainer(tmp_path, embeddings, 64, num_processes=1).batch_size == 64

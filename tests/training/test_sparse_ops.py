@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from csr_hf.training import cpu_kernels
-from csr_hf.training.sparse_ops import Codes, encode_and_decode, compute_inner_products
+from csr_hf.training.sparse_ops import Codes, compute_inner_products, encode_and_decode
 
 HIDDEN, DIM, LEVELS = 40, 12, (2, 5, 17)
 

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ EVERYTHING = {"gamma": 0.1, "distillation": 0.2, "balance": 0.1, "k_start": 9}
 def make_trainer(folder, embeddings, head=None, **arguments):
     settings = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 5, **arguments}
     head = make_head(dead_threshold=300) if head is None else head
-    return CSRTrainer(head, CSRTrainingArguments(output_dir=str(folder), **settings), embeddings)
+    return CSRTrainer(head, CSRTrainingArguments(**settings, output_dir=str(folder)), embeddings)
 
 
 def state(trainer):
@@ -31,7 +30,7 @@ def equal(first, second):
 
 def test_training_explains_the_data(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
-    before = measure_head(trainer.model, trainer.rows)["explained_variance"]
+    before = measure_head(trainer.model, trainer.batches.rows)["explained_variance"]
     figures = trainer.train()
     assert figures["explained_variance"] > 0.75 > before + 0.3
     assert figures["steps"] == 300
@@ -43,7 +42,7 @@ def test_training_explains_the_data(tmp_path, embeddings):
 
 def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    figures = measure_head(trainer.model, trainer.rows)
+    figures = measure_head(trainer.model, trainer.batches.rows)
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
     left = trainer.model.decode(values, indices).detach().numpy() - embeddings
     explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
@@ -88,7 +87,7 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
     again = make_trainer(tmp_path, embeddings)
     assert again.train(resume_from_checkpoint=True)["steps"] == 40
     assert equal(state(first), state(again))
-    assert measure_head(again.model, again.rows)["explained_variance"] == figures["explained_variance"]
+    assert measure_head(again.model, again.batches.rows)["explained_variance"] == figures["explained_variance"]
 
 
 def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
@@ -119,7 +118,7 @@ def test_seed_decides_the_order_of_the_data(tmp_path, embeddings):
 
 def test_every_row_is_seen_once_an_epoch(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings[:100])
-    batches = np.concatenate([trainer.batches.take(step).embeddings.numpy() for step in range(25)])
+    batches = np.concatenate([trainer.batches.at(step).embeddings.numpy() for step in range(25)])
     for epoch in range(16):
         rows = batches[epoch * 100 : epoch * 100 + 100]
         assert np.array_equal(np.sort(rows, axis=0), np.sort(embeddings[:100], axis=0))
@@ -130,7 +129,7 @@ def test_several_arrays_are_one_data_set(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, parts)
     rows = np.array([599, 0, 100, 99, 101, 100])
     expected = np.concatenate([part.astype(np.float32) for part in parts])[rows]
-    assert np.array_equal(trainer.rows.rows(rows), expected)
+    assert np.array_equal(trainer.batches.rows.rows(rows), expected)
 
 
 def test_other_arguments_or_data_cannot_be_resumed(tmp_path, embeddings):
@@ -238,11 +237,6 @@ def test_unusable_embeddings_are_refused(tmp_path, embeddings):
         make_trainer(tmp_path, embeddings[0])
 
 
-def test_a_folder_for_checkpoints_and_log_must_be_given(embeddings):
-    with pytest.raises(ValueError, match=r"`output_dir` \(None\) .* CSRTrainingArguments\(output_dir="):
-        CSRTrainer(make_head(), CSRTrainingArguments(), embeddings)
-
-
 def test_half_precision_heads_are_refused(tmp_path, embeddings):
     with pytest.raises(ValueError, match=r"weights are torch.float16, .* Load it with dtype=torch.float32"):
         make_trainer(tmp_path, embeddings, head=make_head().half())
@@ -250,7 +244,7 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
 
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
-    before = measure_head(trainer.model, trainer.rows)["explained_variance"]
+    before = measure_head(trainer.model, trainer.batches.rows)["explained_variance"]
     assert trainer.train()["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
 
@@ -291,7 +285,7 @@ def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
     parts = make_trainer(
         tmp_path / "parts", embeddings, per_device_train_batch_size=16, gradient_accumulation_steps=4, **settings
     )
-    assert whole.batches.size == parts.batches.size == 64
+    assert whole.batch_size == parts.batch_size == 64
     for trainer in (whole, parts):
         trainer.train()
     for name, tensor in state(whole).items():
@@ -300,7 +294,7 @@ def test_batches_that_accumulate_are_one_batch(tmp_path, embeddings):
 
 def test_pairs_stand_behind_their_rows(tmp_path, embeddings):
     source = Source.from_arrays({"anchor": embeddings[:300], "positive": embeddings[300:]})
-    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs").batches.take(0)
+    batch = make_trainer(tmp_path, [source], gamma=0.1, contrast="pairs").batches.at(0)
     assert batch.n == 64
     rows = {row.tobytes(): number for number, row in enumerate(embeddings)}
     numbers = [rows[row.numpy().tobytes()] for row in batch.embeddings]
@@ -339,7 +333,7 @@ def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
 
 def test_a_run_may_be_resumed_in_another_folder(tmp_path, embeddings):
     make_trainer(tmp_path / "first", embeddings).train(until=20)
-    shutil.move(tmp_path / "first", tmp_path / "moved")
+    (tmp_path / "first").rename(tmp_path / "moved")
     assert make_trainer(tmp_path / "moved", embeddings).train(resume_from_checkpoint=True, until=0)["steps"] == 20
 
 
@@ -350,8 +344,17 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
         head = make_head(modalities=["image", "text"], hidden_dim=64)
         head.encoder.weight.data[0] = 0
         head.latent_bias.data[0] = -100
-        settings = {"max_steps": 6, "per_device_train_batch_size": 50, "contrast": "pairs", "save_steps": 3, "beta": 0}
-        figures = make_trainer(tmp_path / str(gamma), source, head, gamma=gamma, **settings).train()
+        arguments = CSRTrainingArguments(
+            output_dir=str(tmp_path / str(gamma)),
+            max_steps=6,
+            per_device_train_batch_size=50,
+            gamma=gamma,
+            contrast="pairs",
+            save_steps=3,
+            beta=0,
+        )
+        trainer = CSRTrainer(head, arguments, [source])
+        figures = trainer.train()
         seen = [int(head.modality_last_nonzero[number, 0]) for number in (0, 1)]
         # A whole epoch is 300 of each; of 300 rows chosen from both, about a half are images.
         assert sum(seen) == int(head.stats_last_nonzero[0]) == (600 if gamma else 300)
@@ -360,3 +363,8 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
         assert int(head.modality_last_nonzero[:, 1:].min()) == 0
         half = CSRModel.from_pretrained(next((tmp_path / str(gamma) / "checkpoints").glob("*3")))
         assert sum(int(half.modality_last_nonzero[number, 0]) for number in (0, 1)) == sum(seen) / 2
+
+
+def test_a_folder_to_write_is_needed(embeddings):
+    with pytest.raises(ValueError, match=r"`args.output_dir` is missing: CSRTrainingArguments\(output_dir="):
+        CSRTrainer(make_head(), CSRTrainingArguments(), embeddings)

@@ -1,1 +1,0 @@
-"""Speed, measured side by side with the rivals in one run."""

@@ -1,0 +1,24 @@
+"""A command with what it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from csr_hf.cli.table import Command
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command with what it was given."""
+
+    command: Command
+    options: list[Any]
+    """Settings of the command, one for each of its kinds."""
+    keys: dict[str, Any]
+    """Keys of the recipe that were given as flags, dotted."""
+    device: str | None
+    debug: bool
+    """Show tracebacks, warnings and the log."""
+    no_progress: bool
+    """Draw no progress bars."""

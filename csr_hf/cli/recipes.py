@@ -1,0 +1,65 @@
+"""The recipe that a file and the flags of a command make together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csr_hf.cli.invocation import Invocation
+    from csr_hf.cli.options import RecipeSource
+    from csr_hf.runs.recipe import RunRecipe
+
+
+def read_recipe(called: Invocation) -> RunRecipe:
+    """Make the recipe that a file, `--corpus`, `--head` and the keys given as flags say together; flags win."""
+    from csr_hf.runs.recipe import RunRecipe
+
+    options: RecipeSource = called.options[0]
+    flags = {
+        "output_dir": options.output_dir,
+        "data.limit": options.limit,
+        "data.skip_bad": options.skip_bad or None,
+        "model.k": getattr(options, "k", None),
+        "backbone.device": called.device,
+        "backbone.name_or_path": options.backbone,
+        **_keys_of_head(options),
+        **_keys_of_corpus(options),
+    }
+    given = {**{key: value for key, value in flags.items() if value is not None}, **called.keys}
+    return RunRecipe.from_dict({}, given) if options.recipe is None else RunRecipe.load(options.recipe, given)
+
+
+def _keys_of_corpus(options: RecipeSource) -> dict[str, Any]:
+    """Say what `--corpus` says as keys of a recipe."""
+    if options.corpus is None:
+        if options.recipe is None:
+            raise ValueError("give a recipe, or the texts to learn from: --corpus docs.parquet --text-column body.")
+        if options.text_column:
+            raise ValueError("--text-column goes with --corpus. In a recipe it is `data.columns`.")
+        return {}
+    keys: dict[str, Any] = {"data.source": options.corpus, "data.sources": []}
+    if options.text_column:
+        keys["data.columns"] = {"text": options.text_column}
+    if options.recipe is None and options.output_dir is None:
+        keys["output_dir"] = str(Path("runs") / Path(options.corpus).stem)
+    return keys
+
+
+def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
+    """Say what `--head` says as keys of a recipe: its backbone and k too, unless they are given."""
+    if options.head is None:
+        return {}
+    from csr_hf.heads import load_head
+    from csr_hf.repository import open_repository
+
+    config = load_head(open_repository(options.head)).config
+    keys: dict[str, Any] = {"model.init": options.head}
+    if options.backbone is None:
+        if config.base_model_name_or_path is None:
+            raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")
+        keys["backbone.name_or_path"] = config.base_model_name_or_path
+        keys["backbone.revision"] = config.base_model_revision
+    if getattr(options, "k", None) is None:
+        keys["model.k"] = config.k
+    return keys

@@ -1,0 +1,67 @@
+"""The backbone's embeddings of a task's texts or images, computed once for all methods and for later calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.cache import embed_dataset
+from csr_hf.embedding.images import ImageColumn
+
+
+class CachedBackbone:
+    """A backbone that keeps its embeddings on disk.
+
+    Args:
+        backbone: the frozen model.
+        cache_dir: where embeddings are kept, float32.
+        batch_size: inputs in one pass.
+
+    Attributes:
+        embedded: number of inputs that were computed, not found.
+    """
+
+    def __init__(self, backbone: Backbone, cache_dir: str | Path, *, batch_size: int = 32) -> None:
+        self.backbone, self.cache_dir, self.batch_size = backbone, Path(cache_dir), batch_size
+        self.embedded = 0
+        self._recent: dict[tuple[str, str | None], np.ndarray] = {}
+
+    def embed(
+        self, inputs: Sequence[str] | ImageColumn, prompt_name: str | None, label: str = "embedding"
+    ) -> np.ndarray:
+        """Compute or find embeddings.
+
+        Args:
+            inputs: texts or images.
+            prompt_name: one of the backbone's prompts, for texts.
+            label: of the progress bar.
+
+        Returns:
+            float32, shape (n, dim).
+        """
+        if not len(inputs):
+            return np.zeros((0, self.backbone.dim), np.float32)
+        parts = inputs.hashes() if isinstance(inputs, ImageColumn) else inputs
+        digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        key = digest, self.backbone.prompt(prompt_name)
+        if key not in self._recent:
+            cache = embed_dataset(
+                inputs,
+                self.backbone,
+                self.cache_dir,
+                prompt_name=prompt_name,
+                batch_size=self.batch_size,
+                dtype="float32",
+                label=label,
+            )
+            self.embedded += 0 if cache.reused else len(inputs)
+            self._recent[key] = cache.to_numpy()
+        return self._recent[key]
+
+    def forget(self) -> None:
+        """Free the memory; the disk keeps everything."""
+        self._recent.clear()

@@ -1,0 +1,190 @@
+"""CSR as a method of evaluation: sparse codes in inverted lists, reranked or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import scipy.sparse
+
+from csr_hf.codes import (
+    decode_codes,
+    decoded_norms,
+    encode_embeddings,
+    head_fingerprint,
+    project_queries,
+    subtract_modality_mean,
+)
+from csr_hf.evaluation.method import Hits, Method, Searcher
+from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.search.copies import copy_bytes
+from csr_hf.search.index import InvertedIndex
+
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
+    from csr_hf.sparse_codes import SparseCodes
+
+Copy = Literal["binary", "int8", "float16"]
+"""A copy of the embeddings, stored beside the codes to rerank by."""
+
+_NORM_BYTES = 4
+_NAMES = {None: "CSR", "decoded": "CSR, decoded"}
+
+
+class CodesMatrix(scipy.sparse.csr_matrix):
+    """Sparse rows that estimators can be fitted on; `np.asarray` makes them dense, for those that need it."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.toarray().astype(dtype or self.dtype, copy=False)
+
+
+class CSRMethod(Method):
+    """Sparse codes of a head.
+
+    A search scores the largest projections of the dense query over inverted lists, and divides by the norm of the
+    decoded document; `rerank` then scores the best candidates with the full dense query. Outside of a search codes
+    are compared by cosine, with `rerank="decoded"` after decoding.
+
+    Args:
+        head: the CSR head.
+        k: active latents of a document.
+        rerank: "decoded" compares the query with decoded documents; "binary", "int8" or "float16" with a copy of their
+            embeddings, which is stored too. None keeps the ranking of the inverted lists.
+        query_k_factor: a query keeps this many times k, at no cost in storage.
+        candidates: documents to rerank.
+        plain: compare plain codes of both sides by cosine, as sentence-transformers does with the head. By default
+            documents of a search are encoded with refined values, or by matching pursuit if they are decoded.
+
+    Raises:
+        ValueError: if k exceeds hidden_dim, or plain codes are to be reranked.
+    """
+
+    k: int
+
+    def __init__(
+        self,
+        head: CSRModel,
+        k: int,
+        rerank: Copy | Literal["decoded"] | None = None,
+        *,
+        query_k_factor: int = 1,
+        candidates: int = 300,
+        plain: bool = False,
+    ) -> None:
+        if plain and rerank:
+            raise ValueError(f"`rerank` ({rerank!r}) needs refined codes. Leave out `plain`.")
+        self.head, self.k, self.rerank, self.plain = head, k, rerank, plain
+        self.candidates = candidates
+        self.query_k = min(k * query_k_factor, head.config.hidden_dim)
+        self.name = _NAMES.get(rerank, f"CSR + {rerank}")
+        self.retrieval_only = rerank in get_args(Copy)
+        self.refine: bool | Literal["pursuit"] = "pursuit" if rerank == "decoded" else not plain
+        code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
+        # A search divides by the norm of the code or of the decoded document, so that is stored too.
+        self.bytes_per_vector = code.nbytes + _NORM_BYTES
+        if self.retrieval_only:
+            self.bytes_per_vector += copy_bytes(str(rerank), head.config.input_dim)
+
+    def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
+        """Encode to rows of unit norm: sparse codes, or dense rows that were decoded from codes."""
+        if self.rerank == "decoded":
+            return unit_rows(decode_codes(self.head, self.encode_documents(embeddings)))
+        codes = encode_embeddings(self.head, embeddings, self.k, dtype="float16")
+        return CodesMatrix(codes.astype("float32").normalize().to_scipy())
+
+    def index(self, documents: np.ndarray) -> Searcher:
+        """Encode documents into an inverted index, with the copy of their embeddings."""
+        return CodeSearcher(self, documents)
+
+    def center(self, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
+        """Subtract the head's mean of a modality."""
+        return subtract_modality_mean(self.head, embeddings, modality)
+
+    def encode_documents(self, embeddings: np.ndarray) -> SparseCodes:
+        """Encode documents of a search, float16."""
+        return encode_embeddings(self.head, embeddings, self.k, refine=self.refine, dtype="float16")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes a score."""
+        return {
+            **super().settings,
+            "query_k": self.query_k,
+            "query": "codes" if self.plain else "projections",
+            "refine": str(self.refine),
+            "head": head_fingerprint(self.head),
+            **({"candidates": self.candidates} if self.rerank else {}),
+        }
+
+
+class CodeSearcher(Searcher):
+    """Documents in an inverted index.
+
+    Args:
+        method: how they are encoded and compared.
+        documents: dense, shape (n, input_dim).
+    """
+
+    def __init__(self, method: CSRMethod, documents: np.ndarray) -> None:
+        self.method = method
+        self.codes = method.encode_documents(documents)
+        self.norms = None if method.plain else decoded_norms(method.head, self.codes)
+        copies = [method.rerank] if method.retrieval_only else []
+        self.inverted = InvertedIndex.build(
+            self.codes, decoded_norms=self.norms, embeddings=documents, copies=cast(Any, copies)
+        )
+
+    def search(self, queries: np.ndarray, top_k: int) -> Hits:
+        """Find documents by inverted lists, and rerank them.
+
+        Without reranking, documents that share no latent with a query fill up its hits; with it, -1 does.
+        """
+        codes, dense = self._prepare(queries)
+        if not self.method.rerank:
+            found = self.inverted.search(codes, top_k)
+            return _fill_up(Hits(found.positions, found.scores), len(self.codes))
+        candidates = self.method.candidates
+        found = self.inverted.search(codes, min(top_k, candidates), rescore=self._kind, candidates=candidates, **dense)
+        return Hits(found.positions, found.scores)
+
+    def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Score chosen documents as the last step of a search does."""
+        query_codes, dense = self._prepare(query[None])
+        if self.method.rerank:
+            return self.inverted.rescore(positions[None], self._kind, **dense)[0]
+        chosen = self.codes[positions].astype("float32")
+        if self.norms is None:
+            chosen, query_codes = chosen.normalize(), query_codes.normalize()
+        products = (chosen.to_scipy() @ query_codes.to_scipy().T).toarray().ravel()
+        norms = np.ones_like(products) if self.norms is None else self.norms[positions]
+        return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+
+    @property
+    def _kind(self) -> Any:
+        """What reranks, by the name that the index has for it."""
+        return "self" if self.method.rerank == "decoded" else self.method.rerank
+
+    def _prepare(self, queries: np.ndarray) -> tuple[SparseCodes, dict[str, Any]]:
+        """Compute what the inverted lists need of dense queries, and what reranking needs of them."""
+        method = self.method
+        if method.plain:
+            return encode_embeddings(method.head, queries, method.query_k), {}
+        units = unit_rows(queries)
+        projections = project_queries(method.head, units)
+        dense = {"projections": projections} if method.rerank == "decoded" else {"embeddings": units}
+        return projections.codes(method.query_k), dense
+
+
+def _fill_up(hits: Hits, n_documents: int) -> Hits:
+    """Append documents that share no latent with a query: they score 0 and come last, by position."""
+    positions, scores = hits.positions.copy(), np.where(hits.positions < 0, 0, hits.scores)
+    for row in np.flatnonzero((positions < 0).any(axis=1)):
+        missing = positions[row] < 0
+        is_found = np.zeros(n_documents, bool)
+        is_found[positions[row][~missing]] = True
+        others = np.flatnonzero(~is_found)[: missing.sum()]
+        positions[row, np.flatnonzero(missing)[: len(others)]] = others
+    return Hits(positions, scores)

@@ -1,0 +1,103 @@
+"""Facts for a model card, read from the files of a run: config, recipe, results and plots."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from csr_hf.evaluation.results import Results
+from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.redaction import shareable
+from csr_hf.repository import is_hub_id
+from csr_hf.runs.folder import RunFolder
+
+RESULTS = "results"
+"""Folder of a published model that holds what its card quotes."""
+
+_FIGURES, _RECIPE, _PLOT = "results.json", "recipe.yaml", "retention.png"
+_MTEB_FIGURES, _MTEB_PLOT = "mteb.json", "mteb.png"
+QUOTED_FILES = (_FIGURES, _RECIPE, _PLOT, _MTEB_FIGURES, _MTEB_PLOT)
+"""Names of the files that `copy_run_files` writes into that folder."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the files of a run say."""
+
+    config: dict[str, Any]
+    """The head's config.json."""
+    recipe: dict[str, Any]
+    """The resolved recipe, with `versions` and `results`; empty without one."""
+    measured: list[Results]
+    """Results on held-out rows and on MTEB, those that exist."""
+    plots: list[str]
+    """Names of plots in `results/`: MTEB first, then held-out rows."""
+
+    @classmethod
+    def read(cls, folder: Path) -> CardFacts:
+        """Read what `copy_run_files` wrote, and config.json beside it."""
+        import yaml
+
+        from csr_hf.configuration_csr import CSRConfig
+
+        files = folder / RESULTS
+        config = CSRConfig.from_pretrained(folder).to_dict()
+        recipe = files / _RECIPE
+        return cls(
+            config=config,
+            recipe=(yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}) if recipe.is_file() else {},
+            measured=[Results.load(files / name) for name in (_FIGURES, _MTEB_FIGURES) if (files / name).is_file()],
+            plots=[name for name in (_MTEB_PLOT, _PLOT) if (files / name).is_file()],
+        )
+
+    @cached_property
+    def results(self) -> Results | None:
+        """The rows of all `measured` results; None without any."""
+        datasets = {task: known for part in self.measured for task, known in part.details.get("datasets", {}).items()}
+        rows = [row for part in self.measured for row in part.rows]
+        types = {task: kind for part in self.measured for task, kind in part.details.get("task_types", {}).items()}
+        return Results(rows, {"datasets": datasets, "task_types": types}) if rows else None
+
+    @cached_property
+    def base_model(self) -> str | None:
+        """Hub id of the backbone; None if it is a local folder or unknown."""
+        base = self.config["base_model_name_or_path"]
+        return base if base and is_hub_id(base) else None
+
+
+def copy_run_files(source: str | Path, folder: Path) -> None:
+    """Copy what a card quotes into `folder/results/`: results, plots and recipe, without secrets and local paths.
+
+    Args:
+        source: output folder of `csr-hf run`, or a folder that holds `results/` already. Missing files are left out.
+        folder: the published model.
+    """
+    import yaml
+
+    for name, candidates in _list_sources(Path(source)).items():
+        path = next(filter(Path.is_file, candidates), None)
+        if path is None:
+            continue
+        content = path.read_bytes()
+        if name.endswith(".json"):
+            content = (json.dumps(shareable(json.loads(content)), indent=1) + "\n").encode()
+        elif name == _RECIPE:
+            content = yaml.safe_dump(shareable(yaml.safe_load(content)), sort_keys=False).encode()
+        with written_whole(folder / RESULTS / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def _list_sources(source: Path) -> dict[str, list[Path]]:
+    """List the paths that may hold each quoted file, in a run and in a published model, the first choice first."""
+    run, published = RunFolder.of(source), source / RESULTS
+    mteb = RunFolder.of(run.mteb)
+    return {
+        _FIGURES: [run.results, published / _FIGURES],
+        _RECIPE: [run.recipe, published / _RECIPE, run.model_recipe],
+        _PLOT: [run.plot, published / _PLOT],
+        _MTEB_FIGURES: [mteb.results, published / _MTEB_FIGURES],
+        _MTEB_PLOT: [mteb.plot, published / _MTEB_PLOT],
+    }

@@ -1,0 +1,118 @@
+"""What the Hub reads of a model card: its front matter, and the results of its tasks in `.eval_results/`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS
+from csr_hf.evaluation.results import Row
+from csr_hf.publishing.backbone_facts import BackboneFacts
+from csr_hf.publishing.model_card_facts import CardFacts
+from csr_hf.publishing.model_card_sections import HEAD_METHODS, list_data_sources
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the author of a card adds to the files of a run."""
+
+    repo_id: str = "user/name"
+    """Where the model will be published."""
+    license: str | None = None
+    """Default the backbone's."""
+    datasets: list[str] = field(default_factory=list)
+    """Hub ids of the training data; default the sources in the recipe that are Hub ids."""
+
+    @property
+    def name(self) -> str:
+        """The model's name: `repo_id` without the user."""
+        return self.repo_id.rsplit("/", 1)[-1]
+
+
+def make_card_data(facts: CardFacts, layout: str, options: CardOptions, backbone: BackboneFacts) -> Any:
+    """Make the front matter of a card, a `huggingface_hub.ModelCardData`.
+
+    Args:
+        facts: of the run.
+        layout: "full" or "head"; decides which library the Hub names.
+        options: of the author.
+        backbone: license and language of the backbone.
+    """
+    from huggingface_hub import ModelCardData
+
+    license = options.license or backbone.license
+    datasets = options.datasets or [
+        source
+        for source in list_data_sources(facts.recipe)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and Path(source).suffix not in (*FILE_FORMATS, *ARRAY_FORMATS)
+    ]
+    fields = {
+        "base_model": facts.base_model,
+        "base_model_relation": "adapter" if facts.base_model else None,
+        "library_name": "sentence-transformers" if layout == "full" else "transformers",
+        "pipeline_tag": "feature-extraction",
+        "license": license,
+        "language": backbone.language,
+        "tags": ["sentence-transformers", "sparse-encoder", "sparse", "csr", "csr_hf"],
+        "datasets": datasets or None,
+        **(backbone.extra if license == backbone.license else {}),
+    }
+    if facts.results:
+        rows = _select_main_rows(facts.results.rows)
+        fields |= {"model_name": options.name, "eval_results": [_make_index_entry(facts, row) for row in rows]}
+    return ModelCardData(**{key: value for key, value in fields.items() if value is not None})
+
+
+def make_eval_results(facts: CardFacts) -> dict[str, str]:
+    """Make the files of `.eval_results/`, for the tasks whose data set is on the Hub: file name to YAML text."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files: dict[str, list[EvalResultEntry]] = {}
+    for row in _select_main_rows(facts.results.rows) if facts.results else []:
+        dataset = _dataset_of(facts, row.task)
+        if not dataset:
+            continue
+        entry = EvalResultEntry(
+            dataset_id=dataset["id"],
+            task_id=dataset.get("task_id", "default"),
+            dataset_revision=dataset.get("revision"),
+            value=round(row.score, 4),
+            notes=f"{row.metric}, k={row.k}, {row.bytes_per_vector} bytes a document ({row.method})",
+        )
+        files.setdefault(re.sub(r"\W+", "-", row.task).strip("-") + ".yaml", []).append(entry)
+    return {
+        name: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) for name, entries in files.items()
+    }
+
+
+def _select_main_rows(rows: list[Row]) -> list[Row]:
+    """Select the head's own results in each task's main metric, which is the task's first."""
+    main = {row.task: row.metric for row in reversed(rows)}
+    return [row for row in rows if row.method in HEAD_METHODS and row.metric == main[row.task]]
+
+
+def _make_index_entry(facts: CardFacts, row: Row) -> Any:
+    """Make an entry of `model-index`, the older of the Hub's two formats."""
+    from huggingface_hub import EvalResult
+
+    dataset = _dataset_of(facts, row.task)
+    # Only MTEB results carry task types; a run measures retrieval on its held-out rows.
+    kind = facts.results.details["task_types"].get(row.task, "Retrieval") if facts.results else "Retrieval"
+    return EvalResult(
+        task_type=re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind).lower(),
+        task_name=kind,
+        dataset_type=dataset.get("id") or re.sub(r"\W+", "-", row.task).strip("-").lower(),
+        dataset_name=row.task,
+        dataset_revision=dataset.get("revision"),
+        metric_type=re.sub(r"\W+", "_", row.metric.replace("@", "_at_")).lower(),
+        metric_name=f"{row.metric}, k={row.k}, {row.bytes_per_vector} bytes ({row.method})",
+        metric_value=round(row.score, 4),
+    )
+
+
+def _dataset_of(facts: CardFacts, task: str) -> dict[str, str]:
+    """Return Hub id, revision and task id of a task's data set, as far as the results record them."""
+    return facts.results.details.get("datasets", {}).get(task, {}) if facts.results else {}

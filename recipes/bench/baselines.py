@@ -1,0 +1,312 @@
+"""The systems that csr_hf is compared with, each with the parameters that its authors or users recommend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from codes import DocumentCodes, Int8Rerank
+from csr_hf.sparse_codes import SparseCodes
+from systems import System
+
+
+class _Faiss(System):
+    """An index of faiss, whose bytes are those of its file."""
+
+    package = ("faiss", "faiss-cpu")
+    index: Any
+
+    def build(self) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(self.corpus.threads)
+        self.index = self.make()
+        if not self.index.is_trained:
+            self.index.train(self.corpus.sample(300_000))
+        for rows in self.corpus.blocks():
+            self.index.add(rows)
+
+    @abstractmethod
+    def make(self) -> Any:
+        """Return the empty index."""
+
+    def search(self, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
+        return self.index.search(queries, top_k)[1]
+
+    @property
+    def bytes_per_document(self) -> float:
+        import faiss
+
+        return self.corpus.file_bytes(lambda folder: faiss.write_index(self.index, str(folder / "index")))
+
+
+class FaissFlat(_Faiss):
+    """All inner products, exactly."""
+
+    name = "faiss flat"
+    max_single = 20
+
+    def make(self) -> Any:
+        import faiss
+
+        return faiss.IndexFlatIP(self.corpus.documents.shape[1])
+
+
+class FaissHNSW(_Faiss):
+    """A graph of 32 links a document (64 at its bottom) over float32 embeddings; efConstruction 80."""
+
+    name = "faiss HNSW32"
+    values: ClassVar = {"ef": [48, 64, 96, 128, 160, 192, 256, 384]}
+
+    def make(self) -> Any:
+        import faiss
+
+        index = faiss.IndexHNSWFlat(self.corpus.documents.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 80
+        return index
+
+    def search(self, queries: np.ndarray, top_k: int, ef: int = 64, **setting: Any) -> np.ndarray:
+        self.index.hnsw.efSearch = ef
+        return self.index.search(queries, top_k)[1]
+
+
+class FaissIVFPQ(_Faiss):
+    """Four bits for each four dimensions, compared with shuffles of bytes in visited lists; a byte a dimension ranks.
+
+    At 384 dimensions and 160,000 documents or more it is faiss's "IVF4096,PQ96x4fs,Refine(SQ8)".
+    """
+
+    name = "faiss IVF-PQ fast scan + SQ8"
+    values: ClassVar = {"k_factor": [30, 60], "nprobe": [64, 96, 128, 192, 256, 384, 512, 768]}
+
+    def make(self) -> Any:
+        import faiss
+
+        n, dim = self.corpus.documents.shape
+        lists = max(1, min(4096, n // 39))
+        parts = max(count for count in range(1, dim // 4 + 1) if dim % count == 0)
+        self.largest = {"nprobe": lists}
+        return faiss.index_factory(dim, f"IVF{lists},PQ{parts}x4fs,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT)
+
+    def search(
+        self, queries: np.ndarray, top_k: int, nprobe: int = 64, k_factor: int = 30, **setting: Any
+    ) -> np.ndarray:
+        import faiss
+
+        faiss.ParameterSpace().set_index_parameters(self.index, f"nprobe={nprobe},k_factor_rf={k_factor}")
+        return self.index.search(queries, top_k)[1]
+
+
+class Scann(System):
+    """ScaNN: 2 sqrt(n) leaves with spilling (SOAR), anisotropic quantization, and an int8 copy that ranks."""
+
+    name = "ScaNN"
+    package = ("scann", "scann==1.4.2")
+    values: ClassVar = {"leaves": [15, 20, 30, 40, 60, 80, 120, 160], "reorder": [100]}
+
+    def build(self) -> None:
+        from scann.scann_ops.py import scann_ops_pybind
+
+        n = len(self.corpus.documents)
+        leaves = max(1, round(2 * n**0.5))
+        tree = {"num_leaves": leaves, "num_leaves_to_search": max(1, leaves // 40), "quantize_centroids": True}
+        spilling = {"soar_lambda": 1.5, "overretrieve_factor": 2.0}
+        self.index: Any = (
+            scann_ops_pybind.builder(self.corpus.documents, 10, "dot_product")
+            .tree(**tree, **spilling, training_sample_size=min(n, 250_000))
+            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .reorder(100, quantize=True)
+            .set_n_training_threads(self.corpus.threads)
+            .build()
+        )
+        self.index.set_num_threads(self.corpus.threads)
+        self.largest = {"leaves": leaves, "reorder": n}
+
+    def search(
+        self, queries: np.ndarray, top_k: int, leaves: int = 40, reorder: int = 100, **setting: Any
+    ) -> np.ndarray:
+        options = {"leaves_to_search": leaves, "pre_reorder_num_neighbors": reorder}
+        return self.index.search_batched_parallel(queries, top_k, **options)[0].astype(np.int64)
+
+    def search_one(
+        self, query: np.ndarray, top_k: int, leaves: int = 40, reorder: int = 100, **setting: Any
+    ) -> np.ndarray:
+        options = {"leaves_to_search": leaves, "pre_reorder_num_neighbors": reorder}
+        return self.index.search(query, top_k, **options)[0]
+
+    @property
+    def bytes_per_document(self) -> float:
+        return self.corpus.file_bytes(lambda folder: self.index.serialize(str(folder)))
+
+
+class SymphonyQG(System):
+    """A graph of degree 32 that holds quantized neighbors beside each document; 8 bits a dimension rank."""
+
+    name = "SymphonyQG"
+    package = ("rabitqlib", "rabitqlib==0.7.1")
+    values: ClassVar = {"ef": [32, 48, 64, 96, 128, 200, 320, 500]}
+
+    def build(self) -> None:
+        from rabitqlib import SymqgIndex
+
+        self.index: Any = SymqgIndex(self.corpus.documents.shape[1], 32, metric="ip", quantization_bits=8)
+        self.index.build(self.corpus.documents, ef_construction=200, num_threads=self.corpus.threads)
+
+    def search(self, queries: np.ndarray, top_k: int, ef: int = 64, **setting: Any) -> np.ndarray:
+        threads = min(self.corpus.threads, len(queries))
+        return np.asarray(self.index.search(queries, k=top_k, ef=ef, num_threads=threads)[0], np.int64)
+
+    @property
+    def bytes_per_document(self) -> float:
+        return self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
+
+
+class IVFRaBitQ(System):
+    """Inverted lists of RaBitQ's codes of 8 bits a dimension."""
+
+    name = "IVF-RaBitQ"
+    package = ("rabitqlib", "rabitqlib==0.7.1")
+    values: ClassVar = {"nprobe": [64, 96, 128, 192, 256, 384, 512, 768]}
+
+    def build(self) -> None:
+        from rabitqlib import FinalAssignmentMode, IvfIndex, RaBitQKMeans
+
+        n, dim = self.corpus.documents.shape
+        lists, threads = max(1, min(4096, n // 39)), self.corpus.threads
+        exact = FinalAssignmentMode.Exact
+        clusters = RaBitQKMeans(dim, lists, num_threads=threads, final_assignment=exact)
+        clusters.train(self.corpus.documents)
+        self.index: Any = IvfIndex(dim=dim, max_elements=n, num_clusters=lists, nbits=8, metric="ip")
+        self.index.build(self.corpus.documents, clusters.centroids, clusters.assignments, num_threads=threads)
+        self.largest = {"nprobe": lists}
+
+    def search(self, queries: np.ndarray, top_k: int, nprobe: int = 64, **setting: Any) -> np.ndarray:
+        threads = min(self.corpus.threads, len(queries))
+        return np.asarray(self.index.search(queries, k=top_k, nprobe=nprobe, num_threads=threads)[0], np.int64)
+
+    @property
+    def bytes_per_document(self) -> float:
+        return self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
+
+
+class FaissBinary(System):
+    """All signs, compared by their Hamming distance; csr_hf's int8 copy ranks the nearest."""
+
+    name = "faiss binary + int8"
+    package = ("faiss", "faiss-cpu")
+    values: ClassVar = {"candidates": [100, 300, 1000, 3000]}
+    index: Any
+
+    def build(self) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(self.corpus.threads)
+        # Eight signs are a byte; what the last one lacks is the same in all.
+        self._width = -(-self.corpus.documents.shape[1] // 8)
+        self.index = faiss.IndexBinaryFlat(8 * self._width)
+        for rows in self.corpus.blocks():
+            self.index.add(np.packbits(rows > 0, axis=1))
+        self.rerank = Int8Rerank(self.corpus.documents, self.corpus.threads)
+        self.largest = {"candidates": len(self.corpus.documents)}
+
+    def search(self, queries: np.ndarray, top_k: int, candidates: int = 300, **setting: Any) -> np.ndarray:
+        found = self.index.search(np.packbits(queries > 0, axis=1), candidates)[1]
+        return self.rerank.best(queries, found, top_k)
+
+    @property
+    def bytes_per_document(self) -> float:
+        return self._width + self.rerank.bytes_per_document
+
+
+class Seismic(System):
+    """Seismic over the same codes, with its own defaults; csr_hf's int8 copy ranks what it finds."""
+
+    name = "Seismic + int8"
+    package = ("seismic", "pyseismic-lsr")
+    needs_codes = True
+    max_single = 50
+    values: ClassVar = {"cut": [16, 64], "heap_factor": [0.9, 0.7], "candidates": [1000]}
+
+    def build(self) -> None:
+        import seismic
+
+        given, file = self.corpus.encoded, self.corpus.folder / "seismic.bin"
+        _write_seismic(scaled(given), file)
+        with _quiet_output():
+            self.index: Any = seismic.SeismicIndexRaw.build(str(file))
+        file.unlink()
+        self.rerank = Int8Rerank(self.corpus.documents, self.corpus.threads)
+        self._query_k, self._encoder = min(2 * given.codes.k, given.codes.dim), given.query_encoder
+        self.largest = {"cut": self._query_k, "candidates": len(self.corpus.documents)}
+
+    def search(
+        self,
+        queries: np.ndarray,
+        top_k: int,
+        cut: int = 32,
+        heap_factor: float = 0.8,
+        candidates: int = 300,
+        **setting: Any,
+    ) -> np.ndarray:
+        threads = self.corpus.threads
+        codes = self._encoder.codes(queries, self._query_k, threads=threads)
+        if len(codes) == 1:
+            order = np.argsort(codes.indices[0])
+            latents, weights = codes.indices[0][order].astype(np.int32), codes.values[0][order]
+            found = [self.index.search(latents, weights, candidates, cut, heap_factor, 0, True)]
+        else:
+            # It takes batches of numbered latents from files alone.
+            file = self.corpus.folder / "seismic-queries.bin"
+            _write_seismic(codes, file)
+            found = self.index.batch_search(str(file), candidates, cut, heap_factor, 0, True, num_threads=threads)
+        positions = np.full((len(queries), candidates), -1, np.int64)
+        for row, hits in zip(positions, found, strict=True):
+            row[: len(hits)] = [position for _, position in hits]
+        return self.rerank.best(queries, positions, top_k)
+
+    @property
+    def bytes_per_document(self) -> float:
+        with _quiet_output():
+            lists = self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
+        return lists + self.rerank.bytes_per_document
+
+
+def scaled(given: DocumentCodes) -> SparseCodes:
+    """Divide codes by the norms of what they decode to: inner products with queries are then csr_hf's scores."""
+    norms = np.where(given.norms > 0, given.norms, 1)[:, None]
+    values = given.codes.values.astype(np.float32) / norms
+    return SparseCodes(given.codes.indices, values, given.codes.dim, given.codes.head_fingerprint, check=False)
+
+
+def _write_seismic(codes: SparseCodes, path: Path) -> None:
+    """Write Seismic's format: the number of rows, and of each its length, ascending latents and their values."""
+    n, k = codes.indices.shape
+    order = np.argsort(codes.indices, axis=1)
+    records = np.empty((n, 1 + 2 * k), np.uint32)
+    records[:, 0] = k
+    records[:, 1 : 1 + k] = np.take_along_axis(codes.indices, order, axis=1)
+    records[:, 1 + k :] = np.take_along_axis(codes.values.astype(np.float32), order, axis=1).view(np.uint32)
+    with path.open("wb") as file:
+        file.write(np.uint32(n).tobytes())
+        records.tofile(file)
+
+
+@contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Keep what native code prints off the terminal."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,40 @@
+"""The code blocks and commands of the recipe run as they are written."""
+
+import re
+import shlex
+
+import pytest
+from datasets import Dataset
+
+from csr_hf.cli.main import main
+from tests.helpers.scripts import ROOT
+from tests.publishing.conftest import make_head, make_results, write_run
+
+RECIPE = (ROOT / "recipes" / "engines.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def quickstart(backbone, tmp_path, monkeypatch):
+    """A working folder with the head and the corpus that the recipe speaks of."""
+    pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "quickstart", make_head(), make_results())
+    bodies = ["Matrices are multiplied row by column.", "A file is read line by line.", "Lists are sorted in place."]
+    Dataset.from_dict({"id": ["a", "b", "c"], "body": bodies}).to_parquet("docs.parquet")
+
+
+def test_blocks_run(quickstart, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", RECIPE, re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(compile(block, "recipe", "exec"), names)
+    assert {"'a'", "'b'"} == set(re.findall(r"'\w'", capsys.readouterr().out))
+
+
+def test_commands_run(quickstart, capsys):
+    commands = re.findall(r"^    csr-hf (.*)$", RECIPE, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["index", "search"]
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    assert "Matrices are multiplied row by column." in capsys.readouterr().out
