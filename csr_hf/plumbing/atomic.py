@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write a file or a folder under; it takes the place of `path` at the end.
+    """Write a file or a folder under a temporary name beside `path`, and rename it to `path` at the end of the block.
 
-    On any failure what was written is removed, and an older `path` stays as it was.
+    On any failure the temporary file or folder is removed, and an older `path` stays as it was.
 
     Args:
-        path: the file or folder to write. Missing parent folders are made.
+        path: the file or folder to write. Missing parent folders are created.
 
     Yields:
         The temporary path, which does not exist yet.
@@ -41,10 +41,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Find out before hours of work whether `folder`, which need not exist, can be written.
+    """Check before hours of work that a folder can be written; nothing is left behind.
+
+    Args:
+        folder: it need not exist.
 
     Raises:
-        ValueError: if it cannot, with the reason; nothing is left behind.
+        ValueError: if it cannot be written, with the reason.
     """
     existing = Path(folder).absolute()
     while not os.path.lexists(existing):
@@ -60,7 +63,7 @@ def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    # A folder cannot be replaced in one step: the old one steps aside, and comes back should the new one fail.
+    # A folder cannot be replaced in one step: the old one is renamed first, and renamed back if that fails.
     aside = temporary.with_name(temporary.name + ".old")
     os.replace(path, aside)
     try:

@@ -1,4 +1,4 @@
-"""What several training processes tell each other, and whether there are as many as the user asked for."""
+"""Communication between training processes, and the check that as many run as the user demands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number, and how many train together."""
+    """Return this process's number and the number of processes; (0, 1) for a process that trains alone."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -20,7 +20,11 @@ def rank_and_world() -> tuple[int, int]:
 
 @contextmanager
 def processes() -> Iterator[bool]:
-    """Work together with the others that `torchrun` or `accelerate launch` started; whether this is the first."""
+    """Join the other processes that `torchrun` or `accelerate launch` started, and leave them at the end.
+
+    Yields:
+        Whether this process is the first.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -33,22 +37,25 @@ def processes() -> Iterator[bool]:
 
 
 def trains_on_cpu() -> bool:
-    """Whether there is no accelerator, or ACCELERATE_USE_CPU says to leave it alone."""
+    """Return whether there is no accelerator, or the environment variable ACCELERATE_USE_CPU forbids its use."""
     from accelerate.utils import parse_flag_from_env
 
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this call."""
     if rank_and_world()[1] > 1:
         dist.barrier()
 
 
-def gathered(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all processes, one after the other in order of rank; gradients flow back to their owners.
+def gather_from_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate the tensors of all processes in order of rank; gradients flow back to the process of each.
 
-    All must have the same shape. The gradient that arrives at a process is the sum over the losses of all.
+    The gradient that arrives at a process is the sum over the losses of all processes.
+
+    Args:
+        tensor: of the same shape in every process.
     """
     if rank_and_world()[1] == 1:
         return tensor
@@ -56,8 +63,8 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, without a gradient."""
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all processes, without a gradient."""
     if rank_and_world()[1] == 1:
         return tensor
     total = tensor.detach().clone()
@@ -81,18 +88,18 @@ class _Gather(torch.autograd.Function):
 
 
 def check_processes(running: int, wanted: int | None) -> None:
-    """Refuse to train with another number of processes than was asked for.
+    """Refuse to train with another number of processes than the user wants.
 
     Args:
-        running: processes that train.
-        wanted: what the recipe asks for; None for any number.
+        running: number of processes that train.
+        wanted: `num_processes` of the arguments; None accepts any number.
 
     Raises:
-        ValueError: if the numbers differ, with a command that works.
+        ValueError: if the numbers differ, with a command that starts as many.
     """
     if wanted is not None and wanted != running:
         raise ValueError(
-            f"`num_processes` ({wanted}) were asked for and {running} started. On a CPU `accelerate launch` starts "
-            f"one, whatever --num_processes says. Use `torchrun --nproc_per_node {wanted} -m csr_hf.cli train RECIPE` "
-            "(recipes/accelerate_configs)."
+            f"`num_processes` ({wanted}) differs from the {running} that started. On a CPU `accelerate launch --cpu` "
+            f"starts one, whatever --num_processes says. Use `torchrun --nproc_per_node {wanted} -m csr_hf.cli train "
+            "RECIPE` (recipes/accelerate_configs)."
         )

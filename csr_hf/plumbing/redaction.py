@@ -1,4 +1,4 @@
-"""What must not leave the machine: access tokens, and where on it things lie."""
+"""Removes what must not leave the machine: access tokens, passwords, and folders of absolute paths."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])
 
 
 def without_secrets(text: str) -> str:
-    """The text with Hub tokens, and names and passwords in addresses, replaced by `***`."""
+    """Replace Hub tokens, and names and passwords in addresses, by `***`."""
     return _PASSWORD.sub("***", _TOKEN.sub(r"\1_***", text))
 
 
 def shareable(value: Any) -> Any:
-    """Nested values whose texts hold no secrets, and of absolute paths the last part alone."""
+    """Remove secrets from the texts in nested values, and shorten absolute paths to their last part."""
     if isinstance(value, dict):
         return {key: _command(entry) if key == "command" else shareable(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def shareable(value: Any) -> Any:
 
 
 def _command(line: Any) -> Any:
-    """A command line, argument by argument: paths in it may hold spaces."""
+    """Shorten the paths of a command line, argument by argument: they may contain spaces."""
     try:
         arguments = shlex.split(line)
     except (ValueError, TypeError, AttributeError):
@@ -39,7 +39,7 @@ def _command(line: Any) -> Any:
 
 
 def _last_part(text: str) -> str:
-    """Of a text that is a path, or a flag with one (`--flag=/path`), no more than the last part."""
+    """Shorten a text that is a path, or a flag with one (`--flag=/path`), to the last part of the path."""
     flag, equals, path = text.partition("=") if text.startswith("--") else ("", "", text)
     if not _PATH.match(path) or "\n" in path:
         return text

@@ -1,7 +1,7 @@
-"""Kernels on several threads: they release the interpreter's lock, so plain Python threads suffice.
+"""Runs compiled kernels on several threads. They release the interpreter's lock, so plain Python threads suffice.
 
-numba's own parallel regions would be as fast, but cost seconds of compilation each, abort the process when entered
-from two threads at once (workqueue) or after a fork (OpenMP), and divide work only in advance.
+numba's parallel regions would be as fast, but cost seconds of compilation each, abort the process when entered from
+two threads at once (workqueue) or after a fork (OpenMP), and divide work only in advance.
 """
 
 from __future__ import annotations
@@ -15,25 +15,34 @@ from typing import Any
 
 
 def available_threads() -> int:
-    """Cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spin_briefly() -> None:
-    """Have torch's idle OpenMP threads sleep soon, rather than spin for milliseconds on cores that kernels want.
+    """Let torch's idle OpenMP threads sleep soon, instead of spinning for milliseconds on cores that kernels need.
 
-    A training step is half matrix products and half kernels, which else wait for each other's threads. Only before
-    torch is imported, and with GNU's OpenMP, which its packages for Linux bring. What the user has set stays.
+    A training step is half matrix products and half kernels, which would wait for each other's threads. Takes effect
+    only before torch is imported, and with GNU's OpenMP, which the Linux packages of torch contain. A setting of the
+    user stays as it is.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def run(function: Callable[..., Any], tasks: Iterable[tuple], threads: int) -> list[Any]:
-    """Results of `function(*task)` for all tasks, in order, at most `threads` of them at a time.
+    """Call `function(*task)` for all tasks on up to `threads` threads, the calling one included.
 
-    The calling thread works too. Tasks are handed out as threads become free. If one fails, no further task starts
-    and its exception is raised once the running ones have ended.
+    Tasks are handed out as threads become free. If one fails, no further task starts, and its exception is raised once
+    the running ones have ended.
+
+    Args:
+        function: called once a task.
+        tasks: arguments of each call.
+        threads: most calls at a time.
+
+    Returns:
+        The results, in the order of the tasks.
     """
     tasks = list(tasks)
     if threads == 1 or len(tasks) < 2:
@@ -45,11 +54,11 @@ def run(function: Callable[..., Any], tasks: Iterable[tuple], threads: int) -> l
     def work() -> None:
         while True:
             with lock:
-                at, task = next(pending, (-1, ()))
-            if at < 0:
+                number, task = next(pending, (-1, ()))
+            if number < 0:
                 return
             try:
-                results[at] = function(*task)
+                results[number] = function(*task)
             except BaseException:
                 with lock:
                     for _ in pending:
@@ -74,5 +83,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has the pools but not their threads, and would wait for them for ever.
+    # A forked child has the pools but not their threads, and would wait for them forever.
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,8 +1,9 @@
-"""Every knob of a training run, with presets."""
+"""Settings of a training run, with presets."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -25,19 +26,19 @@ class CSRTrainingArguments:
     """
 
     output_dir: str | None = None
-    """Where checkpoints, log and trackers go; a run sets it to its own folder."""
+    """Where checkpoints, log and trackers go; the `output_dir` of a run's recipe takes its place."""
     max_steps: Count = 2000
     """Optimizer steps."""
     per_device_train_batch_size: Annotated[int, Field(ge=2, strict=True)] = 512
-    """Embeddings a process takes at a time."""
+    """Embeddings that a process takes at a time."""
     learning_rate: Positive = 2e-3
     """Peak learning rate of Adam."""
     lr_scheduler_type: Literal["cosine", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps in which the learning rate rises from 0."""
-    adam_epsilon: float = 6.25e-10
-    """Adam's epsilon (the official code's)."""
+    adam_epsilon: Weight = 6.25e-10
+    """Adam's epsilon; the default is that of the paper's code."""
     max_grad_norm: Weight = 1.0
     """Gradients are clipped to this norm; 0 switches clipping off."""
     reconstruction: Annotated[dict[str, Weight], Field(min_length=1)] = field(
@@ -85,13 +86,18 @@ class CSRTrainingArguments:
     def __post_init__(self) -> None:
         for multiple in self.reconstruction:
             try:
-                is_positive = float(multiple) > 0
+                is_usable = 0 < float(multiple) < math.inf
             except ValueError:
-                is_positive = False
-            if not is_positive:
+                is_usable = False
+            if not is_usable:
                 raise ValueError(
                     f"`reconstruction` names {multiple!r}. Give multiples of k above 0 and their weights."
                 )
+        if not (any(self.reconstruction.values()) or self.gamma or self.distillation or self.balance):
+            raise ValueError(
+                "the weights of `reconstruction`, `gamma`, `distillation` and `balance` are all 0: "
+                "there is nothing to learn. Raise one of them."
+            )
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> CSRTrainingArguments:
@@ -111,15 +117,15 @@ class CSRTrainingArguments:
         return cls(**{**PRESETS[preset], **overrides})
 
     def decisive(self) -> dict[str, Any]:
-        """Return the arguments that the trained weights depend on."""
-        return {name: value for name, value in self.to_dict().items() if name not in _INDIFFERENT}
+        """Return the arguments that the trained weights depend on: a run is resumed with the same ones."""
+        return {name: value for name, value in self.to_dict().items() if name not in _NOT_DECISIVE}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for YAML or JSON."""
         return dataclasses.asdict(self)
 
 
-_INDIFFERENT = ("output_dir", "logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
+_NOT_DECISIVE = ("output_dir", "logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
 
 _PUBLISHED: dict[str, Any] = {
     "error": "element",
@@ -148,5 +154,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named sets of arguments; what a preset leaves out has the default.
 
 `csr` is the released code of arXiv 2503.01776 (batches of 4,096 there, on a million embeddings), `csrv2` the head-only
-part of arXiv 2602.05735: its contrast needs pairs, or labels with `contrast: labels`. `csr_hf` is ours.
+part of arXiv 2602.05735: its contrast needs pairs, or labels with `contrast: labels`. `csr_hf` is what measured best
+in this project.
 """

@@ -1,4 +1,4 @@
-"""The batches of a training run: which rows a step takes, scaled, on the device."""
+"""Batches of a training run: the rows that each process takes at each step, scaled, on the device."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Batch(NamedTuple):
     n: int
     """Number of rows."""
     labels: torch.Tensor | None = None
-    """Classes of the rows, shape (n,); those below 0 have none."""
+    """Classes of the rows, int64, shape (n,); rows below 0 have none."""
     modalities: torch.Tensor | None = None
-    """Places of all embeddings' modalities among the head's, int64, shape (parts * n,); None: there is one."""
+    """Each embedding's modality, as its place in the head's list, int64, shape (parts * n,); None: there is one."""
 
 
 class Batches:
-    """The batches of a run, a function of the step alone.
+    """The batches of this process, a function of (seed, step) alone.
 
-    Embeddings are divided by `scale`, a power of two near their standard deviation, so that one learning rate serves
-    embeddings of any scale; no bit is lost.
+    Embeddings are divided by a power of two near their standard deviation, so that one learning rate serves embeddings
+    of any scale; that division is exact.
 
     Args:
         train_dataset: embeddings or sources.
@@ -47,8 +47,11 @@ class Batches:
 
     Attributes:
         rows: the training data.
-        scale: what embeddings are divided by.
-        variance: mean ||x - mean(x)||^2 of what is divided by it.
+        scale: power of two that embeddings are divided by.
+        variance: mean ||x - mean(x)||^2 of the divided embeddings.
+        rank: number of this process.
+        world: number of processes.
+        device: of the batches.
 
     Raises:
         ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
@@ -75,7 +78,7 @@ class Batches:
         return self._local_size * self.world
 
     def at(self, step: int) -> Batch:
-        """Return this process's share of the global batch of a step."""
+        """Read this process's share of the batch of a step."""
         first = step * self.size + self.rank * self._local_size
         chosen = self._order.rows(np.arange(first, first + self._local_size))
         parts, labels = [self.rows.rows(chosen)], None
@@ -115,7 +118,7 @@ def _make_rows(train_dataset: TrainDataset, contrast: str, model: CSRModel) -> T
 
 
 def _measure_scale(rows: TrainingRows) -> tuple[float, float]:
-    """Measure a power of two near the standard deviation, and the variance of what is divided by it."""
+    """Measure a power of two near the standard deviation of an even sample, and the variance once divided by it."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)
     sample = rows.rows(chosen).astype(np.float64)
     variance = float(np.square(sample - sample.mean(0)).sum(1).mean())

@@ -16,9 +16,10 @@ _STATE = "trainer_state.json"
 
 
 def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], record: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step_XXXXXXX` under a temporary name, rename it, and remove all but the newest `keep`.
+    """Write `folder/step_XXXXXXX` whole, and remove all but the newest `keep` checkpoints.
 
-    Later steps are of a run that this one has gone back behind; they are removed too, not mistaken for its newest.
+    Checkpoints of later steps are left from a run that went further and was started anew; they are removed as well, so
+    that the checkpoint written last is the newest.
 
     Args:
         folder: where checkpoints live.
@@ -26,6 +27,9 @@ def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], recor
         states: tensors of optimizer, scheduler and scaler, by name.
         record: JSON values; must hold `step`.
         keep: number of checkpoints to keep.
+
+    Returns:
+        The folder of the checkpoint.
     """
     target = folder / f"step_{record['step']:07d}"
     with written_whole(target) as temporary:
@@ -41,12 +45,19 @@ def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], recor
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """List the complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if (path / _STATE).is_file())
 
 
 def load_checkpoint(path: Path, names: list[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    """Weights, states and record of a checkpoint. Nothing is unpickled beyond tensors and plain values.
+    """Load weights, states and record of a checkpoint; nothing is unpickled beyond tensors and plain values.
+
+    Args:
+        path: folder of the checkpoint.
+        names: of the states to load.
+
+    Returns:
+        Weights by parameter, states by name, and the record.
 
     Raises:
         ValueError: if the folder is no complete checkpoint.

@@ -1,8 +1,8 @@
-"""Compiled loops over active latents: what a training step costs beyond one matrix product.
+"""Compiled loops over active latents: all that a training step on a CPU does beside one matrix product.
 
-Arrays are C-contiguous; values float32, indices int32, both (n, k). The first value of a row that is not positive ends
-it: what follows is not active. `levels` ascends; the last of it is k. Every loop works on rows (or latents) `start` to
-`stop`, so that threads can share it.
+Codes are two C-contiguous arrays of shape (n, k): `values` float32 and `latents` int32. The first value of a row that
+is not positive ends it: later entries are not active. `levels` ascends and ends with k. Every loop runs over the rows
+(or latents) from `start` to `stop` alone, so that threads can share it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from csr_hf.plumbing.jit import jit
 
-_HALVINGS = 48
+_MAX_HALVINGS = 48
 _LOW_BITS = 0xFFFFFFFF
 # Sums may be reordered, so that they use whole vectors; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
@@ -19,21 +19,21 @@ _FAST = {"reassoc", "contract", "nsz"}
 
 @jit(fastmath={"reassoc", "nsz"})
 def _count_above(entries: np.ndarray, bound: np.float32) -> np.float32:
-    # A sum of floats, because that is what compilers turn into whole vectors.
+    # A sum of floats, because compilers turn that into whole vectors.
     count = np.float32(0)
-    for place in range(len(entries)):
-        count += np.float32(1) if entries[place] > bound else np.float32(0)
+    for position in range(len(entries)):
+        count += np.float32(1) if entries[position] > bound else np.float32(0)
     return count
 
 
 @jit()
-def _bound(entries: np.ndarray, k: int, guess: np.float32) -> np.float32:
-    """A bound that at least k entries lie above, and seldom many more; 0 if fewer are positive."""
+def _find_bound(entries: np.ndarray, k: int, guess: np.float32) -> np.float32:
+    """Find by bisection a bound that at least k entries exceed, and seldom many more; 0 if fewer are positive."""
     low, high = np.float32(0), np.float32(np.inf)
     if _count_above(entries, low) <= k:
         return low
     middle = guess if guess > 0 else np.float32(1)
-    for _ in range(_HALVINGS):
+    for _ in range(_MAX_HALVINGS):
         count = _count_above(entries, middle)
         if count < k:
             high = middle
@@ -46,8 +46,8 @@ def _bound(entries: np.ndarray, k: int, guess: np.float32) -> np.float32:
 
 
 @jit()
-def _partition(keys: np.ndarray, end: int, nth: int) -> None:
-    """Reorder keys[:end] so that keys[:nth] are the largest (quickselect)."""
+def _partition(keys: np.ndarray, end: int, count: int) -> None:
+    """Reorder keys[:end] so that keys[:count] are the largest (quickselect)."""
     left, right = 0, end
     while right - left > 1:
         first, middle, last = keys[left], keys[(left + right) >> 1], keys[right - 1]
@@ -62,38 +62,52 @@ def _partition(keys: np.ndarray, end: int, nth: int) -> None:
                 keys[i], keys[j] = keys[j], keys[i]
                 i += 1
                 j -= 1
-        if nth <= j:
+        if count <= j:
             right = j + 1
-        elif nth >= i:
+        elif count >= i:
             left = i
         else:
             return
 
 
 @jit()
-def select(
-    pre: np.ndarray, levels: np.ndarray, values: np.ndarray, indices: np.ndarray, start: int, stop: int
+def select_largest(
+    pre_activations: np.ndarray,
+    levels: np.ndarray,
+    values: np.ndarray,
+    latents: np.ndarray,
+    start: int,
+    stop: int,
 ) -> None:
-    """The largest positive entries of each row of `pre`, shape (n, hidden_dim); the first ones on a tie.
+    """Write the k largest positive pre-activations of each row to `values` and `latents`; on a tie the first ones.
 
-    The first `level` of a row are its `level` largest, for every level, in no order of their own. A row with fewer
-    positive entries ends with zeros.
+    For every level, the first `level` entries of a row are its `level` largest, in no order among themselves. A row
+    with fewer positive pre-activations ends with zeros.
+
+    Args:
+        pre_activations: float32, shape (n, hidden_dim).
+        levels: see above.
+        values: written, shape (n, k).
+        latents: written, shape (n, k).
+        start: first row.
+        stop: row after the last.
     """
     k = values.shape[1]
-    keys, chosen = np.empty(pre.shape[1], np.uint64), np.empty(pre.shape[1] + 1, np.int32)
+    keys = np.empty(pre_activations.shape[1], np.uint64)
+    candidates = np.empty(pre_activations.shape[1] + 1, np.int32)
     bound = np.float32(0)
     for row in range(start, stop):
-        entries = pre[row]
+        entries = pre_activations[row]
         # Rows are alike: the bound of one is a good guess for the next.
-        bound = _bound(entries, k, bound)
+        bound = _find_bound(entries, k, bound)
         count = np.int32(0)
         for latent in range(len(entries)):
-            chosen[count] = latent
+            candidates[count] = latent
             count += np.int32(entries[latent] > bound)
-        for place in range(count):
+        for position in range(count):
             # Positive floats are ordered like their bits.
-            bits = np.uint64(np.float32(entries[chosen[place]]).view(np.uint32))
-            keys[place] = (bits << np.uint64(32)) | np.uint64(_LOW_BITS - chosen[place])
+            bits = np.uint64(np.float32(entries[candidates[position]]).view(np.uint32))
+            keys[position] = (bits << np.uint64(32)) | np.uint64(_LOW_BITS - candidates[position])
         end = count
         for number in range(len(levels) - 1, -1, -1):
             if levels[number] < end:
@@ -102,168 +116,208 @@ def select(
         for rank in range(k):
             key = keys[rank] if rank < count else np.uint64(_LOW_BITS)
             values[row, rank] = np.uint32(key >> np.uint64(32)).view(np.float32)
-            indices[row, rank] = np.int32(np.uint64(_LOW_BITS) - (key & np.uint64(_LOW_BITS)))
+            latents[row, rank] = np.int32(np.uint64(_LOW_BITS) - (key & np.uint64(_LOW_BITS)))
 
 
 @jit(fastmath=_FAST)
 def decode(
     values: np.ndarray,
-    indices: np.ndarray,
+    latents: np.ndarray,
     atoms: np.ndarray,
-    bias: np.ndarray,
+    pre_bias: np.ndarray,
     levels: np.ndarray,
     decoded: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Sum of the first `level` atoms of each row, for every level; `decoded` has the shape (levels, n, dim)."""
+    """Write the reconstruction from the first `level` entries of each row, for every level.
+
+    Args:
+        values: of the codes.
+        latents: of the codes.
+        atoms: rows of the decoder, shape (hidden_dim, dim).
+        pre_bias: shape (dim,).
+        levels: see above.
+        decoded: written, shape (levels, n, dim).
+        start: first row.
+        stop: row after the last.
+    """
     for row in range(start, stop):
-        total, codes, places = bias.copy(), values[row], indices[row]
+        total, row_values, row_latents = pre_bias.copy(), values[row], latents[row]
         rank = 0
         for number in range(len(levels)):
             # Four atoms at a time: the sum is read and written once for all of them.
-            while rank + 3 < levels[number] and codes[rank + 3] > 0:
-                w0, w1, w2, w3 = codes[rank], codes[rank + 1], codes[rank + 2], codes[rank + 3]
-                a0, a1 = atoms[places[rank]], atoms[places[rank + 1]]
-                a2, a3 = atoms[places[rank + 2]], atoms[places[rank + 3]]
+            while rank + 3 < levels[number] and row_values[rank + 3] > 0:
+                v0, v1, v2, v3 = row_values[rank], row_values[rank + 1], row_values[rank + 2], row_values[rank + 3]
+                a0, a1 = atoms[row_latents[rank]], atoms[row_latents[rank + 1]]
+                a2, a3 = atoms[row_latents[rank + 2]], atoms[row_latents[rank + 3]]
                 for axis in range(len(total)):
-                    total[axis] += w0 * a0[axis] + w1 * a1[axis] + w2 * a2[axis] + w3 * a3[axis]
+                    total[axis] += v0 * a0[axis] + v1 * a1[axis] + v2 * a2[axis] + v3 * a3[axis]
                 rank += 4
-            while rank < levels[number] and codes[rank] > 0:
-                weight, atom = codes[rank], atoms[places[rank]]
+            while rank < levels[number] and row_values[rank] > 0:
+                value, atom = row_values[rank], atoms[row_latents[rank]]
                 for axis in range(len(total)):
-                    total[axis] += weight * atom[axis]
+                    total[axis] += value * atom[axis]
                 rank += 1
             decoded[number, row] = total
 
 
 @jit(fastmath=_FAST)
-def gradient_of_values(
+def add_value_gradients(
     values: np.ndarray,
-    indices: np.ndarray,
+    latents: np.ndarray,
     atoms: np.ndarray,
     levels: np.ndarray,
-    from_level: np.ndarray,
-    gradient: np.ndarray,
+    decoded_gradients: np.ndarray,
+    gradients: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Add to `gradient`, shape (n, k), what reaches each active value through the reconstructions.
+    """Add to `gradients` what reaches each active value through the reconstructions; set the others to 0.
 
-    `from_level[l]` is the gradient of all reconstructions of level l and above, shape (n, dim).
+    Args:
+        values: of the codes.
+        latents: of the codes.
+        atoms: rows of the decoder, shape (hidden_dim, dim).
+        levels: see above.
+        decoded_gradients: [l] is the gradient of the reconstructions of level number l and all above, shape
+            (levels, n, dim).
+        gradients: added to, shape (n, k).
+        start: first row.
+        stop: row after the last.
     """
     zero = np.float32(0)
     for row in range(start, stop):
-        codes, places, own = values[row], indices[row], gradient[row]
+        row_values, row_latents, row_gradients = values[row], latents[row], gradients[row]
         rank = 0
         for number in range(len(levels)):
-            arriving = from_level[number, row]
-            while rank + 3 < levels[number] and codes[rank + 3] > 0:
-                a0, a1 = atoms[places[rank]], atoms[places[rank + 1]]
-                a2, a3 = atoms[places[rank + 2]], atoms[places[rank + 3]]
+            incoming = decoded_gradients[number, row]
+            while rank + 3 < levels[number] and row_values[rank + 3] > 0:
+                a0, a1 = atoms[row_latents[rank]], atoms[row_latents[rank + 1]]
+                a2, a3 = atoms[row_latents[rank + 2]], atoms[row_latents[rank + 3]]
                 t0, t1, t2, t3 = zero, zero, zero, zero
-                for axis in range(len(arriving)):
-                    value = arriving[axis]
-                    t0 += value * a0[axis]
-                    t1 += value * a1[axis]
-                    t2 += value * a2[axis]
-                    t3 += value * a3[axis]
-                own[rank] += t0
-                own[rank + 1] += t1
-                own[rank + 2] += t2
-                own[rank + 3] += t3
+                for axis in range(len(incoming)):
+                    slope = incoming[axis]
+                    t0 += slope * a0[axis]
+                    t1 += slope * a1[axis]
+                    t2 += slope * a2[axis]
+                    t3 += slope * a3[axis]
+                row_gradients[rank] += t0
+                row_gradients[rank + 1] += t1
+                row_gradients[rank + 2] += t2
+                row_gradients[rank + 3] += t3
                 rank += 4
-            while rank < levels[number] and codes[rank] > 0:
-                atom, total = atoms[places[rank]], zero
-                for axis in range(len(arriving)):
-                    total += arriving[axis] * atom[axis]
-                own[rank] += total
+            while rank < levels[number] and row_values[rank] > 0:
+                atom, total = atoms[row_latents[rank]], zero
+                for axis in range(len(incoming)):
+                    total += incoming[axis] * atom[axis]
+                row_gradients[rank] += total
                 rank += 1
-        own[rank:] = 0
+        row_gradients[rank:] = 0
 
 
 @jit()
-def by_latent(values: np.ndarray, indices: np.ndarray, hidden_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Active entries grouped by latent: bounds (hidden_dim + 1,), and row and rank of each entry, rows ascending."""
+def group_by_latent(
+    values: np.ndarray, latents: np.ndarray, hidden_dim: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group the active entries of codes by latent.
+
+    Returns:
+        indptr: where the entries of each latent begin and end, int64, shape (hidden_dim + 1,).
+        rows: of the entries, ascending within a latent, int32.
+        ranks: of the entries, their places in the row, int32.
+    """
     n, k = values.shape
-    bounds = np.zeros(hidden_dim + 1, np.int64)
+    indptr = np.zeros(hidden_dim + 1, np.int64)
     for row in range(n):
         for rank in range(k):
             if values[row, rank] <= 0:
                 break
-            bounds[indices[row, rank] + 1] += 1
-    bounds = np.cumsum(bounds)
-    free = bounds[:-1].copy()
-    rows, ranks = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.int32)
+            indptr[latents[row, rank] + 1] += 1
+    indptr = np.cumsum(indptr)
+    free = indptr[:-1].copy()
+    rows, ranks = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.int32)
     for row in range(n):
         for rank in range(k):
             if values[row, rank] <= 0:
                 break
-            latent = indices[row, rank]
+            latent = latents[row, rank]
             rows[free[latent]], ranks[free[latent]] = row, rank
             free[latent] += 1
-    return bounds, rows, ranks
+    return indptr, rows, ranks
 
 
 @jit(fastmath=_FAST)
-def gradient_of_atoms(
-    bounds: np.ndarray,
+def add_atom_gradients(
+    indptr: np.ndarray,
     rows: np.ndarray,
     ranks: np.ndarray,
     values: np.ndarray,
-    level_of: np.ndarray,
-    from_level: np.ndarray,
-    of_values: np.ndarray,
+    level_of_rank: np.ndarray,
+    decoded_gradients: np.ndarray,
+    value_gradients: np.ndarray,
     centered: np.ndarray,
-    sums: np.ndarray,
+    gradients: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Add to `sums`, shape (hidden_dim, dim), the gradients of atoms that both encode and decode.
+    """Add to `gradients` the gradients of atoms that decode, encode or both.
 
     Args:
-        bounds: of `by_latent`.
-        rows: of `by_latent`.
-        ranks: of `by_latent`.
-        values: of the codes, shape (n, k); zeros leave the decoding out.
-        level_of: the lowest level whose reconstruction holds a rank, shape (k,).
-        from_level: see `gradient_of_values`.
-        of_values: gradient of the values, shape (n, k); zeros leave the encoding out.
+        indptr: of `group_by_latent`.
+        rows: of `group_by_latent`.
+        ranks: of `group_by_latent`.
+        values: of the codes; zeros leave the decoding out.
+        level_of_rank: number of the lowest level whose reconstruction holds a rank, shape (k,).
+        decoded_gradients: see `add_value_gradients`.
+        value_gradients: gradient of the values, shape (n, k); zeros leave the encoding out.
         centered: embeddings minus pre_bias, shape (n, dim).
-        sums: see above.
+        gradients: added to, shape (hidden_dim, dim).
         start: first latent.
-        stop: behind the last.
+        stop: latent after the last.
     """
     for latent in range(start, stop):
-        total, place, end = sums[latent], bounds[latent], bounds[latent + 1]
-        while place + 1 < end:
-            r0, r1, k0, k1 = rows[place], rows[place + 1], ranks[place], ranks[place + 1]
-            v0, v1, s0, s1 = values[r0, k0], values[r1, k1], of_values[r0, k0], of_values[r1, k1]
-            g0, g1 = from_level[level_of[k0], r0], from_level[level_of[k1], r1]
+        total, entry, end = gradients[latent], indptr[latent], indptr[latent + 1]
+        # Two entries at a time: the sum is read and written once for both.
+        while entry + 1 < end:
+            r0, r1, k0, k1 = rows[entry], rows[entry + 1], ranks[entry], ranks[entry + 1]
+            v0, v1, s0, s1 = values[r0, k0], values[r1, k1], value_gradients[r0, k0], value_gradients[r1, k1]
+            g0, g1 = decoded_gradients[level_of_rank[k0], r0], decoded_gradients[level_of_rank[k1], r1]
             x0, x1 = centered[r0], centered[r1]
             for axis in range(len(total)):
                 total[axis] += v0 * g0[axis] + v1 * g1[axis] + s0 * x0[axis] + s1 * x1[axis]
-            place += 2
-        if place < end:
-            row, rank = rows[place], ranks[place]
-            value, slope = values[row, rank], of_values[row, rank]
-            arriving, embedding = from_level[level_of[rank], row], centered[row]
+            entry += 2
+        if entry < end:
+            row, rank = rows[entry], ranks[entry]
+            value, slope = values[row, rank], value_gradients[row, rank]
+            incoming, embedding = decoded_gradients[level_of_rank[rank], row], centered[row]
             for axis in range(len(total)):
-                total[axis] += value * arriving[axis] + slope * embedding[axis]
+                total[axis] += value * incoming[axis] + slope * embedding[axis]
 
 
 @jit(fastmath=_FAST)
-def inner_products(
+def compute_inner_products(
     values: np.ndarray,
-    indices: np.ndarray,
-    bounds: np.ndarray,
+    latents: np.ndarray,
+    indptr: np.ndarray,
     rows: np.ndarray,
     weights: np.ndarray,
     products: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """`products[i, j]` of code i with code j of others, whose active entries are grouped by latent."""
+    """Write the inner products of codes with other codes, which are given as entries grouped by latent.
+
+    Args:
+        values: of the codes.
+        latents: of the codes.
+        indptr: of `group_by_latent`, of the other codes.
+        rows: of `group_by_latent`, of the other codes.
+        weights: values of those entries, float32.
+        products: written, shape (n, m); m other codes.
+        start: first row.
+        stop: row after the last.
+    """
     for row in range(start, stop):
         total = products[row]
         total[:] = 0
@@ -271,30 +325,42 @@ def inner_products(
             value = values[row, rank]
             if value <= 0:
                 break
-            latent = indices[row, rank]
-            for place in range(bounds[latent], bounds[latent + 1]):
-                total[rows[place]] += value * weights[place]
+            latent = latents[row, rank]
+            for entry in range(indptr[latent], indptr[latent + 1]):
+                total[rows[entry]] += value * weights[entry]
 
 
 @jit(fastmath=_FAST)
-def gradient_of_products(
+def compute_product_gradients(
     values: np.ndarray,
-    indices: np.ndarray,
-    bounds: np.ndarray,
+    latents: np.ndarray,
+    indptr: np.ndarray,
     rows: np.ndarray,
     weights: np.ndarray,
-    arriving: np.ndarray,
-    gradient: np.ndarray,
+    incoming: np.ndarray,
+    gradients: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Gradient of `values` through `inner_products`, given that of the products."""
+    """Write the gradient of `values` through `compute_inner_products`.
+
+    Args:
+        values: as there.
+        latents: as there.
+        indptr: as there.
+        rows: as there.
+        weights: as there.
+        incoming: gradient of the products, shape (n, m).
+        gradients: written, shape (n, k); 0 for entries that are not active.
+        start: first row.
+        stop: row after the last.
+    """
     for row in range(start, stop):
-        slopes = arriving[row]
+        slopes = incoming[row]
         for rank in range(values.shape[1]):
             total = np.float32(0)
             if values[row, rank] > 0:
-                latent = indices[row, rank]
-                for place in range(bounds[latent], bounds[latent + 1]):
-                    total += slopes[rows[place]] * weights[place]
-            gradient[row, rank] = total
+                latent = latents[row, rank]
+                for entry in range(indptr[latent], indptr[latent + 1]):
+                    total += slopes[rows[entry]] * weights[entry]
+            gradients[row, rank] = total

@@ -1,4 +1,4 @@
-"""A head that starts from the data instead of from chance."""
+"""Initial weights taken from the training embeddings instead of at random."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from csr_hf.training.rows import TrainingRows
 
 @torch.no_grad()
 def initialize_from_data(model: CSRModel, rows: TrainingRows, seed: int) -> CSRModel:
-    """Set `pre_bias` to the mean of the embeddings and every atom to the direction of one of them from there.
+    """Set `pre_bias` to the mean of the embeddings, and each atom to the direction from it to a random embedding.
 
-    Atoms keep the length they have. With fewer embeddings than latents the rest stays as it is.
+    Atoms keep their length. With fewer embeddings than latents, the remaining atoms stay random.
 
     Args:
         model: a fresh head; changed in place.
         rows: what it will be trained on.
-        seed: of the choice.
+        seed: decides which embeddings become atoms.
+
+    Returns:
+        The head.
     """
     sample = np.random.default_rng([seed, 0xDA7A]).permutation(len(rows))
     mean = rows.rows(np.sort(sample[:65_536])).mean(0)

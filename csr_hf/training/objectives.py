@@ -1,4 +1,4 @@
-"""Training objectives as pure functions, each with its equation and source.
+"""The training objectives as pure functions, each with its equation and source.
 
 Shapes: embeddings x and reconstructions x_hat (n, input_dim); similarities (n, m), cosines of n codes or
 embeddings with m others. Errors are divided by the variance of the data, so that one set of weights serves embeddings
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 
 def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, variance: float = 1.0) -> torch.Tensor:
-    """mean_i ||x_i - x_hat_i||^2 / variance (arXiv 2503.01776, equation 3, but for the divisor).
+    """Compute mean_i ||x_i - x_hat_i||^2 / variance (arXiv 2503.01776, equation 3, but for the divisor).
 
     Args:
         embeddings: shape (n, input_dim).
@@ -27,15 +27,15 @@ def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, vari
 def auxiliary(
     residuals: torch.Tensor, reconstructed_residuals: torch.Tensor, spread: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """sum_i ||e_i - e_hat_i||^2 / sum_i ||e_i - mean(e)||^2: how well dead latents explain what is left.
+    """Compute sum_i ||e_i - e_hat_i||^2 / sum_i ||e_i - mean(e)||^2: what dead latents leave of the residuals.
 
-    `residuals` e = x - x_hat carry no gradient (arXiv 2406.04093, section A.2; 2503.01776, equation 4). 0 when the
-    residuals do not vary.
+    The residuals e = x - x_hat carry no gradient (arXiv 2406.04093, section A.2; 2503.01776, equation 4). 0 when they
+    do not vary.
 
     Args:
         residuals: shape (n, input_dim).
         reconstructed_residuals: from dead latents, shape (n, input_dim).
-        spread: the denominator, where the batch is only a part of what it is taken over.
+        spread: the denominator, where it is taken over more than this batch.
     """
     error = (reconstructed_residuals - residuals).pow(2).sum()
     if spread is None:
@@ -44,7 +44,7 @@ def auxiliary(
 
 
 def contrast(similarities: torch.Tensor, positives: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
-    """mean_i -log softmax_j(s_ij / temperature)[p_i] (arXiv 2503.01776, equation 6, with cosines).
+    """Compute mean_i -log softmax_j(s_ij / temperature)[p_i] (arXiv 2503.01776, equation 6, with cosines).
 
     When the positive of a code is itself its logit is constant, and the term only spreads the codes apart.
 
@@ -63,16 +63,16 @@ def supervised_contrast(
     temperature: float = 0.2,
     count: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """mean_i -log(sum_{j in P_i} e^{s_ij / t} / sum_{j in O_i} e^{s_ij / t}), the sum inside (arXiv 2602.05735).
+    """Compute mean_i -log(sum_{j in P_i} e^{s_ij / t} / sum_{j in O_i} e^{s_ij / t}) (arXiv 2602.05735).
 
-    Rows without a positive are left out; 0 if there is none with one.
+    The sum over the positives is inside of the logarithm. Rows without a positive are left out; 0 if no row has one.
 
     Args:
         similarities: of codes with candidates, shape (n, m).
         positives: P, bool, shape (n, m), for example codes of the same class.
-        others: O, bool, shape (n, m): what the positives compete with, themselves included; all but the code itself.
+        others: O, bool, shape (n, m): what the positives compete with, themselves included: all but the code itself.
         temperature: t.
-        count: the number of rows with a positive, where these are only a part of what the mean is taken over.
+        count: number of rows with a positive, where the mean is taken over more than this batch.
     """
     logits = similarities / temperature
     counted = positives.any(-1)
@@ -87,9 +87,9 @@ def supervised_contrast(
 def similarity_distillation(
     teacher: torch.Tensor, student: torch.Tensor, others: torch.Tensor, temperature: float = 0.05
 ) -> torch.Tensor:
-    """mean_i KL(softmax_j(t_ij / temperature) || softmax_j(s_ij / temperature)), j in O_i.
+    """Compute mean_i KL(softmax_j(t_ij / temperature) || softmax_j(s_ij / temperature)), j in O_i.
 
-    The codes' similarities follow the backbone's.
+    It makes the similarities of codes follow those of the embeddings.
 
     Args:
         teacher: cosines of embeddings, shape (n, m); no gradient reaches them.
@@ -107,9 +107,9 @@ def similarity_distillation(
 
 
 def balance(values: torch.Tensor, indices: torch.Tensor, hidden_dim: int) -> torch.Tensor:
-    """sum_j (mean_i z_ij)^2 of codes of unit norm: even use of the latents, hence short posting lists.
+    """Compute sum_j (mean_i z_ij)^2 of codes of unit norm: least when all inverted lists are equally long.
 
-    The FLOPS regulariser (arXiv 2004.05665): the expected work of an inverted index.
+    The FLOPS regularizer (arXiv 2004.05665): the expected work of an inverted index.
 
     Args:
         values: of unit norm, shape (n, k).
@@ -121,7 +121,7 @@ def balance(values: torch.Tensor, indices: torch.Tensor, hidden_dim: int) -> tor
 
 
 def annealed_k(step: int, total_steps: int, k: int, k_start: int, fraction: float = 0.7) -> int:
-    """Annealed k: falls linearly from `k_start` to `k` over the first `fraction` of the steps (arXiv 2602.05735)."""
+    """Compute k at a step: it falls linearly from `k_start` during the first `fraction` of them (arXiv 2602.05735)."""
     if k_start <= k or fraction <= 0:
         return k
     progress = min(1.0, step / max(1.0, fraction * total_steps))

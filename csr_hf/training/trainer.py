@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -14,17 +13,16 @@ from typing import Any
 import torch
 
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.plumbing.atomic import written_whole
-from csr_hf.plumbing.distributed import check_processes, summed
+from csr_hf.plumbing.distributed import check_processes, sum_over_processes
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.runs.folder import RunFolder
 from csr_hf.training import objectives
 from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.batches import Batch, Batches, TrainDataset
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from csr_hf.training.head_metrics import dead_fractions, measure
+from csr_hf.training.head_metrics import compute_dead_fractions, measure_head
 from csr_hf.training.loss import CSRLoss, LossOutput
-from csr_hf.training.tracking import make_accelerator, tracking
+from csr_hf.training.tracking import append_to_log, make_accelerator, open_trackers, truncate_log
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class CSRTrainer:
     the same bits as one that was never interrupted. Dead-latent clocks count training examples over all processes.
 
     Embeddings may have any scale: the head is trained on them divided by a power of two near their standard deviation,
-    and the biases are multiplied by it whenever the head is seen from outside.
+    and its biases are multiplied by that power whenever the head is saved or handed back: an exact operation.
 
     Args:
         model: the head, fresh or loaded; trained in place.
@@ -51,7 +49,7 @@ class CSRTrainer:
     Raises:
         ValueError: if `args.output_dir` is missing, the embeddings are empty, not finite, or not `input_dim` wide, the
             head is not float32, the contrast needs pairs or labels that the data does not have, a tracker is unknown,
-            or another number of processes was asked for than runs.
+            or the number of processes is not `args.num_processes`.
         ImportError: if the package of a tracker is missing, with the line to type.
 
     Example:
@@ -71,7 +69,7 @@ class CSRTrainer:
             )
         self.args, self.model, self.folder = args, model.train(), RunFolder.of(args.output_dir)
         self.batches = Batches(train_dataset, args, model)
-        self.accelerator = make_accelerator(args, self.folder)
+        self.accelerator = make_accelerator(args, self.folder.trackers)
         check_processes(self.accelerator.num_processes, args.num_processes)
         self.batches.rank, self.batches.world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches.device = self.accelerator.device
@@ -90,26 +88,28 @@ class CSRTrainer:
     def train(
         self, resume_from_checkpoint: bool | str | Path = False, *, until: int | None = None
     ) -> dict[str, float]:
-        """Train to `max_steps`.
+        """Train to `max_steps`, with a progress bar on terminals.
 
         Args:
             resume_from_checkpoint: a checkpoint folder; True for the newest of this output folder, if there is one.
             until: stop after this step, as an interruption would; the schedule stays that of the whole run.
 
         Returns:
-            Final figures: loss and its parts, those of `head_metrics.measure`, seconds, examples a second.
+            Final figures: loss and its parts, those of `measure_head`, `steps`, `seconds`, `examples_per_second`.
 
         Raises:
             NonFiniteLossError: when the loss or a gradient is not finite. The step is not taken.
+            ValueError: if the checkpoint is none, or of other arguments or data.
         """
         if resume_from_checkpoint:
             self.resume(resume_from_checkpoint)
-        self._forget_later_log()
+        if self._is_main:
+            truncate_log(self.folder.log, self.step)
         last = self.args.max_steps if until is None else min(until, self.args.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
         show = None if self._is_main else False
         bar = progress_bar(desc="training", unit="step", show=show, total=last, initial=first)
-        with bar, tracking(self.accelerator, self.args) as track, self._scaled():
+        with bar, open_trackers(self.accelerator, self.args) as track, self._with_scaled_biases():
             while self.step < last:
                 output = self._take_step()
                 if self.step % self.args.logging_steps == 0 or self.step == last:
@@ -124,30 +124,31 @@ class CSRTrainer:
                     self.save_checkpoint()
                 bar.update()
         seconds = time.perf_counter() - started
-        figures |= measure(self.model, self.batches.rows)
+        figures |= measure_head(self.model, self.batches.rows)
         speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
         self.model.eval()
         return {**figures, "steps": self.step, "seconds": seconds, "examples_per_second": speed}
 
     def save_checkpoint(self) -> Path | None:
-        """Write a checkpoint of this step (on the main process only).
+        """Write a checkpoint of this step, on the main process alone.
+
+        Returns:
+            Its folder; None on the other processes.
 
         Raises:
             NonFiniteLossError: if a weight is not finite; nothing is written.
         """
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._non_finite("a weight", {})
+            raise self._non_finite_error("a weight", {})
         if not self._is_main:
             return None
-        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        if self.accelerator.scaler is not None:
-            states["scaler"] = self.accelerator.scaler.state_dict()
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
         record = {"step": self.step, **self._identity()}
-        with self._as_seen_from_outside():
+        with self._with_original_biases():
             return save_checkpoint(self.folder.checkpoints, self.model, states, record, self.args.save_total_limit)
 
     def resume(self, checkpoint: bool | str | Path) -> None:
-        """Go back to a checkpoint: weights, optimizer, schedule and step.
+        """Load a checkpoint: weights, optimizer, schedule and step.
 
         Args:
             checkpoint: its folder; True for the newest of the output folder, if there is one.
@@ -160,8 +161,8 @@ class CSRTrainer:
             if not found:
                 return
             checkpoint = found[-1]
-        names = ["optimizer", "scheduler"] + (["scaler"] if self.accelerator.scaler is not None else [])
-        weights, states, record = load_checkpoint(Path(checkpoint), names)
+        stateful = self._stateful()
+        weights, states, record = load_checkpoint(Path(checkpoint), list(stateful))
         differing = [name for name, value in self._identity().items() if record.get(name) != value]
         if differing:
             raise ValueError(
@@ -169,15 +170,13 @@ class CSRTrainer:
                 "Resume with the same recipe, or start in a new output folder."
             )
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(states["optimizer"])
-        self.scheduler.load_state_dict(states["scheduler"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(states["scaler"])
+        for name, part in stateful.items():
+            part.load_state_dict(states[name])
         self.step = int(record["step"])
         logger.info("resumed at step %d from %s", self.step, checkpoint)
 
     @contextmanager
-    def _scaled(self) -> Iterator[None]:
+    def _with_scaled_biases(self) -> Iterator[None]:
         """Make the head one for embeddings divided by the scale, within the block."""
         self._multiply_biases(1 / self.batches.scale)
         self._is_scaled = True
@@ -188,7 +187,7 @@ class CSRTrainer:
             self._multiply_biases(self.batches.scale)
 
     @contextmanager
-    def _as_seen_from_outside(self) -> Iterator[None]:
+    def _with_original_biases(self) -> Iterator[None]:
         """Make the head one for embeddings as they are, within the block."""
         factor = self.batches.scale if self._is_scaled else 1.0
         self._multiply_biases(factor)
@@ -201,6 +200,11 @@ class CSRTrainer:
     def _multiply_biases(self, factor: float) -> None:
         self.model.pre_bias.mul_(factor)
         self.model.latent_bias.mul_(factor)
+
+    def _stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the head, by the name of its file."""
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.accelerator.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same for a resumed run to end with the same bits."""
@@ -226,12 +230,12 @@ class CSRTrainer:
         with self.accelerator.autocast():
             output: LossOutput = self.loss(batch, k)
         if not math.isfinite(float(output.loss.detach())):
-            raise self._non_finite("the loss", output.parts)
+            raise self._non_finite_error("the loss", output.parts)
         self.accelerator.backward(output.loss)
         norm = self.accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
-        # With fp16 the scaler skips a step whose gradients overflow; only full-range types must never see one.
+        # With fp16 the scaler skips a step whose gradients overflow; other types never overflow in a healthy run.
         if args.mixed_precision != "fp16" and not math.isfinite(float(norm)):
-            raise self._non_finite("a gradient", output.parts)
+            raise self._non_finite_error("a gradient", output.parts)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -240,11 +244,12 @@ class CSRTrainer:
         return output
 
     def _advance_dead_clocks(self, fired: torch.Tensor, batch: Batch) -> None:
-        model, fired = self.model, summed(fired.int()) > 0
+        model, fired = self.model, sum_over_processes(fired.int()) > 0
         model.stats_last_nonzero += len(batch.embeddings) * self.accelerator.num_processes
         model.stats_last_nonzero[fired.any(0)] = 0
         if batch.modalities is not None:
-            model.modality_last_nonzero += summed(torch.bincount(batch.modalities, minlength=len(fired)))[:, None]
+            counts = sum_over_processes(torch.bincount(batch.modalities, minlength=len(fired)))
+            model.modality_last_nonzero += counts[:, None]
             model.modality_last_nonzero[fired] = 0
 
     def _learning_rate_factor(self, step: int) -> float:
@@ -259,29 +264,16 @@ class CSRTrainer:
     def _log(self, output: LossOutput) -> dict[str, float]:
         parts = {"loss": output.loss.detach(), **output.parts}
         # Means over the processes: the curve of one process with all their batches.
-        means = summed(torch.stack([part.double() for part in parts.values()])) / self.accelerator.num_processes
+        totals = sum_over_processes(torch.stack([part.double() for part in parts.values()]))
+        means = totals / self.accelerator.num_processes
         figures = dict(zip(parts, means.tolist(), strict=True))
-        figures |= {
-            **dead_fractions(self.model),
-            "learning_rate": float(self.scheduler.get_last_lr()[0]),
-        }
+        figures |= compute_dead_fractions(self.model)
+        figures["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         if self._is_main:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            with self.folder.log.open("a") as file:
-                file.write(json.dumps({"step": self.step, **figures}) + "\n")
+            append_to_log(self.folder.log, self.step, figures)
         return figures
 
-    def _forget_later_log(self) -> None:
-        """Drop lines of steps that are about to be taken (again), and one that an interruption cut short."""
-        path = self.folder.log
-        if not self._is_main or not path.exists():
-            return
-        whole = [line for line in path.read_text().splitlines(True) if line.endswith("}\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        with written_whole(path) as temporary:
-            temporary.write_text("".join(kept))
-
-    def _non_finite(self, what: str, figures: dict[str, torch.Tensor]) -> NonFiniteLossError:
+    def _non_finite_error(self, what: str, figures: dict[str, torch.Tensor]) -> NonFiniteLossError:
         parts = {name: f"{float(part):.4g}" for name, part in figures.items()}
         kept = list_checkpoints(self.folder.checkpoints)
         where = f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written yet"

@@ -10,6 +10,7 @@ the numbers of those of the images that are active with them in training pairs (
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,6 @@ from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Results, RunRecipe, Spar
 from csr_hf.codes import encode_embeddings
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.data.run_data import RunData
-from csr_hf.data.sources import Source
 from csr_hf.evaluation.cross_modal import CUTOFFS
 from csr_hf.evaluation.results import Row
 from csr_hf.plumbing.provenance import provenance, record_command
@@ -34,14 +34,12 @@ DIRECTIONS = (("text to image", "text", "image"), ("image to text", "image", "te
 
 def train_head(recipe: RunRecipe, rows: np.ndarray, seed: int) -> tuple[CSRModel, float]:
     """Train a head for one modality; also return the share of its latents that are dead."""
-    recipe.training.gamma = 0
     torch.manual_seed(seed)
     dim = rows.shape[1]
     head = CSRModel(CSRConfig(input_dim=dim, hidden_dim=recipe.model.hidden_dim_for(dim), k=recipe.model.k))
     with tempfile.TemporaryDirectory() as folder:
-        figures = CSRTrainer(head, recipe.training, [Source.from_arrays({"embedding": rows})], folder).train(
-            progress=False
-        )
+        args = dataclasses.replace(recipe.training, gamma=0, output_dir=folder)
+        figures = CSRTrainer(head, args, rows).train()
     return head.eval(), figures["dead_fraction"]
 
 

@@ -41,6 +41,9 @@ def test_unknown_preset_names_those_there_are():
         ("reconstruction", {"1": -1.0}),
         ("reconstruction", {"1": float("nan")}),
         ("reconstruction", {"one": 1.0}),
+        ("reconstruction", {"inf": 1.0}),
+        ("reconstruction", {"1": 0.0}),
+        ("adam_epsilon", -1),
         ("max_steps", 2.5),
         ("max_steps", "100"),
         ("max_steps", True),
@@ -63,3 +66,9 @@ def test_multiples_from_yaml_may_be_numbers():
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert CSRTrainingArguments(learning_rate="2e-3").learning_rate == 2e-3
+
+
+def test_weights_do_not_depend_on_where_a_run_writes():
+    first, second = (CSRTrainingArguments(output_dir=name, logging_steps=7).decisive() for name in "ab")
+    assert first == second == CSRTrainingArguments().decisive()
+    assert first != CSRTrainingArguments(seed=1).decisive()

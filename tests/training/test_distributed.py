@@ -19,12 +19,7 @@ from csr_hf.training.checkpoints import list_checkpoints
 from tests.conftest import make_head
 
 ROOT = Path(__file__).parents[2]
-EVERYTHING = {
-    "gamma": 0.3,
-    "distillation": 0.5,
-    "balance": 0.2,
-    "k_start": 9,
-}
+EVERYTHING = {"gamma": 0.3, "distillation": 0.5, "balance": 0.2, "k_start": 9}
 
 COMMON = """
 import json, sys
@@ -220,12 +215,12 @@ def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path)
         text=True,
     )
     assert done.returncode != 0
-    assert "`num_processes` (2) were asked for and 1 started" in done.stderr
+    assert "`num_processes` (2) differs from the 1 that started" in done.stderr
     assert "torchrun --nproc_per_node 2" in done.stderr
 
 
 def test_number_of_processes_can_be_demanded(tmp_path, finished):
     embeddings = np.load(finished / "embeddings.npy")
-    with pytest.raises(ValueError, match=r"`num_processes` \(8\) were asked for and 1 started"):
+    with pytest.raises(ValueError, match=r"`num_processes` \(8\) differs from the 1 that started"):
         make_trainer(tmp_path, embeddings, 64, num_processes=8)
     assert make_trainer(tmp_path, embeddings, 64, num_processes=1).batch_size == 64

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.training import cpu_kernels as kernels
-from csr_hf.training.sparse_ops import Codes, encode_and_decode, inner_products
+from csr_hf.training import cpu_kernels
+from csr_hf.training.sparse_ops import Codes, compute_inner_products, encode_and_decode
 
 HIDDEN, DIM, LEVELS = 40, 12, (2, 5, 17)
 
@@ -61,7 +61,7 @@ def test_inner_products_and_gradients_are_those_of_dense_latents():
     values = [side.values for side in sides]
     expected = sides[0].latents(HIDDEN) @ sides[1].latents(HIDDEN).t()
     wanted = torch.autograd.grad((expected * mix).sum(), values)
-    found = inner_products(*sides, HIDDEN)
+    found = compute_inner_products(*sides, HIDDEN)
     gradients = torch.autograd.grad((found * mix).sum(), values)
     torch.testing.assert_close(found, expected)
     for gradient, expected_gradient, value in zip(gradients, wanted, values, strict=True):
@@ -83,7 +83,7 @@ def test_selection_finds_the_largest_of_every_level(kind):
         pre *= np.float32(1e-39)
     levels = np.array([1, 8, 32])
     values, indices = np.empty((50, 32), np.float32), np.empty((50, 32), np.int32)
-    kernels.select(pre, levels, values, indices, 0, 50)
+    cpu_kernels.select_largest(pre, levels, values, indices, 0, 50)
     for row in range(50):
         # Stable: the first of equal entries.
         order = np.argsort(-pre[row], kind="stable")

@@ -7,7 +7,7 @@ import torch
 from csr_hf import CSRModel, CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
-from csr_hf.training.head_metrics import measure
+from csr_hf.training.head_metrics import measure_head
 from csr_hf.training.trainer import NonFiniteLossError
 from tests.conftest import make_head
 
@@ -30,7 +30,7 @@ def equal(first, second):
 
 def test_training_explains_the_data(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, max_steps=300, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.batches.rows)["explained_variance"]
+    before = measure_head(trainer.model, trainer.batches.rows)["explained_variance"]
     figures = trainer.train()
     assert figures["explained_variance"] > 0.75 > before + 0.3
     assert figures["steps"] == 300
@@ -42,7 +42,7 @@ def test_training_explains_the_data(tmp_path, embeddings):
 
 def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings)
-    figures = measure(trainer.model, trainer.batches.rows)
+    figures = measure_head(trainer.model, trainer.batches.rows)
     values, indices = trainer.model.encode(torch.from_numpy(embeddings))
     left = trainer.model.decode(values, indices).detach().numpy() - embeddings
     explained = 1 - (left**2).sum() / ((embeddings - embeddings.mean(0)) ** 2).sum()
@@ -87,7 +87,7 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path, embeddings):
     again = make_trainer(tmp_path, embeddings)
     assert again.train(resume_from_checkpoint=True)["steps"] == 40
     assert equal(state(first), state(again))
-    assert measure(again.model, again.batches.rows)["explained_variance"] == figures["explained_variance"]
+    assert measure_head(again.model, again.batches.rows)["explained_variance"] == figures["explained_variance"]
 
 
 def test_log_that_an_interruption_cut_short_is_mended(tmp_path, embeddings):
@@ -244,7 +244,7 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
 
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
-    before = measure(trainer.model, trainer.batches.rows)["explained_variance"]
+    before = measure_head(trainer.model, trainer.batches.rows)["explained_variance"]
     assert trainer.train()["explained_variance"] > before + 0.2
     assert trainer.model.dtype == torch.float32
 
@@ -329,6 +329,12 @@ def test_logging_and_saving_may_change_on_resuming(tmp_path, embeddings):
     make_trainer(tmp_path, embeddings).train(until=20)
     other = make_trainer(tmp_path, embeddings, logging_steps=7, save_steps=13, save_total_limit=1)
     assert other.train(resume_from_checkpoint=True)["steps"] == 40
+
+
+def test_a_run_may_be_resumed_in_another_folder(tmp_path, embeddings):
+    make_trainer(tmp_path / "first", embeddings).train(until=20)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert make_trainer(tmp_path / "moved", embeddings).train(resume_from_checkpoint=True, until=0)["steps"] == 20
 
 
 def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
