@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -194,7 +194,7 @@ class SparseCodes:
 
         metadata = {"format": _FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
 
     @classmethod

@@ -97,6 +97,26 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset({"b", "c"})}
 
 
+LONGEST_MODULE = 360
+MOST_PARAMETERS = 7
+# Compiled loops and autograd functions take arrays one by one; transformers decides what a configuration takes.
+WIDE = {"training.cpu_kernels", "training.sparse_ops", "configuration_csr"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_fit_in_the_head(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES.keys() - WIDE if not name.startswith("search")))
+def test_functions_take_few_parameters(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [each.arg for each in given if each.arg not in ("self", "cls")]
+            assert len(names) <= MOST_PARAMETERS, f"{node.name}({', '.join(names)})"
+
+
 def test_traveling_files_need_what_transformers_needs_alone():
     for module in ("configuration_csr", "least_squares", "modeling_csr"):
         roots = {name.split(".")[0] for name in imports(MODULES[module]) if not name.startswith("csr_hf")}

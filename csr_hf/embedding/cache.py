@@ -15,7 +15,7 @@ import numpy as np
 
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.plumbing.logs import progress_bar
 
@@ -291,7 +291,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csr_hf.embedding.images import is_image, make_thumbnail
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.searcher import Hit
 
 _STYLE = """
@@ -33,7 +33,7 @@ def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>csr-hf search</title>'
         f"<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
     )
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
