@@ -11,7 +11,7 @@ from typing import Any
 
 from regions.markdown import command, load_json, table
 
-_FILE = "results/bench_search/real_800k.json"
+_FILE = "results/bench_search/descriptions.json"
 _MISSING = "Not measured yet."
 _SPEEDS = {"batch": "in batches", "single": "one by one"}
 _COMPARED = ("faiss flat", "faiss HNSW32")

@@ -140,7 +140,7 @@ def benchmark(regions, tmp_path, monkeypatch):
     content = {"details": details, "skipped": {}, "results": results, "matched_recall": {"0.95": matched}}
     folder = tmp_path / "results" / "bench_search"
     folder.mkdir(parents=True)
-    (folder / "real_800k.json").write_text(json.dumps(content))
+    (folder / "descriptions.json").write_text(json.dumps(content))
     monkeypatch.setattr(regions[1], "RECIPES", tmp_path)
     return regions[2].REGIONS
 
