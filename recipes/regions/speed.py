@@ -1,6 +1,7 @@
 """Speed of the search beside other systems, on real documents.
 
-The results file is written by `recipes/bench/search.py`, whose `report.py` describes it.
+Results files are written by `recipes/bench/search.py`, whose `report.py` describes them. The pages show the one with the
+most documents.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from regions.markdown import command, load_json, table
+from regions.markdown import command, find_files, load_json, table
 
 _FILE = "results/bench_search/descriptions.json"
 _MISSING = "Not measured yet."
@@ -24,11 +25,10 @@ def _if_measured(write: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
 
     @wraps(write)
     def region() -> str:
-        try:
-            content = load_json(_FILE)
-        except FileNotFoundError:
+        contents = [{**load_json(path), "path": path} for path in find_files(_FILES)]
+        if not contents:
             return _MISSING
-        return write(content)
+        return write(max(contents, key=lambda content: content["details"]["data"]["documents"]))
 
     return region
 
@@ -98,11 +98,12 @@ def conditions(content: dict[str, Any]) -> str:
     """Name sizes, machine and versions."""
     details, data, head = content["details"], content["details"]["data"], content["details"]["head"]
     packages = [f"{name} {details['versions'][name]}" for name in _PACKAGES if name in details["versions"]]
+    about = "\n".join(data.get("about", []))
     return (
-        f"{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
+        f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
         f"in each. A head of {head['hidden_dim']:,} latents, k = {head['k']}. {details['machine']}; "
-        f"{', '.join(packages)}."
+        f"{', '.join(packages)}. [Results]({content['path']})."
     )
 
 
