@@ -1,7 +1,7 @@
 """Speed of the search beside other systems, on real documents.
 
-Results files are written by `recipes/bench/search.py`, whose `report.py` describes them. The pages show the one with the
-most documents.
+Results files are written by `recipes/bench/search.py`, whose `report.py` describes them. The pages show the one with
+the most documents.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from regions.markdown import command, find_files, load_json, table
 
-_FILE = "results/bench_search/descriptions.json"
+_FILES = "results/bench_search/real_*.json"
 _MISSING = "Not measured yet."
 _SPEEDS = {"batch": "in batches", "single": "one by one"}
 _COMPARED = ("faiss flat", "faiss HNSW32")
