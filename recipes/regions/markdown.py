@@ -35,11 +35,6 @@ def load_json(path: str) -> Any:
     return json.loads((RECIPES / path).read_text(encoding="utf-8"))
 
 
-def find_files(pattern: str) -> list[str]:
-    """List files below recipes/, as paths from there."""
-    return sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob(pattern))
-
-
 def share(row: Row) -> str:
     """Show the score of the dense model, of all others the share of it that is kept."""
     return f"{row.score if row.method == 'dense' else row.retention:.3f}"

@@ -1,7 +1,6 @@
 """Speed of the search beside other systems, on real documents.
 
-Results files are written by `recipes/bench/search.py`, whose `report.py` describes them. The pages show the one with
-the most documents.
+The results file is written by `recipes/bench/search.py`, whose `report.py` describes it.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from regions.markdown import command, find_files, load_json, table
+from regions.markdown import command, load_json, table
 
-_FILES = "results/bench_search/real_*.json"
+_FILE = "results/bench_search/descriptions.json"
 _MISSING = "Not measured yet."
 _SPEEDS = {"batch": "in batches", "single": "one by one"}
 _COMPARED = ("faiss flat", "faiss HNSW32")
@@ -25,10 +24,11 @@ def _if_measured(write: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
 
     @wraps(write)
     def region() -> str:
-        contents = [{**load_json(path), "path": path} for path in find_files(_FILES)]
-        if not contents:
+        try:
+            content = load_json(_FILE)
+        except FileNotFoundError:
             return _MISSING
-        return write(max(contents, key=lambda content: content["details"]["data"]["documents"]))
+        return write(content)
 
     return region
 
@@ -103,7 +103,7 @@ def conditions(content: dict[str, Any]) -> str:
         f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
         f"in each. A head of {head['hidden_dim']:,} latents, k = {head['k']}. {details['machine']}; "
-        f"{', '.join(packages)}. [Results]({content['path']})."
+        f"{', '.join(packages)}. [Results]({_FILE})."
     )
 
 
