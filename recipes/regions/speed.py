@@ -98,11 +98,12 @@ def conditions(content: dict[str, Any]) -> str:
     """Name sizes, machine and versions."""
     details, data, head = content["details"], content["details"]["data"], content["details"]["head"]
     packages = [f"{name} {details['versions'][name]}" for name in _PACKAGES if name in details["versions"]]
+    about = "\n".join(data.get("about", []))
     return (
-        f"{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
+        f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
         f"in each. A head of {head['hidden_dim']:,} latents, k = {head['k']}. {details['machine']}; "
-        f"{', '.join(packages)}."
+        f"{', '.join(packages)}. [Results]({_FILE})."
     )
 
 
