@@ -98,7 +98,7 @@ def conditions(content: dict[str, Any]) -> str:
     """Name sizes, machine and versions."""
     details, data, head = content["details"], content["details"]["data"], content["details"]["head"]
     packages = [f"{name} {details['versions'][name]}" for name in _PACKAGES if name in details["versions"]]
-    about = "\n".join(data.get("about", []))
+    about = "\n".join([*data.get("about", []), *details.get("notes_added_after_the_run", [])])
     return (
         f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
