@@ -36,5 +36,5 @@ def test_head_of_two_modalities_wants_to_know_which(modal_encoder, tmp_path):
     before = modal_encoder.fingerprint
     modal_encoder.head.modality_bias += 0.1
     assert modal_encoder.fingerprint != before
-    with pytest.raises(ValueError, match="several different ones"):
+    with pytest.raises(ValueError, match="must be two or more different names"):
         CSRConfig(modalities=["text", "text"])

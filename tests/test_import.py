@@ -1,6 +1,7 @@
 """The architecture: what may import what."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,15 @@ FORBIDDEN = {
 }
 
 
+@functools.cache
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path):
     """Every module a file imports, wherever in the file, relative ones and public names spelled out."""
     package = ["csr_hf", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -110,7 +116,7 @@ def test_modules_fit_in_the_head(module):
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES.keys() - WIDE if not name.startswith("search")))
 def test_functions_take_few_parameters(module):
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(MODULES[module])):
         if isinstance(node, ast.FunctionDef):
             given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             names = [each.arg for each in given if each.arg not in ("self", "cls")]
@@ -137,7 +143,7 @@ def test_packages_of_extras_are_imported_where_they_are_needed():
     extras |= {"elasticsearch", "opensearchpy"}
     for module in sorted(MODULES.keys() - EXEMPT - {"evaluation.metrics"}):
         assert "csr_hf.evaluation.metrics" not in set(imports(MODULES[module]))
-        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+        tree = parse(MODULES[module])
         heads = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         found = {(node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or "" for node in heads}
         assert not {name.split(".")[0] for name in found} & extras, module

@@ -16,6 +16,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restored():
+    csr_hf.enable_progress_bars()
     yield
     csr_hf.enable_progress_bars()
     logging.getLogger("csr_hf").setLevel(logging.NOTSET)
