@@ -129,6 +129,14 @@ def test_another_layout_takes_the_old_files_away_and_no_others(hub, token, backb
     assert not [name for name in repo.files("main") if name.startswith("SparseAutoEncoder")]
 
 
+def test_head_of_one_modality_takes_the_router_of_several_away(hub, token, tmp_path):
+    for modalities, folder in ((["image", "text"], "Router"), (None, "SparseAutoEncoder")):
+        make_head(modalities=modalities).save_pretrained(tmp_path / folder)
+        push(export(tmp_path / folder, tmp_path / f"exported {folder}", layout="head").folder, "user/modalities")
+        names = hub.repo("user/modalities").files("main")
+        assert {name.split("/")[0] for name in names} & {"Router", "SparseAutoEncoder"} == {folder}
+
+
 def test_lost_connection_publishes_nothing_and_the_same_call_completes(hub, token, tmp_path):
     push_head(tmp_path, "user/lost", 0)
     commits = list(hub.repo("user/lost").log)
