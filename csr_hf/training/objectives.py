@@ -65,7 +65,7 @@ def supervised_contrast(
 ) -> torch.Tensor:
     """Compute mean_i -log(sum_{j in P_i} e^{s_ij / t} / sum_{j in O_i} e^{s_ij / t}) (arXiv 2602.05735).
 
-    The sum over the positives is inside of the logarithm. Rows without a positive are left out; 0 if there is none with one.
+    The sum over the positives is inside of the logarithm. Rows without a positive are left out; 0 if no row has one.
 
     Args:
         similarities: of codes with candidates, shape (n, m).

@@ -71,8 +71,10 @@ def open_trackers(
     if not args.report_to:
         yield lambda figures, step: None
         return
-    scalars = {name: value for name, value in args.to_dict().items() if isinstance(value, int | float | str)}
-    accelerator.init_trackers(_PROJECT, config=scalars)
+    values = {name: value for name, value in args.to_dict().items() if isinstance(value, int | float | str)}
+    # Trackers may be on other machines, which need not know the folders of this one.
+    values.pop("output_dir", None)
+    accelerator.init_trackers(_PROJECT, config=values)
     try:
         yield lambda figures, step: accelerator.log(figures, step=step)
     finally:
