@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: help quickstart test slow-test lint clean
+.PHONY: help quickstart test slow-test pages lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test: $(VENV)/.tests-installed  ## install what tests need and run them
 
 slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+pages: $(VENV)/.dev-installed  ## write the tables of the pages from the results files
+	$(BIN)/python recipes/render.py
 
 lint: $(VENV)/.dev-installed  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/mypy

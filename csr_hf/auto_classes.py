@@ -1,7 +1,7 @@
-"""Registers CSRConfig and CSRModel with transformers' Auto classes, without importing transformers early.
+"""Register CSRConfig and CSRModel with transformers' Auto classes, without importing transformers.
 
-`import csr_hf` takes milliseconds and `import transformers.AutoModel` seconds. So the registration runs at once when
-transformers' Auto modules are loaded already, and else right after somebody loads them.
+`import csr_hf` takes milliseconds, importing `transformers.AutoModel` seconds. Therefore the classes are registered at
+once if transformers' Auto modules are loaded already, and otherwise right after they are first imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REGISTRATIONS: dict[str, Callable[[], None]] = {
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Runs a registration when its module has just been imported."""
+    """Import hook that runs a registration right after its module is imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -57,7 +57,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Register now what can be, and the rest when transformers' Auto modules are imported."""
+    """Register the classes whose Auto modules are loaded, and the others as soon as they are imported."""
     for name, registration in _REGISTRATIONS.items():
         if name in sys.modules:
             registration()

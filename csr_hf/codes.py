@@ -1,4 +1,4 @@
-"""Embeddings to sparse codes and back, by a head."""
+"""Encode embeddings into sparse codes with a head, and decode codes into embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 
 def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
-    """Subtract the mean of a modality from embeddings, float32; a head of one modality leaves them as they are."""
+    """Subtract the mean of a modality from embeddings; see `CSRModel.subtract_modality_mean`.
+
+    Args:
+        head: a head of several modalities; one of a single modality returns the embeddings unchanged.
+        embeddings: shape (n, input_dim).
+        modality: of the embeddings.
+
+    Returns:
+        float32, shape (n, input_dim).
+    """
     import torch
 
     if not head.config.modalities:
@@ -39,18 +48,18 @@ _FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], st
 
 
 def head_fingerprint(head: CSRModel) -> str:
-    """Identifies a head by its weights: codes of heads with different fingerprints cannot be compared.
+    """Hash the weights of a head, 16 hexadecimal digits; codes are comparable if their fingerprints are equal.
 
-    Hashing takes milliseconds, more than a query: it is done anew when a weight was exchanged or written to.
+    Hashing takes longer than a query, so the result is cached until a weight is replaced or changed in place.
     """
     state = tuple((id(parameter), parameter._version) for parameter in (*head.parameters(), *head.buffers()))
     known = _FINGERPRINTS.get(head)
     if known is None or known[0] != state:
-        known = _FINGERPRINTS[head] = (state, _hashed(head))
+        known = _FINGERPRINTS[head] = (state, _hash_weights(head))
     return known[1]
 
 
-def _hashed(head: CSRModel) -> str:
+def _hash_weights(head: CSRModel) -> str:
     digest = hashlib.blake2b(digest_size=8)
     tensors: dict[str, torch.Tensor] = dict(head.named_parameters())
     if head.config.modalities:
@@ -70,28 +79,28 @@ def encode_embeddings(
     dtype: Literal["float32", "float16"] = "float32",
     batch_size: int = 2048,
 ) -> SparseCodes:
-    """Sparse codes of cached embeddings.
+    """Encode dense embeddings into sparse codes, in batches.
 
     Args:
         head: the CSR head.
-        embeddings: shape (n, input_dim), any float type.
+        embeddings: shape (n, input_dim), any float type, without the mean of their modality.
         k: active latents; default the head's.
-        refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
-        dtype: of the values; float16 is what an index stores.
+        refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
+        dtype: of the values; an index stores float16.
         batch_size: rows in one pass.
 
     Raises:
-        ValueError: for NaN or infinite embeddings (the first such row is named), a wrong width, k > hidden_dim, or
-            values that overflow `dtype`.
+        ValueError: if an embedding is NaN or infinite (the first such row is named), the width is wrong, `k` exceeds
+            hidden_dim, or a value overflows `dtype`.
     """
     import torch
 
     config = head.config
     k = config.k if k is None else k
     indices = values = np.empty(0)
-    # Even with no rows the head checks k and the width, before anything of the size k is made.
+    # One pass even without rows: the head checks k and the width before arrays of width k are allocated.
     for start in range(0, max(len(embeddings), 1), batch_size):
-        block = _batch(head, embeddings, start, batch_size)
+        block = _to_tensor(head, embeddings, start, batch_size)
         with torch.inference_mode():
             block_values, block_indices = head.encode(block, k, refine=refine)
         if start == 0:
@@ -110,21 +119,21 @@ def encode_embeddings(
 
 
 def decode_codes(head: CSRModel, codes: SparseCodes) -> np.ndarray:
-    """Dense embeddings of codes, float32, shape (n, input_dim)."""
+    """Decode codes into dense embeddings, float32, shape (n, input_dim)."""
     blocks = list(_decoded_blocks(head, codes))
-    return (
-        np.concatenate([block.cpu().numpy() for block in blocks]) if blocks else np.zeros((0, head.config.input_dim))
-    )
+    if not blocks:
+        return np.zeros((0, head.config.input_dim), np.float32)
+    return np.concatenate([block.cpu().numpy() for block in blocks])
 
 
 def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> np.ndarray:
-    """||decode(z)|| of every code, float32, shape (n,): what an index divides by."""
+    """Compute ||decode(z)|| of every code, float32, shape (n,); an index divides by it to get cosines."""
     blocks = [block.norm(dim=-1).cpu().numpy() for block in _decoded_blocks(head, codes, batch_size)]
     return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 
 def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> Iterator[torch.Tensor]:
-    """Decoded codes in float32, some rows at a time: a dense copy of all latents would not fit."""
+    """Decode codes in float32, some rows at a time: the dense latents of all rows might not fit into memory."""
     import torch
 
     weight = head.encoder.weight
@@ -137,15 +146,21 @@ def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) 
 
 
 def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
-    """Dense queries seen from the latents, for an index with decoded norms; see `CSRModel.project`."""
+    """Compute the inner products of dense queries with the decoder, for an index with decoded norms.
+
+    Args:
+        head: of the index.
+        embeddings: shape (n, input_dim), without the mean of their modality.
+    """
     import torch
 
     with torch.inference_mode():
-        latents, offset = head.project(_batch(head, embeddings, 0, len(embeddings)))
+        latents, offset = head.project(_to_tensor(head, embeddings, 0, len(embeddings)))
     return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
 
 
-def _batch(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:
+def _to_tensor(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:
+    """Move some rows to the head's device and type; raise ValueError for rows that are not finite."""
     import torch
 
     block = np.asarray(embeddings[start : start + size], dtype=np.float32)

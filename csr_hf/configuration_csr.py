@@ -1,4 +1,4 @@
-"""Configuration of a CSR head: every size, validated. Travels inside each model repository."""
+"""Configure a CSR head: its sizes, which are validated. A copy of this file is saved in each model repository."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from transformers import PretrainedConfig
 
 
 class CSRConfig(PretrainedConfig):
-    r"""Sizes of a CSR head (Contrastive Sparse Representation, arXiv 2503.01776, section 3).
+    r"""Configuration of a CSR head (Contrastive Sparse Representation, arXiv 2503.01776, section 3).
 
     Args:
         input_dim: width of the dense embeddings.
-        hidden_dim: number of latents; the paper's best is 4 * input_dim.
+        hidden_dim: number of latents; 4 * input_dim works best in the paper.
         k: active latents of a code.
         k_aux: dead latents that the auxiliary loss revives; None means min(512, hidden_dim // 2), 0 switches it off.
-        dead_threshold: a latent is dead when it has not fired for this many training examples.
-        tied_decoder: decode with the transpose of the encoder (no decoder parameter); False: a decoder of its own.
-        base_model_name_or_path: the backbone these embeddings come from.
-        base_model_revision: its commit, when known.
-        modalities: what the head encodes, such as ["image", "text"], where a backbone has a tower for each. Embeddings
-            of a modality are then centered before they reach the head, see `CSRModel.subtract_modality_mean`. None:
-            one modality.
+        dead_threshold: a latent is dead when it was not active for this many training examples.
+        tied_decoder: decode with the transpose of the encoder's matrix; False adds a decoder matrix.
+        base_model_name_or_path: backbone whose embeddings the head takes.
+        base_model_revision: commit of the backbone, when known.
+        modalities: the modalities that the head encodes, such as ["image", "text"], where the backbone has a tower for
+            each. The mean of the modality is then subtracted from embeddings before the head takes them, see
+            `CSRModel.subtract_modality_mean`. None: one modality, and no mean is subtracted.
 
     Raises:
-        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, `modalities` are not
-            several different ones, or `normalize=True` is given.
+        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, `modalities` has less
+            than two entries or the same twice, or `normalize=True` is given.
     """
 
     model_type = "csr"
-    # Saved folders carry this file, and so load where csr_hf is not installed.
+    # Makes `save_pretrained` copy this file, so that saved folders load where csr_hf is not installed.
     _auto_class = "AutoConfig"
 
     def __init__(
@@ -61,11 +61,11 @@ class CSRConfig(PretrainedConfig):
             )
         if kwargs.pop("normalize", False):
             raise ValueError(
-                "`normalize` (layer norm of the inputs, of sentence-transformers) is not part of a CSR head."
+                "`normalize` (layer norm of the inputs, in sentence-transformers) is not part of a CSR head."
             )
         if modalities is not None and (len(modalities) < 2 or len(set(modalities)) < len(modalities)):
             raise ValueError(
-                f"`modalities` ({modalities!r}) must be several different ones, or None for a single one."
+                f"`modalities` ({modalities!r}) must be two or more different names, or None for one modality."
             )
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim

@@ -1,4 +1,4 @@
-"""Backbone and head together: texts or images in, sparse codes out."""
+"""Encode texts or images into sparse codes, with a backbone and a head."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class CSREncoder:
-    """A frozen backbone with a CSR head behind it.
+    """A frozen backbone followed by a CSR head.
 
     Args:
-        backbone: from `load_backbone`.
-        head: the trained `CSRModel`.
+        backbone: the frozen model, from `load_backbone`.
+        head: the CSR head, trained on the backbone's embeddings.
 
     Raises:
         ValueError: if the backbone's width is not the head's `input_dim`.
@@ -44,18 +44,18 @@ class CSREncoder:
         device: str | None = None,
         token: str | bool | None = None,
     ) -> CSREncoder:
-        """Load a head and its backbone: the one in the same repository, else the one its config names.
+        """Load a head and its backbone: the one packed in the head's repository, else the one its config names.
 
         Args:
             name_or_path: a folder that `csr-hf run`, `csr-hf export` or `CSRModel.save_pretrained` wrote, a Hub id, or
                 a SparseEncoder of sentence-transformers whose modules end with a `SparseAutoEncoder`.
-            revision: branch, tag or commit of the repository. All files are of one commit.
-            device: for backbone and head; default the best at hand.
+            revision: branch, tag or commit of a Hub repository; all files are read at one commit.
+            device: for backbone and head; default the best available.
             token: for a private repository; default the one of `hf auth login` or of HF_TOKEN.
 
         Raises:
-            ValueError: if there is no such repository or no right to read it, its files are damaged or point outside
-                of it, its config names no backbone, or the backbone's width differs.
+            ValueError: if there is no such repository or no permission to read it, its files are damaged or point
+                outside of it, its config names no backbone, or the backbone's width differs.
         """
         repository = open_repository(name_or_path, revision=revision, token=token)
         head = load_head(repository)
@@ -65,7 +65,7 @@ class CSREncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the head, carried by the codes it makes."""
+        """Fingerprint of the head; its codes carry it."""
         return head_fingerprint(self.head)
 
     def embed(
@@ -74,10 +74,17 @@ class CSREncoder:
         *,
         prompt_name: str | None = None,
         batch_size: int = 32,
-        progress: bool = False,
+        show_progress_bar: bool | None = None,
     ) -> np.ndarray:
-        """Dense embeddings of the backbone, float32, shape (n, input_dim); one text or image gives one row."""
-        return self.backbone.embed(_listed(inputs), prompt_name, batch_size, progress=progress)
+        """Embed with the backbone alone: dense, float32, shape (n, input_dim), without the head.
+
+        Args:
+            inputs: as for `encode`; one text or image gives one row.
+            prompt_name: one of the backbone's prompts, for texts.
+            batch_size: inputs in one forward pass.
+            show_progress_bar: as for `Backbone.embed`.
+        """
+        return self.backbone.embed(_as_list(inputs), prompt_name, batch_size, show_progress_bar=show_progress_bar)
 
     def encode(
         self,
@@ -87,50 +94,55 @@ class CSREncoder:
         refine: bool | Literal["pursuit"] = False,
         prompt_name: str | None = None,
         batch_size: int = 32,
-        progress: bool = False,
+        show_progress_bar: bool | None = None,
     ) -> SparseCodes:
-        """Sparse codes of texts and images; exactly the head applied to the backbone's embeddings.
+        """Encode texts and images: embed them, subtract the modality means of a head that has them, apply the head.
 
         Args:
-            inputs: one text or image or a sequence of them, also mixed: images are those of PIL, arrays, `Path`s, or
-                strings that name an image file (if the backbone takes any). No inputs give codes of length 0.
+            inputs: one text or image, or a sequence of texts and images: PIL images, arrays, `Path`s, or, where the
+                backbone embeds images, strings that name an image file. An empty sequence gives codes of length 0.
             k: active latents; default the head's.
-            refine: True or "pursuit" for better codes of documents, see `CSRModel.encode`.
+            refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
             prompt_name: one of the backbone's prompts, for texts.
-            batch_size: inputs in one pass of the backbone.
-            progress: show a bar.
+            batch_size: inputs in one forward pass of the backbone.
+            show_progress_bar: as for `Backbone.embed`.
 
         Raises:
             ValueError: if `k` exceeds hidden_dim, the prompt is unknown, or an image is broken.
-            TypeError: if an element is neither text nor image, or the backbone has no tower for it.
+            TypeError: if an input is neither text nor image, or of a kind that the backbone does not embed.
         """
-        inputs = _listed(inputs)
-        embeddings = self.embed(inputs, prompt_name=prompt_name, batch_size=batch_size, progress=progress)
+        inputs = _as_list(inputs)
+        embeddings = self.embed(
+            inputs, prompt_name=prompt_name, batch_size=batch_size, show_progress_bar=show_progress_bar
+        )
         return encode_embeddings(self.head, self.subtract_modality_means(embeddings, inputs), k, refine=refine)
 
     def encode_query(self, inputs: Any, **options: Any) -> SparseCodes:
-        """`encode` with the backbone's "query" prompt, if it has one."""
+        """Encode with the backbone's "query" prompt, if it has one; options as for `encode`."""
         return self.encode(inputs, **{"prompt_name": "query", **options})
 
     def encode_document(self, inputs: Any, **options: Any) -> SparseCodes:
-        """`encode` with the backbone's "document" prompt, if it has one."""
+        """Encode with the backbone's "document" prompt, if it has one; options as for `encode`."""
         return self.encode(inputs, **{"prompt_name": "document", **options})
 
     def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
-        """Embeddings as the head takes them: those of a modality less its mean, where the head has several.
+        """Subtract from each embedding the mean of its modality, as a head of several modalities requires.
+
+        This is not the head's `pre_bias`, which the head subtracts itself. A head of one modality returns the
+        embeddings unchanged.
 
         Args:
             embeddings: of `embed`, shape (n, input_dim).
-            inputs: what was embedded.
+            inputs: the inputs that were embedded.
         """
         if not self.head.config.modalities:
             return embeddings
-        kinds = np.array(self.backbone.modalities_of(_listed(inputs)), object)
-        centered = np.empty_like(embeddings)
+        kinds = np.array(self.backbone.modalities_of(_as_list(inputs)), object)
+        shifted = np.empty_like(embeddings)
         for kind in dict.fromkeys(kinds):
-            centered[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
-        return centered
+            shifted[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
+        return shifted
 
 
-def _listed(inputs: Any) -> Sequence[Any]:
+def _as_list(inputs: Any) -> Sequence[Any]:
     return [inputs] if isinstance(inputs, str) or is_image(inputs) else inputs

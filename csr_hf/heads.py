@@ -1,4 +1,4 @@
-"""load_head(): a CSR head from wherever it was saved, by csr_hf, sentence-transformers, CSRv2 or the paper's code."""
+"""Load a CSR head that csr_hf, sentence-transformers, CSRv2 or the paper's code has saved."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ _TIED_WEIGHT = "decoder.linear.weight"
 
 
 def load_head(repository: Repository) -> CSRModel:
-    """The head in a repository: a CSRModel, or a `SparseAutoEncoder` among sentence-transformers' modules.
+    """Load the head of a repository: a CSRModel, or a `SparseAutoEncoder` among sentence-transformers' modules.
+
+    Args:
+        repository: from `open_repository`.
 
     Raises:
-        ValueError: if there is none, its files are damaged, its sizes and tensors disagree, its weights are not
+        ValueError: if there is no head, its files are damaged, its sizes and tensors disagree, its weights are not
             finite, or it normalizes its inputs (`normalize=True`), which a CSR head does not.
     """
     from csr_hf.modeling_csr import CSRModel
@@ -38,30 +41,31 @@ def load_head(repository: Repository) -> CSRModel:
         inside = ""
     if inside is None:
         raise ValueError(
-            f"{repository.name} holds no CSR head: its config.json is not one's, and modules.json names no "
+            f"{repository.name} holds no CSR head: its config.json does not describe one, and modules.json names no "
             f"{NATIVE_HEAD}. Give the output of `csr-hf run` or a SparseEncoder with such a module."
         )
     for name in ("config.json", "model.safetensors"):
         if not repository.path(str(Path(inside, name))).is_file():
             raise ValueError(f"{repository.name} has no {Path(inside, name)}. Download or save it again.")
     head = CSRModel.from_pretrained(repository.folder / inside)
-    # Sentence-transformers counts calls there, csr_hf training examples.
+    # Sentence-transformers counts forward passes in this field, csr_hf training examples.
     head.config.dead_threshold = type(head.config)().dead_threshold
     return head
 
 
-def load_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
-    """A head that the code of CSR (`.pth`) or of CSRv2 (`.safetensors`) wrote.
+def import_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
+    """Load a head from a checkpoint of the code of CSR (`.pth`) or CSRv2 (`.safetensors`).
 
-    Neither file knows its k; their folders and file names do (`..._topk_32_...`). A `.pth` file is read with
+    The files do not record k, but the names of files and folders do (`..._topk_32_...`). A `.pth` file is read with
     `weights_only=True`, which runs no code.
 
     Args:
         path: the file.
-        k: active latents; default what the names say.
+        k: active latents; default the number in the name of the file, else of its folder.
 
     Raises:
-        ValueError: if the file is no such checkpoint or is damaged, no k is to be found, or a weight is not finite.
+        ValueError: if the file is damaged or no such checkpoint, `k` is neither given nor in a name, or a weight is
+            not finite.
     """
     import torch
 
@@ -74,10 +78,10 @@ def load_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
     if weight.ndim != 2:
         raise ValueError(f"`encoder.weight` in {path} has {weight.ndim} axes; a head's has 2.")
     hidden_dim, input_dim = weight.shape
-    k = k or _number_in_names(path, "topk")
+    k = k or _find_number(path, "topk")
     if k is None:
-        raise ValueError(f"neither {path} nor its name says how many latents were active (`topk_32`). Give `k` (--k).")
-    config = CSRConfig(input_dim=input_dim, hidden_dim=hidden_dim, k=k, k_aux=_number_in_names(path, "auxk"))
+        raise ValueError(f"the name of {path} does not say how many latents were active (`topk_32`). Give `k` (--k).")
+    config = CSRConfig(input_dim=input_dim, hidden_dim=hidden_dim, k=k, k_aux=_find_number(path, "auxk"))
     with torch.device("meta"):
         head = CSRModel(config)
     for name, wanted in head.state_dict().items():
@@ -98,28 +102,28 @@ def import_head(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> tuple[CSRModel, Repository | None]:
-    """A head from a checkpoint file, a folder, or a Hub repository.
+    """Load a head from a checkpoint file, a folder, or a Hub repository.
 
     Args:
         source: file, folder or Hub id.
-        k: active latents, for checkpoint files whose name does not say.
-        file: a checkpoint file inside the folder or repository.
-        revision: of a Hub repository.
-        token: for a private one.
+        k: active latents; default the number in the checkpoint's name, or the k in the head's config.
+        file: name of a checkpoint file inside the folder or repository; default the head that `load_head` finds.
+        revision: branch, tag or commit of a Hub repository.
+        token: for a private repository; default the one of `hf auth login` or of HF_TOKEN.
 
     Returns:
-        The head, and the repository if it holds the head's backbone too.
+        The head, and the repository if it also holds the backbone, else None.
 
     Raises:
-        ValueError: as `load_head`, `load_checkpoint` and `open_repository` do.
+        ValueError: as `open_repository`, `load_head` and `import_checkpoint` do.
     """
     if Path(source).is_file():
-        return load_checkpoint(source, k), None
+        return import_checkpoint(source, k), None
     repository = open_repository(source, revision=revision, token=token, extra=[file] if file else [])
     if file is not None:
         if not repository.path(file).is_file():
             raise ValueError(f"{repository.name} has no file {file!r}.")
-        return load_checkpoint(repository.path(file), k), None
+        return import_checkpoint(repository.path(file), k), None
     head = load_head(repository)
     if k is not None:
         head.config.k = type(head.config)(**{**head.config.to_dict(), "k": k}).k
@@ -127,7 +131,7 @@ def import_head(
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the head alone, whatever else the file holds."""
+    """Read the tensors of the head; other contents of the file are ignored."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -139,7 +143,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     else:
         state = _unpickle_tensors(path)
     state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    # The weight is tied and has two names; CSRv2 and sentence-transformers keep the second.
+    # The tied weight has two names; CSRv2 and sentence-transformers save it under the second.
     state.setdefault("encoder.weight", state.get(_TIED_WEIGHT))
     tensors = {name: state[name] for name in _TENSORS if hasattr(state.get(name), "ndim")}
     missing = [name for name in _TENSORS[:3] if name not in tensors]
@@ -151,13 +155,13 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unpickle_tensors(path: Path) -> dict[str, Any]:
-    """The state dict of a torch file; optimizer states beside it are mapped, not read."""
+    """Read the state dict of a torch file; optimizer states in it are memory-mapped, not read."""
     import pickle
 
     import torch
 
     if not path.is_file():
-        raise ValueError(f"{path} does not exist.")
+        raise ValueError(f"{path} does not exist. Give a file that the code of CSR or CSRv2 wrote.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -171,8 +175,8 @@ def _unpickle_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
-def _number_in_names(path: Path, name: str) -> int | None:
-    """The number after `topk_` or `auxk_` in the file's name, else in its folder's."""
+def _find_number(path: Path, name: str) -> int | None:
+    """Find the number after `topk_` or `auxk_` in the file's name, else in its folder's; None without one."""
     for part in (path.name, path.absolute().parent.name):
         found = re.search(rf"(?:^|_){name}_(\d+)", part)
         if found:

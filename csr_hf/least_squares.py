@@ -1,4 +1,4 @@
-"""Batched non-negative least squares on the supports of codes. Travels inside each model repository."""
+"""Solve batches of non-negative least-squares problems. A copy of this file is saved in each model repository."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import torch
 _PIVOTS = 10
 _SWEEPS = 50
 _TOLERANCE = 1e-5
-# Up to here the inner products of all atoms (64 MB) may be computed at once and looked up.
+# Up to this many atoms, the inner products of all pairs (64 MB) may be computed and then looked up.
 _GRAM_LATENTS = 4096
 
 
 def gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Inner products of the chosen atoms, shape (n, k, k)."""
-    # Looking up is cheaper per row; computing all of them first pays off from about this many rows.
+    """Compute the inner products of the atoms that each row chooses.
+
+    Args:
+        atoms: shape (hidden_dim, input_dim).
+        indices: of the chosen atoms, shape (n, k).
+
+    Returns:
+        Gram matrices, shape (n, k, k).
+    """
+    # Looking products up is cheaper per row; computing all pairs first pays off from about this many rows.
     if len(atoms) <= _GRAM_LATENTS and 4 * indices.numel() * indices.shape[-1] >= len(atoms) ** 2:
         return (atoms @ atoms.t())[indices[:, :, None], indices[:, None, :]]
     support = atoms[indices]
@@ -21,23 +29,34 @@ def gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor
 
 
 def restrict(system: torch.Tensor, target: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same equations with the unknowns that are not `kept` at zero: theirs become 1 * z = 0."""
+    """Fix the unknowns that are not `kept` at zero: their equations become 1 * z = 0.
+
+    Args:
+        system: matrices, shape (n, k, k).
+        target: right sides, shape (n, k).
+        kept: bool, shape (n, k).
+    """
     both = kept[:, :, None] & kept[:, None, :]
     system = torch.where(both, system, 0.0) + torch.diag_embed((~kept).to(system))
     return system, torch.where(kept, target, 0.0)
 
 
 def solve(system: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Solutions of positive definite systems (n, k, k) for targets (n, k)."""
+    """Solve positive definite systems (n, k, k) for targets (n, k)."""
     return torch.cholesky_solve(target[..., None], torch.linalg.cholesky(system))[..., 0]
 
 
 def solve_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Minimise z^T system z / 2 - target^T z over z >= 0, given the minimum without that bound.
+    """Minimize z^T system z / 2 - target^T z over z >= 0.
 
-    Block pivoting (Kim and Park, doi 10.1137/110821172): solve for the positive values alone, exchange every one that
-    violates the optimality conditions, repeat. A few rounds suffice unless k exceeds the width of the embeddings;
-    descent takes the rows that are left.
+    Block pivoting (Kim and Park, doi 10.1137/110821172): solve for a set of positive values, move every value that
+    violates the optimality conditions into or out of the set, repeat. A few rounds suffice unless k exceeds the width
+    of the embeddings; coordinate descent finishes the rows that are left.
+
+    Args:
+        system: positive definite matrices, shape (n, k, k).
+        target: shape (n, k).
+        start: the minimum without the bound, shape (n, k).
     """
     solution, positive = start.clamp_min(0), start > 0
     rows = torch.arange(len(target), device=target.device)
@@ -57,7 +76,7 @@ def solve_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.
 
 
 def _descend_non_negative(system: torch.Tensor, target: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Minimise z^T system z / 2 - target^T z over z >= 0, one coordinate of all rows at a time."""
+    """Minimize z^T system z / 2 - target^T z over z >= 0, one coordinate of all rows at a time."""
     solution = start.clone()
     for _ in range(_SWEEPS):
         before = solution.clone()

@@ -1,4 +1,4 @@
-"""The CSR head: dense embeddings to sparse codes and back. Travels inside each model repository."""
+"""Encode dense embeddings into sparse codes and decode them. A copy of this file is saved in each model repository."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .least_squares import gram_of_supports, restrict, solve, solve_non_negative
 
 _PURSUIT_ROUNDS = 8
 _RIDGE = 1e-5
-# Floats of one work array: more rows are refined in several parts (128 MB).
+# Floats in one work array (128 MB): more rows are refined in several parts.
 _WORK_FLOATS = 1 << 25
-# Sentence-transformers' name of the tied weight, which has two.
+# The tied weight has two names in sentence-transformers, which saves it under this one.
 _TIED_WEIGHT = "decoder.linear.weight"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 @dataclass
 class CSROutput(ModelOutput):
-    """What `CSRModel.forward` returns.
+    """Output of `CSRModel.forward`.
 
     Attributes:
         loss: reconstruction error at k, squared, summed over dimensions, averaged over the batch; a scalar.
         values: values of the active latents, descending, shape (n, k).
-        indices: the active latents, int64, shape (n, k).
-        reconstruction: decoded codes, shape (n, input_dim).
+        indices: numbers of the active latents, int64, shape (n, k).
+        reconstruction: embeddings decoded from the codes, shape (n, input_dim).
     """
 
     loss: torch.Tensor | None = None
@@ -50,14 +50,18 @@ class CSRModel(PreTrainedModel):
     .. code-block:: text
 
         z     = ReLU(top_k(W (x - pre_bias) + latent_bias))
-        x_hat = W^T z + pre_bias                (tied; with `tied_decoder=False` a matrix of its own replaces W^T)
+        x_hat = W^T z + pre_bias                (tied; with `tied_decoder=False` another matrix replaces W^T)
 
     Parameters keep the names of sentence-transformers' `SparseAutoEncoder`: `encoder.weight` (hidden_dim, input_dim),
     `pre_bias` (input_dim,), `latent_bias` (hidden_dim,). The buffer `stats_last_nonzero` (hidden_dim,) counts, for
-    each latent, the training examples since it last fired; only training changes it.
+    each latent, the training examples since it was last active; only training changes it.
 
-    A head of several modalities has two buffers more: `modality_bias` (modalities, input_dim), which `center`
-    subtracts, and `modality_last_nonzero` (modalities, hidden_dim), the same count over the examples of each.
+    A head of several modalities has two more buffers: `modality_bias` (modalities, input_dim), the means that
+    `subtract_modality_mean` subtracts, and `modality_last_nonzero` (modalities, hidden_dim), the count of each latent
+    over the examples of one modality.
+
+    Embeddings have up to two vectors subtracted: first the mean of their modality, by the caller, with
+    `subtract_modality_mean`; then `pre_bias`, inside `encode` and its relatives. "Centered" means minus `pre_bias`.
     """
 
     config_class = CSRConfig
@@ -89,7 +93,7 @@ class CSRModel(PreTrainedModel):
         if module is self.encoder:
             init.kaiming_uniform_(module.weight, a=5**0.5)
         elif module is getattr(self, "decoder", None):
-            # By itself, not with `self`: a tied checkpoint loaded as untied lacks this module alone.
+            # A branch of its own, not part of `self`: a tied checkpoint loaded as untied lacks only this module.
             init.copy_(module.weight, self.encoder.weight.t())
         elif module is self:
             init.zeros_(self.pre_bias)
@@ -103,25 +107,25 @@ class CSRModel(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
     ) -> CSRModel:
-        """Load a head; `PreTrainedModel.from_pretrained` with checks, and only ever from safetensors.
+        """Load a head from safetensors, and check it; otherwise as `PreTrainedModel.from_pretrained`.
 
-        Reads also a `SparseAutoEncoder` of sentence-transformers, given its folder or its `subfolder`.
+        A `SparseAutoEncoder` of sentence-transformers is loaded too, given its folder or its `subfolder`.
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
             *args: as for `PreTrainedModel.from_pretrained`.
-            **kwargs: as for `PreTrainedModel.from_pretrained`; fields of `CSRConfig` win over the saved ones.
+            **kwargs: as for `PreTrainedModel.from_pretrained`; fields of `CSRConfig` replace the saved ones.
 
         Raises:
-            ValueError: if the file is damaged, or its tensors and the sizes in the config disagree (both before any
-                memory is spent), or a weight is NaN or infinite.
-            OSError: if there is no such repository or file, or no right to read it.
+            ValueError: if the file is damaged, its tensors and the sizes in the config disagree (both checked before
+                memory is allocated), or a weight is NaN or infinite.
+            OSError: if there is no such repository or file, or no permission to read it.
         """
         source: str | os.PathLike | None = pretrained_model_name_or_path
         if source is not None:
             hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
             access = {name: hub[name] for name in ("token", "local_files_only", "cache_dir") if name in hub}
-            # Once, so that config and weights are of the same commit.
+            # Resolved once, so that config and weights are read at the same commit.
             hub["revision"] = resolve_revision(source, hub.get("revision"), **access)
             config = kwargs.pop("config", None)
             if not isinstance(config, PretrainedConfig):
@@ -130,7 +134,7 @@ class CSRModel(PreTrainedModel):
             path = cached_file(source, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
             kwargs |= {**hub, "config": config}
             if path is not None and _check_tensors(path, config):
-                # Not `key_mapping`: transformers would undo it on saving.
+                # Renamed here, not by `key_mapping`, which transformers would undo on saving.
                 weights = load_file(path)
                 kwargs["state_dict"] = {**weights, "encoder.weight": weights.pop(_TIED_WEIGHT)}
                 source = None
@@ -145,32 +149,37 @@ class CSRModel(PreTrainedModel):
 
     @property
     def dictionary(self) -> torch.Tensor:
-        """The atoms that codes are decoded with, shape (hidden_dim, input_dim)."""
+        """The decoder's atoms, one for each latent, shape (hidden_dim, input_dim)."""
         return self.encoder.weight if self.config.tied_decoder else self.decoder.weight.t()
 
     def subtract_modality_mean(self, embeddings: torch.Tensor, modality: str | None = None) -> torch.Tensor:
-        """Embeddings of one modality less what all of them have in common: what every other method takes.
+        """Subtract the mean of a modality from its embeddings; all other methods expect embeddings without it.
 
-        Contrastive backbones put images and texts into two narrow cones (arXiv 2203.02053). A dictionary over both
-        spends latents on telling them apart; over centered embeddings both use the same ones.
+        Contrastive backbones put images and texts into two narrow cones (arXiv 2203.02053). A dictionary trained on
+        both spends latents on telling them apart; without the means, both use the same latents.
 
         Args:
             embeddings: as the backbone gives them, shape (n, input_dim).
-            modality: one of the config's; a head of a single modality takes its embeddings as they are.
+            modality: one of the config's. A head of one modality ignores it and returns the embeddings unchanged.
+
+        Returns:
+            Embeddings, shape (n, input_dim).
 
         Raises:
-            ValueError: if the head has several modalities and this is none of them.
+            ValueError: if the head has several modalities and `modality` is none of them, or the width differs.
         """
         self._check_width(embeddings)
         if not self.config.modalities:
             return embeddings
         if modality not in self.config.modalities:
             known = ", ".join(self.config.modalities)
-            raise ValueError(f"`modality` ({modality!r}) is not one of this head's: {known}. Say what was embedded.")
+            raise ValueError(
+                f"`modality` ({modality!r}) is not one of this head's: {known}. Name the one that was embedded."
+            )
         return embeddings - self.modality_bias[self.config.modalities.index(modality)]
 
     def pre_activations(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """W (x - pre_bias) + latent_bias, shape (n, hidden_dim).
+        """Compute W (x - pre_bias) + latent_bias, shape (n, hidden_dim).
 
         Raises:
             ValueError: if the last axis of `embeddings` is not `input_dim`.
@@ -181,19 +190,19 @@ class CSRModel(PreTrainedModel):
     def encode(
         self, embeddings: torch.Tensor, k: int | None = None, *, refine: bool | Literal["pursuit"] = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sparse codes of dense embeddings.
+        """Encode dense embeddings into sparse codes.
 
         Args:
-            embeddings: shape (n, input_dim).
-            k: active latents; default the config's. Any k up to hidden_dim works, whatever the head was trained at.
-            refine: better codes at the same k, for documents; float32 arithmetic, no gradient. True keeps the
-                support the encoder chose and solves the non-negative least-squares problem on it. "pursuit" chooses
-                the support too, by generalised orthogonal matching pursuit (arXiv 1111.6664): closest to the
-                embedding, so best where codes are decoded (`rescore="self"`); a little worse where sparse is
-                compared with sparse, since queries are encoded by the encoder.
+            embeddings: shape (n, input_dim), without the mean of their modality.
+            k: active latents, at most hidden_dim; default the config's. It need not be the k of the training.
+            refine: compute codes that decode closer to the embedding at the same k, for documents; in float32 and
+                without gradients. True keeps the latents that the encoder chose and fits their values by non-negative
+                least squares. "pursuit" also chooses the latents, by generalized orthogonal matching pursuit
+                (arXiv 1111.6664): closest to the embedding, so best where search decodes the codes; slightly worse
+                where sparse queries are compared with sparse documents, since the encoder chooses a query's latents.
 
         Returns:
-            values (n, k), descending, non-negative, and indices (n, k), int64. Latents that ReLU cut have value 0.
+            values (n, k), descending, non-negative, and indices (n, k), int64. Latents below zero have the value 0.
 
         Raises:
             ValueError: if `k` is not between 1 and hidden_dim, `refine` is unknown, or the embeddings have another
@@ -216,7 +225,7 @@ class CSRModel(PreTrainedModel):
         return torch.relu(values), indices
 
     def decode(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Dense embeddings of sparse codes: sum_j z_j * dictionary[j] + pre_bias.
+        """Decode sparse codes into dense embeddings: sum_j z_j * dictionary[j] + pre_bias.
 
         Args:
             values: shape (n, k).
@@ -229,27 +238,27 @@ class CSRModel(PreTrainedModel):
         return latents.scatter_add(-1, indices.long(), values) @ self.dictionary + self.pre_bias
 
     def project(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inner products of embeddings with every atom, and with pre_bias.
+        """Compute the inner products of embeddings with every atom and with pre_bias.
 
-        With them, <x, decode(z)> = sum_j latents[j] * z_j + offset: the second stage of a search scores a sparse
-        document against a dense query without decoding it.
+        They give <x, decode(z)> = sum_j latents[j] * z_j + offset: reranking scores a sparse document against a dense
+        query without decoding the document.
 
         Args:
             embeddings: shape (n, input_dim).
 
         Returns:
-            latents (n, hidden_dim) and offset (n,).
+            latents (n, hidden_dim), the products with the atoms, and offset (n,), those with pre_bias.
         """
         self._check_width(embeddings)
         return embeddings @ self.dictionary.t(), embeddings @ self.pre_bias
 
     def forward(self, embeddings: torch.Tensor, k: int | None = None, return_dict: bool = True) -> CSROutput | tuple:
-        """Encode, decode, and measure the reconstruction error at k.
+        """Encode and decode embeddings, and compute the reconstruction error at k.
 
         Args:
             embeddings: shape (n, input_dim).
             k: active latents; default the config's.
-            return_dict: a `CSROutput`; a plain tuple in the same order if False.
+            return_dict: True returns a `CSROutput`, False a plain tuple in the same order.
         """
         values, indices = self.encode(embeddings, k)
         reconstruction = self.decode(values, indices)
@@ -266,19 +275,19 @@ class CSRModel(PreTrainedModel):
 
     @torch.no_grad()
     def _correlations(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Inner products of x - pre_bias with every atom, float32, shape (n, hidden_dim)."""
+        """Compute the inner products of x - pre_bias with every atom, float32, shape (n, hidden_dim)."""
         return (embeddings.float() - self.pre_bias.float()) @ self.dictionary.float().t()
 
     @torch.no_grad()
     def _refine(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoder's support with least-squares values."""
+        """Fit the values of the latents that the encoder chooses."""
         values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
         fitted, indices = self._fit(self._correlations(embeddings), indices, values > 0)
         return fitted.to(values.dtype), indices
 
     @torch.no_grad()
     def _pursue(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Several times: add the atoms that explain most of what is left, then fit all values anew."""
+        """Choose latents in rounds: add those whose atoms explain most of the residual, then fit all values again."""
         self._check_width(embeddings)
         atoms = self.dictionary.float()
         correlations, norms = self._correlations(embeddings), atoms.norm(dim=-1).clamp_min(1e-12)
@@ -297,11 +306,11 @@ class CSRModel(PreTrainedModel):
     def _fit(
         self, correlations: torch.Tensor, indices: torch.Tensor, active: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Non-negative least squares on a support, shape (n, k); what is not `active` stays at zero."""
+        """Fit the values of latents (n, k) by non-negative least squares; 0 where not `active`. Sorts by value."""
         target = torch.gather(correlations, -1, indices)
         gram = gram_of_supports(self.dictionary.float(), indices)
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        # Relative to each atom: rescaling an atom rescales its value and changes nothing else.
+        # The ridge is relative to each atom, so that the solution does not depend on the scale of atoms.
         diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
         system, target = restrict(gram, target, active)
         solution = solve(system, target)
@@ -314,7 +323,7 @@ class CSRModel(PreTrainedModel):
 
 
 def _check_tensors(path: str, config: CSRConfig) -> bool:
-    """Compare the header of a safetensors file with the sizes of the config; tells whether it has the tied name."""
+    """Compare the shapes in a safetensors file with the config; return whether the encoder has its tied name."""
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -325,7 +334,7 @@ def _check_tensors(path: str, config: CSRConfig) -> bool:
         found["encoder.weight"] = found[_TIED_WEIGHT]
     sizes, width = config.hidden_dim, config.input_dim
     wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
-    # These two may be missing: the clock starts at 0, and an untied decoder at the transposed encoder.
+    # These two may be missing: the count then starts at 0, and an untied decoder at the transposed encoder.
     optional = {"stats_last_nonzero": (sizes,), "decoder.weight": (width, sizes)}
     if config.modalities:
         wanted["modality_bias"] = (len(config.modalities), width)

@@ -1,4 +1,4 @@
-"""A model repository, in a folder or on the Hub, read at one commit; nothing in it may point outside of it."""
+"""Open a model repository, a folder or one commit on the Hub, and refuse paths that lead outside of it."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from csr_hf.runs.folder import RunFolder
+
 NATIVE_HEAD = "SparseAutoEncoder"
-"""The class of sentence-transformers that holds a head."""
+"""Name of the sentence-transformers class that holds a head."""
 NATIVE_ROUTER = "Router"
-"""The one that holds a head for each modality."""
+"""Name of the sentence-transformers class that holds one head for each modality."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-# Weights, settings and tokenizers. No code and no pickles: neither is ever needed, so neither is fetched.
+# Weights, settings and tokenizers. Code and pickles are never needed, so they are not downloaded.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 
 
 @dataclass(frozen=True)
 class Repository:
-    """Files of one commit."""
+    """The files of a model, at one commit."""
 
     name: str
-    """Folder or Hub id, as it was asked for."""
+    """Folder or Hub id, as the user gave it."""
     folder: Path
-    """Where the files are."""
+    """Local folder that holds the files."""
     commit: str | None = None
-    """Of a Hub repository; None for a folder."""
+    """Commit of a Hub repository; None for a folder."""
 
     def path(self, inside: str) -> Path:
-        """The path of a file or folder in the repository, which need not exist.
+        """Return the local path of a file or folder in the repository, which need not exist.
+
+        Args:
+            inside: path relative to the repository.
 
         Raises:
-            ValueError: if it is absolute, climbs out with `..`, or is a link that leads out.
+            ValueError: if it is absolute, contains `..`, or is a link to a target outside of the repository.
         """
         parts = PureWindowsPath(inside)
         if parts.anchor or ".." in parts.parts:
             raise ValueError(f"{self.name} points outside of its own folder ({inside!r}). Do not trust it.")
-        # The Hub's cache links each snapshot to the blobs two levels above it.
+        # In the Hub's cache, the files of a snapshot are links into `blobs`, two levels up.
         folder = self.folder.resolve()
         root = folder.parent.parent if folder.parent.name == "snapshots" else folder
         path = self.folder / inside
@@ -48,7 +53,7 @@ class Repository:
         return path
 
     def read_json(self, inside: str) -> Any:
-        """A JSON file; None if there is none.
+        """Read a JSON file; None if it does not exist.
 
         Raises:
             ValueError: if it is not JSON, or as `path` does.
@@ -62,10 +67,10 @@ class Repository:
             raise ValueError(f"{inside} of {self.name} is not JSON: {error}. Download or save it again.") from error
 
     def modules(self) -> list[dict[str, str]]:
-        """The modules of sentence-transformers in it, in order, each with `path` and `type`; empty without any.
+        """List the sentence-transformers modules in order, each with `path` and `type`; empty without modules.json.
 
         Raises:
-            ValueError: if `modules.json` is something else, or a module lies outside of the repository.
+            ValueError: if modules.json is not a list of modules, or a module lies outside of the repository.
         """
         listing = self.read_json("modules.json")
         try:
@@ -78,10 +83,10 @@ class Repository:
         return modules
 
     def folder_of(self, module: str) -> str | None:
-        """The folder of the module of this class name; None without it.
+        """Return the folder of the module of a class, given its name; None without such a module.
 
         Raises:
-            ValueError: if there are several.
+            ValueError: if there are several such modules, or as `modules` does.
         """
         found = [entry["path"] for entry in self.modules() if entry["type"].rsplit(".", 1)[-1] == module]
         if len(found) > 1:
@@ -90,7 +95,7 @@ class Repository:
 
     @property
     def is_packed(self) -> bool:
-        """Whether it holds backbone and head as modules of sentence-transformers."""
+        """Whether the repository holds backbone and head as modules of sentence-transformers."""
         return any(self.folder_of(module) is not None for module in (NATIVE_HEAD, NATIVE_ROUTER))
 
 
@@ -101,22 +106,22 @@ def open_repository(
     token: str | bool | None = None,
     extra: Sequence[str] = (),
 ) -> Repository:
-    """Open a folder, or fetch a Hub repository whole and at one commit; offline, what the local cache holds.
+    """Open a folder, or download a Hub repository at one commit; offline, use the local Hub cache.
 
     Args:
-        name_or_path: folder, output folder of `csr-hf run`, or Hub id.
+        name_or_path: folder of a model, output folder of `csr-hf run` (its head is opened), or Hub id.
         revision: branch, tag or commit of a Hub repository.
         token: default the one of `hf auth login` or of HF_TOKEN.
-        extra: files that are wanted beside weights, settings and tokenizers.
+        extra: patterns of files to download beside weights, settings and tokenizers.
 
     Raises:
-        ValueError: if there is no such repository, or no right to read it, with what to do.
+        ValueError: if there is no such repository or revision, or no permission to read it, with what to do then.
     """
     name = str(name_or_path)
     if Path(name).is_dir():
-        # Of a whole run, its head.
-        is_run = not (Path(name) / "config.json").is_file() and (Path(name) / "model" / "config.json").is_file()
-        return Repository(name, Path(name, "model") if is_run else Path(name))
+        model = RunFolder.of(name).model
+        is_run = not Path(name, "config.json").is_file() and (model / "config.json").is_file()
+        return Repository(name, model if is_run else Path(name))
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -129,7 +134,7 @@ def open_repository(
         raise ValueError(f"{name} has no revision {revision!r}. Give a branch, a tag or a commit.") from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
-            f"{name} is no folder here and not on the Hub, or it is private and you are not logged in as somebody who "
+            f"{name} is no folder here and not on the Hub, or it is private and you are not logged in as a user who "
             "may read it: `hf auth login`, or set HF_TOKEN."
         ) from error
     except errors.LocalEntryNotFoundError as error:
@@ -141,5 +146,5 @@ def open_repository(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can only be meant as a Hub id: `name` or `user/name`, and no folder is called so here."""
+    """Tell whether a name has the form of a Hub id, `name` or `user/name`, and no local folder has that name."""
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()

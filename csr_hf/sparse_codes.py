@@ -1,35 +1,38 @@
-"""Sparse codes as two small arrays: the active latents of every row and their values."""
+"""Hold sparse codes as two small arrays: the active latents of every row and their values."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     import torch
     from scipy.sparse import csr_matrix
 
+_FORMAT = "csr_hf.sparse_codes"
 _MAX_UINT16_DIM = 65_536
 
 
 class QueryProjections(NamedTuple):
-    """Dense queries seen from the latents: <x, decode(z)> = sum_j latents[j] * z_j + offset, `CSRModel.project`."""
+    """Inner products of dense queries with the decoder: <x, decode(z)> = sum_j latents[j] * z_j + offset.
+
+    `csr_hf.codes.project_queries` computes them.
+    """
 
     latents: np.ndarray
-    """float32, shape (n, hidden_dim)."""
+    """Products with every atom of the dictionary, float32, shape (n, hidden_dim)."""
     offset: np.ndarray
-    """float32, shape (n,)."""
+    """Products with pre_bias, float32, shape (n,)."""
     head_fingerprint: str | None = None
-    """Fingerprint of the head."""
+    """Of the head; None when unknown."""
 
     def codes(self, k: int) -> SparseCodes:
-        """The k largest projections as sparse queries, for an index built with decoded norms; negative ones are 0.
+        """Keep the k largest projections as sparse queries, for an index with decoded norms; negative ones become 0.
 
         Raises:
             ValueError: if `k` is not between 1 and hidden_dim.
@@ -47,9 +50,9 @@ class QueryProjections(NamedTuple):
 
 
 class SparseCodes:
-    """`n` codes of at most `k` active latents out of `dim`.
+    """Codes of `n` embeddings: each has at most `k` active latents out of `dim`.
 
-    Rows are sorted by value, largest first, so a smaller `k` is a slice and never a second encoding. Values are
+    Rows are sorted by value, largest first, so that a smaller `k` is a slice of the same codes. Values are
     non-negative; a row with fewer than `k` active latents ends in zeros.
 
     Args:
@@ -57,11 +60,11 @@ class SparseCodes:
         values: their values, shape (n, k), descending. float16 stays float16; every other type becomes float32.
         dim: length of the latents axis (the head's `hidden_dim`).
         head_fingerprint: of the head that made the codes; None when unknown. An index refuses codes of another head.
-        check: verify ranges, order and finiteness. Costs one pass; off where the arrays are known to be good.
+        check: verify ranges, order and finiteness, one pass over the arrays; False where they are known to be valid.
 
     Raises:
-        ValueError: for shapes that differ, indices that are no integers or out of range, or values that are
-            unsorted, negative or not finite.
+        ValueError: if shapes differ, indices are not integers or out of range, or values are unsorted, negative or
+            not finite.
     """
 
     __slots__ = ("dim", "head_fingerprint", "indices", "values")
@@ -88,12 +91,12 @@ class SparseCodes:
 
     @property
     def k(self) -> int:
-        """Latents kept in a row."""
+        """Latents stored for each row."""
         return self.indices.shape[1]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the matrix the codes stand for: (n, dim)."""
+        """Shape of the matrix that the codes represent: (n, dim)."""
         return len(self), self.dim
 
     @property
@@ -109,7 +112,7 @@ class SparseCodes:
         return f"SparseCodes(n={len(self)}, k={self.k}, dim={self.dim}, {size:.0f} bytes a row)"
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> SparseCodes:
-        """Some of the rows, still as `SparseCodes` (a single integer gives one row)."""
+        """Select rows by an integer (one row), a slice, a bool mask or row numbers."""
         if isinstance(rows, (int, np.integer)):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of {len(self)} codes")
@@ -129,18 +132,18 @@ class SparseCodes:
         return self._like(self.indices[:, :k], self.values[:, :k])
 
     def normalize(self) -> SparseCodes:
-        """Rows of unit Euclidean norm, so that the dot product is the cosine. A row of zeros stays zero."""
+        """Scale rows to unit Euclidean norm, so that dot products are cosines; rows of zeros stay zero."""
         values = self.values.astype(np.float32)
         norms = np.linalg.norm(values, axis=1, keepdims=True)
         values /= np.where(norms > 0, norms, 1)
         return self._like(self.indices, values.astype(self.values.dtype))
 
     def astype(self, dtype: Literal["float32", "float16"]) -> SparseCodes:
-        """The same codes with values of another width."""
+        """Convert the values to another float type; indices are shared."""
         return self._like(self.indices, self.values.astype(np.dtype(dtype)))
 
     def to_scipy(self) -> csr_matrix:
-        """As a scipy matrix of shape (n, dim), float32, without explicit zeros."""
+        """Convert to a scipy matrix of shape (n, dim), float32, without explicit zeros."""
         from scipy.sparse import csr_matrix
 
         n, k = self.indices.shape
@@ -152,7 +155,7 @@ class SparseCodes:
         return matrix
 
     def to_torch(self, layout: Literal["sparse", "dense"] = "sparse") -> torch.Tensor:
-        """As a torch tensor of shape (n, dim): sparse COO (what sentence-transformers uses) or dense, float32."""
+        """Convert to a float32 torch tensor of shape (n, dim): sparse COO, as in sentence-transformers, or dense."""
         import torch
 
         rows, columns = np.nonzero(self.values)
@@ -164,7 +167,7 @@ class SparseCodes:
 
     @staticmethod
     def concatenate(parts: list[SparseCodes]) -> SparseCodes:
-        """Stack codes of one head and one k.
+        """Stack codes of one head and one k into one object.
 
         Raises:
             ValueError: if there are none, or their `k`, `dim` or `head` differ.
@@ -189,82 +192,52 @@ class SparseCodes:
         """
         from safetensors.numpy import save_file
 
-        metadata = {"format": "csr_hf.sparse_codes", "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
+        metadata = {"format": _FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
 
     @classmethod
-    def load(cls, path: str | Path, *, mmap: bool = True) -> SparseCodes:
-        """Read what `save` wrote.
+    def load(cls, path: str | Path) -> SparseCodes:
+        """Read what `save` wrote, and check every row: the arrays index into others, so damage must be found here.
 
         Args:
             path: the safetensors file.
-            mmap: map the arrays into memory (pages are read when touched) instead of reading them.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is truncated or holds something else.
+            ValueError: if the file is truncated, holds something else, or holds values that `SparseCodes` refuses.
         """
-        path = Path(path)
-        layout, dim, head = _read_header(path)
-        arrays = {}
-        for name, (dtype, shape, begin, end) in layout.items():
-            if end > path.stat().st_size:
-                raise ValueError(f"{path} is truncated: `{name}` ends at byte {end}. Encode and save again.")
-            array = (
-                np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=shape)
-                if end > begin
-                else np.empty(shape, dtype)
-            )
-            arrays[name] = array if mmap else np.array(array)
-        return cls(arrays["indices"], arrays["values"], dim, head, check=not mmap)
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError("it does not hold sparse codes")
+                indices, values = file.get_tensor("indices"), file.get_tensor("values")
+            return cls(indices, values, int(metadata["dim"]), json.loads(metadata["head"]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is truncated, damaged, or no file of sparse codes ({error}). Encode and save again."
+            ) from error
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head_fingerprint, check=False)
 
 
-_DTYPES = {"U16": np.uint16, "I32": np.int32, "F16": np.float16, "F32": np.float32}
-
-
 def index_dtype(dim: int) -> type[np.uint16] | type[np.int32]:
-    """The narrowest integer type that holds every latent of `dim`."""
+    """Return the narrowest integer type that holds the numbers of `dim` latents."""
     return np.uint16 if dim <= _MAX_UINT16_DIM else np.int32
 
 
 def _check_arrays(indices: np.ndarray, values: np.ndarray, dim: int) -> None:
+    """Check ranges, finiteness and order of arrays that are not empty."""
     if int(indices.min()) < 0 or int(indices.max()) >= dim:
         raise ValueError(f"`indices` must lie in [0, {dim}); found {int(indices.min())} to {int(indices.max())}.")
     if not np.isfinite(values).all():
         raise ValueError(f"`values` holds NaN or infinity, first in row {int(np.argmin(np.isfinite(values).all(1)))}.")
-    if values.min() < 0 or (np.diff(values, axis=1) > 0).any():
+    if values.min() < 0 or (values[:, 1:] > values[:, :-1]).any():
         raise ValueError("`values` must be non-negative and descend within each row.")
-
-
-def _read_header(path: Path) -> tuple[dict[str, tuple[type, tuple[int, ...], int, int]], int, str | None]:
-    """Of a file that `SparseCodes.save` wrote: type, shape, first and end byte of the arrays; dim and head."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length < 1 << 20:
-            raise ValueError(f"{path} is not a file of sparse codes. Write one with `SparseCodes.save`.")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise ValueError(f"{path} is corrupt: its header cannot be read. Encode and save again.") from error
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    if metadata.get("format") != "csr_hf.sparse_codes" or {"indices", "values"} - header.keys():
-        raise ValueError(f"{path} does not hold sparse codes. Write one with `SparseCodes.save`.")
-    try:
-        layout = {name: _read_entry(header[name], 8 + length) for name in ("indices", "values")}
-        return layout, int(metadata["dim"]), json.loads(metadata["head"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is corrupt: its header does not describe sparse codes. Save again.") from error
-
-
-def _read_entry(entry: dict, start: int) -> tuple[type, tuple[int, ...], int, int]:
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if begin < 0 or end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
-        raise ValueError("shape and bytes differ")
-    return dtype, shape, start + begin, start + end

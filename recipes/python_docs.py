@@ -152,11 +152,11 @@ def write_corpus(path: Path, limit: int | None) -> int:
     """
     from datasets import Dataset
 
-    from csr_hf.plumbing.atomic import written_whole
+    from csr_hf.plumbing.atomic import write_whole
 
     names, summaries, bodies = zip(*read_docstrings(limit), strict=True)
     rows = Dataset.from_dict({"id": list(names), "anchor": list(summaries), "positive": list(bodies)})
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         rows.to_parquet(str(temporary))
     return len(rows)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf import CSRConfig, CSRModel, load_backbone
+from csr_hf import CSRConfig, CSREncoder, CSRModel, load_backbone
 from tests import HUB_PORT
 from tests.helpers.hub_server import TOKEN, LocalHub
 from tests.helpers.runs import make_once, make_run
@@ -101,3 +101,46 @@ def embeddings():
     weights = rng.random((600, 30)) * (rng.random((600, 30)) < 0.1)
     rows = weights @ directions + 0.05 * rng.standard_normal((600, 12))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A CLIP of random weights."""
+    from tests.helpers.clip import save_clip
+
+    return load_backbone(str(save_clip(tmp_path_factory.mktemp("clip") / "clip")), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of 150 images with captions."""
+    from tests.helpers.clip import caption, picture
+
+    folder = tmp_path_factory.mktemp("photos")
+    lines = ["file_name,text"]
+    for number in range(150):
+        picture(number).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{caption(number)}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_run(clip, photos, tmp_path_factory):
+    """What `csr-hf run` makes of the photos; to be read, not written."""
+    from csr_hf.cli.main import main
+    from tests.helpers.clip import SMALL
+
+    folder = tmp_path_factory.mktemp("runs") / "photos"
+    call = ["run", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(folder), *SMALL]
+    assert main(call) == 0
+    return folder
+
+
+@pytest.fixture
+def modal_encoder(clip):
+    """A random head of two modalities behind the tiny CLIP."""
+    torch.manual_seed(0)
+    head = CSRModel(CSRConfig(input_dim=clip.dim, hidden_dim=96, k=8, modalities=["image", "text"]))
+    head.modality_bias.normal_(std=0.1)
+    return CSREncoder(clip, head)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from csr_hf import CSREncoder, CSRModel
 from csr_hf.cli.main import main
-from csr_hf.heads import import_head, load_checkpoint, load_head
+from csr_hf.heads import import_checkpoint, import_head, load_head
 from csr_hf.publishing.sentence_transformers import native_head, write_full
 from csr_hf.repository import open_repository
 from tests.conftest import MINILM, make_head
@@ -91,10 +91,10 @@ def test_official_checkpoints(tmp_path, prefix, wrapped, zipped):
     content = {"epoch": 10, "state_dict": state, "optimizer": optimizer.state_dict(), "scheduler": {"last_lr": [4e-4]}}
     path = folder / "checkpoint_9.pth"
     torch.save(content if wrapped else state, path, _use_new_zipfile_serialization=zipped)
-    head = load_checkpoint(path)
+    head = import_checkpoint(path)
     assert equal(head, make_head())
     assert (head.config.input_dim, head.config.hidden_dim, head.config.k) == (12, 40, 8)
-    assert load_checkpoint(path, k=3).config.k == 3
+    assert import_checkpoint(path, k=3).config.k == 3
 
 
 def test_csrv2_checkpoint(tmp_path, capsys):
@@ -112,8 +112,8 @@ def test_csrv2_checkpoint(tmp_path, capsys):
 def test_checkpoint_of_no_k_asks_for_it(tmp_path):
     save_file(official_state(make_head()) | {"decoder.linear.weight": torch.zeros(40, 12)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"how many latents were active.*Give `k` \(--k\)"):
-        load_checkpoint(tmp_path / "x.safetensors")
-    assert load_checkpoint(tmp_path / "x.safetensors", k=6).config.k == 6
+        import_checkpoint(tmp_path / "x.safetensors")
+    assert import_checkpoint(tmp_path / "x.safetensors", k=6).config.k == 6
 
 
 def test_heads_on_the_hub(hub, tmp_path, native):
@@ -184,24 +184,24 @@ def test_damaged_checkpoints_are_named(tmp_path):
     path = tmp_path / "x_topk_4.pth"
     torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
     with pytest.raises(ValueError, match=r"is not a CSR head: it lacks encoder\.weight, pre_bias, latent_bias"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     torch.save(official_state(make_head()) | {"pre_bias": torch.zeros(13)}, path)
     with pytest.raises(ValueError, match=r"`pre_bias` is \(13,\)"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     torch.save(official_state(make_head()) | {"pre_bias": torch.full((12,), torch.nan)}, path)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="no state dict in it"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     torch.save(official_state(make_head()), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged, or holds more than tensors"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     save_file(official_state(make_head()) | {"decoder.linear.weight": torch.zeros(1)}, tmp_path / "y.safetensors")
     (tmp_path / "y.safetensors").write_bytes((tmp_path / "y.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged or incomplete"):
-        load_checkpoint(tmp_path / "y.safetensors", k=4)
+        import_checkpoint(tmp_path / "y.safetensors", k=4)
 
 
 def test_full_export_of_an_import_keeps_the_backbone_of_the_source(backbone, tmp_path):

@@ -97,6 +97,26 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset({"b", "c"})}
 
 
+LONGEST_MODULE = 350
+MOST_PARAMETERS = 7
+# Compiled loops and autograd functions take arrays one by one; transformers decides what a configuration takes.
+WIDE = {"training.cpu_kernels", "training.sparse_ops", "configuration_csr"}
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if not name.startswith("search")))
+def test_modules_fit_in_the_head(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES.keys() - WIDE if not name.startswith("search")))
+def test_functions_take_few_parameters(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [each.arg for each in given if each.arg not in ("self", "cls")]
+            assert len(names) <= MOST_PARAMETERS, f"{node.name}({', '.join(names)})"
+
+
 def test_traveling_files_need_what_transformers_needs_alone():
     for module in ("configuration_csr", "least_squares", "modeling_csr"):
         roots = {name.split(".")[0] for name in imports(MODULES[module]) if not name.startswith("csr_hf")}
@@ -158,13 +178,6 @@ def test_import_is_light():
     script = f"import csr_hf, sys; sys.exit(str({heavy!r} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == ""
-
-
-def test_publishing_does_without_the_facade():
-    """A head is published with a backbone: `CSREncoder` is built on publishing, not the other way around."""
-    known = {name for module in MODULES if module.startswith("publishing") for name in imports(MODULES[module])}
-    assert "csr_hf.embedding.backbone" in known
-    assert "csr_hf.encoder" not in known
 
 
 def test_public_names_resolve():

@@ -22,7 +22,7 @@ from tenacity import (
 
 from csr_hf.backends.backend import Backend, Schema, Unavailable
 from csr_hf.backends.documents import Documents
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.plumbing.settings import settings as checked_settings
 from csr_hf.plumbing.threads import run
@@ -148,7 +148,7 @@ class _Journal:
                 "Remove the file to start anew."
             )
         self.starts = {int(line) for line in lines[1:]}
-        with written_whole(self._path) as temporary:
+        with write_whole(self._path) as temporary:
             temporary.write_text("\n".join([upload, *lines[1:], ""]))
 
     def add(self, start: int) -> None:

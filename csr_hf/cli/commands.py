@@ -193,7 +193,7 @@ def import_head(called: Invocation) -> None:
     """Turn a head that others saved into one of csr_hf."""
     from csr_hf.embedding.backbone import load_packed_backbone
     from csr_hf.heads import import_head as read
-    from csr_hf.plumbing.atomic import check_writable, written_whole
+    from csr_hf.plumbing.atomic import check_writable, write_whole
     from csr_hf.publishing.export import check_target
     from csr_hf.publishing.sentence_transformers import write_full
 
@@ -209,7 +209,7 @@ def import_head(called: Invocation) -> None:
     if base != head.config.base_model_name_or_path:
         head.config.base_model_revision = None
     head.config.base_model_name_or_path = base
-    with written_whole(target) as temporary:
+    with write_whole(target) as temporary:
         if backbone is not None:
             write_full(backbone, head, temporary)
         else:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from csr_hf.cli.table import Command
-
 
 @dataclass(frozen=True)
 class Invocation:
     """A command with what it was given."""
 
-    command: Command
+    name: str
+    """Name of the command."""
     options: list[Any]
     """Settings of the command, one for each of its kinds."""
     keys: dict[str, Any]

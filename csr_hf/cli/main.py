@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         called = parse(words)
         with _shown_log(debug):
             if not debug:
-                _quiet_libraries(show_transfers=called.command.call == "push" and not called.no_progress)
+                _quiet_libraries(show_transfers=called.name == "push" and not called.no_progress)
             (disable_progress_bars if called.no_progress else enable_progress_bars)()
-            return called.command.load_call()(called) or 0
+            return COMMANDS[called.name].load_call()(called) or 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
@@ -82,7 +82,7 @@ def parse(words: Sequence[str]) -> Invocation:
         raise ValueError(f"unknown argument {word!r}. {known}")
     values = vars(found)
     return Invocation(
-        command=command,
+        name=str(name),
         options=[
             from_mapping(kind, {key: values[key] for key in known_keys(kind) if key in values}) for kind in kinds
         ],

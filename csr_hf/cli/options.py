@@ -37,7 +37,7 @@ class RecipeSource:
 
 @settings
 class RecipeOptions(RecipeSource):
-    """Of the commands that take a recipe."""
+    """Flags of the commands that take a recipe."""
 
     k: Count | None = None
     """Active latents of a code."""
@@ -45,7 +45,7 @@ class RecipeOptions(RecipeSource):
 
 @settings
 class TrainOptions(RecipeOptions):
-    """Of the commands that train."""
+    """Flags of the commands that train."""
 
     resume: bool = False
     """Go on from the newest checkpoint of the output folder."""
@@ -64,12 +64,12 @@ class BackendOptions:
 
 @settings
 class IndexOptions(RecipeOptions, BackendOptions):
-    """Of `csr-hf index`."""
+    """Flags of `csr-hf index`."""
 
 
 @settings
 class EvaluateOptions:
-    """Of `csr-hf evaluate`, beside `MTEBArguments`."""
+    """Flags of `csr-hf evaluate`, beside `MTEBArguments`."""
 
     model: Annotated[str, Flag(nargs="")]
     """Output folder of `csr-hf run`, or folder or Hub id of a head."""
@@ -79,7 +79,7 @@ class EvaluateOptions:
 
 @settings
 class EncodeOptions:
-    """Of `csr-hf encode`."""
+    """Flags of `csr-hf encode`."""
 
     model: Annotated[str, Flag(nargs="")]
     """Folder or Hub id of a head."""
@@ -115,7 +115,7 @@ class CardSettings:
 
 @settings
 class ExportOptions(CardSettings):
-    """Of `csr-hf export`."""
+    """Flags of `csr-hf export`."""
 
     model: Annotated[str, Flag(nargs="")]
     """Output folder of `csr-hf run`, or folder or Hub id of a head."""
@@ -127,7 +127,7 @@ class ExportOptions(CardSettings):
 
 @settings
 class CardOptions(ExportOptions):
-    """Of `csr-hf card`."""
+    """Flags of `csr-hf card`."""
 
     overwrite_card: bool = False
     """Replace a card that a person changed."""
@@ -135,7 +135,7 @@ class CardOptions(ExportOptions):
 
 @settings
 class PushOptions(CardSettings):
-    """Of `csr-hf push`."""
+    """Flags of `csr-hf push`."""
 
     model: Annotated[str, Flag(nargs="")]
     """Output folder of `csr-hf run`, or folder or Hub id of a head."""
@@ -155,7 +155,7 @@ class PushOptions(CardSettings):
 
 @settings
 class ImportOptions:
-    """Of `csr-hf import`."""
+    """Flags of `csr-hf import`."""
 
     source: Annotated[str, Flag(nargs="")]
     """Folder or Hub id of a SparseEncoder or SparseAutoEncoder, or a .pth or .safetensors file."""
@@ -173,7 +173,7 @@ class ImportOptions:
 
 @settings
 class SearchOptions(BackendOptions):
-    """Of `csr-hf search`."""
+    """Flags of `csr-hf search`."""
 
     run: Annotated[Path, Flag(nargs="")]
     """Output folder of `csr-hf run` or `csr-hf index`."""
@@ -191,7 +191,7 @@ class SearchOptions(BackendOptions):
 
 @settings
 class InfoOptions:
-    """Of `csr-hf info`."""
+    """Flags of `csr-hf info`."""
 
     path: Annotated[Path, Flag(nargs="")]
     """Folder or file."""

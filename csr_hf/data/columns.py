@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, SourceArguments
-from csr_hf.data.image_columns import image_column
+from csr_hf.data.image_columns import select_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +57,7 @@ def select_columns(dataset: Dataset, columns: dict[str, str], max_characters: in
     rows = [row for row in range(len(dataset)) if all(texts[role][row].strip() for role in texts)]
     selected = {role: [column[row][:max_characters] for row in rows] for role, column in texts.items()}
     selected |= {role: [column[row] for row in rows] for role, column in labels.items()}
-    images = image_column(dataset, columns["image"]).select(rows) if "image" in columns else None
+    images = select_images(dataset, columns["image"]).select(rows) if "image" in columns else None
     if images is not None and ids is None:
         # An image is known by its file.
         names = [cell["path"] or str(row) for row, cell in zip(rows, images["image"], strict=True)]

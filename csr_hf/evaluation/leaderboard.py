@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.mteb import ENCODE_KWARGS, MTEBEncoder
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -124,7 +124,7 @@ def write_submission(
             mteb.evaluate(encoder, task, encode_kwargs=ENCODE_KWARGS, **options)
     description = folder / f"{repo_id.rsplit('/', 1)[-1].replace('-', '_').replace('.', '_')}.py"
     meta = published_meta(repo_id, cached.backbone, head, head.config.k, trained_on)
-    with written_whole(description) as temporary:
+    with write_whole(description) as temporary:
         temporary.write_text(meta.to_python() + "\n", encoding="utf-8")
     return [*sorted(folder.rglob("*.json")), description]
 

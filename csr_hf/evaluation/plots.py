@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from csr_hf.evaluation.results import Results
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 _STYLES: dict[str, dict[str, Any]] = {
     "CSR, decoded": {"color": "#d1495b", "marker": "o", "linewidth": 2.4},
@@ -153,5 +153,5 @@ def _set_log_axis(axes: Any, values: set[int]) -> None:
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +52,7 @@ class Results:
         """Write `results.json` and `results.md` into a folder."""
         content = {"format": _FORMAT, **self.details, "rows": [dataclasses.asdict(row) for row in self.rows]}
         for name, text in (("results.json", json.dumps(content, indent=1)), ("results.md", self.to_markdown())):
-            with written_whole(Path(folder) / name) as temporary:
+            with write_whole(Path(folder) / name) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod

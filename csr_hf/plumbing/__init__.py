@@ -1,1 +1,5 @@
-"""What every part may use: files written whole, threads, jit settings, redaction, processes."""
+"""What every part may use, and what imports none of them.
+
+`settings` (checked dataclasses), `logs`, `provenance` (where a result comes from), `atomic` (files written whole),
+`redaction`, `distributed` (processes), `threads`, `jit`.
+"""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def write_whole(path: str | Path) -> Iterator[Path]:
     """Write a file or a folder under a temporary name beside `path`, and rename it to `path` at the end of the block.
 
     On any failure the temporary file or folder is removed, and an older `path` stays as it was.

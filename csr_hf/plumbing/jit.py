@@ -19,7 +19,7 @@ LANES = 64
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`njit` that keeps compiled code on disk where it can; numba refuses `cache` when no folder is writable."""
+    """Compile like `njit`, and keep the compiled code on disk; numba refuses `cache` where no folder is writable."""
     options = {"nogil": True, "error_model": "numpy", **options}
 
     def decorate(function: Callable[..., Any]) -> Any:

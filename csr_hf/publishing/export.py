@@ -9,7 +9,7 @@ from typing import Literal
 
 from csr_hf.embedding.backbone import load_backbone_of
 from csr_hf.heads import load_head
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
@@ -89,7 +89,7 @@ def export(
     # Before the name changes: the repository may not hold the backbone, and then its config says where to find it.
     backbone = load_backbone_of(repository, head, device=device) if chosen == "full" else None
     head.config.base_model_name_or_path, head.config.base_model_revision = base, revision
-    with written_whole(folder) as temporary:
+    with write_whole(folder) as temporary:
         temporary.mkdir()
         if backbone is not None:
             write_full(backbone, head, temporary)
@@ -140,7 +140,7 @@ def write_card_folder(
     if layout is None:
         layout, _ = _default_layout(repository, facts.weight_bytes if facts else None)
     config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
-    with written_whole(folder / "config.json") as temporary:
+    with write_whole(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     copy_run_files(source if Path(source).is_dir() else repository.folder, folder)
     return write_card(folder, layout, card or CardOptions(), facts)

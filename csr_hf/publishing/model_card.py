@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import RESULTS, CardFacts
 from csr_hf.publishing.model_card_metadata import CardOptions, make_card_data, make_eval_results
@@ -37,9 +37,9 @@ def write_card(folder: Path, layout: str, options: CardOptions, backbone: Backbo
     facts, backbone = CardFacts.read(folder), backbone or BackboneFacts()
     text = render_card(facts, layout, options, backbone)
     for name, entries in make_eval_results(facts).items():
-        with written_whole(folder / ".eval_results" / name) as temporary:
+        with write_whole(folder / ".eval_results" / name) as temporary:
             temporary.write_text(entries, encoding="utf-8")
-    with written_whole(folder / "README.md") as temporary:
+    with write_whole(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     notes = [_compare_licenses(options.license, backbone.license)]
     if facts.results is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from csr_hf.evaluation.results import Results
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.redaction import shareable
 from csr_hf.repository import is_hub_id
 from csr_hf.runs.folder import RunFolder
@@ -86,7 +86,7 @@ def copy_run_files(source: str | Path, folder: Path) -> None:
             content = (json.dumps(shareable(json.loads(content)), indent=1) + "\n").encode()
         elif name == _RECIPE:
             content = yaml.safe_dump(shareable(yaml.safe_load(content)), sort_keys=False).encode()
-        with written_whole(folder / RESULTS / name) as temporary:
+        with write_whole(folder / RESULTS / name) as temporary:
             temporary.write_bytes(content)
 
 

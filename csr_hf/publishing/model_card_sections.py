@@ -94,8 +94,8 @@ def list_limits(config: dict[str, Any], recipe: dict[str, Any], results: Results
     found = ["The head was trained for this backbone's embeddings alone, prompts and normalization included."]
     if config.get("modalities"):
         found.append(
-            f"It encodes {' and '.join(config['modalities'])}, each centered by a bias of its own. csr_hf and "
-            "sentence-transformers see to that; with transformers, encode "
+            f"It encodes {' and '.join(config['modalities'])}, after subtracting the mean of each. csr_hf and "
+            "sentence-transformers do that themselves; with transformers, encode "
             "`model.subtract_modality_mean(embeddings, modality)`."
         )
     sources = list_data_sources(recipe)

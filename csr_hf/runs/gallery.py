@@ -1,4 +1,4 @@
-"""Answers as one HTML page with thumbnails, which needs no server and no other file."""
+"""Write search results as one HTML page with thumbnails, which needs no server and no other file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from csr_hf.embedding.images import is_image, thumbnail
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.embedding.images import is_image, make_thumbnail
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.searcher import Hit
 
 _STYLE = """
@@ -22,33 +22,33 @@ small { color: #666; overflow-wrap: anywhere; display: block; }
 
 
 def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]) -> None:
-    """Write a page of answers; images are embedded, and those of a folder link to their file.
+    """Write a page of hits, with thumbnails embedded; a hit whose id is the path of a file links to it.
 
     Args:
         path: the file to write, whole or not at all.
-        answers: questions, each with its hits, best first.
+        answers: pairs of a question (a text or the path of an image) and its hits, the best first.
     """
-    sections = "\n".join(_section(question, hits) for question, hits in answers)
+    sections = "\n".join(_render_section(question, hits) for question, hits in answers)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>csr-hf search</title>'
         f"<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
     )
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _section(question: str, hits: Sequence[Hit]) -> str:
-    asked = _picture(thumbnail(Path(question)), question) if is_image(question) else ""
-    found = "\n".join(_answer(hit) for hit in hits) or "<li>nothing found</li>"
-    return f"<h2>{html.escape(question)}</h2>{asked}\n<ol>\n{found}\n</ol>"
+def _render_section(question: str, hits: Sequence[Hit]) -> str:
+    image = _render_image(make_thumbnail(Path(question)), question) if is_image(question) else ""
+    items = "\n".join(_render_hit(hit) for hit in hits) or "<li>nothing found</li>"
+    return f"<h2>{html.escape(question)}</h2>{image}\n<ol>\n{items}\n</ol>"
 
 
-def _answer(hit: Hit) -> str:
+def _render_hit(hit: Hit) -> str:
     content = hit.thumbnail
     linked = os.path.isfile(hit.id)
     if content is None and is_image(hit.id):
-        content = thumbnail(Path(hit.id))
-    shown = "" if content is None else _picture(content, hit.text)
+        content = make_thumbnail(Path(hit.id))
+    shown = "" if content is None else _render_image(content, hit.text)
     if shown and linked:
         shown = f'<a href="{html.escape(Path(hit.id).resolve().as_uri())}">{shown}</a>'
     return (
@@ -57,6 +57,6 @@ def _answer(hit: Hit) -> str:
     )
 
 
-def _picture(content: bytes, name: str) -> str:
+def _render_image(content: bytes, name: str) -> str:
     encoded = base64.b64encode(content).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{encoded}" alt="{html.escape(name[:200])}">'

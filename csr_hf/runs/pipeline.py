@@ -15,7 +15,7 @@ from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import load_sources
 from csr_hf.embedding.backbone import Backbone, load_backbone
 from csr_hf.evaluation.results import Results
-from csr_hf.plumbing.atomic import check_writable, written_whole
+from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import measure_held_out
@@ -172,7 +172,7 @@ def head_config(recipe: RunRecipe, data: RunData) -> CSRConfig:
 def save_model(head: CSRModel, recipe: RunRecipe, extra: dict[str, Any]) -> None:
     """Write the folder of the head whole or not at all, and the resolved recipe beside it and inside it."""
     folder = RunFolder.of(recipe.output_dir)
-    with written_whole(folder.model) as temporary:
+    with write_whole(folder.model) as temporary:
         head.save_pretrained(temporary)
         recipe.save(temporary / folder.model_recipe.name, extra)
     recipe.save(folder.recipe, extra)
@@ -244,7 +244,7 @@ def _fill_backend(backend: Backend, recipe: RunRecipe, data: RunData, head: CSRM
 def _save_documents(data: RunData, folder: RunFolder) -> None:
     documents = data.show_documents()
     if documents is not None:
-        with written_whole(folder.documents) as temporary:
+        with write_whole(folder.documents) as temporary:
             documents.to_parquet(str(temporary))
 
 

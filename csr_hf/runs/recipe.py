@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, settings, suggest
 from csr_hf.runs.folder import RunFolder
@@ -190,7 +190,7 @@ class RunRecipe:
         import yaml
 
         resolved = {**self.to_dict(), "versions": {**versions(), "machine": machine()}, **(extra or {})}
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
 
 

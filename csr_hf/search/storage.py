@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 try:
     import fcntl
@@ -160,7 +160,7 @@ def _write(
         place = folder / segment.name
         files = earlier.get(segment.name, {}).get("files")
         if files is None:
-            with written_whole(place) as temporary:
+            with write_whole(place) as temporary:
                 temporary.mkdir()
                 files = {name: _save(temporary / f"{name}.npy", array) for name, array in segment.arrays.items()}
         alive = None if segment.alive is None else _save_alive(place, segment.alive)
@@ -169,7 +169,7 @@ def _write(
     # As JSON gives it back: tuples are lists there.
     manifest = json.loads(json.dumps(manifest))
     manifest["checksum"] = _checksum(manifest)
-    with written_whole(folder / _MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with write_whole(folder / _MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
@@ -178,7 +178,7 @@ def _write(
 def _save_alive(place: Path, alive: np.ndarray) -> dict[str, Any]:
     # Named after its content: another one never takes its place.
     name = f"{_ALIVE}-{hashlib.blake2b(alive.tobytes(), digest_size=8).hexdigest()}.npy"
-    with written_whole(place / name) as temporary:
+    with write_whole(place / name) as temporary:
         return {"file": name, **_save(temporary, alive)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from csr_hf.modeling_csr import CSRModel
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 
 _STATE = "trainer_state.json"
 
@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, model: CSRModel, states: dict[str, Any], recor
         The folder of the checkpoint.
     """
     target = folder / f"step_{record['step']:07d}"
-    with written_whole(target) as temporary:
+    with write_whole(target) as temporary:
         model.save_pretrained(temporary)
         for name, state in states.items():
             torch.save(state, temporary / f"{name}.pt")

@@ -105,6 +105,8 @@ class _EncodeAndDecode(torch.autograd.Function):
         levels: tuple[int, ...],
         rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        from csr_hf.training.cpu_top_k import select_largest
+
         kernels, n, ends = _cpu_kernels(), len(embeddings), np.array(levels, np.int64)
         centered = embeddings - pre_bias
         values = np.empty((n, levels[-1]), np.float32)
@@ -112,7 +114,7 @@ class _EncodeAndDecode(torch.autograd.Function):
         for start in range(0, n, rows):
             pre = F.linear(centered[start : start + rows], weight, latent_bias).float().numpy()
             part = slice(start, start + rows)
-            _run_shared(kernels.select_largest, len(pre), pre, ends, values[part], latents[part])
+            _run_shared(select_largest, len(pre), pre, ends, values[part], latents[part])
         atoms = (weight if decoder is None else decoder).contiguous()
         decoded = torch.empty(len(levels), n, embeddings.shape[1])
         _run_shared(kernels.decode, n, values, latents, atoms.numpy(), pre_bias.numpy(), ends, decoded.numpy())

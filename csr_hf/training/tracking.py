@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import trains_on_cpu
 from csr_hf.training.arguments import CSRTrainingArguments
 
@@ -95,5 +95,5 @@ def truncate_log(path: Path, step: int) -> None:
         return
     complete = [line for line in path.read_text().splitlines(True) if line.endswith("}\n")]
     kept = [line for line in complete if json.loads(line)["step"] <= step]
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text("".join(kept))

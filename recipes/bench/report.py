@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from csr_hf.plumbing.atomic import written_whole
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.redaction import shareable
 from measure import ratio_by_turn
 
@@ -159,7 +159,7 @@ class Report:
             "results": results,
             "matched_recall": _rounded(matched),
         }
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def to_tables(self) -> list[Table]:
@@ -228,7 +228,7 @@ class Report:
         figure.suptitle(
             f"{data['documents']:,} documents, {data['dim']} dimensions, {self.details['threads']} threads"
         )
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             figure.savefig(temporary, format="png")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from csr_hf.plumbing.atomic import check_writable, written_whole
+from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.plumbing.provenance import record_command
 from csr_hf.plumbing.redaction import shareable
 from csr_hf.plumbing.threads import spin_briefly
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     Console(width=120).print(to_table(written))
     if options.output is not None:
-        with written_whole(options.output) as temporary:
+        with write_whole(options.output) as temporary:
             temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         print(f"written  {options.output}")
     return 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from csr_hf.embedding.images import ImageColumn, is_image, open_image, thumbnail
+from csr_hf.embedding.images import ImageColumn, is_image, make_thumbnail, open_image
 
 RED = (200, 20, 10)
 
@@ -130,7 +130,7 @@ def test_texts_do_without_pillow(monkeypatch):
 
 
 def test_thumbnails_are_small_jpegs():
-    found = Image.open(io.BytesIO(thumbnail(Image.new("RGB", (900, 300), RED))))
+    found = Image.open(io.BytesIO(make_thumbnail(Image.new("RGB", (900, 300), RED))))
     assert (found.format, found.size) == ("JPEG", (128, 43))
 
 

@@ -6,6 +6,13 @@ from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+SMALL = [
+    "--model.hidden_dim=96",
+    "--model.k=8",
+    "--training.max_steps=40",
+    "--training.per_device_train_batch_size=32",
+]
+SMALL += ["--evaluation.ks=[8]", "--no-progress", "--data.held_out=0.3"]
 WORDS = ["red", "green", "blue", "black", "white", "gray"]
 COLORS = dict(
     zip(

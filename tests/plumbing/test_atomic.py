@@ -1,6 +1,6 @@
 import pytest
 
-from csr_hf.plumbing.atomic import check_writable, written_whole
+from csr_hf.plumbing.atomic import check_writable, write_whole
 
 
 def content(folder):
@@ -13,10 +13,10 @@ def write_folder(path, text):
 
 
 def test_file_and_folder_appear_when_complete(tmp_path):
-    with written_whole(tmp_path / "deep" / "file") as temporary:
+    with write_whole(tmp_path / "deep" / "file") as temporary:
         temporary.write_text("new")
         assert not (tmp_path / "deep" / "file").exists()
-    with written_whole(tmp_path / "deep" / "folder") as temporary:
+    with write_whole(tmp_path / "deep" / "folder") as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"deep": {"file": "new", "folder": {"part": "new"}}}
 
@@ -25,9 +25,9 @@ def test_older_ones_are_replaced(tmp_path):
     (tmp_path / "file").write_text("old")
     write_folder(tmp_path / "folder", "old")
     (tmp_path / "folder" / "only in the old one").write_text("old")
-    with written_whole(tmp_path / "file") as temporary:
+    with write_whole(tmp_path / "file") as temporary:
         temporary.write_text("new")
-    with written_whole(tmp_path / "folder") as temporary:
+    with write_whole(tmp_path / "folder") as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"file": "new", "folder": {"part": "new"}}
 
@@ -37,10 +37,10 @@ def test_failure_leaves_the_old_and_nothing_else(tmp_path, error):
     write_folder(tmp_path / "folder", "old")
     (tmp_path / "file").write_text("old")
     before = content(tmp_path)
-    with pytest.raises(type(error)), written_whole(tmp_path / "folder") as temporary:
+    with pytest.raises(type(error)), write_whole(tmp_path / "folder") as temporary:
         write_folder(temporary, "half")
         raise error
-    with pytest.raises(type(error)), written_whole(tmp_path / "file") as temporary:
+    with pytest.raises(type(error)), write_whole(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise error
     assert content(tmp_path) == before
@@ -48,7 +48,7 @@ def test_failure_leaves_the_old_and_nothing_else(tmp_path, error):
 
 def test_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path):
     write_folder(tmp_path / "folder", "old")
-    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "folder"):
+    with pytest.raises(FileNotFoundError), write_whole(tmp_path / "folder"):
         pass  # Nothing was written, so there is nothing to rename.
     assert content(tmp_path) == {"folder": {"part": "old"}}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csr_hf import CSREncoder, CSRModel
-from csr_hf.heads import import_head, load_checkpoint
+from csr_hf.heads import import_checkpoint, import_head
 from csr_hf.publishing.sentence_transformers import write_full
 from csr_hf.repository import open_repository
 from tests.publishing.conftest import change_json, make_head
@@ -167,7 +167,7 @@ def test_checkpoint_with_code_is_not_loaded(tmp_path, trap, zipped):
     content = {"state_dict": make_head().state_dict(), "args": Evil(trap)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match="holds more than tensors and numbers, which is never loaded"):
-        load_checkpoint(path)
+        import_checkpoint(path)
     assert not trap.exists()
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from mteb.mocks import MOCK_TASK_TEST_GRID
@@ -15,7 +14,6 @@ from csr_hf import CSREncoder, MTEBArguments, Results, evaluate_mteb
 from csr_hf.cli.main import main
 from tests.publishing.conftest import make_head
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "hf_home"
 MOCK = {task.metadata.name: type(task) for task in MOCK_TASK_TEST_GRID}
 
 
@@ -95,10 +93,9 @@ def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_ta
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the data of real tasks is not at hand")
-def test_dense_model_scores_what_is_published_for_it(backbone, tmp_path):
+def test_dense_model_scores_what_is_published_for_it(backbone, shared_data, tmp_path):
     """all-MiniLM-L6-v2 on STSBenchmark: Spearman 0.820."""
-    home = shutil.copytree(SHARED, tmp_path / "home", copy_function=os.link)
+    home = shutil.copytree(shared_data / "hf_home", tmp_path / "home", copy_function=os.link)
     make_head().save_pretrained(tmp_path / "head")
     call = [sys.executable, "-m", "csr_hf.cli", "evaluate", str(tmp_path / "head"), "--tasks", "STSBenchmark"]
     call += ["--k", "16", "--baselines", "binary", "--output-dir", str(tmp_path / "out"), "--no-progress"]

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,17 +179,6 @@ def test_library_accepts_the_same_recipe(finished):
     recipe = RunRecipe.load(finished / "first" / "recipe.yaml")
     assert recipe.model.k == 16
     assert InvertedIndex.load(finished / "first" / "index").k == 16
-
-
-def test_readme_example_runs(finished, tmp_path, monkeypatch, backbone):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    example = readme.partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(finished / "first")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(example, names)
-    assert names["hits"].positions[0][0] == 1
 
 
 def test_full_disk_gives_one_line_and_no_half_model(finished):

@@ -178,7 +178,7 @@ embedded = []
 original = backbone.embed
 backbone.embed = lambda texts, *rest, **more: embedded.extend(texts) or original(texts, *rest, **more)
 with processes():
-    cache = module.embed_dataset([f"text number {n}" for n in range(45)], backbone, folder / "cache", progress=False)
+    cache = module.embed_dataset([f"text number {n}" for n in range(45)], backbone, folder / "cache")
     rank = module.rank_and_world()[0]
     (folder / f"embedded-{rank}.json").write_text(json.dumps(embedded))
     np.save(folder / f"seen-{rank}.npy", cache.to_numpy())
@@ -198,7 +198,7 @@ def test_each_process_embeds_its_share(finished, tmp_path, backbone):
     assert [len(share) for share in shares] == [24, 21]
     seen = [np.load(tmp_path / f"seen-{rank}.npy") for rank in (0, 1)]
     assert np.array_equal(*seen)
-    alone = embed_dataset(texts, backbone, tmp_path / "alone", dtype="float16", progress=False).to_numpy()
+    alone = embed_dataset(texts, backbone, tmp_path / "alone", dtype="float16").to_numpy()
     np.testing.assert_allclose(seen[0].astype(np.float32), alone.astype(np.float32), atol=2e-3)
     assert len(EmbeddingCache.load(next((tmp_path / "cache").iterdir()), verify=True)) == 45
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.training import cpu_kernels
+from csr_hf.training.cpu_top_k import select_largest
 from csr_hf.training.sparse_ops import Codes, compute_inner_products, encode_and_decode
 
 HIDDEN, DIM, LEVELS = 40, 12, (2, 5, 17)
@@ -83,7 +83,7 @@ def test_selection_finds_the_largest_of_every_level(kind):
         pre *= np.float32(1e-39)
     levels = np.array([1, 8, 32])
     values, indices = np.empty((50, 32), np.float32), np.empty((50, 32), np.int32)
-    cpu_kernels.select_largest(pre, levels, values, indices, 0, 50)
+    select_largest(pre, levels, values, indices, 0, 50)
     for row in range(50):
         # Stable: the first of equal entries.
         order = np.argsort(-pre[row], kind="stable")

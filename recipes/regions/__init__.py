@@ -1,0 +1,7 @@
+"""What the regions of the pages hold: for each name a function that reads results files and writes Markdown."""
+
+from collections.abc import Callable
+
+from regions import images, quality, speed, training
+
+REGIONS: dict[str, Callable[[], str]] = {**quality.REGIONS, **training.REGIONS, **images.REGIONS, **speed.REGIONS}

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from csr_hf.data.run_data import RunData
+from csr_hf.data.sources import Source
+from tests.conftest import make_head
+
+
+def source(name, *roles, n=10, dim=4, seed=0, every=5):
+    """Random embeddings by role, every fifth row held out."""
+    rng = np.random.default_rng(seed)
+    vectors = {role: rng.standard_normal((n, dim)).astype(np.float32) for role in roles}
+    return Source(name, roles, np.arange(n) % every == 0, vectors=vectors)
+
+
+def test_documents_of_all_sources_and_held_out_pairs_first():
+    single, pairs = source("a", "text"), source("b", "anchor", "positive", seed=1)
+    data = RunData(None, [single, pairs])
+    assert (data.name, data.dim, data.modalities) == ("a and 1 more", 4, None)
+    text, positive, anchor = single.vectors["text"], pairs.vectors["positive"], pairs.vectors["anchor"]
+    assert np.array_equal(data.documents(), np.concatenate([text, positive]))
+    assert np.array_equal(data.held_out_documents(), np.concatenate([positive[::5], text[::5]]))
+    assert np.array_equal(data.held_out_queries(), anchor[::5])
+    assert len(data.train_embeddings()) == 3 * 8
+    assert RunData(None, [single]).held_out_queries() is None
+
+
+def test_a_head_of_several_modalities_takes_embeddings_less_their_means():
+    images = source("a", "image", "text")
+    head = make_head(input_dim=4, modalities=["image", "text"])
+    head.modality_bias.normal_()
+    image_mean, text_mean = head.modality_bias.numpy()
+    data = RunData(None, [images])
+    assert data.modalities == ["image", "text"]
+    np.testing.assert_allclose(data.documents(head), images.vectors["image"] - image_mean, rtol=1e-6)
+    np.testing.assert_allclose(data.held_out_queries(head), images.vectors["text"][::5] - text_mean, rtol=1e-6)
+    kept = np.arange(10) % 5 != 0
+    np.testing.assert_allclose(data.modality_mean("text"), images.vectors["text"][kept].mean(0), rtol=1e-5)
+
+
+def test_sources_that_do_not_fit_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"differ in width: \[3, 4\]"):
+        RunData(None, [source("a", "embedding"), source("b", "embedding", dim=3)]).check()
+    pictures = Source("b", ("image",), np.zeros(3, bool))
+    with pytest.raises(ValueError, match="images beside precomputed embeddings"):
+        RunData(None, [source("a", "embedding"), pictures]).check()
