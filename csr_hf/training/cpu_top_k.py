@@ -1,4 +1,4 @@
-"""Compiled selection of the k largest positive entries of a row, in descending order."""
+"""Compiled selection of the k largest positive entries of a row, grouped by level and unordered within one."""
 
 from __future__ import annotations
 
