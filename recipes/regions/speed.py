@@ -98,7 +98,7 @@ def conditions(content: dict[str, Any]) -> str:
     """Name sizes, machine and versions."""
     details, data, head = content["details"], content["details"]["data"], content["details"]["head"]
     packages = [f"{name} {details['versions'][name]}" for name in _PACKAGES if name in details["versions"]]
-    about = "\n".join([*data.get("about", []), *details.get("notes_added_after_the_run", [])])
+    about = "\n".join(f"- {line}" for line in [*data.get("about", []), *details.get("notes_added_after_the_run", [])])
     return (
         f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
@@ -109,18 +109,18 @@ def conditions(content: dict[str, Any]) -> str:
 
 @_if_measured
 def summary(content: dict[str, Any]) -> str:
-    """Say in a sentence how csr_hf stands beside flat search and HNSW, and what encoding costs."""
+    """Say how csr_hf stands beside flat search and HNSW, which systems are faster, and what encoding costs."""
     found = content["matched_recall"]["0.95"]
     sentences = []
     for kind, title in _SPEEDS.items():
-        times = [
-            f"{name} takes {found[name][kind]['times_csr_hf']:.2g} times" for name in _COMPARED if found.get(name)
-        ]
-        sentences.append(f"{title.capitalize()} {' and '.join(times)} as long as csr_hf.")
+        times = {name: one[kind]["times_csr_hf"] for name, one in found.items() if one and kind in one}
+        compared = " and ".join(f"{name} takes {times[name]:.2g} times" for name in _COMPARED if name in times)
+        faster = ", ".join(name for name, ratio in times.items() if ratio < 1)
+        sentences.append(f"{title.capitalize()} {compared} as long as csr_hf; faster than it: {faster or 'none'}.")
     ours = next(one for one in content["results"] if one["system"].startswith("csr_hf"))
     return (
-        f"{' '.join(sentences)} Below 1 means faster than csr_hf. {ours['encode_seconds']:,.0f} of the "
-        f"{ours['build_seconds']:,.0f} seconds that csr_hf needs to build are for encoding."
+        f"{' '.join(sentences)} Of the {ours['build_seconds']:,.1f} seconds that csr_hf needs to build, "
+        f"encoding takes {ours['encode_seconds']:,.1f}."
     )
 
 
