@@ -71,7 +71,8 @@ def add_keys(parser: argparse.ArgumentParser, kind: type) -> None:
         for field in _fields(section_kind):
             name = f"--{section}.{field.name}"
             help_text = field.help.replace("%", "%%")
-            group.add_argument(name, dest=name[2:], default=argparse.SUPPRESS, type=read_yaml, help=help_text)
+            given: dict[str, Any] = {"default": argparse.SUPPRESS, "type": read_yaml, "help": help_text}
+            group.add_argument(name, dest=name[2:], metavar="VALUE", **given)
     # The one key of a recipe that is no field: it sets many of them.
     parser.add_argument("--training.preset", dest="training.preset", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

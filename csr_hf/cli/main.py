@@ -118,6 +118,8 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
 
     parser = Parser(
         prog=f"csr-hf {name}",
+        # All keys of a recipe would fill a screen.
+        usage=f"csr-hf {name} [RECIPE] [--flag VALUE ...]" if command.takes_recipe else None,
         allow_abbrev=False,
         description=command.summary[0].upper() + command.summary[1:] + "." + _RECIPE_NOTE * command.takes_recipe,
         epilog=f"examples:{command.examples}",
