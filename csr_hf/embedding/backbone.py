@@ -187,7 +187,7 @@ def load_backbone(
     """Load a frozen backbone.
 
     A Hub id is looked up on the Hub, then in the local Hub cache, then in an installed package that carries the same
-    weights. `Backbone.source`, and a log line, say where it was found.
+    weights. `Backbone.source` says where it was found.
 
     Args:
         name_or_path: a Hub id or a folder.
@@ -313,7 +313,7 @@ def _load(path: str, name: str, revision: str | None, source: str, **options: An
     if "image" in model.modalities and not any(isinstance(module, Normalize) for module in model):
         # CLIP's embeddings are not normalized, and those of images are longer than those of texts.
         model.append(Normalize())
-    logger.info("backbone %s from %s", name, source)
+    logger.debug("backbone %s from %s", name, source)
     return Backbone(model, name, revision, source)
 
 

@@ -178,7 +178,7 @@ def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
     cache = EmbeddingCache.load(folder, verify=True)
     if cache.fingerprint != fingerprint:
         raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {_way_out(folder)}")
-    logger.info("embeddings found in %s", folder)
+    logger.debug("embeddings found in %s", folder)
     return EmbeddingCache(folder, fingerprint, cache.arrays, reused=True)
 
 
