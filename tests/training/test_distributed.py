@@ -148,6 +148,7 @@ trainer.train(until=first + 3)
 """
 
 
+@pytest.mark.slow
 def test_run_that_was_killed_goes_on(finished, tmp_path):
     np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
     run = start(tmp_path, KILLED)
