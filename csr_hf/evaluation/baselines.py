@@ -6,16 +6,14 @@ import hashlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from csr_hf.evaluation.method import Hits, Method, Searcher
+from csr_hf.evaluation.names import Baseline
 from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
 from csr_hf.plumbing.settings import suggest
-
-Baseline = Literal["truncate", "pca", "int8", "binary", "pq"]
-"""Names that `make_baselines` takes."""
 
 _CENTROIDS = 256
 _TRAIN_ROWS = 10_240

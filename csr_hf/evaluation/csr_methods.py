@@ -16,6 +16,7 @@ from csr_hf.codes import (
     subtract_modality_mean,
 )
 from csr_hf.evaluation.method import Hits, Method, Searcher
+from csr_hf.evaluation.names import Copy
 from csr_hf.evaluation.neighbors import unit_rows
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
@@ -23,9 +24,6 @@ from csr_hf.search.index import InvertedIndex
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.sparse_codes import SparseCodes
-
-Copy = Literal["binary", "int8", "float16"]
-"""A copy of the embeddings, stored beside the codes to rerank by."""
 
 _NORM_BYTES = 4
 _NAMES = {None: "CSR", "decoded": "CSR, decoded"}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from csr_hf.evaluation.baselines import DenseMethod, make_baselines
-from csr_hf.evaluation.csr_methods import Copy, CSRMethod
+from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.method import Method
+from csr_hf.evaluation.names import Copy
 from csr_hf.evaluation.neighbors import unit_rows
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def all_methods(
     ks: Sequence[int],
     baselines: Sequence[str] = ("truncate", "pca", "int8", "binary"),
     rerank: Sequence[str] = ("int8",),
-    query_k_factor: int = 4,
-    candidates: int = 300,
+    query_k_factor: int = 2,
+    candidates: int = 100,
 ) -> list[Method]:
     """Make the dense model, CSR at every k in its variants, and the baselines at the same bytes.
 

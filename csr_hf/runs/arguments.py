@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.settings import Flag, read_overrides, settings
 
 
@@ -34,9 +35,9 @@ class MTEBArguments:
 
     ks: Annotated[list[int], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
     """Active latents of a document (default: 4,8,16,32,64)."""
-    baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
+    baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
     """What to compare with (default: truncate,pca,int8,binary,pq)."""
-    rerank: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["int8"])
+    rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16 (default: int8)."""
     query_k_factor: Annotated[int, Field(ge=1)] | None = None
     """In a search, queries keep this many times k (default: as the run was measured)."""

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments
+from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, settings, suggest
 from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
 
-Copy = Literal["binary", "int8", "float16"]
 FRESH_HEADS = ("kaiming", "data")
 """Values of `model.init` that name no head."""
 
@@ -78,7 +78,7 @@ class EvaluationArguments:
     """A query keeps this many times the documents' latents, at no cost in storage."""
     candidates: Annotated[int, Field(ge=1)] = 100
     """Documents that the first stage hands to the second."""
-    baselines: list[str] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
+    baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
     rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
@@ -123,6 +123,13 @@ class RunRecipe:
     """What is measured."""
     index: IndexArguments = field(default_factory=IndexArguments)
     """How the corpus is indexed."""
+
+    def __post_init__(self) -> None:
+        if self.training.output_dir is not None:
+            raise ValueError(
+                f"`training.output_dir` ({self.training.output_dir!r}): a run keeps all it writes in one folder. "
+                "Remove this key and set `output_dir`."
+            )
 
     @classmethod
     def load(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> RunRecipe:

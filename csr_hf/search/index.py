@@ -20,6 +20,7 @@ from csr_hf.search.parts import (
     ids_at,
     made_room,
     masks_of,
+    next_id,
     opened,
     rescored,
     starts_of,
@@ -110,14 +111,9 @@ class InvertedIndex:
         Raises:
             ValueError: as `build` does, and for codes of another head or dim, or ids in use.
         """
-        self._settings.check_codes(codes)
-        if codes.k != self.k:
-            raise ValueError(f"`codes.k` ({codes.k}) is not the index's k ({self.k}). Encode or truncate to that.")
-        if (decoded_norms is not None) != self._settings.decoded:
-            given = "be given" if self._settings.decoded else "not be given"
-            raise ValueError(f"`decoded_norms` must {given}, as when the index was built.")
+        self._settings.check_documents(codes, decoded_norms)
         with self._writing:
-            numbered = Ids.checked(ids, len(codes), self._next_id() if ids is None else 0)
+            numbered = Ids.checked(ids, len(codes), next_id(self._parts) if ids is None else 0)
             parts = made_room(self._parts, numbered, replace=replace)
             segment = Segment.build(
                 codes,
@@ -273,12 +269,6 @@ class InvertedIndex:
         stored, values = storage.load_folder(folder, mmap=mmap, verify=verify)
         settings = Settings(**{**values, "copies": tuple(values["copies"])})
         return cls(opened(stored, settings, folder, verify=verify), settings)
-
-    def _next_id(self) -> int:
-        """The number after the largest id."""
-        if any(part.ids.kind != "integers" for part in self._parts if len(part.segment)):
-            raise ValueError(f"`ids` must be given: those of the index are {self._parts[0].ids.kind}.")
-        return max((part.ids.largest + 1 for part in self._parts), default=0)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._parts, self._settings

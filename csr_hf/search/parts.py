@@ -119,6 +119,18 @@ def made_room(parts: Sequence[Part], ids: Ids, *, replace: bool) -> list[Part]:
     return found
 
 
+def next_id(parts: Sequence[Part]) -> int:
+    """Return the number after the largest id.
+
+    Raises:
+        ValueError: if ids are no integers.
+    """
+    for part in parts:
+        if len(part.segment) and part.ids.kind != "integers":
+            raise ValueError(f"`ids` must be given: those of the index are {part.ids.kind}.")
+    return max((part.ids.largest + 1 for part in parts), default=0)
+
+
 def masks_of(
     parts: Sequence[Part], starts: np.ndarray, allowed: Iterable[Hashable] | np.ndarray | None
 ) -> list[np.ndarray | None]:

@@ -41,6 +41,19 @@ class Settings(NamedTuple):
                 "Encode with that head, or build the index again."
             )
 
+    def check_documents(self, codes: SparseCodes, decoded_norms: np.ndarray | None) -> None:
+        """Refuse documents that are stored otherwise than those of the index.
+
+        Raises:
+            ValueError: for codes of another k, dim or head, or norms given to an index without them or missing.
+        """
+        self.check_codes(codes)
+        if codes.k != self.k:
+            raise ValueError(f"`codes.k` ({codes.k}) is not the index's k ({self.k}). Encode or truncate to that.")
+        if (decoded_norms is not None) != self.decoded:
+            given = "be given" if self.decoded else "not be given"
+            raise ValueError(f"`decoded_norms` must {given}, as when the index was built.")
+
     def dense_queries(self, embeddings: np.ndarray | None, n: int) -> np.ndarray:
         """The embeddings of n queries as kernels take them.
 

@@ -26,7 +26,7 @@ class CSRTrainingArguments:
     """
 
     output_dir: str | None = None
-    """Where checkpoints, log and trackers go; the `output_dir` of a run's recipe takes its place."""
+    """Where checkpoints, log and trackers go. A recipe leaves it out: its own `output_dir` serves."""
     max_steps: Count = 2000
     """Optimizer steps."""
     per_device_train_batch_size: Annotated[int, Field(ge=2, strict=True)] = 512

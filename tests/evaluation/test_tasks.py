@@ -78,30 +78,16 @@ class Defective(CSRMethod):
 def test_interrupted_evaluation_goes_on_where_it_stopped(cached, minilm_head, tmp_path):
     tasks = [task for task in TEXT_TASKS if task.metadata.name in ("MockSTSTask", "MockRetrievalTask")]
     tasks.sort(key=lambda task: task.metadata.name, reverse=True)
-    whole = evaluate_tasks(
-        by_name(tasks),
-        [DenseMethod(384), CSRMethod(minilm_head, 4)],
-        cached,
-        tmp_path / "whole",
-        META,
-    )
+
+    def measure(csr_method, name):
+        return evaluate_tasks(by_name(tasks), [DenseMethod(384), csr_method], cached, tmp_path / name, META)
+
+    whole = measure(CSRMethod(minilm_head, 4), "whole")
     with pytest.raises(KeyboardInterrupt):
-        evaluate_tasks(
-            by_name(tasks),
-            [DenseMethod(384), Interrupted(minilm_head, 4)],
-            cached,
-            tmp_path / "run",
-            META,
-        )
+        measure(Interrupted(minilm_head, 4), "run")
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("Mock*.json")}
     assert len(done) == 3
-    again = evaluate_tasks(
-        by_name(tasks),
-        [DenseMethod(384), CSRMethod(minilm_head, 4)],
-        cached,
-        tmp_path / "run",
-        META,
-    )
+    again = measure(CSRMethod(minilm_head, 4), "run")
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for row, expected in zip(again.results.rows, whole.results.rows, strict=True):
         assert (row.task, row.method) == (expected.task, expected.method)

@@ -60,6 +60,8 @@ def test_preset_gives_what_the_file_leaves_out():
         ({"training": {"preset": "best"}}, r"`preset` \('best'\) is unknown. Choose one of: csr, "),
         ({"model": 3}, r"`model` \(3\) must be a section with keys: hidden_dim"),
         ({"evaluation": {"ks": 8}}, r"`evaluation.ks` \(8\)"),
+        ({"evaluation": {"baselines": ["pca", "pqq"]}}, r"`evaluation.baselines.1` \('pqq'\).*'binary' or 'pq'"),
+        ({"training": {"output_dir": "x"}}, r"`training.output_dir` \('x'\).*Remove this key and set `output_dir`"),
         ({"data": {"held_out": 1.5}}, r"`data.held_out` \(1.5\)"),
         ([], "a recipe is a mapping of sections, not list"),
     ],
