@@ -18,7 +18,7 @@ $(VENV)/.%-installed: setup.py | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
-quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evaluate and index a real model (5 minutes)
+quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evaluate and index a real model (minutes)
 	$(BIN)/python recipes/python_docs.py data/python_docs.parquet
 	$(BIN)/csr-hf run $(RECIPE)
 

@@ -15,7 +15,8 @@ _TASKS = {"SciFact": "scifact_k32", "MLQuestions": "mlquestions_k32"}
 _METHODS = ("CSR", "CSR, decoded", "CSR + int8")
 _SHORT = {
     ("dense", None, 1536): "float32 embeddings",
-    ("CSR, decoded", 32, 132): "CSR codes, k = 32",
+    ("CSR", 32, 132): "CSR codes, k = 32, alone",
+    ("CSR, decoded", 32, 132): "CSR codes, k = 32, decoded to rerank",
     ("CSR + int8", 16, 456): "CSR codes, k = 16, with int8 copies to rerank by",
     ("int8", None, 384): "int8",
     ("binary", None, 48): "sign bits, compared with a float query",

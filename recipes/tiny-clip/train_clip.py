@@ -2,8 +2,8 @@
 
     python recipes/tiny-clip/train_clip.py --emoji data/noto_emoji.parquet --output runs/tiny-clip
 
-Emoji (72 px, with their Unicode names) and photographs of CIFAR10 (named by their class) are learnt together. What the
-recipes beside this file hold out is held out here too; of CIFAR10 only the training split is read.
+Emoji (72 px, with their Unicode names) and photographs of CIFAR10 (named by their class) are learned together. What
+the recipes beside this file hold out is held out here too; of CIFAR10 only the training split is read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def read_emoji(path: str) -> Source:
-    """The emoji, with the split of the recipe."""
+    """Read the emoji, with the split of the recipe."""
     recipe = RunRecipe.load(Path(__file__).with_name("emoji_k64.yaml"))
     return load_sources(dataclasses.replace(recipe.data, source=path, sources=[]))[0]
 
 
 def read_photographs(count: int) -> tuple[list, list[str]]:
-    """Some of CIFAR10's training images, and a caption for each."""
+    """Read some of CIFAR10's training images, and write a caption for each."""
     rows = datasets.load_dataset("mteb/cifar10", split="train").shuffle(seed=0).select(range(count))
     names = rows.features["label"].names
     column = next(name for name in ("image", "img") if name in rows.column_names)
@@ -46,7 +46,7 @@ def read_photographs(count: int) -> tuple[list, list[str]]:
 
 
 def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's, with the words of these captions."""
+    """Train a tokenizer like CLIP's on the words of these captions."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), START, END]
     plain = CLIPTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}, merges=[])
@@ -56,7 +56,7 @@ def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
 
 
 def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A new CLIP, 1.3 million parameters."""
+    """Make a new CLIP of 1.3 million parameters."""
     size = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": LENGTH, **ends}
@@ -69,24 +69,24 @@ def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(config)
 
 
-def batches(groups: list[int], steps: int, size: int) -> Iterator[np.ndarray]:
-    """Rows of every step, an equal share from each of several groups of rows that follow one another."""
+def draw_batches(groups: list[int], steps: int, size: int) -> Iterator[np.ndarray]:
+    """Draw the rows of every step, an equal share from each of several groups of rows that follow one another."""
     rng, starts = np.random.default_rng(0), np.cumsum([0, *groups])
     for _ in range(steps):
         shares = [rng.integers(low, high, size // len(groups)) for low, high in itertools.pairwise(starts)]
         yield np.concatenate(shares)
 
 
-def shifted(pixels: torch.Tensor) -> torch.Tensor:
-    """Each image moved by a few pixels."""
+def shift_images(pixels: torch.Tensor) -> torch.Tensor:
+    """Move each image by a few pixels."""
     padded = F.pad(pixels, (SHIFT,) * 4, mode="replicate")
     places = torch.randint(0, 2 * SHIFT + 1, (len(pixels), 2))
     parts = [image[:, y : y + SIDE, x : x + SIDE] for image, (y, x) in zip(padded, places.tolist(), strict=True)]
     return torch.stack(parts)
 
 
-def contrast(logits: torch.Tensor, captions: np.ndarray) -> torch.Tensor:
-    """CLIP's loss, where rows with the same caption are not told apart."""
+def compute_loss(logits: torch.Tensor, captions: np.ndarray) -> torch.Tensor:
+    """Compute CLIP's loss, where rows with the same caption are not told apart."""
     same = torch.from_numpy(captions[:, None] == captions[None, :]).float()
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)) / 2
@@ -123,15 +123,15 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, options.steps, pct_start=0.1)
     numbers = np.unique(np.array(captions), return_inverse=True)[1]
     groups = [len(rows), *([len(photographs)] if photographs else [])]
-    with tqdm(batches(groups, options.steps, options.batch_size), total=options.steps, desc="training") as bar:
+    with tqdm(draw_batches(groups, options.steps, options.batch_size), total=options.steps, desc="training") as bar:
         for chosen in bar:
             places = torch.from_numpy(chosen)
             found = model(
                 input_ids=tokens["input_ids"][places],
                 attention_mask=tokens["attention_mask"][places],
-                pixel_values=shifted(pixels[places].float()),
+                pixel_values=shift_images(pixels[places].float()),
             )
-            loss = contrast(found.logits_per_image, numbers[chosen])
+            loss = compute_loss(found.logits_per_image, numbers[chosen])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
