@@ -72,7 +72,7 @@ class FaissHNSW(_Faiss):
         index.hnsw.efConstruction = 80
         return index
 
-    def search(self, queries: np.ndarray, top_k: int, ef: int = 64, **setting: Any) -> np.ndarray:
+    def search(self, queries: np.ndarray, top_k: int, ef: int, **setting: Any) -> np.ndarray:
         self.index.hnsw.efSearch = ef
         return self.index.search(queries, top_k)[1]
 
@@ -95,9 +95,7 @@ class FaissIVFPQ(_Faiss):
         self.largest = {"nprobe": lists}
         return faiss.index_factory(dim, f"IVF{lists},PQ{parts}x4fs,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT)
 
-    def search(
-        self, queries: np.ndarray, top_k: int, nprobe: int = 64, k_factor: int = 30, **setting: Any
-    ) -> np.ndarray:
+    def search(self, queries: np.ndarray, top_k: int, nprobe: int, k_factor: int, **setting: Any) -> np.ndarray:
         import faiss
 
         faiss.ParameterSpace().set_index_parameters(self.index, f"nprobe={nprobe},k_factor_rf={k_factor}")
@@ -129,15 +127,11 @@ class Scann(System):
         self.index.set_num_threads(self.corpus.threads)
         self.largest = {"leaves": leaves, "reorder": n}
 
-    def search(
-        self, queries: np.ndarray, top_k: int, leaves: int = 40, reorder: int = 100, **setting: Any
-    ) -> np.ndarray:
+    def search(self, queries: np.ndarray, top_k: int, leaves: int, reorder: int, **setting: Any) -> np.ndarray:
         options = {"leaves_to_search": leaves, "pre_reorder_num_neighbors": reorder}
         return self.index.search_batched_parallel(queries, top_k, **options)[0].astype(np.int64)
 
-    def search_one(
-        self, query: np.ndarray, top_k: int, leaves: int = 40, reorder: int = 100, **setting: Any
-    ) -> np.ndarray:
+    def search_one(self, query: np.ndarray, top_k: int, leaves: int, reorder: int, **setting: Any) -> np.ndarray:
         options = {"leaves_to_search": leaves, "pre_reorder_num_neighbors": reorder}
         return self.index.search(query, top_k, **options)[0]
 
@@ -146,33 +140,38 @@ class Scann(System):
         return self.corpus.file_bytes(lambda folder: self.index.serialize(str(folder)))
 
 
-class SymphonyQG(System):
-    """A graph of degree 32 that holds quantized neighbors beside each document; 8 bits a dimension rank."""
+class _RaBitQ(System):
+    """An index of rabitqlib, whose bytes are those of its file."""
 
-    name = "SymphonyQG"
     package = ("rabitqlib", "rabitqlib==0.7.1")
-    values: ClassVar = {"ef": [32, 48, 64, 96, 128, 200, 320, 500]}
+    index: Any
 
-    def build(self) -> None:
-        from rabitqlib import SymqgIndex
-
-        self.index: Any = SymqgIndex(self.corpus.documents.shape[1], 32, metric="ip", quantization_bits=8)
-        self.index.build(self.corpus.documents, ef_construction=200, num_threads=self.corpus.threads)
-
-    def search(self, queries: np.ndarray, top_k: int, ef: int = 64, **setting: Any) -> np.ndarray:
+    def search(self, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
         threads = min(self.corpus.threads, len(queries))
-        return np.asarray(self.index.search(queries, k=top_k, ef=ef, num_threads=threads)[0], np.int64)
+        return np.asarray(self.index.search(queries, k=top_k, num_threads=threads, **setting)[0], np.int64)
 
     @property
     def bytes_per_document(self) -> float:
         return self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
 
 
-class IVFRaBitQ(System):
+class SymphonyQG(_RaBitQ):
+    """A graph of degree 32 that holds quantized neighbors beside each document; 8 bits a dimension rank."""
+
+    name = "SymphonyQG"
+    values: ClassVar = {"ef": [32, 48, 64, 96, 128, 200, 320, 500]}
+
+    def build(self) -> None:
+        from rabitqlib import SymqgIndex
+
+        self.index = SymqgIndex(self.corpus.documents.shape[1], 32, metric="ip", quantization_bits=8)
+        self.index.build(self.corpus.documents, ef_construction=200, num_threads=self.corpus.threads)
+
+
+class IVFRaBitQ(_RaBitQ):
     """Inverted lists of RaBitQ's codes of 8 bits a dimension."""
 
     name = "IVF-RaBitQ"
-    package = ("rabitqlib", "rabitqlib==0.7.1")
     values: ClassVar = {"nprobe": [64, 96, 128, 192, 256, 384, 512, 768]}
 
     def build(self) -> None:
@@ -183,17 +182,9 @@ class IVFRaBitQ(System):
         exact = FinalAssignmentMode.Exact
         clusters = RaBitQKMeans(dim, lists, num_threads=threads, final_assignment=exact)
         clusters.train(self.corpus.documents)
-        self.index: Any = IvfIndex(dim=dim, max_elements=n, num_clusters=lists, nbits=8, metric="ip")
+        self.index = IvfIndex(dim=dim, max_elements=n, num_clusters=lists, nbits=8, metric="ip")
         self.index.build(self.corpus.documents, clusters.centroids, clusters.assignments, num_threads=threads)
         self.largest = {"nprobe": lists}
-
-    def search(self, queries: np.ndarray, top_k: int, nprobe: int = 64, **setting: Any) -> np.ndarray:
-        threads = min(self.corpus.threads, len(queries))
-        return np.asarray(self.index.search(queries, k=top_k, nprobe=nprobe, num_threads=threads)[0], np.int64)
-
-    @property
-    def bytes_per_document(self) -> float:
-        return self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
 
 
 class FaissBinary(System):
@@ -216,7 +207,7 @@ class FaissBinary(System):
         self.rerank = Int8Rerank(self.corpus.documents, self.corpus.threads)
         self.largest = {"candidates": len(self.corpus.documents)}
 
-    def search(self, queries: np.ndarray, top_k: int, candidates: int = 300, **setting: Any) -> np.ndarray:
+    def search(self, queries: np.ndarray, top_k: int, candidates: int, **setting: Any) -> np.ndarray:
         found = self.index.search(np.packbits(queries > 0, axis=1), candidates)[1]
         return self.rerank.best(queries, found, top_k)
 
@@ -250,9 +241,9 @@ class Seismic(System):
         self,
         queries: np.ndarray,
         top_k: int,
-        cut: int = 32,
-        heap_factor: float = 0.8,
-        candidates: int = 300,
+        cut: int,
+        heap_factor: float,
+        candidates: int,
         **setting: Any,
     ) -> np.ndarray:
         threads = self.corpus.threads

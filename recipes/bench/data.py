@@ -45,10 +45,10 @@ def load_data(
     Raises:
         ValueError: for files that are no embeddings, widths that differ, or fewer rows than wanted.
     """
-    rows = _open(embeddings, "--embeddings")
+    rows = open_embeddings(embeddings, "--embeddings")
     if n_queries < 1 or (n_documents is not None and n_documents < TOP_K):
         raise ValueError(f"`--n-queries` ({n_queries}) must be at least 1, `--n-documents` ({n_documents}) {TOP_K}.")
-    asked = rows[len(rows) - min(n_queries, len(rows)) :] if queries is None else _open(queries, "--queries")
+    asked = rows[len(rows) - min(n_queries, len(rows)) :] if queries is None else open_embeddings(queries, "--queries")
     free = len(rows) - n_queries if queries is None else len(rows)
     n_documents = free if n_documents is None else n_documents
     if not TOP_K <= n_documents <= free or len(asked) < n_queries:
@@ -80,7 +80,16 @@ def load_data(
     return SearchData(documents, asked, neighbors, description)
 
 
-def _open(path: Path, flag: str) -> np.ndarray:
+def open_embeddings(path: Path, flag: str) -> np.ndarray:
+    """Map an npy file of embeddings into memory.
+
+    Args:
+        path: the file.
+        flag: that named it, for messages.
+
+    Raises:
+        ValueError: if it is no npy file of floats, shape (rows, dim).
+    """
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -179,10 +179,11 @@ def chosen_systems(names: str, values: Sequence[str]) -> list[type[System]]:
             if parameter not in known:
                 raise ValueError(f"`--values {text}`: {key} has no {parameter!r}. {suggest(parameter, list(known))}")
             parsed = [_number(number, text) for number in numbers.split(",")]
-            if key in kinds:
-                kinds[key] = type(
-                    kinds[key].__name__, (kinds[key],), {"values": {**kinds[key].values, parameter: parsed}}
-                )
+            if key not in kinds:
+                if key == name:
+                    raise ValueError(f"`--values {text}`: {key} is not among `--systems`. Add it there.")
+                continue
+            kinds[key] = type(kinds[key].__name__, (kinds[key],), {"values": {**kinds[key].values, parameter: parsed}})
     return list(kinds.values())
 
 
@@ -233,6 +234,9 @@ def run(options: argparse.Namespace) -> Report:
             details["head"] = {**sizes, "k": corpus.codes.codes.k, "refine": options.refine}
             print(f"encoded  {corpus.codes.cost.seconds:,.1f} s")
         built, skipped = build_all(kinds, corpus)
+        if not built:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            raise ValueError(f"`--systems {options.systems}`: none can be built ({reasons}).")
         report = Report(details, skipped, measure(built, data, options.turns, options.single))
     report.save(options.output / "search.json")
     try:
@@ -275,7 +279,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--turns", type=int, default=3, help="that count, after one to warm up (default: %(default)s)")
     add("--single", type=int, default=200, help="queries searched one by one in a turn (default: %(default)s)")
     add("--threads", type=int, default=available_threads(), help="of every system (default: all cores)")
-    add("--output", "-o", type=Path, default=Path("bench/search"), help="folder to write (default: %(default)s)")
+    add("--output", "-o", type=Path, default=Path("runs/bench/search"), help="folder to write (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

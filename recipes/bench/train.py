@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.plumbing.provenance import record_command
 from csr_hf.plumbing.redaction import shareable
 from csr_hf.plumbing.threads import spin_briefly
+from data import open_embeddings
 from measure import PeakMemory, conditions, ratio_by_turn, time_in_turns
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ class Sizes:
     rows: int = 20_000
     embeddings: str | None = None
     """File of the rows; None makes them up."""
+    folder: str | None = None
+    """Where trainers write."""
 
 
 def training_rows(sizes: Sizes) -> np.ndarray:
     """Read the first rows of a file, or make unit rows near combinations of a few of many directions; float16."""
     if sizes.embeddings is not None:
-        return np.load(sizes.embeddings, mmap_mode="r")[: sizes.rows].astype(np.float16)
+        return open_embeddings(Path(sizes.embeddings), "--embeddings")[: sizes.rows].astype(np.float16)
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((4 * sizes.input_dim, sizes.input_dim)).astype(np.float32)
     rows = np.empty((sizes.rows, sizes.input_dim), np.float16)
@@ -89,7 +92,7 @@ def csr_hf_trainer(sizes: Sizes) -> Callable[[], float]:
 
     args = CSRTrainingArguments.from_preset(
         "csr",
-        output_dir=tempfile.mkdtemp(prefix="csr_hf-bench-"),
+        output_dir=tempfile.mkdtemp(dir=sizes.folder),
         max_steps=10**6,
         per_device_train_batch_size=sizes.batch_size,
         save_steps=0,
@@ -176,7 +179,7 @@ def sentence_transformers_trainer(sizes: Sizes) -> Callable[[], float]:
     model = SparseEncoder(modules=[Lookup(), head])
     numbers = [str(row) for row in np.random.default_rng(0).permutation(len(table))]
     arguments = SparseEncoderTrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="csr_hf-bench-"),
+        output_dir=tempfile.mkdtemp(dir=sizes.folder),
         max_steps=sizes.steps,
         per_device_train_batch_size=sizes.batch_size,
         save_strategy="no",
@@ -236,7 +239,8 @@ def measure(sizes: Sizes, repeats: int) -> dict[str, Any]:
         for name, taken in zip(SYSTEMS, seconds, strict=True)
     ]
     first, *others = zip(SYSTEMS, seconds, strict=True)
-    details = {**conditions(), "threads": torch.get_num_threads(), **asdict(sizes)}
+    details = {**conditions(), "threads": torch.get_num_threads(), **asdict(replace(sizes, folder=None))}
+    details.pop("folder")
     return {
         "title": f"training {sizes.input_dim} -> {sizes.hidden_dim}, k {sizes.k}, batch {sizes.batch_size}",
         "unit": "examples",
@@ -296,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_writable(options.output.parent)
         shape = (20_000, options.input_dim)
         if options.embeddings is not None:
-            shape = np.load(options.embeddings, mmap_mode="r").shape
+            shape = open_embeddings(Path(options.embeddings), "--embeddings").shape
         sizes = Sizes(
             shape[1],
             options.hidden_dim,
@@ -306,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             min(shape[0], 20_000),
             options.embeddings,
         )
-        written = measure(sizes, options.repeats)
+        with tempfile.TemporaryDirectory(prefix="csr_hf-bench-") as folder:
+            written = measure(replace(sizes, folder=folder), options.repeats)
     except (ValueError, OSError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
