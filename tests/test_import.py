@@ -47,9 +47,9 @@ def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path):
+def imports(path, package=None):
     """Every module a file imports, wherever in the file, relative ones and public names spelled out."""
-    package = ["csr_hf", *path.relative_to(ROOT).parts[:-1]]
+    package = package or ["csr_hf", *path.relative_to(ROOT).parts[:-1]]
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -97,6 +97,21 @@ def arrows():
 
 def test_no_modules_import_each_other():
     assert circles(arrows()) == set()
+
+
+@pytest.mark.parametrize("folder", ["recipes/bench", "recipes/regions"])
+def test_no_scripts_import_each_other(folder):
+    paths = {path.stem: path for path in sorted((ROOT.parent / folder).glob("*.py"))}
+    if not paths:
+        pytest.skip(f"needs {folder} of a clone")
+    # Modules of `regions` are a package, those of `bench` stand beside their scripts.
+    package = Path(folder).name
+    found = {
+        stem: {name.removeprefix(f"{package}.") for name in imports(path, [package])} & paths.keys() - {stem}
+        for stem, path in paths.items()
+    }
+    assert any(found.values())
+    assert circles(found) == set()
 
 
 def test_circles_are_found():
@@ -180,7 +195,7 @@ def test_no_spelling_of_an_import_escapes(monkeypatch, tmp_path, line, expected)
 
 
 def test_import_is_light():
-    heavy = {"torch", "transformers", "sentence_transformers", "datasets", "numba", "matplotlib", "numpy"}
+    heavy = {"torch", "transformers", "sentence_transformers", "datasets", "numba", "matplotlib", "numpy", "pydantic"}
     script = f"import csr_hf, sys; sys.exit(str({heavy!r} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == ""

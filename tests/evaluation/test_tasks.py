@@ -1,5 +1,6 @@
 """Tasks of the real mteb by several methods: resumable, and one failure does not stop the rest."""
 
+import json
 import logging
 
 import pytest
@@ -8,8 +9,9 @@ from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.methods import all_methods
+from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks, load_tasks
-from tests.helpers.mteb_tasks import TEXT_TASKS, by_name
+from tests.helpers.mteb_tasks import TEXT_TASKS, by_name, scores_of
 
 META = HeadMeta("user/x", "1")
 
@@ -73,6 +75,21 @@ class Interrupted(CSRMethod):
 class Defective(CSRMethod):
     def index(self, documents):
         raise RuntimeError("no such data")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [task for task in TEXT_TASKS if "Classification" in task.metadata.type],
+    ids=lambda task: task.metadata.name,
+)
+def test_columns_read_at_once_change_no_score(cached, minilm_head, tmp_path, task):
+    method = CSRMethod(minilm_head, 4)
+    expected = scores_of(MTEBEncoder(cached, method), type(task)())
+    evaluate_tasks(by_name([type(task)()]), [method], cached, tmp_path, META)
+    (path,) = tmp_path.rglob(f"{task.metadata.name}.json")
+    found = json.loads(path.read_text())["scores"]
+    main = [subset["main_score"] for subsets in found.values() for subset in subsets]
+    assert main == pytest.approx([score for key, score in expected.items() if key[-1] == "main_score"])
 
 
 def test_interrupted_evaluation_goes_on_where_it_stopped(cached, minilm_head, tmp_path):
