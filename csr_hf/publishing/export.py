@@ -11,11 +11,13 @@ from csr_hf.embedding.backbone import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
+from csr_hf.publishing.files import find_written
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
 from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
+from csr_hf.runs.folder import RunFolder
 
 Layout = Literal["full", "head"]
 
@@ -60,8 +62,8 @@ def export(
         device: for the backbone.
 
     Raises:
-        ValueError: if `source` is no head, `folder` holds something else than an earlier export, the backbone of a
-            `layout="head"` is a folder, or the backbone of a `layout="full"` cannot be loaded.
+        ValueError: if `source` is no head, `folder` holds something else or more than an earlier export, the backbone
+            of a `layout="head"` is a folder, or the backbone of a `layout="full"` cannot be loaded.
         OSError: if the folder cannot be written; nothing is left behind.
     """
     folder = check_target(folder, source)
@@ -111,6 +113,8 @@ def write_card_folder(
 ) -> list[str]:
     """Write a model card and what it quotes, without the weights: `README.md`, `config.json`, `results/`.
 
+    Figures of an earlier card that this one does not quote are removed.
+
     Args:
         source: output folder of `csr-hf run`, an exported folder, an earlier folder of this function, or a Hub id.
         folder: where to write; may be `source`.
@@ -147,7 +151,7 @@ def write_card_folder(
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:
-    """Refuse to write an export where it would take the place of anything but an earlier export.
+    """Refuse to write an export where it would take the place of anything but an earlier export or import.
 
     Args:
         folder: where to write.
@@ -157,7 +161,7 @@ def check_target(folder: str | Path, source: str | Path) -> Path:
         The folder, absolute.
 
     Raises:
-        ValueError: if it exists and holds something else, or holds the source.
+        ValueError: if it exists and holds something else or more, is the head of a run, or holds the source.
     """
     folder = Path(folder).resolve()
     if folder.is_dir() and Path(source).exists() and Path(source).resolve().is_relative_to(folder):
@@ -165,7 +169,28 @@ def check_target(folder: str | Path, source: str | Path) -> Path:
     is_head = (folder / "config.json").is_file() and (folder / "modeling_csr.py").is_file()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_head):
         raise ValueError(f"{folder} exists and is no exported head. Choose another folder to write, or remove it.")
+    run = RunFolder.of(folder.parent)
+    if run.is_run and folder == run.model:
+        raise ValueError(
+            f"{folder} is the head that the run in {run.path} has trained. Choose another folder to write."
+        )
+    others = _list_others(folder)
+    if others:
+        names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        raise ValueError(
+            f"{folder} holds what no export writes ({names}), and would be replaced as a whole. Move that elsewhere, "
+            "or choose another folder to write."
+        )
     return folder
+
+
+def _list_others(folder: Path) -> list[str]:
+    """List files that no export writes; a folder without any that one writes is named as a whole."""
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    written = find_written(names, Repository(str(folder), folder).modules())
+    tops = {name.split("/")[0] for name in written}
+    return sorted({name if name.split("/")[0] in tops else name.split("/")[0] for name in names - written})
 
 
 def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
-from csr_hf.publishing.model_card_facts import QUOTED_FILES, RESULTS
+from csr_hf.repository import Repository
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# Files that a push writes. A later push of another layout deletes those it does not write; all other files stay.
-_PUSHED_FILES = re.compile(
-    r"modules\.json|config_sentence_transformers\.json|\d+_\w+/.*|(SparseAutoEncoder|Router)/.*"
-    rf"|{RESULTS}/({'|'.join(map(re.escape, QUOTED_FILES))})"
-)
-_CARD = "README.md"
+logger = logging.getLogger(__name__)
+
+_OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
+"""A repository with one of these holds a model; sentence-transformers need not write config.json."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def push(
 ) -> Pushed:
     """Publish a folder that `export` wrote, as one commit.
 
+    Files of an earlier push that this one does not write are deleted, and named in the log; what a person added stays.
     An interrupted push publishes nothing; the same call again completes it. If somebody else commits between the
     reading of the repository and this commit, the commit is refused.
 
@@ -102,11 +104,12 @@ def _push(
     parent = api.model_info(repo_id, revision=revision).sha
     present = set(api.list_repo_files(repo_id, revision=parent))
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    if "config.json" in present:
-        _check_is_head(api, repo_id, parent)
-    if _CARD in present and not _may_replace(api, repo_id, parent, edited_card):
-        paths.pop(_CARD)
-    stale = [name for name in sorted(present - paths.keys()) if _PUSHED_FILES.fullmatch(name)]
+    if present & _OF_A_MODEL:
+        _check_is_head(api, repo_id, parent, present)
+    if CARD in present and not _may_replace(api, repo_id, parent, edited_card):
+        paths.pop(CARD)
+    modules = _list_modules(api, repo_id, parent) if "modules.json" in present else []
+    stale = sorted(find_written(present, modules) - paths.keys() - {CARD})
     done = api.create_commit(
         repo_id,
         operations=[
@@ -118,23 +121,32 @@ def _push(
         create_pr=create_pr,
         parent_commit=parent,
     )
+    if stale:
+        logger.info("this push deletes files of an earlier one from %s: %s", repo_id, ", ".join(stale))
     return Pushed(repo_id, done.oid, done.pr_revision or revision, done.pr_url or done.repo_url.url)
 
 
-def _check_is_head(api: HfApi, repo_id: str, commit: str | None) -> None:
-    """Refuse to replace a model of another kind."""
-    path = api.hf_hub_download(repo_id, "config.json", revision=commit)
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
-        config = None
+def _check_is_head(api: HfApi, repo_id: str, commit: str | None, present: set[str]) -> None:
+    """Refuse to replace a model of another kind. In both layouts of a head, the root has its config.json."""
+    config = None
+    if "config.json" in present:
+        path = api.hf_hub_download(repo_id, "config.json", revision=commit)
+        # What is not JSON is no head's.
+        with contextlib.suppress(ValueError):
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(config, dict) or config.get("model_type") != "csr":
         raise ValueError(f"{repo_id} holds another model. Choose a new name, or another branch (--revision).")
 
 
+def _list_modules(api: HfApi, repo_id: str, commit: str | None) -> list[dict[str, str]]:
+    """List the modules that the earlier push wrote, each in a folder of its own."""
+    path = Path(api.hf_hub_download(repo_id, "modules.json", revision=commit))
+    return Repository(repo_id, path.parent, commit).modules()
+
+
 def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str) -> bool:
     """Tell whether the generated card may replace the one on the Hub."""
-    card = Path(api.hf_hub_download(repo_id, _CARD, revision=commit)).read_text(encoding="utf-8")
+    card = Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8")
     if is_generated(card) or edited_card == "overwrite":
         return True
     if edited_card == "keep":

@@ -25,6 +25,8 @@ _MARK = re.compile(r"\n<!-- Made by csr-hf from the files in results/; sha256 ([
 def write_card(folder: Path, layout: str, options: CardOptions, backbone: BackboneFacts | None) -> list[str]:
     """Write `README.md` and `.eval_results/` into a folder that holds config.json and `results/`.
 
+    Files of an earlier card in `.eval_results/` are removed.
+
     Args:
         folder: the published model.
         layout: "full" or "head".
@@ -36,9 +38,13 @@ def write_card(folder: Path, layout: str, options: CardOptions, backbone: Backbo
     """
     facts, backbone = CardFacts.read(folder), backbone or BackboneFacts()
     text = render_card(facts, layout, options, backbone)
-    for name, entries in make_eval_results(facts).items():
+    files = make_eval_results(facts)
+    for name, entries in files.items():
         with write_whole(folder / ".eval_results" / name) as temporary:
             temporary.write_text(entries, encoding="utf-8")
+    for path in (folder / ".eval_results").glob("*.yaml"):
+        if path.name not in files:
+            path.unlink()
     with write_whole(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     notes = [_compare_licenses(options.license, backbone.license)]

@@ -72,7 +72,8 @@ def copy_run_files(source: str | Path, folder: Path) -> None:
     """Copy what a card quotes into `folder/results/`: results, plots and recipe, without secrets and local paths.
 
     Args:
-        source: output folder of `csr-hf run`, or a folder that holds `results/` already. Missing files are left out.
+        source: output folder of `csr-hf run`, or a folder that holds `results/` already. Files that it lacks are
+            removed from `folder/results/`: they would be figures of another head.
         folder: the published model.
     """
     import yaml
@@ -80,6 +81,7 @@ def copy_run_files(source: str | Path, folder: Path) -> None:
     for name, candidates in _list_sources(Path(source)).items():
         path = next(filter(Path.is_file, candidates), None)
         if path is None:
+            (folder / RESULTS / name).unlink(missing_ok=True)
             continue
         content = path.read_bytes()
         if name.endswith(".json"):

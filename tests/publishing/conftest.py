@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 import torch
@@ -76,7 +75,3 @@ def run_folder(tmp_path):
 
 def change_json(path, **settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-
-
-def copy_of(folder, target):
-    return shutil.copytree(folder, target, symlinks=True)

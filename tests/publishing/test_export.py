@@ -153,6 +153,33 @@ def test_nothing_but_an_earlier_export_is_replaced(exported, tmp_path, capsys):
         assert main(["export", str(tmp_path / "runs" / "one"), str(tmp_path / "out"), "--layout", "head"]) == 0
 
 
+def test_own_files_beside_an_export_are_not_replaced(exported, tmp_path):
+    make_head(1).save_pretrained(tmp_path / "head")
+    target = shutil.copytree(exported, tmp_path / "out")
+    own = ["notes.txt", ".git/config", ".git/HEAD", "2024_notebooks/mine.ipynb", "results/own.json", "Router/notes.md"]
+    for name in own:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text("of a person")
+    before = sorted(target.rglob("*"))
+    found = r"\(\.git, 2024_notebooks, Router, notes\.txt, results/own\.json\).*choose another folder"
+    with pytest.raises(ValueError, match=found):
+        export(tmp_path / "head", target, layout="head")
+    assert sorted(target.rglob("*")) == before
+    for name in own:
+        (target / name).unlink()
+    assert not (export(tmp_path / "head", target, layout="head").folder / "modules.json").exists()
+
+
+def test_heads_of_runs_are_not_replaced(tmp_path):
+    for name, seed in (("one", 0), ("two", 1)):
+        write_run(tmp_path / name, make_head(seed))
+    weights = (tmp_path / "two" / "model" / "model.safetensors").read_bytes()
+    for source in ("one", "two"):
+        with pytest.raises(ValueError, match=r"two/model is the head that the run .*two has trained\. Choose another"):
+            export(tmp_path / source, tmp_path / "two" / "model", layout="head")
+    assert (tmp_path / "two" / "model" / "model.safetensors").read_bytes() == weights
+
+
 def test_another_backbone_has_no_revision_of_the_old_one(tmp_path):
     write_run(tmp_path / "run", make_head(base_model_revision="c0ffee"), make_results())
     named = export(tmp_path / "run", tmp_path / "out", layout="head", base_model="user/other")

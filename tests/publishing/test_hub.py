@@ -1,6 +1,7 @@
 """Push and pull, with the real clients against a local Hub."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,17 +117,23 @@ def test_card_that_a_person_changed_is_not_overwritten(hub, token, run_folder, c
     assert is_generated(repo.files("main")["README.md"].decode())
 
 
-def test_another_layout_takes_the_old_files_away_and_no_others(hub, token, backbone, run_folder):
+def test_another_layout_takes_the_old_files_away_and_no_others(hub, token, backbone, run_folder, capsys):
     assert command("push", run_folder, "user/layouts", "--layout", "full") == 0
     repo = hub.repo("user/layouts")
     assert {"modules.json", "0_Transformer/model.safetensors"} <= set(repo.files("main"))
-    repo.commit({**repo.files("main"), "notes.txt": b"of a person"})
+    own = {"notes.txt", "2024_notebooks/mine.ipynb", "0_data/own.txt", "Router/notes.md", "results/own.json"}
+    repo.commit({**repo.files("main"), **dict.fromkeys(own, b"of a person")})
+    capsys.readouterr()
     assert command("push", run_folder, "user/layouts", "--layout", "head") == 0
     names = set(repo.files("main"))
-    assert not [name for name in names if name == "modules.json" or name[0].isdigit()]
-    assert {"notes.txt", ".gitattributes", "SparseAutoEncoder/model.safetensors"} <= names
+    assert not [name for name in names - own if name == "modules.json" or name[0].isdigit()]
+    assert own | {".gitattributes", "SparseAutoEncoder/model.safetensors"} <= names
+    deleted = re.search("deletes files of an earlier one from user/layouts: (.*)", capsys.readouterr().out)[1]
+    assert {"modules.json", "0_Transformer/model.safetensors"} <= set(deleted.split(", "))
     assert command("push", run_folder, "user/layouts", "--layout", "full") == 0
-    assert not [name for name in repo.files("main") if name.startswith("SparseAutoEncoder")]
+    names = set(repo.files("main"))
+    assert not [name for name in names if name.startswith("SparseAutoEncoder")]
+    assert own <= names
 
 
 def test_head_of_one_modality_takes_the_router_of_several_away(hub, token, tmp_path):
@@ -135,6 +142,15 @@ def test_head_of_one_modality_takes_the_router_of_several_away(hub, token, tmp_p
         push(export(tmp_path / folder, tmp_path / f"exported {folder}", layout="head").folder, "user/modalities")
         names = hub.repo("user/modalities").files("main")
         assert {name.split("/")[0] for name in names} & {"Router", "SparseAutoEncoder"} == {folder}
+
+
+def test_figures_of_the_head_before_are_taken_away(hub, token, run_folder, tmp_path):
+    assert command("push", run_folder, "user/figures", "--layout", "head") == 0
+    figures = {".eval_results/SciFact.yaml", "results/results.json", "results/retention.png"}
+    assert figures <= set(hub.repo("user/figures").files("main"))
+    write_run(tmp_path / "second", make_head(1))
+    assert command("push", tmp_path / "second", "user/figures", "--layout", "head") == 0
+    assert not figures & set(hub.repo("user/figures").files("main"))
 
 
 def test_lost_connection_publishes_nothing_and_the_same_call_completes(hub, token, tmp_path):
@@ -254,3 +270,30 @@ def test_model_of_another_kind_is_not_replaced(hub, token, backbone, tmp_path):
     with pytest.raises(ValueError, match="user/dense holds another model"):
         push_head(tmp_path, "user/dense", 0)
     assert hub.repo("user/dense").sha("main") == commit
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [
+            "modules.json",
+            "config_sentence_transformers.json",
+            "0_CLIPModel/config.json",
+            "0_CLIPModel/model.safetensors",
+        ],
+        ["model.safetensors"],
+        ["config.json"],
+    ],
+)
+def test_model_without_a_config_of_a_head_is_not_replaced(hub, token, tmp_path, names):
+    for name in names:
+        path = tmp_path / "other" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            '[{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIP"}]'
+        )
+    repo_id = f"user/other-{names[0].partition('.')[0]}"
+    commit = hub.add(repo_id, tmp_path / "other")
+    with pytest.raises(ValueError, match=f"{repo_id} holds another model"):
+        push_head(tmp_path, repo_id, 0)
+    assert hub.repo(repo_id).sha("main") == commit

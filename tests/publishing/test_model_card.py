@@ -119,6 +119,28 @@ def test_card_without_figures_says_so(tmp_path):
     assert "base_model" not in text.partition("\n# ")[0]
 
 
+def test_card_in_a_used_folder_quotes_nothing_of_the_head_before(run_folder, tmp_path):
+    (run_folder / "evaluation").mkdir()
+    make_results().save(run_folder / "evaluation")
+    write_run(tmp_path / "second", make_head(1))
+    for target in ("used", "fresh"):
+        if target == "used":
+            write_card_folder(run_folder, tmp_path / target)
+            assert (tmp_path / target / ".eval_results" / "SciFact.yaml").is_file()
+        assert "the card has no figures: the run was not evaluated" in write_card_folder(
+            tmp_path / "second", tmp_path / target
+        )
+    files = {
+        target: {
+            path.relative_to(tmp_path / target): path.read_bytes()
+            for path in (tmp_path / target).rglob("*")
+            if path.is_file()
+        }
+        for target in ("used", "fresh")
+    }
+    assert files["used"] == files["fresh"]
+
+
 def test_same_files_give_the_same_card(card, tmp_path):
     write_card_folder(card, tmp_path / "again", card=CardOptions(repo_id="user/minilm-csr"))
     names = {path.relative_to(card) for path in card.rglob("*") if path.is_file()}
