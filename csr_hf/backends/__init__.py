@@ -54,10 +54,14 @@ def open_backend(url: str, collection: str = "documents", *, api_key: str | None
     Raises:
         ValueError: for a URL or a name that cannot be used.
         ImportError: if the client of the backend is not installed; the message has the line to type.
+        Unavailable: if a server of Milvus is busy or out of reach. It is connected to at once, the others by the first
+            request.
+        BackendError: if a server of Milvus refuses the connection.
     """
     scheme, colon, _ = url.partition(":")
     if not colon or not scheme:
-        raise ValueError(f"`url` ({url!r}) has no scheme, as in milvus-lite:./file.db or qdrant://localhost.")
+        # The rest may hold a password.
+        raise ValueError("`url` has no scheme. Begin it with one, as in milvus-lite:./file.db or qdrant://localhost.")
     if scheme not in _BACKENDS:
         raise ValueError(f"`url`: {scheme!r} is unknown. Choose one of {', '.join(_BACKENDS)}.")
     if api_key is not None and scheme not in _WITH_KEY:
@@ -67,5 +71,6 @@ def open_backend(url: str, collection: str = "documents", *, api_key: str | None
         opened: Backend = getattr(import_module(f"csr_hf.backends.{module}"), kind)(url, collection, api_key)
     except ImportError as error:
         extra = scheme if module == "elastic" else module
-        raise ImportError(f'{scheme} needs the package {error.name}: pip install "csr_hf[{extra}]"') from error
+        reason = str(error).rstrip(".\n")
+        raise ImportError(f'{scheme}: {reason}. Install its client: pip install "csr_hf[{extra}]"') from error
     return opened

@@ -32,20 +32,25 @@ class Address(NamedTuple):
             *known: names that may follow the question mark, besides `tls`.
 
         Raises:
-            ValueError: for a URL without host or path, an unreadable port, or an unknown option. The message does not
-                repeat the password.
+            ValueError: for a URL without host or path, an unreadable host or port, or an unknown option. The message
+                does not repeat the password.
         """
         scheme, _, rest = url.partition(":")
         if scheme in EMBEDDED:
             if not rest or rest.startswith("//"):
-                raise ValueError(f"`url` ({url!r}) must name a path on this machine, as in {scheme}:./name.")
+                raise ValueError(f"`url` ({scheme}:...) must name a path on this machine, as in {scheme}:./name.")
             return cls(scheme, rest)
-        parts = urlsplit(url)
-        shown = f"{scheme}://{parts.netloc.rpartition('@')[2]}"
+        # Where a password holds a slash that is not escaped, it reaches beyond the `netloc`.
+        shown = f"{scheme}://{rest.lstrip('/').rpartition('@')[2]}"
         try:
+            parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"`url` ({shown}) has an unreadable port: {error}.") from error
+        except ValueError:
+            # The text of the error may hold a part of the password.
+            raise ValueError(
+                f"`url` ({shown}) has an unreadable host or port. A port is a number; / ? # @ : [ ] in a password are "
+                "written as %2F %3F %23 %40 %3A %5B %5D."
+            ) from None
         if not host:
             raise ValueError(f"`url` ({shown}) names no host, as in {scheme}://localhost.")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))

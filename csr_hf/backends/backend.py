@@ -87,7 +87,7 @@ class Backend(ABC):
         self._known: Schema | None = None
 
     def create(self, schema: Schema, *, replace: bool = False) -> None:
-        """Create the collection. An existing one with the same schema and enough room stays as it is.
+        """Create the collection. An existing one stays as it is if its schema is the same, or differs by a larger `k`.
 
         Args:
             schema: what the documents have in common; `created` is ignored.
@@ -113,7 +113,7 @@ class Backend(ABC):
             if existing != schema:
                 raise BackendError(f"{self.name} did not keep the schema of {self.collection!r}. Use a newer version.")
         else:
-            existing.check_same(schema, self.collection)
+            existing.check_fits(schema, self.collection)
         self._known = existing
 
     def upsert(
@@ -141,7 +141,7 @@ class Backend(ABC):
         """
         wanted = list(dict.fromkeys(listed(ids, "ids")))
         if wanted:
-            checked = check_ids(wanted, len(wanted), self.schema.ids, self.limits.id_bytes)
+            checked = check_ids(wanted, len(wanted), self.schema.ids, self.limits.id_bytes, self.name)
             for some in batches(checked.tolist(), _IDS_PER_REQUEST):
                 self._attempt(self._delete, some)
             self.flush()
@@ -258,7 +258,7 @@ class Backend(ABC):
         if (decoded_norms is not None) != schema.decoded:
             given = "be given" if schema.decoded else "not be given"
             raise ValueError(f"`decoded_norms` must {given}, as the collection was created.")
-        names = check_ids(ids, len(codes), schema.ids, self.limits.id_bytes)
+        names = check_ids(ids, len(codes), schema.ids, self.limits.id_bytes, self.name)
         documents = check_documents(codes, names, decoded_norms)
         self._check_documents(documents)
         return documents
@@ -285,7 +285,10 @@ class Backend(ABC):
             raise
         except known as error:
             transient = isinstance(error, ConnectionError | TimeoutError) or self._is_transient(error)
-            raise (Unavailable if transient else BackendError)(f"{self.name}: {self._describe(error)}") from error
+            text, advice = f"{self.name}: {self._describe(error).strip()}", self._advise(error, transient)
+            if advice:
+                text += f"{'' if text.endswith(('.', '?')) else '.'} {advice}"
+            raise (Unavailable if transient else BackendError)(text) from error
 
     # What every backend implements. Errors of the client may pass.
 
@@ -297,6 +300,10 @@ class Backend(ABC):
 
     def _describe(self, error: Exception) -> str:
         return str(error)
+
+    def _advise(self, error: Exception, transient: bool) -> str:
+        """Return what to do about an error; nothing where the text of the server must do."""
+        return "Check that the server runs and that the URL names it, or try again later." if transient else ""
 
     @abstractmethod
     def _is_transient(self, error: Exception) -> bool:

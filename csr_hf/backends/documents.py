@@ -38,9 +38,14 @@ class Schema:
         if not 1 <= self.k <= self.dim:
             raise ValueError(f"`k` ({self.k}) must be between 1 and `dim` ({self.dim}).")
 
-    def check_same(self, other: Schema, collection: str) -> None:
+    def check_fits(self, other: Schema, collection: str) -> None:
         """Raise ValueError if documents of another schema do not fit into the existing collection."""
-        for field in ("dim", "k", "ids", "head", "decoded"):
+        if other.k > self.k:
+            raise ValueError(
+                f"`k` ({other.k}) is above that of the collection {collection!r} ({self.k}). Choose another "
+                "`collection`, or pass `replace=True` to remove the existing one."
+            )
+        for field in ("dim", "ids", "head", "decoded"):
             old, new = getattr(self, field), getattr(other, field)
             # Codes of an unknown head go with those of any head.
             if old != new and not (field == "head" and None in (old, new)):
@@ -112,7 +117,7 @@ def check_documents(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarr
     return Documents(ids, indices, values * scale[:, None])
 
 
-def check_ids(ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, most: int | None) -> np.ndarray:
+def check_ids(ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, most: int | None, product: str) -> np.ndarray:
     """Return ids as int64 or str, shape (n,).
 
     Args:
@@ -120,6 +125,7 @@ def check_ids(ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, most: int
         n: number of documents.
         kind: "integers" or "strings".
         most: largest number of bytes of a string in UTF-8; None for no limit.
+        product: name of the backend that has this limit.
 
     Raises:
         ValueError: for ids that repeat, have another type, are empty or too long.
@@ -133,7 +139,7 @@ def check_ids(ids: Sequence[Hashable] | np.ndarray, n: int, kind: str, most: int
             raise ValueError("`ids` has an empty string, which stands for no document. Name it.")
         if most is not None and len(one.encode()) > most:
             raise ValueError(
-                f"`ids`: {one[:40]!r}... has {len(one.encode())} bytes; this backend takes {most}. Shorten it."
+                f"`ids`: {one[:40]!r}... has {len(one.encode())} bytes; {product} takes {most}. Shorten it."
             )
         if "\0" in one:
             raise ValueError(f"`ids`: {one!r} has a zero character, which backends refuse. Rename it.")

@@ -48,6 +48,11 @@ class _LuceneBackend(Backend):
         lasting = isinstance(error.__context__, NameResolutionError | SSLError)
         return getattr(error, "status_code", None) in _BUSY or (isinstance(error, self._unreachable) and not lasting)
 
+    def _advise(self, error: Exception, transient: bool) -> str:
+        if isinstance(error, self._unreachable):
+            return "Check that the server runs, and the host, the port and `tls` in the URL."
+        return super()._advise(error, transient)
+
     def _read_schema(self) -> dict[str, Any] | None:
         if not self._client.indices.exists(index=self.collection):
             return None
@@ -207,6 +212,12 @@ class OpenSearch(_LuceneBackend):
         self._unreachable = (opensearchpy.ConnectionError, opensearchpy.ConnectionTimeout)
         # By default the client keeps one connection, and warns of every further thread.
         self._client = opensearchpy.OpenSearch(timeout=_TIMEOUT, pool_maxsize=10, **options)
+
+    def _describe(self, error: Exception) -> str:
+        from opensearchpy import ConnectionError
+
+        # The text of this one has the reason twice.
+        return str(error.error if isinstance(error, ConnectionError) else error)
 
     def _design(self, version: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if version.get("distribution") != "opensearch":

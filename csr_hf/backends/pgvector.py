@@ -6,7 +6,7 @@ import json
 import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from csr_hf.backends.backend import KEY, Backend, BackendError, Found, Limits, Schema
 from csr_hf.backends.documents import Documents, Row
@@ -37,7 +37,8 @@ class PgVector(Backend):
         base, _, query = url.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         self._index = options.pop("index", None)
-        self._url = f"{base}?{urlencode(options)}" if options else base
+        # Unlike forms on web pages, libpq takes + for itself: a blank must be %20.
+        self._url = f"{base}?{urlencode(options, quote_via=quote)}" if options else base
         if self._index not in (None, "hnsw"):
             raise ValueError(f'`index` ({self._index!r}) must be "hnsw", or left out for exact searches.')
         most = _MOST_LATENTS if self._index is None else _MOST_INDEXED
@@ -83,7 +84,7 @@ class PgVector(Backend):
         connection = self._connection
         try:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        except psycopg.Error as error:
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
             raise BackendError(f"pgvector is missing: {error}. Install it on the server.") from error
         row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         if row is None or tuple(map(int, row[0].split(".")[:2])) < _OLDEST:

@@ -84,5 +84,7 @@ def real_task(backbone, shared_data):
 def _texts(folder, name, n):
     from datasets import Dataset
 
-    found = folder.glob(f"hf_home/datasets/mteb___ml_questions/**/{name}.arrow")
-    return Dataset.from_file(str(next(found)))["text"][:n]
+    path = next(folder.glob(f"hf_home/datasets/mteb___ml_questions/**/{name}.arrow"), None)
+    if path is None:
+        pytest.skip(f"needs {name} of mteb/ml_questions in {folder}/hf_home")
+    return Dataset.from_file(str(path))["text"][:n]

@@ -1,11 +1,12 @@
 """One suite over every backend: what is stored, what is found, and what is refused before anything is sent."""
 
+import re
 import sys
 
 import numpy as np
 import pytest
 
-from csr_hf.backends import Schema, Unavailable, UploadSettings, open_backend, upload
+from csr_hf.backends import BackendError, Schema, Unavailable, UploadSettings, open_backend, upload
 from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import SparseCodes
 from tests.backends.conftest import EXACT, STAND_INS
@@ -165,8 +166,10 @@ def test_a_connection_that_broke_is_opened_again(place, documents):
 )
 def test_servers_out_of_reach_are_unavailable(scheme, client):
     pytest.importorskip(client, reason='pip install "csr_hf[milvus,qdrant,pgvector,elasticsearch,opensearch]"')
-    with pytest.raises(Unavailable), open_backend(f"{scheme}://127.0.0.1:1") as backend:
+    message = r"(?s)(refused|Fail connecting).*[.?>] Check that the server runs.*the URL"
+    with pytest.raises(Unavailable, match=message) as caught, open_backend(f"{scheme}://127.0.0.1:1") as backend:
         backend.count()
+    assert len(re.findall("refused", str(caught.value))) <= 1
 
 
 def test_graph_of_pgvector_finds_most(opened, documents, queries):
@@ -283,10 +286,47 @@ def test_missing_clients_are_named(monkeypatch, package, url, line):
         open_backend(url)
 
 
+def test_clients_that_are_broken_are_named(monkeypatch):
+    pytest.importorskip("psycopg", reason='pip install "csr_hf[pgvector]"')
+    for name in [name for name in sys.modules if name.partition(".")[0] == "psycopg"]:
+        monkeypatch.delitem(sys.modules, name)
+    # As without libpq, the error names no package.
+    monkeypatch.setenv("PSYCOPG_IMPL", "other")
+    message = r"^postgresql: .*implementation.*'other'.*\. Install its client: pip install \"csr_hf\[pgvector\]\"$"
+    with pytest.raises(ImportError, match=message):
+        open_backend("postgresql://localhost/test")
+
+
+def test_options_of_libpq_reach_it_as_they_are():
+    psycopg = pytest.importorskip("psycopg", reason='pip install "csr_hf[pgvector]"')
+    backend = open_backend("postgresql://me@host/db?index=hnsw&options=-c%20search_path%3Dmine&application_name=a%2Bb")
+    options = psycopg.conninfo.conninfo_to_dict(backend._url)
+    assert options == {
+        "user": "me",
+        "host": "host",
+        "dbname": "db",
+        "options": "-c search_path=mine",
+        "application_name": "a+b",
+    }
+
+
+def test_a_right_that_is_missing_is_not_taken_for_a_missing_extension(place):
+    import psycopg
+
+    url = place("postgresql")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE visitor LOGIN")
+    with (
+        open_backend(url.replace("//postgres@", "//visitor@")) as backend,
+        pytest.raises(BackendError, match=r"^PostgreSQL: permission denied to create extension"),
+    ):
+        backend.create(Schema(dim=200, k=8))
+
+
 def test_limits_of_single_backends(opened, documents):
     milvus = opened("milvus-lite")
     milvus.create(Schema(dim=200, k=8, ids="strings"))
-    with pytest.raises(ValueError, match="has 513 bytes; this backend takes 512"):
+    with pytest.raises(ValueError, match=r"has 513 bytes; Milvus takes 512\. Shorten it"):
         milvus.upsert(documents[:1], ["ä" * 256 + "b"])
     with pytest.raises(ValueError, match=r"`top_k` \(16385\) must be at least 1 and at most 16384"):
         milvus.search(documents[:1], 16_385)
@@ -317,8 +357,11 @@ def test_other_peoples_collections_are_left_alone(place):
         ("mysql://host", {}, "'mysql' is unknown"),
         ("index:./folder", {}, "'index' is unknown"),
         ("qdrant://", {}, "names no host"),
-        ("milvus-lite://host", {}, "must name a path on this machine"),
-        ("opensearch://me:secret@host:port", {}, r"`url` \(opensearch://host:port\) has an unreadable port"),
+        ("milvus-lite://me:secret@host", {}, "must name a path on this machine"),
+        ("://me:secret@host", {}, "has no scheme"),
+        ("opensearch://me:a/secret@host", {}, r"`url` \(opensearch://host\) has an unreadable .* as %2F"),
+        ("opensearch://me:[secret]@host", {}, r"`url` \(opensearch://host\) has an unreadable"),
+        ("opensearch://me:secret@host:port", {}, r"`url` \(opensearch://host:port\) has an unreadable host or port"),
         ("opensearch://host?tls=maybe", {}, r"`tls` \('maybe'\)"),
         ("opensearch://host?feld=x", {}, "`feld` in the URL is no option of opensearch"),
         ("opensearch://host?field=text", {}, r"`field` \('text'\)"),

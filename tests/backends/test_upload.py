@@ -151,6 +151,11 @@ def test_no_thread_more_than_the_backend_takes(backend, documents, monkeypatch):
 
 def test_a_collection_with_room_for_more_is_kept(backend, documents):
     backend.create(Schema(dim=100, k=12, ids="strings"))
+    first = backend.schema
+    backend.create(Schema(dim=100, k=8, ids="strings"))
+    assert backend.schema == first
+    with pytest.raises(ValueError, match=r"`k` \(13\) is above that of the collection 'documents' \(12\)"):
+        backend.create(Schema(dim=100, k=13, ids="strings"))
     names = [f"n{n}" for n in range(300)]
     assert upload(backend, documents, names) == 300
     assert backend.schema.k == 12
