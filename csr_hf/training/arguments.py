@@ -7,12 +7,22 @@ import math
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from csr_hf.plumbing.settings import settings
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _refuse_booleans(value: Any) -> Any:
+    """Refuse what pydantic would take for 0 or 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "should be a number, not a boolean")
+    return value
+
+
+_Number = Annotated[float, BeforeValidator(_refuse_booleans)]
+Positive = Annotated[_Number, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[_Number, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 
@@ -35,7 +45,7 @@ class CSRTrainingArguments:
     """Peak learning rate of Adam."""
     lr_scheduler_type: Literal["cosine", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_ratio: Annotated[_Number, Field(ge=0, lt=1)] = 0.05
     """Share of the steps in which the learning rate rises from 0."""
     adam_epsilon: Weight = 6.25e-10
     """Adam's epsilon; the default is that of the paper's code."""

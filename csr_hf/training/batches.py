@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from csr_hf.codes import modality_means
 from csr_hf.data.sources import Source
@@ -44,6 +45,7 @@ class Batches:
         train_dataset: embeddings or sources.
         args: batch size, contrast and seed.
         model: the head that is trained.
+        accelerator: of this process; says which share is its own, and the device.
 
     Attributes:
         rows: the training data.
@@ -58,7 +60,9 @@ class Batches:
             labels that the data does not have.
     """
 
-    def __init__(self, train_dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel) -> None:
+    def __init__(
+        self, train_dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel, accelerator: Accelerator
+    ) -> None:
         self._contrast = args.contrast if args.gamma else "self"
         self._local_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self._has_modalities = bool(model.config.modalities)
@@ -70,7 +74,8 @@ class Batches:
             )
         self.scale, self.variance = _measure_scale(self.rows)
         self._order = RowOrder(self.rows.lengths, self.rows.weights, args.seed)
-        self.rank, self.world, self.device = 0, 1, torch.device("cpu")
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
 
     @property
     def size(self) -> int:

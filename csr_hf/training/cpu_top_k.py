@@ -79,7 +79,7 @@ def select_largest(
 
     Args:
         pre_activations: float32, shape (n, hidden_dim).
-        levels: see above.
+        levels: numbers of latents, ascending, the last one k; int64.
         values: written, shape (n, k).
         latents: written, shape (n, k).
         start: first row.

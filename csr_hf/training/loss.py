@@ -60,7 +60,8 @@ class CSRLoss(nn.Module):
     Args:
         model: the head being trained.
         args: weights and temperatures.
-        variance: mean ||x - mean(x)||^2 of the training embeddings, which errors are divided by.
+        variance: mean ||x - mean(x)||^2 of the training embeddings: what `explained_variance` is relative to, and
+            errors too with `error: variance`.
     """
 
     def __init__(self, model: CSRModel, args: CSRTrainingArguments, variance: float = 1.0) -> None:

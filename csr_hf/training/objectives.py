@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 
 
-def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, variance: float = 1.0) -> torch.Tensor:
-    """Compute mean_i ||x_i - x_hat_i||^2 / variance (arXiv 2503.01776, equation 3, but for the divisor).
+def reconstruction(embeddings: torch.Tensor, reconstructions: torch.Tensor, divisor: float = 1.0) -> torch.Tensor:
+    """Compute mean_i ||x_i - x_hat_i||^2 / divisor (arXiv 2503.01776, equation 3, but for the divisor).
 
     Args:
         embeddings: shape (n, input_dim).
         reconstructions: shape (n, input_dim).
-        variance: mean ||x - mean(x)||^2 of the whole data makes 1 the error of the best constant; input_dim makes it
-            the published mean-squared error, which for unit-norm embeddings is 1/input_dim as large and leaves the
-            training to the other terms.
+        divisor: the variance of the whole data, mean ||x - mean(x)||^2, makes 1 the error of the best constant.
+            input_dim makes it the published mean-squared error, which for unit-norm embeddings is 1/input_dim as
+            large and leaves the training to the other terms.
     """
-    return F.mse_loss(reconstructions, embeddings, reduction="sum") / (len(embeddings) * variance)
+    return F.mse_loss(reconstructions, embeddings, reduction="sum") / (len(embeddings) * divisor)
 
 
 def auxiliary(

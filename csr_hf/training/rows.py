@@ -56,14 +56,13 @@ class TrainingRows:
             raise ValueError("no embeddings to train on: the data set is empty.")
         _check_vectors(self.sources)
         self.paired = paired
+        self._free = [np.flatnonzero(~source.held_out) for source in self.sources]
         roles = [source.roles[:1] if paired else source.roles for source in self.sources]
-        self._parts = [
-            self._part(source, role) for source, some in zip(self.sources, roles, strict=True) for role in some
-        ]
+        self._parts = [self._part(number, role) for number, some in enumerate(roles) for role in some]
         # A source's weight is shared by its roles.
         self.weights = [
-            (source.weight or len(some) * _count(source)) / len(some)
-            for source, some in zip(self.sources, roles, strict=True)
+            (source.weight or len(some) * len(free)) / len(some)
+            for source, some, free in zip(self.sources, roles, self._free, strict=True)
             for _ in some
         ]
         self.lengths = [len(part.rows) for part in self._parts]
@@ -135,25 +134,26 @@ class TrainingRows:
     @cached_property
     def _labels(self) -> np.ndarray:
         everything, first = [], 0
-        for source in self.sources:
+        for source, free in zip(self.sources, self._free, strict=True):
             if source.labels is None:
-                everything.append(np.full(_count(source), -1, np.int64))
+                everything.append(np.full(len(free), -1, np.int64))
                 continue
-            labels = source.labels[~source.held_out]
+            labels = source.labels[free]
             classes, numbers = np.unique(labels, return_inverse=True)
             everything.append(np.where(labels == -1, -1, numbers + first))
             first += len(classes)
         return np.concatenate(everything)
 
-    def _part(self, source: Source, role: str) -> _Part:
+    def _part(self, number: int, role: str) -> _Part:
+        source = self.sources[number]
         modality = source.modality(role)
         place = list(self._means).index(modality) if self._means else 0
-        rows = np.flatnonzero(~source.held_out)
-        return _Part(source.vectors[role], rows, self._means.get(modality), place)
+        return _Part(source.vectors[role], self._free[number], self._means.get(modality), place)
 
-    def _parts_of(self, number: int) -> list[_Part]:
-        """Parts of the role with this number, or of the last role of sources that have fewer."""
-        return [self._part(source, source.roles[min(number, len(source.roles) - 1)]) for source in self.sources]
+    def _parts_of(self, place: int) -> list[_Part]:
+        """Return parts of the role at this place, or of the last role of sources that have fewer."""
+        roles = [source.roles[min(place, len(source.roles) - 1)] for source in self.sources]
+        return [self._part(number, role) for number, role in enumerate(roles)]
 
     def _take(self, parts: list[_Part], indices: np.ndarray) -> np.ndarray:
         if len(parts) == 1:
@@ -219,11 +219,6 @@ class RowOrder:
             order = np.random.default_rng([self.seed, number, int(turn)]).permutation(length)
             part[rounds == turn] = start + order[places[rounds == turn] % length]
         return part
-
-
-def _count(source: Source) -> int:
-    """Count the rows that may be trained on."""
-    return int((~source.held_out).sum())
 
 
 def _check_vectors(sources: Sequence[Source]) -> None:

@@ -68,11 +68,9 @@ class CSRTrainer:
                 "Load it with dtype=torch.float32; `mixed_precision` makes the arithmetic fast."
             )
         self.args, self.model, self.folder = args, model.train(), RunFolder.of(args.output_dir)
-        self.batches = Batches(train_dataset, args, model)
         self.accelerator = make_accelerator(args, self.folder.trackers)
         check_processes(self.accelerator.num_processes, args.num_processes)
-        self.batches.rank, self.batches.world = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches.device = self.accelerator.device
+        self.batches = Batches(train_dataset, args, model, self.accelerator)
         optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, eps=args.adam_epsilon, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         loss = CSRLoss(model, args, self.batches.variance)
@@ -107,8 +105,7 @@ class CSRTrainer:
             truncate_log(self.folder.log, self.step)
         last = self.args.max_steps if until is None else min(until, self.args.max_steps)
         first, started, figures = self.step, time.perf_counter(), {}
-        show = None if self._is_main else False
-        bar = progress_bar(desc="training", unit="step", show=show, total=last, initial=first)
+        bar = progress_bar(desc="training", unit="step", total=last, initial=first)
         with bar, open_trackers(self.accelerator, self.args) as track, self._with_scaled_biases():
             while self.step < last:
                 output = self._take_step()

@@ -60,6 +60,13 @@ def test_values_out_of_range_are_named(name, value):
         CSRTrainingArguments(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["gamma", "learning_rate", "warmup_ratio"])
+def test_booleans_are_no_numbers(name):
+    for value in (True, False):
+        with pytest.raises(ValueError, match=rf"^`{name}` \({value}\): should be a number, not a boolean\.$"):
+            CSRTrainingArguments(**{name: value})
+
+
 def test_multiples_from_yaml_may_be_numbers():
     assert CSRTrainingArguments(reconstruction={1: 1, 0.25: 2}).reconstruction == {"1": 1.0, "0.25": 2.0}
 

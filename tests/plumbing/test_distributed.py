@@ -29,7 +29,7 @@ import torch
 from csr_hf import CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
 from tests.conftest import make_head
-from tests.training.test_distributed import EVERYTHING, make_trainer
+from tests.plumbing.test_distributed import EVERYTHING, make_trainer
 
 folder = Path(sys.argv[1])
 embeddings = np.load(folder / "embeddings.npy")
