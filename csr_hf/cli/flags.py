@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import types
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from csr_hf.plumbing.settings import Flag, field_docs, read_yaml, sections
+from csr_hf.plumbing.settings import Flag, field_docs, plain_type, read_yaml, sections
+
+# Keys that a recipe refuses, saying what to give instead.
+_REFUSED = ("training.output_dir",)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"{message}. `{self.prog} --help` shows examples.")
+        raise ValueError(f"{message.removesuffix('.')}. `{self.prog} --help` shows examples.")
 
 
 class _Field(NamedTuple):
@@ -51,7 +53,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
         short = ["-o"] if field.name == "output" else []
         given |= {"dest": field.name, "required": field.is_required}
         if flag.parse is not None:
-            parser.add_argument(name, *short, **given, type=flag.parse, action="append", metavar="VALUE")
+            parser.add_argument(name, *short, **given, type=_reporting(flag.parse), action="append", metavar="VALUE")
         elif field.kind is bool:
             given.pop("required")
             parser.add_argument(name, *short, **given, action="store_true")
@@ -59,20 +61,25 @@ def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
             parser.add_argument(name, *short, **given, type=_reader(field.kind), **_shown(field.kind))
 
 
-def add_keys(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_keys(parser: argparse.ArgumentParser, kind: type, words: Sequence[str]) -> None:
     """Add a flag `--section.key VALUE` for every key of a recipe; values are read as YAML.
 
     Args:
         parser: gets a group of flags for each section.
         kind: class of the recipe.
+        words: the command line. The keys inside a mapping are the user's own: `--data.columns.anchor` is a flag where
+            it is given.
     """
     for section, section_kind in sections(kind).items():
         group = parser.add_argument_group(f"keys of `{section}`", field_docs(kind).get(section))
         for field in _fields(section_kind):
-            name = f"--{section}.{field.name}"
-            help_text = field.help.replace("%", "%%")
-            given: dict[str, Any] = {"default": argparse.SUPPRESS, "type": read_yaml, "help": help_text}
-            group.add_argument(name, dest=name[2:], metavar="VALUE", **given)
+            name = f"{section}.{field.name}"
+            given: dict[str, Any] = {"default": argparse.SUPPRESS, "type": _reporting(read_yaml), "metavar": "VALUE"}
+            help_text = argparse.SUPPRESS if name in _REFUSED else field.help.replace("%", "%%")
+            group.add_argument(f"--{name}", dest=name, help=help_text, **given)
+            if get_origin(field.kind) is dict:
+                for inner in _keys_inside(name, words):
+                    group.add_argument(f"--{inner}", dest=inner, help=argparse.SUPPRESS, **given)
     # The one key of a recipe that is no field: it sets many of them.
     parser.add_argument("--training.preset", dest="training.preset", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
@@ -82,6 +89,12 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
     return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
 
 
+def _keys_inside(name: str, words: Sequence[str]) -> list[str]:
+    """List the keys of a mapping that a command line names."""
+    flags = dict.fromkeys(word.partition("=")[0] for word in words)
+    return [flag[2:] for flag in flags if flag.startswith(f"--{name}.")]
+
+
 def _fields(kind: type) -> Iterator[_Field]:
     docs, hints = field_docs(kind), get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
@@ -89,17 +102,7 @@ def _fields(kind: type) -> Iterator[_Field]:
         extras = get_args(annotation)[1:] if hasattr(annotation, "__metadata__") else ()
         flag = next((extra for extra in extras if isinstance(extra, Flag)), Flag())
         missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        yield _Field(field.name, _plain(annotation), flag, docs.get(field.name, ""), missing)
-
-
-def _plain(annotation: Any) -> Any:
-    """Strip what is annotated, and None as an alternative."""
-    if hasattr(annotation, "__metadata__"):
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [_plain(each) for each in get_args(annotation) if each is not type(None)]
-        return kinds[0] if len(kinds) == 1 else annotation
-    return annotation
+        yield _Field(field.name, plain_type(annotation), flag, docs.get(field.name, ""), missing)
 
 
 def _reader(kind: Any) -> Any:
@@ -107,7 +110,19 @@ def _reader(kind: Any) -> Any:
     origin = get_origin(kind)
     if origin is list:
         return lambda text: [part.strip() for part in text.split(",") if part.strip()]
-    return read_yaml if origin is dict else str
+    return _reporting(read_yaml) if origin is dict else str
+
+
+def _reporting(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let a reader say what is wrong: of a `ValueError`, argparse would tell the name of the reader alone."""
+
+    def read_value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read_value
 
 
 def _shown(kind: Any) -> dict[str, Any]:

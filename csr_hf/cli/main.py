@@ -14,7 +14,7 @@ from typing import Any
 
 from csr_hf.cli.invocation import Invocation
 from csr_hf.cli.table import COMMANDS, Command
-from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars
+from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars, is_first_process
 from csr_hf.plumbing.provenance import record_command
 from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.plumbing.threads import spin_briefly
@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("csr-hf: interrupted; what was finished is kept, the same command goes on from there\n")
         return 130
+    finally:
+        # What Python does next in this process is not this command's work.
+        record_command("")
 
 
 def parse(words: Sequence[str]) -> Invocation:
@@ -72,8 +75,8 @@ def parse(words: Sequence[str]) -> Invocation:
 
     rest = list(words)
     rest.remove(str(name))
-    parser, kinds = _parser(str(name), command), command.load_kinds()
-    found, unknown = parser.parse_known_args(rest)
+    parser, kinds = _parser(str(name), command, rest), command.load_kinds()
+    found, unknown = parser.parse_known_intermixed_args(rest)
     if unknown:
         word = unknown[0].partition("=")[0]
         known = suggest(word, option_names(parser)) if word.startswith("-") else ""
@@ -113,7 +116,7 @@ class _LightParser(argparse.ArgumentParser):
         raise ValueError(f"{message}. `csr-hf --help` lists the commands.")
 
 
-def _parser(name: str, command: Command) -> argparse.ArgumentParser:
+def _parser(name: str, command: Command, words: Sequence[str]) -> argparse.ArgumentParser:
     from csr_hf.cli.flags import Parser, add_keys, add_settings
 
     parser = Parser(
@@ -135,7 +138,7 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     if command.takes_recipe:
         from csr_hf.runs.recipe import RunRecipe
 
-        add_keys(parser, RunRecipe)
+        add_keys(parser, RunRecipe, words)
     return parser
 
 
@@ -145,7 +148,7 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from csr_hf.cli.output import print_line
 
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print_line(self.format(record))
 
 

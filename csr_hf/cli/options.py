@@ -29,6 +29,8 @@ class RecipeSource:
     """Start from this head: folder of a run or head, or Hub id."""
     output_dir: str | None = None
     """Where everything goes."""
+    cache_dir: str | None = None
+    """Where embeddings are kept (default: embeddings, beside the output folder)."""
     limit: Count | None = None
     """Rows of the data to use."""
     skip_bad: bool = False

@@ -18,6 +18,7 @@ def read_recipe(called: Invocation) -> RunRecipe:
     options: RecipeSource = called.options[0]
     flags = {
         "output_dir": options.output_dir,
+        "cache_dir": options.cache_dir,
         "data.limit": options.limit,
         "data.skip_bad": options.skip_bad or None,
         "model.k": getattr(options, "k", None),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.plumbing.atomic import write_whole
+from csr_hf.runs.folder import RESULTS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,8 +52,9 @@ class Results:
     def save(self, folder: str | Path) -> None:
         """Write `results.json` and `results.md` into a folder."""
         content = {"format": _FORMAT, **self.details, "rows": [dataclasses.asdict(row) for row in self.rows]}
-        for name, text in (("results.json", json.dumps(content, indent=1)), ("results.md", self.to_markdown())):
-            with write_whole(Path(folder) / name) as temporary:
+        path = Path(folder) / RESULTS
+        for file, text in ((path, json.dumps(content, indent=1)), (path.with_suffix(".md"), self.to_markdown())):
+            with write_whole(file) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -63,7 +65,7 @@ class Results:
             ValueError: if there is none, or the file holds something else.
         """
         path = Path(path)
-        path = path / "results.json" if path.is_dir() else path
+        path = path / RESULTS if path.is_dir() else path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:

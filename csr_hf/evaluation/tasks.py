@@ -17,6 +17,7 @@ from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.mteb import ENCODE_KWARGS, MTEBEncoder, model_meta
 from csr_hf.evaluation.results import SEEN, Results, Row
 from csr_hf.plumbing.logs import progress_bar
+from csr_hf.runs.folder import RESULTS
 
 if TYPE_CHECKING:
     from mteb import ResultCache
@@ -198,7 +199,7 @@ def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mappi
     """Load the results of other tasks that were measured with the same head before."""
     kept: dict[str, Any] = {"task_types": {}, "datasets": {}, "seconds": {}, "seen": []}
     rows: list[Row] = []
-    if (output_dir / "results.json").is_file():
+    if (output_dir / RESULTS).is_file():
         earlier = Results.load(output_dir)
         if earlier.details.get("head") == details.get("head"):
             rows = [row for row in earlier.rows if row.task not in tasks]

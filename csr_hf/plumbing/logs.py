@@ -1,12 +1,14 @@
 """The log of the library, `logging.getLogger("csr_hf")`, and its progress bars.
 
-Nothing is printed unless the application configures logging or calls one of the functions below; the command line
-does. Bars are shown on terminals.
+Unless the application configures logging or calls one of the functions below, as the command line does, warnings and
+errors alone are printed, to stderr: Python's logging does so with what nobody handles. Bars are shown on terminals. Of
+several processes only the first one draws them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -61,13 +63,19 @@ def disable_progress_bars() -> None:
     _bars_enabled = False
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the first of those that a launcher such as torchrun started, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def shows_progress(show: bool | None = None) -> bool:
     """Return whether to draw a bar.
 
     Args:
-        show: True or False as the caller says; None draws on terminals, unless bars are disabled.
+        show: True or False as the caller says; None draws on terminals, unless bars are disabled, and of several
+            processes only in the first.
     """
-    return _bars_enabled and sys.stderr.isatty() if show is None else show
+    return _bars_enabled and is_first_process() and sys.stderr.isatty() if show is None else show
 
 
 def progress_bar(

@@ -9,12 +9,14 @@ import inspect
 import itertools
 import re
 import textwrap
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ErrorDetails
 
 _Settings = TypeVar("_Settings")
 
@@ -74,9 +76,8 @@ def describe_error(error: ValidationError, kind: type) -> str:
         error: of pydantic.
         kind: the settings that were to be made, whose keys may be meant by an unknown one.
     """
-    first = error.errors()[0]
-    # Members of a union stand in the path too.
-    path = [part for part in first["loc"] if isinstance(part, int) or not part[:1].isupper()]
+    first, *others = error.errors()
+    path = _path(kind, first["loc"])
     key = ".".join(map(str, path))
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ValueError):
@@ -86,7 +87,48 @@ def describe_error(error: ValidationError, kind: type) -> str:
         return f"`{key}` is not a setting. {suggest(str(path[-1]), known, prefix=key.rpartition('.')[0])}"
     if first["type"] == "dataclass_type":
         return f"`{key}` ({first['input']!r}) must be a section with keys: {', '.join(known_keys(kind, path))}."
-    return f"`{key}` ({first['input']!r}): {first['msg'].removeprefix('Input ')}."
+    # A value that is no member of a union is wrong in as many ways.
+    messages = [first["msg"], *(other["msg"] for other in others if _path(kind, other["loc"]) == path)]
+    rule = "; or ".join(message.removeprefix("Input ") for message in messages)
+    near = _near_choice(first)
+    return f"`{key}` ({first['input']!r}): {rule}.{near and f' Did you mean `{near}`?'}"
+
+
+def _near_choice(error: ErrorDetails) -> str:
+    """Return the choice that was perhaps meant by a wrong one, or "" where none is near."""
+    if error["type"] != "literal_error":
+        return ""
+    choices = re.findall(r"'([^']+)'", error["ctx"]["expected"])
+    return next(iter(difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)), "")
+
+
+def _path(kind: type, location: Sequence[int | str]) -> list[int | str]:
+    """Return the keys, and numbers in lists, that lead to a value; pydantic's location has members of unions too."""
+    path: list[int | str] = []
+    annotation: Any = kind
+    for part in location:
+        if _is_settings(annotation):
+            annotation = plain_type(get_type_hints(annotation).get(str(part)))
+        elif get_origin(annotation) in (list, dict):
+            annotation = plain_type(get_args(annotation)[-1])
+        else:
+            break
+        path.append(part)
+    return path
+
+
+def plain_type(annotation: Any) -> Any:
+    """Strip what is annotated, and None as an alternative."""
+    if hasattr(annotation, "__metadata__"):
+        return plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [plain_type(each) for each in get_args(annotation) if each is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and hasattr(annotation, "__pydantic_fields__")
 
 
 def suggest(word: str, known: Sequence[str], *, prefix: str = "") -> str:
@@ -109,7 +151,7 @@ def sections(kind: type) -> dict[str, type]:
     found = {}
     for name, annotation in get_type_hints(kind).items():
         for inner in (annotation, *get_args(annotation)):
-            if isinstance(inner, type) and hasattr(inner, "__pydantic_fields__"):
+            if _is_settings(inner):
                 found[name] = inner
     return found
 

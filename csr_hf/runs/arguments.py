@@ -13,7 +13,11 @@ from csr_hf.plumbing.settings import Flag, read_overrides, settings
 
 @settings
 class SweepArguments:
-    """What a sweep varies; every combination is trained and measured."""
+    """What a sweep varies; every combination is trained and measured.
+
+    Raises:
+        ValueError: for a variant that sets a preset.
+    """
 
     hidden_dim: list[int | str] = field(default_factory=list)
     """Numbers, or multiples of the embeddings' width such as "2x"; default the recipe's."""
@@ -28,12 +32,21 @@ class SweepArguments:
     """Keys of the recipe and their values, one mapping for each variant; as a flag key=value,key=value, which may be
     repeated."""
 
+    def __post_init__(self) -> None:
+        for keys in self.variant:
+            if "training.preset" in keys:
+                # A variant changes keys of a recipe whose preset has been resolved.
+                raise ValueError(
+                    f"`variant` sets `training.preset` ({keys['training.preset']!r}), which would change nothing. "
+                    f"Set `preset` instead: --preset {keys['training.preset']}."
+                )
+
 
 @settings
 class MTEBArguments:
     """How a head is measured on MTEB, and beside what."""
 
-    ks: Annotated[list[int], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
+    ks: Annotated[list[Annotated[int, Field(ge=1)]], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
     """Active latents of a document (default: 4,8,16,32,64)."""
     baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
     """What to compare with (default: truncate,pca,int8,binary,pq)."""

@@ -99,7 +99,7 @@ def _is_results(path: Path) -> bool:
 
 
 _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path], list[str]]]] = [
-    (lambda path: (RunFolder.of(path).model / "config.json").is_file(), _describe_run),
+    (lambda path: RunFolder.of(path).model_config.is_file(), _describe_run),
     (lambda path: (path / "config.json").is_file(), _describe_model),
     (lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
     (_is_index, _describe_index),

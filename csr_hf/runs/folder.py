@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+RESULTS = "results.json"
+"""File of figures, in the folder of a run and in those of what is measured later."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -25,12 +28,17 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether the folder holds a trained head and the recipe that made it."""
-        return (self.model / "config.json").is_file() and self.recipe.is_file()
+        return self.model_config.is_file() and self.recipe.is_file()
 
     @property
     def model(self) -> Path:
         """Folder of the head: `CSRModel.from_pretrained` reads it."""
         return self.path / "model"
+
+    @property
+    def model_config(self) -> Path:
+        """JSON file of the head's sizes."""
+        return self.model / "config.json"
 
     @property
     def index(self) -> Path:
@@ -55,7 +63,7 @@ class RunFolder:
     @property
     def results(self) -> Path:
         """JSON file of the figures on held-out rows."""
-        return self.path / "results.json"
+        return self.path / RESULTS
 
     @property
     def plot(self) -> Path:

@@ -52,7 +52,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         in the output folder, where the same call goes on after an interruption.
 
     Raises:
-        ValueError: for an unknown task or baseline (the nearest name is given), a source that holds no head, or a
+        ValueError: for an unknown task (the nearest name is given), a source that holds no head, or a
             folder that cannot be written.
         ImportError: if mteb is missing, with the line to type.
     """

@@ -71,7 +71,7 @@ def embed(recipe: RunRecipe, *, backbone: Backbone | None = None) -> RunData:
         backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
     data = RunData(backbone, sources)
     data.check()
-    head_config(recipe, data)
+    check_sizes(recipe, data)
     if backbone is not None:
         logger.info("backbone   %s, %d dimensions, from %s", backbone.name, backbone.dim, backbone.source)
     data.embed(recipe.embeddings_dir, arguments.batch_size)
@@ -124,7 +124,7 @@ def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:
     """Make the head that training starts from: random, from the data, or one that was trained before.
 
     Raises:
-        ValueError: for sizes that do not fit, or a head of another width.
+        ValueError: for sizes that do not fit, a head of another width, or one that cannot take the data.
     """
     import torch
 
@@ -133,9 +133,11 @@ def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:
     from csr_hf.training.initialization import initialize_from_data
     from csr_hf.training.rows import TrainingRows
 
-    config, init = head_config(recipe, data), recipe.model.init
+    config, init = _head_config(recipe, data), recipe.model.init
     if init not in FRESH_HEADS:
-        return _load_head(init, config)
+        head = _load_head(init, config)
+        data.check_head(head)
+        return head
     torch.manual_seed(recipe.training.seed)
     head = CSRModel(config)
     if recipe.model.modality_bias:
@@ -147,12 +149,21 @@ def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:
     return head
 
 
-def head_config(recipe: RunRecipe, data: RunData) -> CSRConfig:
-    """Make the configuration of the head that a recipe trains on this data.
+def check_sizes(recipe: RunRecipe, data: RunData) -> None:
+    """Check that the sizes of a recipe's head fit each other and the data, before any time is spent on it.
 
     Raises:
         ValueError: for sizes that do not fit.
     """
+    config, k = _head_config(recipe, data), recipe.index.k
+    if k is not None and k > config.hidden_dim:
+        raise ValueError(
+            f"`index.k` ({k}) is above the number of latents, `hidden_dim` ({config.hidden_dim}). Choose a smaller one."
+        )
+
+
+def _head_config(recipe: RunRecipe, data: RunData) -> CSRConfig:
+    """Make the configuration of the head that a recipe trains on this data, which checks its sizes."""
     from csr_hf.configuration_csr import CSRConfig
 
     model, backbone = recipe.model, data.backbone

@@ -14,9 +14,9 @@ from csr_hf.data.arguments import DataArguments
 from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
-from csr_hf.plumbing.settings import from_mapping, settings, suggest
+from csr_hf.plumbing.settings import from_mapping, known_keys, settings, suggest
 from csr_hf.runs.folder import RunFolder
-from csr_hf.training.arguments import CSRTrainingArguments
+from csr_hf.training.arguments import PRESETS, CSRTrainingArguments
 
 FRESH_HEADS = ("kaiming", "data")
 """Values of `model.init` that name no head."""
@@ -72,7 +72,7 @@ class ModelArguments:
 class EvaluationArguments:
     """What is measured on the held-out rows."""
 
-    ks: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    ks: list[Annotated[int, Field(ge=1)]] = field(default_factory=lambda: [8, 16, 32, 64])
     """Active latents to report."""
     query_k_factor: Annotated[int, Field(ge=1)] = 2
     """A query keeps this many times the documents' latents, at no cost in storage."""
@@ -88,7 +88,7 @@ class EvaluationArguments:
 class IndexArguments:
     """How the corpus is indexed."""
 
-    k: int | None = None
+    k: Annotated[int, Field(ge=1)] | None = None
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
     """How documents are encoded, see `CSRModel.encode`: "pursuit" is best where copies rerank."""
@@ -155,14 +155,18 @@ class RunRecipe:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunRecipe:
-        """Build a recipe from nested dictionaries; what a resolved recipe records of its run is ignored."""
+        """Build a recipe from nested dictionaries; what a resolved recipe records of its run is ignored.
+
+        Raises:
+            ValueError: for an unknown key, a wrong value, or a preset among the overrides that would change nothing.
+        """
         if not isinstance(content, dict):
             raise ValueError(
                 f"a recipe is a mapping of sections, not {type(content).__name__}. See recipes/quickstart.yaml."
             )
-        content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
-        for recorded in _RECORDED:
-            content.pop(recorded, None)
+        content = {key: value for key, value in content.items() if key not in _RECORDED}
+        if "training.preset" in (overrides or {}):
+            _check_preset_counts(content.get("training"))
         for dotted, value in (overrides or {}).items():
             _set(content, dotted, value)
         names = [known.name for known in dataclasses.fields(cls)]
@@ -172,8 +176,7 @@ class RunRecipe:
                 raise ValueError(f"`{key}` is not a key of a recipe. {suggest(str(key), names)}")
         training = content.get("training", {})
         if isinstance(training, dict):
-            preset = CSRTrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
-            content["training"] = preset | {key: value for key, value in training.items() if key != "preset"}
+            content["training"] = _resolve_preset(training)
         return from_mapping(cls, content)
 
     @staticmethod
@@ -204,12 +207,37 @@ class RunRecipe:
 _SECTIONS = ("backbone", "data", "model", "training", "evaluation", "index")
 
 
+def _check_preset_counts(training: Any) -> None:
+    """Refuse a preset over a file that sets all that presets set, as every resolved recipe does."""
+    if isinstance(training, dict) and training.keys() >= {key for preset in PRESETS.values() for key in preset}:
+        raise ValueError(
+            "`training.preset` would change nothing: the recipe's `training` already sets every key of a preset. Take "
+            "the recipe that the run was started with, or remove from `training` what the preset shall set."
+        )
+
+
+def _resolve_preset(training: dict[str, Any]) -> dict[str, Any]:
+    """Replace the key `preset` by what it sets and the section does not."""
+    known = ["preset", *known_keys(CSRTrainingArguments)]
+    for key in training:
+        if key not in known:
+            raise ValueError(f"`training.{key}` is not a setting. {suggest(str(key), known, prefix='training')}")
+    preset = CSRTrainingArguments.from_preset(training.get("preset", "csr_hf")).to_dict()
+    return preset | {key: value for key, value in training.items() if key != "preset"}
+
+
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a value in nested dictionaries by its dotted key; sections that are missing are made."""
-    *section, key = dotted.split(".")
+    """Set a value in nested dictionaries by its dotted key; sections that are missing are made.
+
+    Dictionaries on the way are replaced by copies: they are the caller's.
+    """
+    # Of a mapping inside a section, the key may have dots of its own: training.reconstruction.0.25.
+    *section, key = dotted.split(".", 2)
     target = content
     for name in section:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
+        inner = target.get(name)
+        if not isinstance(inner, dict | None):
             raise ValueError(f"`{dotted}` is unknown: `{name}` is not a section.")
+        target[name] = dict(inner or {})
+        target = target[name]
     target[key] = value

@@ -54,7 +54,7 @@ def sweep(recipe: RunRecipe, arguments: SweepArguments) -> Results:
     labels = [_label(*combination[-2:]) for combination in combinations]
     data = pipeline.embed(recipe)
     for each in varied:
-        pipeline.head_config(each, data)
+        pipeline.check_sizes(each, data)
     details: dict[str, Any] = {**provenance(), "runs": []}
     results = Results([], details)
     for number, (each, label) in enumerate(zip(varied, labels, strict=True), 1):

@@ -4,7 +4,9 @@ import sys
 import pytest
 
 from csr_hf.cli.main import main, parse
+from csr_hf.cli.recipes import read_recipe
 from csr_hf.cli.table import COMMANDS
+from csr_hf.plumbing.provenance import provenance, record_command
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -37,6 +39,9 @@ def test_help_lists_every_key_of_a_recipe_with_its_docstring(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "--data.max_characters" in shown and "Cut texts to this length before embedding." in shown
     assert "--training.learning_rate" in shown
+    # Its place is taken by --output-dir.
+    assert "--training.output_dir" not in shown
+    assert "--output-dir" in shown and "--cache-dir" in shown
 
 
 def test_installed_command_reports_one_line_and_code_2(tmp_path):
@@ -65,7 +70,16 @@ def test_debug_shows_the_traceback(tmp_path):
         (["search", "run", "a question", "--top-k", "0"], "`top_k` ('0'): should be greater than or equal to 1"),
         (["search", "run", "--candidtes", "3"], "unknown argument '--candidtes'. Did you mean `--candidates`?"),
         (["train", "x.yaml", "--training.max_step", "3"], "Did you mean `--training.max_steps`?"),
-        (["sweep", "x.yaml", "--variant", "no-value"], "argument --variant"),
+        (["train", "x.yaml", "--data.limit.x", "3"], "unknown argument '--data.limit.x'"),
+        (["train", "x.yaml", "--data.columns.text"], "argument --data.columns.text: expected one argument"),
+        (
+            ["sweep", "x.yaml", "--variant", "no-value"],
+            "argument --variant: 'no-value' is not key=value. `csr-hf sweep --help` shows examples.",
+        ),
+        (
+            ["train", "x.yaml", "--training.max_steps", "{a: "],
+            "argument --training.max_steps: '{a: ' is not a YAML value. `csr-hf train --help` shows examples.",
+        ),
     ],
 )
 def test_wrong_arguments_give_one_line(arguments, message, capsys):
@@ -102,6 +116,31 @@ def test_flags_of_recipe_keys_are_read_as_yaml():
         "model.k_aux": None,
     }
     assert (called.options[0].recipe, called.options[0].k) == ("recipe.yaml", 7)
+
+
+def test_keys_inside_mappings_are_flags_too():
+    given = ["--data.columns.anchor", "q", "--training.reconstruction.0.25=0.5"]
+    for words in (["recipe.yaml", *given], [*given, "recipe.yaml"]):
+        called = parse(["train", *words])
+        assert called.keys == {"data.columns.anchor": "q", "training.reconstruction.0.25": 0.5}
+        assert called.options[0].recipe == "recipe.yaml"
+
+
+def test_folders_of_a_recipe_have_flags():
+    recipe = read_recipe(parse(["train", "--corpus", "a.csv", "--output-dir", "out", "--cache-dir", "kept"]))
+    assert (recipe.output_dir, recipe.cache_dir) == ("out", "kept")
+
+
+@pytest.mark.parametrize("words", [["--top-k", "3", "one", "two"], ["one", "--top-k", "3", "two"]])
+def test_questions_may_stand_behind_flags(words):
+    (options,) = parse(["search", "runs/q", *words]).options
+    assert (str(options.run), options.question, options.top_k) == ("runs/q", ["one", "two"], 3)
+
+
+def test_results_of_later_calls_do_not_name_the_command(capsys):
+    record_command("another")
+    assert main(["info", "nowhere"]) == 2
+    assert provenance()["command"] == ""
 
 
 def test_lists_are_split_at_commas_and_variants_repeat():

@@ -29,6 +29,11 @@ def test_bars_are_drawn_on_terminals_alone(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert shows_progress()
     assert not shows_progress(False)
+    monkeypatch.setenv("RANK", "1")
+    assert not shows_progress()
+    assert shows_progress(True)
+    monkeypatch.setenv("RANK", "0")
+    assert shows_progress()
     csr_hf.disable_progress_bars()
     assert not shows_progress()
     assert shows_progress(True)
@@ -41,11 +46,12 @@ def test_a_bar_counts_and_writes_only_where_it_is_shown(monkeypatch):
         assert ("counting" in terminal.getvalue()) is is_drawn
 
 
-def test_the_library_is_silent_until_it_is_asked_to_speak():
+def test_the_library_warns_alone_until_it_is_asked_to_speak():
     script = (
         "import csr_hf, logging, sys\n"
         "log = logging.getLogger('csr_hf.runs')\n"
-        "log.info('first')\n"
+        "log.info('never')\n"
+        "log.warning('first')\n"
         "csr_hf.set_verbosity_info()\n"
         "log.info('second')\n"
         "csr_hf.set_verbosity_error()\n"
@@ -53,4 +59,4 @@ def test_the_library_is_silent_until_it_is_asked_to_speak():
         "log.error('fourth')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "second\nfourth\n")
+    assert (done.stdout, done.stderr) == ("", "first\nsecond\nfourth\n")

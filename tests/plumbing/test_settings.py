@@ -41,6 +41,12 @@ class Outer(Inner):
     """A section."""
     many: list[Inner] = field(default_factory=list)
     """Several sections."""
+    size: int | str = 1
+    """A number or a word."""
+    refine: bool | Literal["pursuit"] | None = None
+    """One of three."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """By the user's own names."""
 
     def __post_init__(self):
         if self.count == 13:
@@ -52,6 +58,7 @@ class Outer(Inner):
     [
         (lambda: Inner(rate=-1), "`rate` (-1): should be greater than 0."),
         (lambda: Inner(mode="quick"), "`mode` ('quick'): should be 'slow' or 'fast'."),
+        (lambda: Inner(mode="fsat"), "`mode` ('fsat'): should be 'slow' or 'fast'. Did you mean `fast`?"),
         (lambda: Inner(mood="slow"), "`mood` is not a setting. Did you mean `mode`?"),
         (lambda: Inner(zzz=1), "`zzz` is not a setting. Known: rate, mode."),
         (lambda: replace(Inner(), rate="much"), "`rate` ('much')"),
@@ -63,6 +70,16 @@ class Outer(Inner):
         ),
         (lambda: from_mapping(Outer, {"many": [{}, {"rate": 0}]}), "`many.1.rate` (0): should be greater than 0."),
         (lambda: from_mapping(Outer, {"many": ["a.csv"]}), "`many.0` ('a.csv') must be a section with keys: rate"),
+        (
+            lambda: from_mapping(Outer, {"inner": {"Rate": 1}}),
+            "`inner.Rate` is not a setting. Did you mean `inner.rate`?",
+        ),
+        (lambda: Outer(size=[1]), "`size` ([1]): should be a valid integer; or should be a valid string."),
+        (
+            lambda: from_mapping(Outer, {"refine": "values"}),
+            "`refine` ('values'): should be a valid boolean, unable to interpret input; or should be 'pursuit'.",
+        ),
+        (lambda: Outer(weights={"Half": "x", "4": "y"}), "`weights.Half` ('x'): should be a valid number, unable to"),
         (lambda: from_mapping(Outer, {"inner": 3}), "`inner` (3) must be a section with keys: rate, mode."),
     ],
 )

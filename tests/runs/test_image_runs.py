@@ -97,6 +97,15 @@ def test_images_beside_precomputed_embeddings_are_refused(clip, photos, tmp_path
     assert "images beside precomputed embeddings" in capsys.readouterr().err
 
 
+def test_precomputed_embeddings_do_not_fit_a_head_of_two_modalities(photo_run, clip, tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", np.ones((30, clip.dim), np.float32))
+    for command in ("index", "train"):
+        call = [command, "--corpus", str(tmp_path / "rows.npy"), "--head", str(photo_run), "--no-progress"]
+        assert main([*call, "--output-dir", str(tmp_path / "run")]) == 2
+        assert "`data.source` rows.npy holds precomputed embeddings" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
 def test_texts_and_images_without_pairs_are_one_index(clip, photos, tmp_path):
     for number in range(40):
         picture(number).save(tmp_path / f"{number:03}.png")

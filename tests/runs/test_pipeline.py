@@ -152,6 +152,7 @@ def test_index_of_another_head_is_refused(finished, capsys):
         (["--backbone.name_or_path", "nobody/nothing"], "backbone 'nobody/nothing' was not found"),
         (["--model.k", "513"], "`k` (513) must not exceed `hidden_dim` (512)"),
         (["--model.k_aux", "513"], "`k_aux` (513) must not exceed `hidden_dim` (512)"),
+        (["--index.k", "513"], "`index.k` (513) is above the number of latents, `hidden_dim` (512)"),
         (["--modle.k", "3"], "Did you mean `--model.k`?"),
         (["--training.max_steps"], "argument --training.max_steps: expected one argument"),
         (["--speed", "3"], "unknown argument '--speed'"),

@@ -72,6 +72,13 @@ def test_variants_change_any_key(recipe, tmp_path):
     assert sorted((each["training"]["balance"], each["training"]["k_start"]) for each in trained) == [(0, 0), (2, 64)]
 
 
+def test_variants_leave_presets_to_their_own_flag(recipe, tmp_path, capsys):
+    assert main(["sweep", str(recipe), "--variant", "training.preset=csr", "--no-progress"]) == 2
+    said = "`variant` sets `training.preset` ('csr'), which would change nothing. Set `preset` instead: --preset csr."
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_another_recipe_or_an_interruption_is_measured_anew(recipe, tmp_path, capsys):
     call = ["sweep", str(recipe), "--k", "4", "--no-progress"]
     for flags in ([], ["--training.learning_rate", "0.001"]):
