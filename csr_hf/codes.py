@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from csr_hf.modeling_csr import CSRModel
 
+_BLOCK_ROWS = 2048
+
 
 def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
     """Subtract the mean of a modality from embeddings; see `CSRModel.subtract_modality_mean`.
@@ -32,9 +34,14 @@ def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str
 
     if not head.config.modalities:
         return embeddings
+    shifted = np.empty(embeddings.shape, np.float32)
     with torch.inference_mode():
-        rows = torch.from_numpy(np.asarray(embeddings, np.float32)).to(head.modality_bias.device)
-        return head.subtract_modality_mean(rows, modality).float().cpu().numpy()
+        # One pass even without rows: the head checks the modality.
+        for start in range(0, max(len(embeddings), 1), _BLOCK_ROWS):
+            rows = _writable(embeddings[start : start + _BLOCK_ROWS])
+            block = head.subtract_modality_mean(torch.from_numpy(rows).to(head.modality_bias.device), modality)
+            shifted[start : start + _BLOCK_ROWS] = block.float().cpu().numpy()
+    return shifted
 
 
 def modality_means(head: CSRModel) -> dict[str, np.ndarray]:
@@ -163,9 +170,14 @@ def _to_tensor(head: CSRModel, embeddings: np.ndarray, start: int, size: int) ->
     """Move some rows to the head's device and type; raise ValueError for rows that are not finite."""
     import torch
 
-    block = np.asarray(embeddings[start : start + size], dtype=np.float32)
+    block = _writable(embeddings[start : start + size])
     finite = np.isfinite(block).all(axis=-1)
     if not finite.all():
         row = start + int(np.argmin(finite))
         raise ValueError(f"embeddings[{row}] holds NaN or infinity. Check that text, or embed it in float32.")
-    return torch.from_numpy(np.ascontiguousarray(block)).to(head.encoder.weight)
+    return torch.from_numpy(block).to(head.encoder.weight)
+
+
+def _writable(rows: np.ndarray) -> np.ndarray:
+    """Return rows as contiguous float32, copied only if need be: PyTorch warns of arrays that are read-only."""
+    return np.require(rows, np.float32, ["C_CONTIGUOUS", "WRITEABLE", "ENSUREARRAY"])

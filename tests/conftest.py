@@ -104,37 +104,33 @@ def embeddings():
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory):
+def clip(session_folder):
     """A CLIP of random weights."""
     from tests.helpers.clip import save_clip
 
-    return load_backbone(str(save_clip(tmp_path_factory.mktemp("clip") / "clip")), device="cpu")
+    folder = make_once(session_folder / "tiny_clip", lambda folder: save_clip(folder / "clip"))
+    return load_backbone(str(folder / "clip"), device="cpu")
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """A folder of 150 images with captions."""
-    from tests.helpers.clip import caption, picture
+def photos(session_folder):
+    """A folder of 150 images with captions; to be read, not written."""
+    from tests.helpers.clip import save_photos
 
-    folder = tmp_path_factory.mktemp("photos")
-    lines = ["file_name,text"]
-    for number in range(150):
-        picture(number).save(folder / f"{number:03}.png")
-        lines.append(f"{number:03}.png,{caption(number)}")
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    return make_once(session_folder / "images", lambda folder: save_photos(folder / "photos", 150)) / "photos"
 
 
 @pytest.fixture(scope="session")
-def photo_run(clip, photos, tmp_path_factory):
+def photo_run(clip, photos, session_folder):
     """What `csr-hf run` makes of the photos; to be read, not written."""
     from csr_hf.cli.main import main
     from tests.helpers.clip import SMALL
 
-    folder = tmp_path_factory.mktemp("runs") / "photos"
-    call = ["run", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(folder), *SMALL]
-    assert main(call) == 0
-    return folder
+    def run(folder):
+        call = ["run", "--corpus", str(photos), "--backbone", clip.name, "--output-dir", str(folder / "photos")]
+        assert main([*call, *SMALL]) == 0
+
+    return make_once(session_folder / "photo_run", run) / "photos"
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Codes of heads with several modalities."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from csr_hf import CSRConfig, CSRModel
-from csr_hf.codes import encode_embeddings
+from csr_hf.codes import encode_embeddings, subtract_modality_mean
 from tests.helpers.clip import picture
 
 
@@ -22,6 +24,24 @@ def test_codes_are_those_of_centered_embeddings(modal_encoder):
     assert len(modal_encoder.encode(np.array(["a text", "another"]))) == 2
     assert len(modal_encoder.encode([])) == 0
     assert len(modal_encoder.encode(picture(0))) == len(modal_encoder.encode_query("a text")) == 1
+
+
+def test_memory_maps_need_no_warning(modal_encoder, tmp_path):
+    head, rows = modal_encoder.head, np.random.default_rng(0).standard_normal((5000, 24)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    expected = encode_embeddings(head, rows)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            shifted, codes = subtract_modality_mean(head, mapped, "text"), encode_embeddings(head, mapped)
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(shifted, rows - head.modality_bias[1].numpy())
+    np.testing.assert_array_equal(codes.values, expected.values)
+    with pytest.raises(ValueError, match="`modality`"):
+        subtract_modality_mean(head, rows[:0], "audio")
 
 
 def test_head_of_two_modalities_wants_to_know_which(modal_encoder, tmp_path):

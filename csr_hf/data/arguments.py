@@ -23,6 +23,20 @@ LAYOUTS = {
 """Roles of a data set -> the role whose rows are the documents of a search; the first that fit the columns."""
 
 
+def check_weight(weight: float | None, name: str) -> None:
+    """Check the weight of a source.
+
+    Args:
+        weight: share of the rows of a batch; None where it is not given.
+        name: of the source.
+
+    Raises:
+        ValueError: if it is not above 0.
+    """
+    if weight is not None and not weight > 0:
+        raise ValueError(f"`weight` ({weight}) of {name} must be above 0. Leave the source out.")
+
+
 @settings
 class SourceArguments:
     """One data set.
@@ -48,12 +62,13 @@ class SourceArguments:
     """Take at most this many rows."""
     streaming: bool = False
     """Read the first `limit` rows of a Hub data set or file, shuffled through a buffer, without the rest of it."""
-    weight: Annotated[float, Field(gt=0)] | None = None
+    weight: float | None = None
     """Share of the rows of a training batch, relative to other sources; default: its number of rows."""
 
     def __post_init__(self) -> None:
         if self.streaming and self.limit is None:
             raise ValueError("`data.streaming` needs `data.limit`: how many rows to read.")
+        check_weight(self.weight, self.source or "the data")
         if self.columns and set(self.columns) not in map(set, LAYOUTS):
             raise ValueError(
                 f"`data.columns` names the roles {sorted(self.columns)}. Give `anchor` and `positive` (and "

@@ -72,6 +72,19 @@ class RunData:
                 "images or of texts. Train on one of both."
             )
 
+    def check_head(self, head: CSRModel) -> None:
+        """Check that a head can take the data.
+
+        Raises:
+            ValueError: if it subtracts the mean of each modality, and embeddings come with the data.
+        """
+        named = [source.name for source in self.sources if "embedding" in source.roles]
+        if head.config.modalities and named:
+            raise ValueError(
+                f"`data.source` {named[0]} holds precomputed embeddings, and the head subtracts another mean from "
+                "images than from texts: nothing says which of both these are. Give the images or texts themselves."
+            )
+
     def embed(self, cache_dir: str | Path, batch_size: int) -> None:
         """Embed every role of every source once, or find its embeddings in a cache.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments
+from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
 from csr_hf.data.columns import embedding_column, find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
@@ -32,13 +32,14 @@ class Source:
     """Rows of one data set: what they hold by role, which are held out, and their embeddings once there are any.
 
     Raises:
-        ValueError: if embeddings or labels are not one a row, or the weight is not above 0.
+        ValueError: for roles that are no layout, if embeddings or labels are not one a row, or the weight is not above
+            0.
     """
 
     name: str
     """Where the rows come from, as tables show it."""
     roles: tuple[str, ...]
-    """What a row holds, labels aside."""
+    """What a row holds, labels aside; in whatever order they are given, kept in that of their layout."""
     held_out: np.ndarray
     """Bool, shape (n,): rows that are never trained on."""
     rows: Dataset | None = None
@@ -53,12 +54,12 @@ class Source:
     """Images that were left out because they cannot be opened."""
 
     def __post_init__(self) -> None:
+        self.roles = _order_roles(self.roles, self.name)
         arrays: dict[str, Any] = {**self.vectors, **({} if self.labels is None else {"labels": self.labels})}
         for name, array in arrays.items():
             if len(array) != len(self):
                 raise ValueError(f"{self.name} has {len(self)} rows, but {len(array)} of {name!r}. Give one for each.")
-        if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"`weight` ({self.weight}) of {self.name} must be above 0. Leave the source out.")
+        check_weight(self.weight, self.name)
 
     @classmethod
     def from_arrays(
@@ -72,8 +73,8 @@ class Source:
         """Make a source of embeddings in memory, all of which may be trained on.
 
         Args:
-            vectors: role -> embeddings, each (n, input_dim), in the order of a layout: `embedding` alone; `anchor`,
-                `positive` and perhaps `negative`; `image` and `text`.
+            vectors: role -> embeddings, each (n, input_dim): `embedding` alone; `anchor`, `positive` and perhaps
+                `negative`; `image` and perhaps `text`; or `text` alone.
             labels: classes as integers, shape (n,); -1 for none.
             weight: share of the rows of a batch.
             name: for messages.
@@ -124,6 +125,16 @@ class Source:
         if role == "image":
             return make_previews(self.rows)
         return self.rows.select_columns(["id", role]).rename_columns({role: "text"})
+
+
+def _order_roles(roles: Sequence[str], name: str) -> tuple[str, ...]:
+    """Put roles into the order of their layout: training knows the parts of a row by their places."""
+    layouts = list(dict.fromkeys(tuple(role for role in layout if role != "label") for layout in LAYOUTS))
+    for layout in layouts:
+        if sorted(layout) == sorted(roles):
+            return layout
+    allowed = "; ".join(" + ".join(layout) for layout in layouts)
+    raise ValueError(f"`roles` ({', '.join(roles)}) of {name} are no layout. Give those of one of these: {allowed}.")
 
 
 def load_sources(arguments: DataArguments) -> list[Source]:

@@ -83,16 +83,26 @@ class EmbeddingCache:
         return len(self), self.dim
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Read the rows of a slice, a bool mask or row numbers, in the stored dtype; no other rows are read."""
+        """Read the rows of a slice, a bool mask or row numbers, in the stored dtype; no other rows are read.
+
+        Raises:
+            IndexError: for a number that is below 0 or beyond the last row.
+        """
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         elif rows.dtype == bool:
             rows = np.flatnonzero(rows)
         starts = np.cumsum([0, *(len(array) for array in self.arrays)])
-        shards = np.searchsorted(starts, rows, side="right") - 1
+        # In their order, the rows of a shard lie side by side.
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], starts)
+        if ends[-1] - ends[0] < len(rows):
+            raise IndexError(
+                f"`rows` go from {rows.min()} to {rows.max()}, but the cache has rows 0 to {starts[-1] - 1}."
+            )
         found = np.empty((len(rows), self.dim), self.arrays[0].dtype)
-        for shard in np.unique(shards):
-            chosen = shards == shard
+        for shard in np.flatnonzero(np.diff(ends)):
+            chosen = order[ends[shard] : ends[shard + 1]]
             found[chosen] = self.arrays[shard][rows[chosen] - starts[shard]]
         return found
 

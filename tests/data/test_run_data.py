@@ -44,3 +44,14 @@ def test_sources_that_do_not_fit_each_other_are_refused():
     pictures = Source("b", ("image",), np.zeros(3, bool))
     with pytest.raises(ValueError, match="images beside precomputed embeddings"):
         RunData(None, [source("a", "embedding"), pictures]).check()
+
+
+def test_precomputed_embeddings_of_an_unknown_modality_are_refused():
+    both, single = make_head(input_dim=4, modalities=["image", "text"]), make_head(input_dim=4)
+    data = RunData(None, [source("rows.npy", "embedding")])
+    with pytest.raises(
+        ValueError, match=r"`data.source` rows.npy holds precomputed.*Give the images or texts themselves"
+    ):
+        data.check_head(both)
+    data.check_head(single)
+    RunData(None, [source("a", "image", "text"), source("b", "text")]).check_head(both)

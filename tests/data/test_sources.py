@@ -5,8 +5,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
-from csr_hf.data.sources import load_sources
-from csr_hf.embedding.cache import fingerprint_texts
+from csr_hf.data.sources import Source, load_sources
+from csr_hf.training.rows import TrainingRows
 
 ROWS = [{"question": f"what is {n}", "answer": f"it is the number {n}", "n": n} for n in range(200)]
 COLUMNS = {"anchor": "question", "positive": "answer"}
@@ -28,22 +28,6 @@ def write(kind, folder):
     elif kind == "splits":
         DatasetDict(train=dataset, test=dataset.select(range(3))).save_to_disk(path)
     return str(path)
-
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-
-
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "folder", "splits"])
-def test_every_format_gives_the_same_texts(tmp_path, kind):
-    texts = load_sources(DataArguments(source=write(kind, tmp_path), columns=COLUMNS))[0]
-    assert texts.roles == ("anchor", "positive")
-    assert texts.query_role == "anchor"
-    assert texts.document_role == "positive"
-    assert list(texts.rows["anchor"]) == [row["question"] for row in ROWS]
-    assert list(texts.rows["positive"]) == [row["answer"] for row in ROWS]
-    assert list(texts.rows["id"])[:2] == ["0", "1"]
 
 
 def test_columns_named_like_roles_need_no_mapping(tmp_path):
@@ -92,46 +76,17 @@ def test_column_of_numbers_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
+    ("values", "message"),
     [
-        ("empty.csv", "", "the file is empty"),
-        ("header.csv", "text\n", "no data"),
-        ("blank.jsonl", '{"text": " "}\n', "no rows with text"),
-        ("broken.parquet", "not parquet", "cannot be read"),
-        ("rows.docx", "x", "'.docx' are unknown. Known: .csv"),
+        ({"held_out": 1.0}, r"^`held_out` \(1\.0\): should be less than 1\.$"),
+        ({"limit": 0}, r"^`limit` \(0\): should be greater than or equal to 1\.$"),
+        ({"columns": {"query": "q"}}, r"^`data\.columns` names the roles \['query'\]\. Give `anchor` and `positive` "),
+        ({"weight": 0}, r"^`weight` \(0\.0\) of the data must be above 0\. Leave the source out\.$"),
     ],
 )
-def test_unusable_files_are_named(tmp_path, name, content, reason):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=reason) as error:
-        load_sources(DataArguments(source=str(tmp_path / name)))[0]
-    assert name in str(error.value)
-
-
-def test_absent_sources_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"gone.csv.*no such file"):
-        load_sources(DataArguments(source=str(tmp_path / "gone.csv")))[0]
-    with pytest.raises(ValueError, match="'nobody/nothing' cannot be read"):
-        load_sources(DataArguments(source="nobody/nothing"))[0]
-    with pytest.raises(ValueError, match=r"`data.split` \('dev'\).*train, test"):
-        load_sources(DataArguments(source=write("splits", tmp_path), split="dev", columns=COLUMNS))[0]
-
-
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [({"held_out": 1.0}, "held_out"), ({"limit": 0}, "limit"), ({"columns": {"query": "q"}}, "columns")],
-)
-def test_arguments_out_of_range(values, name):
-    with pytest.raises(ValueError, match=f"`(data.)?{name}`"):
+def test_arguments_out_of_range(values, message):
+    with pytest.raises(ValueError, match=message):
         DataArguments(**values)
-
-
-def test_fingerprint_depends_on_texts_their_borders_and_order():
-    fingerprints = [
-        fingerprint_texts(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab"], ["ab\ud800"])
-    ]
-    assert len(set(fingerprints)) == len(fingerprints)
-    assert fingerprint_texts(iter(["ab", "c"])) == fingerprints[0]
 
 
 def test_texts_of_a_list_are_joined(tmp_path):
@@ -162,52 +117,6 @@ def test_classes_may_be_names(tmp_path):
     assert list(load_sources(DataArguments(source=str(path), held_out=0))[0].labels) == [1, 0, 1]
 
 
-@pytest.fixture
-def vectors():
-    return np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
-
-
-def test_embeddings_that_are_there_already(tmp_path, vectors):
-    np.save(tmp_path / "plain.npy", vectors)
-    np.savez(tmp_path / "authors.npz", data=vectors.astype(np.float64), label=np.arange(30) % 3)
-    np.savez(tmp_path / "several.npz", first=vectors, second=vectors.astype(np.float16))
-    Dataset.from_dict({"id": [f"d{n}" for n in range(30)], "embedding": vectors.tolist()}).to_parquet(
-        tmp_path / "column.parquet"
-    )
-    cases = {
-        "plain.npy": {},
-        "authors.npz": {"embedding": "data", "label": "label"},
-        "several.npz": {"embedding": "second"},
-        "column.parquet": {},
-    }
-    for file, columns in cases.items():
-        (source,) = load_sources(DataArguments(source=str(tmp_path / file), columns=columns, held_out=0.3, limit=20))
-        assert source.roles == ("embedding",)
-        assert len(source) == 20
-        np.testing.assert_allclose(source.vectors["embedding"], vectors[:20], atol=2e-3)
-        assert source.vectors["embedding"].dtype in (np.float16, np.float32)
-        assert 0 < source.held_out.sum() < 20
-        assert (source.labels is None) is (file != "authors.npz")
-    assert list(load_sources(DataArguments(source=str(tmp_path / "column.parquet")))[0].rows["id"])[:2] == ["d0", "d1"]
-
-
-def test_embeddings_that_cannot_be_used_are_named(tmp_path, vectors):
-    np.savez(tmp_path / "several.npz", first=vectors, second=vectors)
-    with pytest.raises(
-        ValueError, match=r"no embeddings .* 'embedding', but first float32\(30, 4\), second.*Name the"
-    ):
-        load_sources(DataArguments(source=str(tmp_path / "several.npz")))
-    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"pickled.npy' cannot be read"):
-        load_sources(DataArguments(source=str(tmp_path / "pickled.npy")))
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match=r"broken.npz' cannot be read"):
-        load_sources(DataArguments(source=str(tmp_path / "broken.npz")))
-    Dataset.from_dict({"embedding": [[1.0, 2.0], [1.0]]}).to_parquet(tmp_path / "ragged.parquet")
-    with pytest.raises(ValueError, match="column 'embedding' does not hold embeddings"):
-        load_sources(DataArguments(source=str(tmp_path / "ragged.parquet")))
-
-
 def test_several_sources_keep_their_columns_limits_and_weights(tmp_path):
     csv, folder = write("csv", tmp_path), write("folder", tmp_path)
     arguments = DataArguments(
@@ -224,28 +133,13 @@ def test_several_sources_keep_their_columns_limits_and_weights(tmp_path):
     assert [source.name for source in sources] == ["rows.csv", "rows.folder"]
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
-def test_streams_stop_at_the_limit(tmp_path, kind):
-    arguments = DataArguments(source=write(kind, tmp_path), columns=COLUMNS, streaming=True, limit=30)
-    first, again = load_sources(arguments)[0], load_sources(arguments)[0]
-    questions = [row["question"] for row in ROWS]
-    assert len(first) == 30
-    assert set(first.rows["anchor"]) <= set(questions)
-    assert list(first.rows["anchor"]) == list(again.rows["anchor"])
-    assert list(first.rows["anchor"]) != questions[:30]  # Shuffled.
-
-
-def test_streams_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"`data.streaming` needs `data.limit`"):
-        DataArguments(source="user/web", streaming=True)
-    with pytest.raises(ValueError, match=r"gone.csv' cannot be read: there is no such file"):
-        load_sources(DataArguments(source=str(tmp_path / "gone.csv"), streaming=True, limit=3))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": 0}, r"`weight` \(0\): should be greater than 0"),
+        (
+            {"source": "a.csv", "weight": -1},
+            r"^`weight` \(-1\.0\) of a\.csv must be above 0\. Leave the source out\.$",
+        ),
         ({"columns": {"anchor": "a", "label": "b"}}, r"names the roles \['anchor', 'label'\]"),
         ({"limit": 0}, r"`limit` \(0\): should be greater than or equal to 1"),
     ],
@@ -253,3 +147,21 @@ def test_streams_that_cannot_be_read_are_named(tmp_path):
 def test_sources_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SourceArguments(**settings)
+
+
+def test_roles_are_kept_in_the_order_of_their_layout():
+    anchors, positives, negatives = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
+    source = Source.from_arrays({"anchor": anchors, "negative": negatives, "positive": positives})
+    assert source.roles == ("anchor", "positive", "negative")
+    rows = TrainingRows([source], paired=True)
+    np.testing.assert_array_equal(rows.positives(np.arange(6)), positives)
+    np.testing.assert_array_equal(rows.negatives(np.arange(6)), negatives)
+    assert Source.from_arrays({"text": anchors, "image": positives}).query_role == "text"
+
+
+@pytest.mark.parametrize("roles", [("anchor", "negative"), ("text", "label"), ("query",)])
+def test_roles_that_are_no_layout_are_refused(roles):
+    with pytest.raises(
+        ValueError, match=rf"^`roles` \({', '.join(roles)}\) of mine are no layout.*; anchor \+ positive;"
+    ):
+        Source("mine", roles, np.zeros(3, bool))

@@ -5,7 +5,7 @@ import pytest
 
 from csr_hf.embedding import cache as module
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
+from csr_hf.embedding.cache import EmbeddingCache, embed_dataset, fingerprint_texts
 
 TEXTS = [f"{'word ' * (n % 5)}number {n}" for n in range(21)]
 
@@ -46,8 +46,12 @@ def test_cache_holds_what_the_backbone_gives(backbone, tmp_path):
     np.testing.assert_allclose(cache.to_numpy(), expected, atol=1e-3)
     assert cache.to_numpy().dtype == np.float16
     rows = np.arange(21) % 2 == 0
-    for chosen in (rows, np.flatnonzero(rows)[::-1], slice(5, 18, 3)):
+    mixed = np.array([20, 3, 3, 8, 0, 15, 7, 20])
+    for chosen in (rows, np.flatnonzero(rows)[::-1], slice(5, 18, 3), mixed, np.arange(0)):
         assert np.array_equal(cache[chosen], cache.to_numpy()[chosen])
+    for beyond in (-1, 21):
+        with pytest.raises(IndexError, match=rf"`rows` go from .*{beyond}.* the cache has rows 0 to 20"):
+            cache[np.array([3, beyond])]
     exact = embed(backbone, tmp_path, dtype="float32")
     np.testing.assert_allclose(exact.to_numpy(), expected, atol=1e-5)
     assert exact.folder != cache.folder
@@ -177,3 +181,11 @@ def test_damaged_or_foreign_cache_is_refused(backbone, tmp_path, damage, reason)
 def test_folder_that_is_no_cache(tmp_path):
     with pytest.raises(ValueError, match="not an embedding cache"):
         EmbeddingCache.load(tmp_path)
+
+
+def test_fingerprint_depends_on_texts_their_borders_and_order():
+    fingerprints = [
+        fingerprint_texts(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab"], ["ab\ud800"])
+    ]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert fingerprint_texts(iter(["ab", "c"])) == fingerprints[0]

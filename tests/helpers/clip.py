@@ -54,6 +54,16 @@ def picture(number, side=20):
     return Image.fromarray(pixels)
 
 
+def save_photos(folder, n):
+    """Write images as PNG, and their captions into `metadata.csv`."""
+    folder.mkdir()
+    lines = ["file_name,text"]
+    for number in range(n):
+        picture(number).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{caption(number)}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
 def caption(number):
     first, second = np.random.default_rng(number).permutation(len(WORDS))[:2]
     return f"number {number}: {WORDS[second]} stripes on {WORDS[first]}"
