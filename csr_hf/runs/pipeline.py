@@ -158,7 +158,7 @@ def check_sizes(recipe: RunRecipe, data: RunData) -> None:
     config, k = _head_config(recipe, data), recipe.index.k
     if k is not None and k > config.hidden_dim:
         raise ValueError(
-            f"`index.k` ({k}) is above the number of latents, `hidden_dim` ({config.hidden_dim}). Choose a smaller one."
+            f"`index.k` ({k}) is above the number of latents, `hidden_dim` ({config.hidden_dim}). Lower it."
         )
 
 
