@@ -227,7 +227,11 @@ def _save_decoder(folder):
 
 KINDS: dict[str, Kind] = {
     "bert": Kind(_save_bert, ("sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5")),
-    "e5": Kind(_save_e5, ("intfloat/e5-base-v2", "intfloat/multilingual-e5-large")),
+    "e5": Kind(
+        _save_e5,
+        ("intfloat/e5-base-v2", "intfloat/multilingual-e5-large"),
+        settings={"prompts": {"query": "query", "document": "passage"}},
+    ),
     "instructed": Kind(
         _save_instructed,
         ("intfloat/multilingual-e5-large-instruct", "intfloat/e5-mistral-7b-instruct"),
