@@ -66,12 +66,7 @@ class Batches:
         self._contrast = args.contrast if args.gamma else "self"
         self._local_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self._has_modalities = bool(model.config.modalities)
-        self.rows = _make_rows(train_dataset, self._contrast, model)
-        if self.rows.dim != model.config.input_dim:
-            raise ValueError(
-                f"embeddings are {self.rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
-                "Set input_dim to the width of the backbone."
-            )
+        self.rows = make_rows(train_dataset, args, model)
         self.scale, self.variance = _measure_scale(self.rows)
         self._order = RowOrder(self.rows.lengths, self.rows.weights, args.seed)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
@@ -85,16 +80,24 @@ class Batches:
     def at(self, step: int) -> Batch:
         """Read this process's share of the batch of a step."""
         first = step * self.size + self.rank * self._local_size
-        chosen = self._order.rows(np.arange(first, first + self._local_size))
-        parts, labels = [self.rows.rows(chosen)], None
-        modalities = [self.rows.modalities(chosen)]
+        return self.read(self.rows, self._order.rows(np.arange(first, first + self._local_size)))
+
+    def read(self, rows: TrainingRows, chosen: np.ndarray) -> Batch:
+        """Read chosen rows as a batch of this process.
+
+        Args:
+            rows: the training data, or other rows by the same contrast.
+            chosen: numbers of rows, int64.
+        """
+        parts, labels = [rows.rows(chosen)], None
+        modalities = [rows.modalities(chosen)]
         if self._contrast == "pairs":
-            parts.append(self.rows.positives(chosen))
-            if self.rows.has_negatives:
-                parts.append(self.rows.negatives(chosen))
-            modalities += [self.rows.positive_modalities(chosen)] * (len(parts) - 1)
+            parts.append(rows.positives(chosen))
+            if rows.has_negatives:
+                parts.append(rows.negatives(chosen))
+            modalities += [rows.positive_modalities(chosen)] * (len(parts) - 1)
         elif self._contrast == "labels":
-            labels = torch.from_numpy(self.rows.labels(chosen)).to(self.device)
+            labels = torch.from_numpy(rows.labels(chosen)).to(self.device)
         embeddings = self._to_device(np.concatenate(parts) if len(parts) > 1 else parts[0])
         if not self._has_modalities:
             return Batch(embeddings, len(chosen), labels)
@@ -106,8 +109,15 @@ class Batches:
         return torch.from_numpy(scaled).to(self.device)
 
 
-def _make_rows(train_dataset: TrainDataset, contrast: str, model: CSRModel) -> TrainingRows:
-    given: Sequence[Any] = [train_dataset] if isinstance(train_dataset, np.ndarray) else train_dataset
+def make_rows(dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel) -> TrainingRows:
+    """Make rows of embeddings or sources, as the contrast of the arguments needs them.
+
+    Raises:
+        ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
+            labels that the data does not have.
+    """
+    contrast = args.contrast if args.gamma else "self"
+    given: Sequence[Any] = [dataset] if isinstance(dataset, np.ndarray) else dataset
     sources = [
         each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
         for number, each in enumerate(given)
@@ -118,6 +128,11 @@ def _make_rows(train_dataset: TrainDataset, contrast: str, model: CSRModel) -> T
         raise ValueError(
             f"`contrast` is {contrast!r}, and the data has no {contrast}. "
             "Name columns for anchor and positive (or text and label), or choose contrast: self."
+        )
+    if rows.dim != model.config.input_dim:
+        raise ValueError(
+            f"embeddings are {rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
+            "Set input_dim to the width of the backbone."
         )
     return rows
 
