@@ -14,11 +14,14 @@ from types import ModuleType
 
 
 def _register_config() -> None:
-    from transformers.models.auto.configuration_auto import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-    from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.configuration_csr import OLD_MODEL_TYPE, CSRConfig
 
-    AutoConfig.register("csr", CSRConfig, exist_ok=True)
+    AutoConfig.register(CSRConfig.model_type, CSRConfig, exist_ok=True)
+    # Heads that were saved under the old name; a model of transformers with this name would take precedence.
+    if OLD_MODEL_TYPE not in CONFIG_MAPPING:
+        CONFIG_MAPPING.register(OLD_MODEL_TYPE, CSRConfig)
 
 
 def _register_model() -> None:

@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any
 
 from transformers import PretrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+OLD_MODEL_TYPE = "csr"
+"""The `model_type` of heads that were saved before it was "csr_hf"."""
+
+# What transformers writes into configurations beside the fields of its own class.
+_OF_TRANSFORMERS = {field.name for field in fields(PretrainedConfig)} | {
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "torch_dtype",
+    "transformers_weights",
+    "use_cache",
+}
+_NOT_QUANTIZED = "a CSR head is not quantized: it has a few MB. Leave this out, or load it with dtype=torch.float16."
+_REFUSED = {
+    "normalize": "a CSR head does not normalize its inputs (layer norm, in sentence-transformers).",
+    "quantization_config": _NOT_QUANTIZED,
+    "load_in_4bit": _NOT_QUANTIZED,
+    "load_in_8bit": _NOT_QUANTIZED,
+}
+# Words of the caller and secrets: never written into a repository, nor believed when one says them.
+_NEVER_RECORDED = {"trust_remote_code", "token", "use_auth_token"}
 
 
 class CSRConfig(PretrainedConfig):
     r"""Configuration of a CSR head (Contrastive Sparse Representation, arXiv 2503.01776, section 3).
+
+    Every value is checked at construction, at assignment and at saving.
 
     Args:
         input_dim: width of the dense embeddings.
@@ -19,16 +60,21 @@ class CSRConfig(PretrainedConfig):
         tied_decoder: decode with the transpose of the encoder's matrix; False adds a decoder matrix.
         base_model_name_or_path: backbone whose embeddings the head takes.
         base_model_revision: commit of the backbone, when known.
+        base_model_settings: how the backbone embeds, where that is not its default, as JSON holds it: prompts,
+            `max_seq_length` and more. Whoever loads the head loads the backbone with them.
         modalities: the modalities that the head encodes, such as ["image", "text"], where the backbone has a tower for
             each. The mean of the modality is then subtracted from embeddings before the head takes them, see
             `CSRModel.subtract_modality_mean`. None: one modality, and no mean is subtracted.
+        fingerprints: of weights that were converted to another float type: the hash of what they became, and their
+            fingerprint before. `CSRModel` keeps it.
 
     Raises:
-        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, `modalities` has less
-            than two entries or the same twice, or `normalize=True` is given.
+        ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, another value has the
+            wrong type, `modalities` has less than two entries or the same twice, `base_model_settings` holds what must
+            not be recorded, a name is unknown, or the head is to normalize its inputs or to be quantized.
     """
 
-    model_type = "csr"
+    model_type = "csr_hf"
     # Makes `save_pretrained` copy this file, so that saved folders load where csr_hf is not installed.
     _auto_class = "AutoConfig"
 
@@ -42,31 +88,18 @@ class CSRConfig(PretrainedConfig):
         tied_decoder: bool = True,
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
+        base_model_settings: dict[str, Any] | None = None,
         modalities: list[str] | None = None,
+        fingerprints: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        sizes = {"input_dim": input_dim, "hidden_dim": hidden_dim, "k": k, "dead_threshold": dead_threshold}
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"`{name}` ({size!r}) must be a positive integer.")
-        if k > hidden_dim:
-            raise ValueError(f"`k` ({k}) must not exceed `hidden_dim` ({hidden_dim}). Lower k or raise hidden_dim.")
-        if k_aux is None:
-            k_aux = min(512, hidden_dim // 2)
-        if isinstance(k_aux, bool) or not isinstance(k_aux, int) or k_aux < 0:
-            raise ValueError(f"`k_aux` ({k_aux!r}) must be an integer, 0 or more (0: no auxiliary loss).")
-        if k_aux > hidden_dim:
-            raise ValueError(
-                f"`k_aux` ({k_aux}) must not exceed `hidden_dim` ({hidden_dim}). Lower k_aux or raise hidden_dim."
-            )
-        if kwargs.pop("normalize", False):
-            raise ValueError(
-                "`normalize` (layer norm of the inputs, in sentence-transformers) is not part of a CSR head."
-            )
-        if modalities is not None and (len(modalities) < 2 or len(set(modalities)) < len(modalities)):
-            raise ValueError(
-                f"`modalities` ({modalities!r}) must be two or more different names, or None for one modality."
-            )
+        for name in list(kwargs):
+            _refuse_value(name, kwargs[name])
+            if name in _REFUSED:
+                del kwargs[name]
+        for name in kwargs.keys() - _OF_TRANSFORMERS:
+            known = ", ".join(_FIELDS)
+            raise ValueError(f"`{name}` is no setting of a CSR head. {_suggest(name, 0.6) or f'They are: {known}.'}")
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim
         self.k = k
@@ -75,5 +108,159 @@ class CSRConfig(PretrainedConfig):
         self.tied_decoder = tied_decoder
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
+        self.base_model_settings = base_model_settings
         self.modalities = modalities
+        self.fingerprints = fingerprints
+        kwargs.pop("model_type", None)
         super().__init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse_value(name, value)
+        if name in _FIELDS:
+            if name == "k_aux" and value is None:
+                value = min(512, self.hidden_dim // 2)
+            value = _FIELDS[name](name, value)
+            sizes = {**self.__dict__, name: value}
+            for smaller in ("k", "k_aux"):
+                if sizes.get(smaller, 0) > sizes.get("hidden_dim", 0):
+                    raise ValueError(
+                        f"`{smaller}` ({sizes[smaller]}) must not exceed `hidden_dim` ({sizes['hidden_dim']}). "
+                        f"Lower {smaller} or raise hidden_dim."
+                    )
+        elif name not in _OF_TRANSFORMERS:
+            _refuse_misspelt([name])
+        super().__setattr__(name, value)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Check all values again, since lists and mappings can be changed in place, and write config.json.
+
+        Raises:
+            ValueError: as the class does; nothing is written.
+        """
+        for name in _FIELDS:
+            setattr(self, name, getattr(self, name))
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @classmethod
+    def get_config_dict(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read config.json; the old `model_type` of a head becomes the present one. Otherwise as in transformers."""
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _renew(config), unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Make a configuration of what config.json says, and of fields in `kwargs` that replace it.
+
+        Names that are no setting of a head and resemble none are left out, with a warning.
+
+        Raises:
+            ValueError: as the class does.
+        """
+        given = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
+        settings = {**_renew(config_dict), **given}
+        unknown = sorted(settings.keys() - _FIELDS.keys() - _OF_TRANSFORMERS - _REFUSED.keys())
+        _refuse_misspelt([*unknown, *(name for name in kwargs if name not in _OF_TRANSFORMERS)])
+        if unknown:
+            logger.warning(f"a CSR head has no settings named {', '.join(unknown)}; they are left out.")
+        return super().from_dict({name: value for name, value in settings.items() if name not in unknown}, **kwargs)
+
+
+def _renew(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "model_type": CSRConfig.model_type} if config.get("model_type") == OLD_MODEL_TYPE else config
+
+
+def _suggest(name: str, cutoff: float) -> str:
+    """Say which setting a name resembles; an empty string if none."""
+    near = difflib.get_close_matches(name.lower(), _FIELDS, 1, cutoff)
+    return f"Did you mean `{near[0]}`?" if near else ""
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    for name in names:
+        # Only what can hardly be anything else: programs may keep notes of their own in a configuration.
+        suggestion = _suggest(name, 0.8)
+        if suggestion:
+            raise ValueError(f"`{name}` is no setting of a CSR head. {suggestion}")
+
+
+def _refuse_value(name: str, value: Any) -> None:
+    if name in _REFUSED and value:
+        raise ValueError(f"`{name}`: {_REFUSED[name]}")
+
+
+def _check_size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` ({value!r}) must be a positive integer.")
+    return value
+
+
+def _check_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"`{name}` ({value!r}) must be an integer, 0 or more (0: no auxiliary loss).")
+    return value
+
+
+def _check_switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` ({value!r}) must be True or False.")
+    return value
+
+
+def _check_text(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"`{name}` ({value!r}) must be a string or None.")
+    return value
+
+
+def _check_modalities(name: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    is_list = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    if not is_list or len(value) < 2 or len(set(value)) < len(value):
+        raise ValueError(f"`{name}` ({value!r}) must be two or more different names, or None for one modality.")
+    return list(value)
+
+
+def _check_settings(name: str, value: Any) -> dict[str, Any]:
+    try:
+        copied = json.loads(json.dumps(value or {}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must hold what JSON holds: {error}.") from error
+    if not isinstance(copied, dict):
+        raise ValueError(f"`{name}` ({value!r}) must be a mapping of settings.")
+    for key in _list_keys(copied):
+        if key in _NEVER_RECORDED:
+            raise ValueError(f"`{name}` holds `{key}`, which is never recorded. Remove it; give it when loading.")
+    return copied
+
+
+def _list_keys(value: Any) -> Iterable[str]:
+    """List the keys of mappings, and of those inside of them."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    yield from value if isinstance(value, dict) else ()
+    for each in inner:
+        yield from _list_keys(each)
+
+
+def _check_fingerprints(name: str, value: Any) -> dict[str, str]:
+    value = {} if value is None else value
+    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        raise ValueError(f"`{name}` ({value!r}) must be a mapping of strings to strings.")
+    return value
+
+
+_FIELDS: dict[str, Callable[[str, Any], Any]] = {
+    "input_dim": _check_size,
+    "hidden_dim": _check_size,
+    "k": _check_size,
+    "k_aux": _check_count,
+    "dead_threshold": _check_size,
+    "tied_decoder": _check_switch,
+    "base_model_name_or_path": _check_text,
+    "base_model_revision": _check_text,
+    "base_model_settings": _check_settings,
+    "modalities": _check_modalities,
+    "fingerprints": _check_fingerprints,
+}

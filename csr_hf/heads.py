@@ -18,6 +18,19 @@ _TENSORS = ("encoder.weight", "pre_bias", "latent_bias", "stats_last_nonzero")
 _TIED_WEIGHT = "decoder.linear.weight"
 
 
+def is_head_config(config: Any) -> bool:
+    """Tell whether the content of a config.json is that of a CSR head, of today's `model_type` or the old one.
+
+    Args:
+        config: what the file holds; False for anything but a mapping.
+    """
+    if not isinstance(config, dict):
+        return False
+    # The old name is short: another library's model may have it too.
+    is_old = config.get("model_type") == "csr" and {"input_dim", "hidden_dim", "k"} <= config.keys()
+    return is_old or config.get("model_type") == "csr_hf"
+
+
 def load_head(repository: Repository) -> CSRModel:
     """Load the head of a repository: a CSRModel, or a `SparseAutoEncoder` among sentence-transformers' modules.
 
@@ -33,7 +46,7 @@ def load_head(repository: Repository) -> CSRModel:
     config = repository.read_json("config.json")
     if not isinstance(config, dict | None):
         raise ValueError(f"config.json of {repository.name} is not a mapping of settings.")
-    if (config or {}).get("model_type") == "csr":
+    if is_head_config(config):
         repository.path("model.safetensors")
         return CSRModel.from_pretrained(repository.folder)
     inside = repository.folder_of(NATIVE_HEAD)
@@ -126,7 +139,7 @@ def import_head(
         return import_checkpoint(repository.path(file), k), None
     head = load_head(repository)
     if k is not None:
-        head.config.k = type(head.config)(**{**head.config.to_dict(), "k": k}).k
+        head.config.k = k
     return head, repository if repository.is_packed else None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from csr_hf.embedding.backbone import load_backbone_of
-from csr_hf.heads import load_head
+from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
+from csr_hf.heads import is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.files import find_written
@@ -18,6 +18,10 @@ from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
 from csr_hf.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from csr_hf.embedding.backbone import Backbone
+    from csr_hf.modeling_csr import CSRModel
 
 Layout = Literal["full", "head"]
 
@@ -51,7 +55,8 @@ def export(
     """Write a head as a folder that can be uploaded to the Hub.
 
     `layout="full"` holds the backbone too: `SparseEncoder`, `CSREncoder`, `CSRModel` and `AutoModel` load it.
-    `layout="head"` holds the head alone and names the backbone, which `CSREncoder` then loads from the Hub.
+    `layout="head"` holds the head alone and names the backbone, which `CSREncoder` then loads from the Hub. A head of
+    16 bits is written in float32, and one that no other layout can hold goes out alone; `Exported.reason` says why.
 
     Args:
         source: output folder of `csr-hf run`, folder or Hub id of a head.
@@ -63,34 +68,33 @@ def export(
 
     Raises:
         ValueError: if `source` is no head, `folder` holds something else or more than an earlier export, the backbone
-            of a `layout="head"` is a folder, or the backbone of a `layout="full"` cannot be loaded.
+            of a `layout="head"` is a folder, or that of a `layout="full"` cannot be loaded or needs code of its own.
         OSError: if the folder cannot be written; nothing is left behind.
     """
+    import torch
+
     folder = check_target(folder, source)
     repository = open_repository(source, extra=[f"{RESULTS}/*"])
     head = load_head(repository)
-    base = base_model or head.config.base_model_name_or_path
-    revision = head.config.base_model_revision if base == head.config.base_model_name_or_path else None
+    if head.dtype in (torch.float16, torch.bfloat16):
+        # Every library then computes with it alike: one of 16 bits would be what each makes of it.
+        head = head.float()
+    config, base = head.config, base_model or head.config.base_model_name_or_path
+    revision = config.base_model_revision if base == config.base_model_name_or_path else None
     facts = find_backbone_facts(base, revision=revision) if base else None
     if layout is None:
         chosen, reason = _default_layout(repository, facts.weight_bytes if facts else None)
     else:
         chosen, reason = layout, "as requested"
-    notes = []
-    if base is None or not is_hub_id(base):
-        if chosen == "head":
-            raise ValueError(
-                f"the backbone {base!r} is not on the Hub, and a head alone must name one that others can fetch. "
-                "Use layout full (--layout full), or say which it is (--base-model user/name)."
-            )
-        if base is not None:
-            notes.append(
-                f"the backbone {base} is a folder here: its name is left out (or give --base-model user/name)"
-            )
-        base = revision = None
     # Before the name changes: the repository may not hold the backbone, and then its config says where to find it.
-    backbone = load_backbone_of(repository, head, device=device) if chosen == "full" else None
-    head.config.base_model_name_or_path, head.config.base_model_revision = base, revision
+    backbone = _load_portable(repository, head, device) if chosen == "full" else None
+    obstacle = backbone if isinstance(backbone, str) else None
+    if isinstance(backbone, str):
+        if layout == "full":
+            raise ValueError(f"layout full cannot hold this backbone: {backbone}. Use layout head (--layout head).")
+        chosen, reason, backbone = "head", backbone, None
+    notes = [_note_on_name(base, chosen, obstacle)] if base is None or not is_hub_id(base) else []
+    config.base_model_name_or_path, config.base_model_revision = (None, None) if notes else (base, revision)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         if backbone is not None:
@@ -99,7 +103,31 @@ def export(
             write_head(head, temporary)
         copy_run_files(source if Path(source).is_dir() else repository.folder, temporary)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
-    return Exported(folder, chosen, native_name(head), reason, notes)
+    return Exported(folder, chosen, native_name(head), reason, [note for note in notes if note])
+
+
+def _load_portable(repository: Repository, head: CSRModel, device: str | None) -> Backbone | str:
+    """Load the backbone of a head, or say why no export can hold it."""
+    try:
+        return load_backbone_of(repository, head, device=device)
+    except NeedsRemoteCodeError:
+        return (
+            "it needs code of its own repository, which an export does not carry; the head alone names the backbone, "
+            "and whoever loads both passes trust_remote_code"
+        )
+
+
+def _note_on_name(base: str | None, layout: Layout, obstacle: str | None) -> str:
+    """Word a warning on a backbone that is not on the Hub, empty if it is unknown; refuse one for a head alone."""
+    if layout == "head":
+        way_out = f"No export can hold it: {obstacle}. Say" if obstacle else "Use layout full (--layout full), or say"
+        raise ValueError(
+            f"the backbone {base!r} is not on the Hub, and a head alone must name one that others can fetch. "
+            f"{way_out} which it is (--base-model user/name)."
+        )
+    return (
+        f"the backbone {base} is a folder here: its name is left out (or give --base-model user/name)" if base else ""
+    )
 
 
 def write_card_folder(
@@ -135,7 +163,7 @@ def write_card_folder(
         raise ValueError(f"{readme} was written or changed by a person. Use --overwrite-card to replace it.")
     repository = open_repository(source, extra=[f"{RESULTS}/*"])
     config = repository.read_json("config.json")
-    if not isinstance(config, dict) or config.get("model_type") != "csr":
+    if not is_head_config(config):
         raise ValueError(f"{repository.name} holds no CSR head: its config.json is not one's.")
     base = base_model or config.get("base_model_name_or_path")
     if base != config.get("base_model_name_or_path"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from csr_hf.heads import is_head_config
 from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
 from csr_hf.repository import Repository
@@ -134,7 +135,7 @@ def _check_is_head(api: HfApi, repo_id: str, commit: str | None, present: set[st
         # What is not JSON is no head's.
         with contextlib.suppress(ValueError):
             config = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or config.get("model_type") != "csr":
+    if not is_head_config(config):
         raise ValueError(f"{repo_id} holds another model. Choose a new name, or another branch (--revision).")
 
 
