@@ -16,7 +16,7 @@ _PUBLIC = {
     "CSROutput": "csr_hf.modeling_csr",
     "SparseCodes": "csr_hf.sparse_codes",
     "Backbone": "csr_hf.embedding.backbone",
-    "load_backbone": "csr_hf.embedding.backbone",
+    "load_backbone": "csr_hf.embedding.loading",
     "CSREncoder": "csr_hf.encoder",
     "EmbeddingCache": "csr_hf.embedding.cache",
     "embed_dataset": "csr_hf.embedding.cache",
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.data.run_data import RunData
     from csr_hf.data.sources import Source
-    from csr_hf.embedding.backbone import Backbone, load_backbone
+    from csr_hf.embedding.backbone import Backbone
+    from csr_hf.embedding.loading import load_backbone
     from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
-from csr_hf.embedding.backbone import Backbone, check_width, load_backbone_of
+from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.embedding.images import is_image
+from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
 from csr_hf.sparse_codes import SparseCodes

@@ -191,7 +191,7 @@ def card(called: Invocation) -> None:
 
 def import_head(called: Invocation) -> None:
     """Turn a head that others saved into one of csr_hf."""
-    from csr_hf.embedding.backbone import load_packed_backbone
+    from csr_hf.embedding.loading import load_packed_backbone
     from csr_hf.heads import import_head as read
     from csr_hf.plumbing.atomic import check_writable, write_whole
     from csr_hf.publishing.export import check_target

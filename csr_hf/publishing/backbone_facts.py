@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from csr_hf.embedding.backbone import packaged_folder
+from csr_hf.embedding.loading import packaged_folder
 
 _PROBE_SECONDS = 10.0
 _WEIGHTS = (".safetensors", ".bin")

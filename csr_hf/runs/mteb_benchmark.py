@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csr_hf.codes import head_fingerprint
-from csr_hf.embedding.backbone import Backbone, load_backbone_of
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.methods import all_methods
+from csr_hf.evaluation.methods import Width, all_methods
 from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, evaluate_tasks, load_tasks
 from csr_hf.heads import load_head
@@ -73,6 +74,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         "note": note,
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
+        "similarity": model.backbone.similarity_fn_name,
         "fit_seconds": round(time.perf_counter() - began, 1),
     }
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
@@ -135,8 +137,8 @@ def _make_methods(model: _Model, recipe: RunRecipe | None, arguments: MTEBArgume
         ks=arguments.ks,
         baselines=arguments.baselines,
         rerank=arguments.rerank,
-        query_k_factor=query_k_factor,
-        candidates=candidates,
+        width=Width(query_k_factor, candidates),
+        similarity=model.backbone.similarity_fn_name,
     )
     note = (
         f"Search: queries keep their {query_k_factor} k largest projections on the dictionary. CSR: score over those "

@@ -13,12 +13,13 @@ import numpy as np
 from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import load_sources
-from csr_hf.embedding.backbone import Backbone, load_backbone
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.loading import load_backbone
 from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.runs.folder import RunFolder
-from csr_hf.runs.held_out import measure_held_out
+from csr_hf.runs.held_out import measure_held_out, similarity_of
 from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
@@ -219,8 +220,13 @@ def build_index(recipe: RunRecipe, data: RunData, head: CSRModel) -> InvertedInd
     folder, arguments, documents = RunFolder.of(recipe.output_dir), recipe.index, data.documents(head)
     k = arguments.k or head.config.k
     codes = encode_embeddings(head, documents, k, refine=arguments.refine, dtype="float16")
+    by_dot = similarity_of(recipe, data) == "dot"
     built = InvertedIndex.build(
-        codes, decoded_norms=decoded_norms(head, codes), embeddings=documents, copies=arguments.copies
+        codes,
+        decoded_norms=None if by_dot else decoded_norms(head, codes),
+        embeddings=documents,
+        copies=arguments.copies,
+        similarity="dot" if by_dot else "cosine",
     )
     built.save(folder.index)
     _save_documents(data, folder)
@@ -244,7 +250,9 @@ def _fill_backend(backend: Backend, recipe: RunRecipe, data: RunData, head: CSRM
     if not folder.journal.exists():
         # Another corpus may have had more documents, which would stay.
         backend.create(Schema(dim=codes.dim, k=codes.k, head=codes.head_fingerprint, decoded=True), replace=True)
-    norms = decoded_norms(head, codes)
+    # Weights that are divided by nothing give dot products.
+    by_dot = similarity_of(recipe, data) == "dot"
+    norms = np.ones(len(codes), np.float32) if by_dot else decoded_norms(head, codes)
     upload(backend, codes, np.arange(len(codes)), decoded_norms=norms, journal=folder.journal)
     _save_documents(data, folder)
     logger.info(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_mean
-from csr_hf.embedding.backbone import Backbone, load_backbone_of
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
@@ -28,7 +29,8 @@ class Hit(NamedTuple):
     """One document that was found."""
 
     score: float
-    """Cosine of the dense query and the document as reranking knows it: a copy, or decoded."""
+    """Similarity of the dense query and the document as reranking knows it, a copy, or decoded: the cosine, or the dot
+    product if the backbone compares by that."""
     id: str
     text: str
     thumbnail: bytes | None = None
@@ -98,9 +100,9 @@ class RunSearcher:
     ) -> list[Hit]:
         """Find the best documents for a question.
 
-        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists;
-        the most exact copy reranks them, or the decoded codes without copies. A search backend ranks by the codes of
-        both sides alone.
+        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists,
+        always so by dot product, since signs know no norms; the most exact copy reranks them, or the decoded codes
+        without copies. A search backend ranks by the codes of both sides alone.
 
         Args:
             question: any text, or an image or its path, if the backbone takes images.
@@ -115,11 +117,12 @@ class RunSearcher:
         projections = project_queries(self.head, embedding)
         if isinstance(index, InvertedIndex):
             kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
+            by_signs = "binary" in index.copies and kind != "binary" and index.similarity == "cosine"
             found = index.search(
                 projections.codes(query_k),
                 top_k,
                 rescore=kind or "self",
-                scan="binary" if "binary" in index.copies and kind != "binary" else None,
+                scan="binary" if by_signs else None,
                 candidates=max(candidates or self.settings.candidates, top_k),
                 projections=projections,
                 embeddings=embedding,
@@ -130,10 +133,13 @@ class RunSearcher:
         return self._hits(sparse.ids[0], sparse.scores[0])
 
     def _embed(self, question: Any) -> np.ndarray:
-        """Embed one question as the head takes it, unit norm, shape (1, input_dim)."""
-        embedding = self.backbone.embed([question], "query")
+        """Embed one question as the head takes it, of unit norm unless norms count, shape (1, input_dim)."""
+        embedding = self.backbone.embed([question], "query", task="query")
         (modality,) = self.backbone.modalities_of([question])
         embedding = subtract_modality_mean(self.head, embedding, modality)
+        index = self.index
+        if (index.similarity if isinstance(index, InvertedIndex) else self.backbone.similarity_fn_name) == "dot":
+            return embedding
         return embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
 
     def _hits(self, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:

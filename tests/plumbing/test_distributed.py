@@ -169,7 +169,7 @@ def test_run_that_was_killed_goes_on(finished, tmp_path):
 
 
 EMBED = """
-from csr_hf.embedding.backbone import load_backbone
+from csr_hf.embedding.loading import load_backbone
 from csr_hf.embedding import cache as module
 from csr_hf.plumbing.distributed import processes
 
