@@ -24,9 +24,9 @@ def copy_bytes(kind: str, dim: int) -> int:
 
 
 def make_copies(
-    kinds: Sequence[str], embeddings: np.ndarray, places: np.ndarray | None = None
+    kinds: Sequence[str], embeddings: np.ndarray, places: np.ndarray | None = None, *, unit: bool = True
 ) -> dict[str, np.ndarray]:
-    """Store embeddings, each scaled to unit norm, by name of the array.
+    """Store embeddings by name of the array.
 
     "binary" keeps signs. "int8" rounds to steps of 1/127 of a document's largest component, and keeps that step: no
     ranges to fit, so documents that come later are stored alike.
@@ -35,9 +35,10 @@ def make_copies(
         kinds: of `COPIES`; all are made in one pass.
         embeddings: shape (n, input_dim), of any float type; may be memory-mapped, it is read in chunks.
         places: row at which each is stored, shape (n,); default as they come.
+        unit: scale each to unit norm.
 
     Raises:
-        ValueError: for NaN or infinity; the row is named.
+        ValueError: for NaN or infinity, or values beyond float16 for a copy of that type; the row is named.
     """
     n, dim = embeddings.shape
     places = np.arange(n, dtype=np.int32) if places is None else places
@@ -53,6 +54,9 @@ def make_copies(
         if bad >= 0:
             row = start + bad
             raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
+        if not unit:
+            norms[:] = 1
+            _check_halves(kinds, rows, start)
         if "binary" in kinds:
             _store_signs(rows, own, copies["binary"])
         if "int8" in kinds:
@@ -62,6 +66,21 @@ def make_copies(
 
     run(fill, [(start,) for start in range(0, n, _CHUNK)], available_threads())
     return copies
+
+
+def row_norms(embeddings: np.ndarray) -> np.ndarray:
+    """Compute the norms of embeddings, float32, shape (n,); memory-mapped ones are read in chunks."""
+    norms = np.zeros(len(embeddings), np.float32)
+    for start in range(0, len(embeddings), _CHUNK):
+        norms[start : start + _CHUNK] = np.linalg.norm(embeddings[start : start + _CHUNK].astype(np.float32), axis=1)
+    return norms
+
+
+def _check_halves(kinds: Sequence[str], rows: np.ndarray, start: int) -> None:
+    wide = np.abs(rows).max(axis=1, initial=0) > np.finfo(np.float16).max
+    if "float16" in kinds and wide.any():
+        row = start + int(np.argmax(wide))
+        raise ValueError(f"`embeddings[{row}]` holds values beyond float16. Keep an int8 copy instead.")
 
 
 def _width(kind: str, dim: int) -> int:
@@ -126,9 +145,15 @@ store_float16 = _store_float16 if to_half else store_float16_plainly
 def score_copy(
     kind: str, arrays: dict[str, np.ndarray], queries: np.ndarray, rows: np.ndarray, scores: np.ndarray
 ) -> None:
-    """Fill `scores` with the inner products of queries and stored candidates, see `rescoring`."""
+    """Fill `scores` with the inner products of queries and stored candidates, see `rescoring`.
+
+    Signs count as vectors of unit norm, or of the norms that are stored beside them.
+    """
     if kind == "binary":
         rescoring.score_binary(arrays["binary"], arrays["binary_rows"], queries, rows, scores)
+        if "binary_norm" in arrays:
+            known = rows >= 0
+            scores[known] *= arrays["binary_norm"][rows[known]]
     elif kind == "float16":
         rescoring.score_float16(arrays["float16"], queries, rows, scores)
     else:

@@ -235,6 +235,7 @@ def _other_shapes(n: int, input_dim: int) -> dict[str, tuple[int, ...]]:
     return {
         "ids": (n,),
         "binary": (n * -(-input_dim // 8) + ROOM,),
+        "binary_norm": (n,),
         "int8": (n, input_dim),
         "int8_scale": (n,),
         "float16": (n, input_dim),

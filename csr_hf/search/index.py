@@ -46,8 +46,8 @@ class InvertedIndex:
     document is the cosine of the query's code and its own, `sum_j q_j z_dj / (||q|| ||z_d||)`. Where the index knows
     the norms of the decoded documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense
     query for q (see `QueryProjections.codes`), the part of its cosine with the decoded document that these latents
-    make. Who shares no latent with the query is no hit. Similar documents lie in blocks together; `nprobe` gives up
-    exactness for speed and visits the most promising blocks alone.
+    make. With `similarity="dot"` it is divided by nothing. Who shares no latent with the query is no hit. Similar
+    documents lie in blocks together; `nprobe` gives up exactness for speed and visits the most promising blocks alone.
 
     Any number of threads may search while another adds, deletes or compacts: a search sees the index as it was when it
     began.
@@ -66,6 +66,7 @@ class InvertedIndex:
         decoded_norms: np.ndarray | None = None,
         embeddings: np.ndarray | None = None,
         copies: Sequence[Literal["binary", "int8", "float16"]] = (),
+        similarity: Literal["cosine", "dot"] = "cosine",
     ) -> InvertedIndex:
         """Index the codes of documents.
 
@@ -78,14 +79,16 @@ class InvertedIndex:
             copies: of the embeddings, to keep for the second stage: "int8" (input_dim + 4 bytes a document), "float16"
                 (2 input_dim), "binary" (input_dim / 8, for each group of similar documents as well; finds candidates
                 too, see `search`).
+            similarity: "dot" for embeddings compared by inner product, whose norms count: no score is divided, copies
+                keep the norms (4 bytes more for "binary"), and `decoded_norms` are left out.
 
         Raises:
             ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are
                 negative or not finite, latents out of range, or a document that names a latent twice.
         """
         width = None if embeddings is None or not copies else embeddings.shape[-1]
-        decoded = decoded_norms is not None
-        settings = Settings(codes.k, codes.dim, codes.head_fingerprint, decoded, tuple(copies), width)
+        decoded = decoded_norms is not None or similarity == "dot"
+        settings = Settings(codes.k, codes.dim, codes.head_fingerprint, decoded, tuple(copies), width, similarity)
         index = cls([], settings)
         index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
         return index
@@ -115,13 +118,7 @@ class InvertedIndex:
         with self._writing:
             numbered = Ids.checked(ids, len(codes), next_id(self._parts) if ids is None else 0)
             parts = made_room(self._parts, numbered, replace=replace)
-            segment = Segment.build(
-                codes,
-                decoded_norms=decoded_norms,
-                embeddings=embeddings,
-                copies=self._settings.copies,
-                input_dim=self._settings.input_dim,
-            )
+            segment = Segment.build(codes, self._settings, decoded_norms=decoded_norms, embeddings=embeddings)
             kept = [part for part in parts if len(part.segment)]
             if len(codes) or not kept:
                 kept.append(Part.new(segment, numbered))
@@ -173,7 +170,7 @@ class InvertedIndex:
             query_k: latents of a query to use; default all of `codes`.
             rescore: None ranks by codes alone. Else the best `candidates` of that ranking are scored anew: "self" by
                 <x_q, decode(z_d)> / ||decode(z_d)||, a copy by <x_q, x_d> with x_d as it is stored, of unit norm.
-                Cosines, if the embeddings x_q are of unit norm.
+                Cosines, if the embeddings x_q are of unit norm; inner products in an index of those.
             candidates: documents to rescore, at least `top_k`; unused without `rescore`.
             scan: where candidates come from: None, the posting lists of `codes`; "binary", the signs that the copy of
                 this name keeps of every document in the visited blocks. Blocks are chosen by `codes` either way.
@@ -308,6 +305,11 @@ class InvertedIndex:
     def head(self) -> str | None:
         """Fingerprint of the head that made the codes; None when unknown."""
         return self._settings.head
+
+    @property
+    def similarity(self) -> Literal["cosine", "dot"]:
+        """What scores approximate."""
+        return self._settings.similarity
 
     @property
     def copies(self) -> tuple[str, ...]:

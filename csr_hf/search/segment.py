@@ -12,15 +12,16 @@ from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.search import rescoring
 from csr_hf.search.building import BLOCK
 from csr_hf.search.clustering import similar_blocks
-from csr_hf.search.copies import COPIES, make_copies, score_copy
+from csr_hf.search.copies import COPIES, make_copies, row_norms, score_copy
 from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
+from csr_hf.search.settings import Settings
 from csr_hf.search.sub_blocks import signs_of, sub_blocks
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
 SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
 """Arrays that kernels take together, by name."""
-_BY_ROW = ("indices", "values", "steps", "scale", "int8", "int8_scale", "float16")
+_BY_ROW = ("indices", "values", "steps", "scale", "binary_norm", "int8", "int8_scale", "float16")
 _FIRST_STAGE = (*LISTS, "summary", "scale", "order", "rows")
 _CHUNK = 16_384
 
@@ -50,11 +51,10 @@ class Segment:
     def build(
         cls,
         codes: SparseCodes,
+        settings: Settings,
         *,
         decoded_norms: np.ndarray | None,
         embeddings: np.ndarray | None,
-        copies: Sequence[str],
-        input_dim: int | None,
     ) -> Segment:
         """Index codes; see `InvertedIndex.build`.
 
@@ -66,21 +66,24 @@ class Segment:
                 f"`codes` holds {len(codes)} documents, a segment at most 2,147,483,647. Add the rest later."
             )
         indices, values, steps = quantised(codes)
-        norms = None if decoded_norms is None else checked_norms(decoded_norms, len(codes))
+        unit, copies = settings.similarity == "cosine", settings.copies
+        divisors = decoded_norms if unit else np.ones(len(codes), np.float32)
+        norms = None if divisors is None else checked_norms(divisors, len(codes))
         stored = {
             "indices": indices,
             "values": values,
             "steps": steps,
             "scale": steps * inverse_norms(values, steps, norms),
         }
-        dense = _checked_embeddings(embeddings, len(codes), input_dim, copies)
+        dense = _checked_embeddings(embeddings, len(codes), settings.input_dim, copies)
         order, begins = similar_blocks(indices, values, codes.dim, BLOCK)
         copied: dict[str, np.ndarray] = {}
         if "binary" in copies:
             order, copied = _by_sub_block(make_copies(["binary"], dense, _inverse(order))["binary"], order, begins)
+            copied |= {} if unit else {"binary_norm": row_norms(dense)[order]}
         others = [kind for kind in copies if kind != "binary"]
         if others:
-            copied |= make_copies(others, dense, _inverse(order))
+            copied |= make_copies(others, dense, _inverse(order), unit=unit)
         stored = {name: _taken(stored.pop(name), order) for name in list(stored)}
         return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
 

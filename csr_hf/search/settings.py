@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,13 @@ class Settings(NamedTuple):
     head: str | None
     """Fingerprint of the head that made the codes."""
     decoded: bool
-    """Whether scores are divided by the norms of the decoded documents."""
+    """Whether scores are of the decoded documents: divided by their norms, or for dot by nothing."""
     copies: tuple[str, ...]
     """Copies of the embeddings."""
     input_dim: int | None
     """Width of these embeddings."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """What scores approximate."""
 
     def check_codes(self, codes: SparseCodes) -> None:
         """Refuse codes of another head.
@@ -45,12 +47,17 @@ class Settings(NamedTuple):
         """Refuse documents that are stored otherwise than those of the index.
 
         Raises:
-            ValueError: for codes of another k, dim or head, or norms given to an index without them or missing.
+            ValueError: for codes of another k, dim or head, norms given to an index without them or missing, or a
+                similarity that an index does not have.
         """
+        if self.similarity not in ("cosine", "dot"):
+            raise ValueError(f'`similarity` {self.similarity!r} is none of an index. Choose "cosine" or "dot".')
         self.check_codes(codes)
         if codes.k != self.k:
             raise ValueError(f"`codes.k` ({codes.k}) is not the index's k ({self.k}). Encode or truncate to that.")
-        if (decoded_norms is not None) != self.decoded:
+        if self.similarity == "dot" and decoded_norms is not None:
+            raise ValueError('`decoded_norms` must not be given with `similarity="dot"`, which divides by no norm.')
+        if self.similarity != "dot" and (decoded_norms is not None) != self.decoded:
             given = "be given" if self.decoded else "not be given"
             raise ValueError(f"`decoded_norms` must {given}, as when the index was built.")
 
