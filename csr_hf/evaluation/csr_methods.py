@@ -15,9 +15,10 @@ from csr_hf.codes import (
     project_queries,
     subtract_modality_mean,
 )
+from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.method import Hits, Method, Searcher
 from csr_hf.evaluation.names import Copy
-from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.similarity import rows_for, unit_rows
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
 
@@ -46,6 +47,10 @@ class CSRMethod(Method):
     decoded document; `rerank` then scores the best candidates with the full dense query. Outside of a search codes
     are compared by cosine, with `rerank="decoded"` after decoding.
 
+    Where the backbone compares by dot product, so does all of this: nothing is divided by a norm. Inverted lists add
+    up products and know no distances, so a backbone that compares by those is searched by cosine; decoded vectors
+    outside of a search are compared by the distance.
+
     Args:
         head: the CSR head.
         k: active latents of a document.
@@ -55,6 +60,7 @@ class CSRMethod(Method):
         candidates: documents to rerank.
         plain: compare plain codes of both sides by cosine, as sentence-transformers does with the head. By default
             documents of a search are encoded with refined values, or by matching pursuit if they are decoded.
+        similarity: what the backbone compares its embeddings by; `plain` codes are compared by cosine whatever it is.
 
     Raises:
         ValueError: if k exceeds hidden_dim, or plain codes are to be reranked.
@@ -71,27 +77,32 @@ class CSRMethod(Method):
         query_k_factor: int = 1,
         candidates: int = 300,
         plain: bool = False,
+        similarity: Similarity = "cosine",
     ) -> None:
         if plain and rerank:
             raise ValueError(f"`rerank` ({rerank!r}) needs refined codes. Leave out `plain`.")
         self.head, self.k, self.rerank, self.plain = head, k, rerank, plain
         self.candidates = candidates
+        self.by_dot = similarity == "dot" and not plain
+        self.similarity = similarity if rerank == "decoded" else "dot" if self.by_dot else "cosine"
         self.query_k = min(k * query_k_factor, head.config.hidden_dim)
         self.name = _NAMES.get(rerank, f"CSR + {rerank}")
         self.retrieval_only = rerank in get_args(Copy)
         self.refine: bool | Literal["pursuit"] = "pursuit" if rerank == "decoded" else not plain
         code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
-        # A search divides by the norm of the code or of the decoded document, so that is stored too.
-        self.bytes_per_vector = code.nbytes + _NORM_BYTES
+        # A search divides by the norm of the code or of the decoded document, so that is stored too. By dot product
+        # only signs need a norm beside them.
+        needs_norm = not self.by_dot or rerank == "binary"
+        self.bytes_per_vector = code.nbytes + (_NORM_BYTES if needs_norm else 0)
         if self.retrieval_only:
             self.bytes_per_vector += copy_bytes(str(rerank), head.config.input_dim)
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
-        """Encode to rows of unit norm: sparse codes, or dense rows that were decoded from codes."""
+        """Encode to sparse codes, or to dense rows decoded from codes; of unit norm if compared by cosine."""
         if self.rerank == "decoded":
-            return unit_rows(decode_codes(self.head, self.encode_documents(embeddings)))
-        codes = encode_embeddings(self.head, embeddings, self.k, dtype="float16")
-        return CodesMatrix(codes.astype("float32").normalize().to_scipy())
+            return rows_for(decode_codes(self.head, self.encode_documents(embeddings)), self.similarity)
+        codes = encode_embeddings(self.head, embeddings, self.k, dtype="float16").astype("float32")
+        return CodesMatrix((codes if self.by_dot else codes.normalize()).to_scipy())
 
     def index(self, documents: np.ndarray) -> Searcher:
         """Encode documents into an inverted index, with the copy of their embeddings."""
@@ -129,10 +140,14 @@ class CodeSearcher(Searcher):
     def __init__(self, method: CSRMethod, documents: np.ndarray) -> None:
         self.method = method
         self.codes = method.encode_documents(documents)
-        self.norms = None if method.plain else decoded_norms(method.head, self.codes)
+        self.norms = None if method.plain or method.by_dot else decoded_norms(method.head, self.codes)
         copies = [method.rerank] if method.retrieval_only else []
         self.inverted = InvertedIndex.build(
-            self.codes, decoded_norms=self.norms, embeddings=documents, copies=cast(Any, copies)
+            self.codes,
+            decoded_norms=self.norms,
+            embeddings=documents,
+            copies=cast(Any, copies),
+            similarity="dot" if method.by_dot else "cosine",
         )
 
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
@@ -154,7 +169,7 @@ class CodeSearcher(Searcher):
         if self.method.rerank:
             return self.inverted.rescore(positions[None], self._kind, **dense)[0]
         chosen = self.codes[positions].astype("float32")
-        if self.norms is None:
+        if self.method.plain:
             chosen, query_codes = chosen.normalize(), query_codes.normalize()
         products = (chosen.to_scipy() @ query_codes.to_scipy().T).toarray().ravel()
         norms = np.ones_like(products) if self.norms is None else self.norms[positions]
@@ -170,9 +185,9 @@ class CodeSearcher(Searcher):
         method = self.method
         if method.plain:
             return encode_embeddings(method.head, queries, method.query_k), {}
-        units = unit_rows(queries)
-        projections = project_queries(method.head, units)
-        dense = {"projections": projections} if method.rerank == "decoded" else {"embeddings": units}
+        rows = np.asarray(queries, np.float32) if method.by_dot else unit_rows(queries)
+        projections = project_queries(method.head, rows)
+        dense = {"projections": projections} if method.rerank == "decoded" else {"embeddings": rows}
         return projections.codes(method.query_k), dense
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.embedding.arguments import Similarity
+
 
 class Hits(NamedTuple):
     """The best documents of each query, best first."""
@@ -36,17 +38,19 @@ class Method(ABC):
         name: shown in tables.
         k: active latents of a document; None where a method has none.
         bytes_per_vector: stored for a document, everything included that a search needs of it.
+        similarity: what its vectors are compared by.
         retrieval_only: whether it searches, and has no vectors to fit an estimator on.
     """
 
     name: str
     k: int | None = None
     bytes_per_vector: int
+    similarity: Similarity = "cosine"
     retrieval_only = False
 
     @abstractmethod
     def vectors(self, embeddings: np.ndarray) -> Any:
-        """Store embeddings, shape (n, input_dim), and read them back as rows to fit on or to compare by cosine.
+        """Store embeddings, shape (n, input_dim), and read them back as rows to fit on or to compare.
 
         Returns:
             float32 rows, dense, or `CodesMatrix` where they are sparse.
@@ -63,4 +67,10 @@ class Method(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What tells its results from those of another method, or of the same one with other settings."""
-        return {"method": self.name, **({"k": self.k} if self.k else {"bytes": self.bytes_per_vector})}
+        size = {"k": self.k} if self.k else {"bytes": self.bytes_per_vector}
+        return {"method": self.name, **size, **name_similarity(self.similarity)}
+
+
+def name_similarity(similarity: Similarity) -> dict[str, str]:
+    """Name a similarity among settings; cosine, which nearly all models have, needs no name."""
+    return {} if similarity == "cosine" else {"similarity": similarity}

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 
+from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.baselines import DenseMethod, make_baselines
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.names import Copy
-from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.similarity import rows_for
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
+
+
+class Width(NamedTuple):
+    """How much a search by CSR looks at."""
+
+    query_k_factor: int = 2
+    """Queries keep this many times k."""
+    candidates: int = 100
+    """Documents to rerank."""
 
 
 def all_methods(
@@ -24,8 +34,8 @@ def all_methods(
     ks: Sequence[int],
     baselines: Sequence[str] = ("truncate", "pca", "int8", "binary"),
     rerank: Sequence[str] = ("int8",),
-    query_k_factor: int = 2,
-    candidates: int = 100,
+    width: Width = Width(),
+    similarity: Similarity = "cosine",
 ) -> list[Method]:
     """Make the dense model, CSR at every k in its variants, and the baselines at the same bytes.
 
@@ -37,8 +47,9 @@ def all_methods(
         ks: active latents of a document; those beyond hidden_dim are left out.
         baselines: truncate, pca, int8, binary, pq.
         rerank: copies of the embeddings that rerank what CSR finds: binary, int8, float16.
-        query_k_factor: queries of a search keep this many times k.
-        candidates: documents to rerank.
+        width: of a search.
+        similarity: what the backbone compares its embeddings by. The dense model is measured by it, and all others
+            approximate it; CSR knows cosine and dot, see `CSRMethod`.
 
     Returns:
         The methods, the dense model first.
@@ -51,11 +62,11 @@ def all_methods(
         if copy not in get_args(Copy):
             raise ValueError(f"`rerank` {copy!r} is unknown. Known: {', '.join(get_args(Copy))}.")
     csr = [
-        CSRMethod(head, k, cast(Any, how), query_k_factor=query_k_factor, candidates=candidates)
+        CSRMethod(head, k, cast(Any, how), similarity=similarity, **width._asdict())
         for k in ks
         if k <= head.config.hidden_dim
         for how in (None, "decoded", *rerank)
     ]
     budgets = [method.bytes_per_vector for method in csr if method.rerank == "decoded"]
-    units = None if train is None else unit_rows(train)
-    return [DenseMethod(dim), *csr, *make_baselines(baselines, units, dim, budgets)]
+    rows = None if train is None else rows_for(train, similarity)
+    return [DenseMethod(dim, similarity), *csr, *make_baselines(baselines, rows, dim, budgets, similarity)]

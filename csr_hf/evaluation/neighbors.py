@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import scipy.sparse
+
+from csr_hf.embedding.arguments import Similarity
+from csr_hf.evaluation.similarity import compare_rows
 
 _SCORES_IN_MEMORY = 1 << 26
 
 
-def unit_rows(rows: Any) -> Any:
-    """Scale rows to unit norm, float32, dense or sparse as they are; rows of zeros stay zeros."""
-    if scipy.sparse.issparse(rows):
-        norms = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
-        return type(rows)(scipy.sparse.diags(1 / np.where(norms > 0, norms, 1)) @ rows)
-    rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
-
-
-def top_neighbors(queries: np.ndarray, documents: np.ndarray, top_k: int = 10) -> np.ndarray:
-    """Find the documents with the largest inner products, best first; ties by position.
+def top_neighbors(
+    queries: np.ndarray, documents: np.ndarray, top_k: int = 10, similarity: Similarity = "dot"
+) -> np.ndarray:
+    """Find the most similar documents, best first; ties by position.
 
     Args:
         queries: shape (n_queries, dim).
         documents: shape (n_documents, dim).
         top_k: neighbors of a query.
+        similarity: what compares them; for cosine both are of unit norm already.
 
     Returns:
         Positions, int64, shape (n_queries, min(top_k, n_documents)).
     """
     top_k = min(top_k, len(documents))
     found = np.empty((len(queries), top_k), np.int64)
-    transposed = np.ascontiguousarray(documents.astype(np.float32, copy=False).T)
+    documents = np.ascontiguousarray(documents, np.float32)
     block = max(1, _SCORES_IN_MEMORY // max(1, len(documents)))
     for start in range(0, len(queries), block):
-        scores = queries[start : start + block].astype(np.float32, copy=False) @ transposed
+        scores = compare_rows(queries[start : start + block].astype(np.float32, copy=False), documents, similarity)
         # Positions are sorted first, so that the stable sort by score breaks ties by position.
         best = np.sort(np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k], axis=1)
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.similarity import unit_rows
 
 Rows: TypeAlias = Any
 """numpy array or scipy matrix."""

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 _FORMAT = "csr_hf.results/1"
 _MANY_COLUMNS = 7
 
+_DISTANCE = (
+    "The backbone compares embeddings by {} distance, and the dense model is measured so. A search by CSR compares by "
+    "cosine, since inverted lists know no distances."
+)
+_COMPARED = {
+    "dot": "The backbone compares embeddings by dot product, and so do all methods.",
+    "euclidean": _DISTANCE.format("Euclidean"),
+    "manhattan": _DISTANCE.format("Manhattan"),
+}
+
 SEEN = " (the head was trained on its data)"
 """Appended to the name of a task wherever it is shown, if the head has seen the task."""
 
@@ -43,7 +53,8 @@ class Results:
 
     rows: list[Row]
     details: dict[str, Any] = field(default_factory=dict)
-    """Command, machine, versions, settings: what somebody needs to repeat the run."""
+    """Command, machine, versions, settings: what somebody needs to repeat the run; `similarity`, by which the backbone
+    compares embeddings."""
 
     def select(self, **wanted: Any) -> list[Row]:
         """Select the rows whose fields equal all of `wanted`."""
@@ -109,10 +120,17 @@ class Results:
                 _markdown_row(["---"] + ["---:"] * (len(header) - 1)),
             ]
             lines += [*map(_markdown_row, body), ""]
+        if self.compared_by:
+            lines.append(f"{self.compared_by}  ")
         for name in ("command", "machine", "note"):
             if name in self.details:
                 lines.append(f"{name.capitalize()}: {self.details[name]}  ")
         return "\n".join(lines).rstrip()
+
+    @property
+    def compared_by(self) -> str:
+        """A sentence on the similarity that all methods approximate; empty for cosine."""
+        return _COMPARED.get(str(self.details.get("similarity")), "")
 
     def to_tables(self) -> list[Table]:
         """Make the table of each task for a terminal."""
@@ -121,7 +139,8 @@ class Results:
         tables = []
         for task in dict.fromkeys(row.task for row in self.rows):
             header, body = self._table(task)
-            table = Table(title=task + self._mark(task), title_justify="left")
+            caption = self.compared_by or None
+            table = Table(title=task + self._mark(task), title_justify="left", caption=caption, caption_justify="left")
             for number, name in enumerate(header):
                 # A shorter name lets several metrics fit on a line.
                 name = "kept" if name == "retention" and len(header) > _MANY_COLUMNS else name

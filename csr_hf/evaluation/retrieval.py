@@ -8,8 +8,9 @@ import numpy as np
 
 from csr_hf.evaluation.comparison import compare_methods
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors, unit_rows
+from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.results import Row
+from csr_hf.evaluation.similarity import rows_for
 
 NDCG = "nDCG@10"
 RECALL = "dense top 10"
@@ -24,7 +25,7 @@ def evaluate_retrieval(
     Bytes are those of the stored vectors; what an index adds for speed counts for no method.
 
     Args:
-        methods: of `all_methods`; the first is the dense model.
+        methods: of `all_methods`; the first is the dense model, whose similarity says which neighbors are true.
         queries: dense, shape (n, input_dim).
         documents: dense, shape (m, input_dim); if `paired`, document i answers query i.
         task: name of the task in the rows.
@@ -34,8 +35,8 @@ def evaluate_retrieval(
         For each method, nDCG@10 against the pairs if there are any, and recall of the dense model's top 10.
     """
     queries, documents = queries.astype(np.float32), documents.astype(np.float32)
-    relevant = np.arange(len(queries))
-    neighbors = top_neighbors(unit_rows(queries), unit_rows(documents), _TOP_K)
+    relevant, similarity = np.arange(len(queries)), methods[0].similarity
+    neighbors = top_neighbors(rows_for(queries, similarity), rows_for(documents, similarity), _TOP_K, similarity)
 
     def measure(method: Method) -> dict[str, float]:
         found = method.index(documents).search(queries, _TOP_K).positions

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csr_hf.data.run_data import RunData
+from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.runs.folder import RunFolder
@@ -37,7 +38,7 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     Returns:
         The results; None when too few rows are held out.
     """
-    from csr_hf.evaluation.methods import all_methods
+    from csr_hf.evaluation.methods import Width, all_methods
 
     across, arguments = bool(head.config.modalities) and data.has_captions, recipe.evaluation
     count = len(data.held_out_captions()[0] if across else data.held_out_documents())
@@ -50,8 +51,8 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         ks=arguments.ks,
         baselines=arguments.baselines,
         rerank=arguments.rerank,
-        query_k_factor=arguments.query_k_factor,
-        candidates=arguments.candidates,
+        width=Width(arguments.query_k_factor, arguments.candidates),
+        similarity=similarity_of(recipe, data),
     )
     rows = _measure_across_modalities(methods, data) if across else _measure_retrieval(methods, head, data)
     # The plot shows a task's first metric; of recall at several ranks, the last.
@@ -63,11 +64,22 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         f"{arguments.candidates} reranked by the full dense query against decoded documents. CSR + int8: top "
         f"{arguments.candidates} reranked against int8 vectors. Bytes are those stored for a document."
     )
-    results = Results(rows, {**provenance(), "note": note})
+    results = Results(rows, {**provenance(), "note": note, "similarity": methods[0].similarity})
     folder = RunFolder.of(recipe.output_dir)
     results.save(folder.path)
     _plot(results, folder, metric)
     return results
+
+
+def similarity_of(recipe: RunRecipe, data: RunData) -> Similarity:
+    """Return what the embeddings of a run are compared by: what its backbone says.
+
+    Where the data brings embeddings and no backbone is loaded, the recipe says it (`backbone.similarity`), else it is
+    cosine.
+    """
+    if data.backbone is not None:
+        return data.backbone.similarity_fn_name
+    return getattr(recipe.backbone, "similarity", None) or "cosine"
 
 
 def _measure_across_modalities(methods: Sequence[Method], data: RunData) -> list[Row]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from csr_hf.evaluation.neighbors import top_neighbors, unit_rows
+from csr_hf.evaluation.neighbors import top_neighbors
+from csr_hf.evaluation.similarity import unit_rows
 
 TOP_K = 10
 """Neighbors of a query that count."""

@@ -51,7 +51,6 @@ def test_every_method_searches_and_scores_as_it_is_defined(minilm_head, searched
         ks=[8, 32],
         baselines=["truncate", "pca", "int8", "binary"],
         rerank=["int8", "binary", "float16"],
-        candidates=100,
     )
     methods.append(CSRMethod(minilm_head, 8, plain=True))
     assert len({str(method.settings) for method in methods}) == len(methods)
