@@ -14,7 +14,9 @@ from csr_hf.runs.folder import RunFolder
 NATIVE_HEAD = "SparseAutoEncoder"
 """Name of the sentence-transformers class that holds a head."""
 NATIVE_ROUTER = "Router"
-"""Name of the sentence-transformers class that holds one head for each modality."""
+"""Name of the sentence-transformers class that chooses modules by modality or task."""
+ROUTER_SETTINGS = "router_config.json"
+"""File in the folder of such a module that lists what is in it."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 # Weights, settings and tokenizers. Code and pickles are never needed, so they are not downloaded.
@@ -95,8 +97,28 @@ class Repository:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the repository holds backbone and head as modules of sentence-transformers."""
-        return any(self.folder_of(module) is not None for module in (NATIVE_HEAD, NATIVE_ROUTER))
+        """Whether the repository holds backbone and head as modules of sentence-transformers.
+
+        The head is a `SparseAutoEncoder`, alone or inside of a `Router`; a `Router` without one is a backbone's.
+
+        Raises:
+            ValueError: if several modules hold a head, or as `modules` does.
+        """
+        found = [entry["path"] for entry in self.modules() if self._holds_head(entry)]
+        if len(found) > 1:
+            raise ValueError(f"modules.json of {self.name} names {len(found)} modules with a head; one is expected.")
+        return bool(found)
+
+    def _holds_head(self, entry: dict[str, str]) -> bool:
+        kind = entry["type"].rsplit(".", 1)[-1]
+        if kind != NATIVE_ROUTER:
+            return kind == NATIVE_HEAD
+        file = f"{entry['path']}/{ROUTER_SETTINGS}"
+        content = self.read_json(file)
+        types = content.get("types") if isinstance(content, dict) else None
+        if not isinstance(types, dict):
+            raise ValueError(f"{file} of {self.name} does not say which modules are in the {NATIVE_ROUTER}.")
+        return any(str(inner).rsplit(".", 1)[-1] == NATIVE_HEAD for inner in types.values())
 
 
 def open_repository(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from csr_hf.publishing.model_card_facts import QUOTED_FILES, RESULTS
-from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
+from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER, ROUTER_SETTINGS
 
 CARD = "README.md"
 _FILES = {
@@ -36,6 +36,6 @@ def find_written(names: Iterable[str], modules: Iterable[dict[str, str]]) -> set
     folders = {module["path"] for module in modules}
     # Without modules.json, only the settings of a native module tell its folder from another of the same name.
     for folder in (NATIVE_HEAD, NATIVE_ROUTER):
-        if names & {f"{folder}/config.json", f"{folder}/router_config.json"}:
+        if names & {f"{folder}/config.json", f"{folder}/{ROUTER_SETTINGS}"}:
             folders.add(folder)
     return {name for name in names if name in _FILES or name.split("/")[0] in folders or _EVAL_RESULTS.fullmatch(name)}

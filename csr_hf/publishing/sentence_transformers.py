@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
 if TYPE_CHECKING:
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+    from torch import nn
 
     from csr_hf.modeling_csr import CSRModel
 
@@ -24,30 +24,34 @@ def write_full(backbone: Backbone, head: CSRModel, folder: Path) -> None:
     """Write backbone and head as one folder that `SparseEncoder`, `CSRModel`, `AutoModel` and `CSREncoder` load.
 
     The root holds the head as `CSRModel.save_pretrained` writes it; `modules.json` names the backbone's modules, each
-    in a folder of its own, a native `SparseAutoEncoder` with the same weights, and a native `Normalize`, so that
-    `SparseEncoder(folder)` gives the codes of `CSREncoder` with rows of unit norm. A head of several modalities is a
-    native `Router` with one such module for each.
+    in a folder of its own, a native `SparseAutoEncoder` with the same weights, and for cosine a native `Normalize`, so
+    that `SparseEncoder(folder)` gives the codes of `CSREncoder`, there with rows of unit norm. A head of several
+    modalities is a native `Router` with one such module for each.
 
     Args:
         backbone: the frozen model.
-        head: trained on its embeddings.
+        head: trained on its embeddings. Its config records what the modules cannot hold of the backbone's habits.
         folder: where to write.
 
     Raises:
         ValueError: if the backbone's width is not the head's `input_dim`.
     """
     from sentence_transformers import SparseEncoder
-    from sentence_transformers.sentence_transformer.modules import Normalize
 
     check_width(backbone, head)
+    # Dot product and cosine are one where rows have unit norm.
+    similarity = "dot" if backbone.similarity_fn_name == "cosine" else backbone.similarity_fn_name
     model = SparseEncoder(
-        modules=[*backbone.model.children(), _native_module(head), Normalize()],
+        modules=_arrange_modules(backbone, head),
         prompts=dict(backbone.prompts),
         default_prompt_name=backbone.model.default_prompt_name,
         device=str(backbone.model.device),
+        similarity_fn_name=similarity,
+        max_active_dims=head.config.k,
     )
     model.save(str(folder), create_model_card=False)
     _move_first_module(folder)
+    _record_habits(backbone, head)
     head.save_pretrained(folder)
 
 
@@ -67,34 +71,76 @@ def native_name(head: CSRModel) -> str:
     return NATIVE_ROUTER if head.config.modalities else NATIVE_HEAD
 
 
-def _native_module(head: CSRModel) -> SparseAutoEncoder | Router:
+def _arrange_modules(backbone: Backbone, head: CSRModel) -> list[nn.Module]:
+    """Put the modules of backbone and head into one list, or into one `Router` where the list would change the head.
+
+    Sentence-transformers casts all modules of the list to the type of the first, but none that are in a `Router`.
+    """
+    import torch
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    before, width = list(backbone.model.children()), _full_width(backbone)
+    after = [Normalize()] if backbone.similarity_fn_name == "cosine" else []
+    first = next(before[0].parameters(), None)
+    if first is None or first.dtype == torch.float32:
+        return [*before, _native_module(head, width), *after]
+    if head.config.modalities:
+        return [Router({kind: [*before, native_head(head, kind, width), *after] for kind in head.config.modalities})]
+    # One route for every task and modality.
+    return [Router({"all": [*before, native_head(head, width=width), *after]}, route_mappings={(None, None): "all"})]
+
+
+def _full_width(backbone: Backbone) -> int:
+    """Return how wide the embeddings are before `truncate_dim` cuts them, which modules do not do."""
+    model = backbone.model
+    if model.truncate_dim is None:
+        return backbone.dim
+    with model.truncate_embeddings(None):
+        return model.get_embedding_dimension() or model.encode(["width"], show_progress_bar=False).shape[-1]
+
+
+def _record_habits(backbone: Backbone, head: CSRModel) -> None:
+    """Record in the head's config what the backbone's own files say and a SparseEncoder's cannot."""
+    settings = dict(head.config.base_model_settings)
+    if backbone.model.truncate_dim is not None:
+        settings["truncate_dim"] = backbone.model.truncate_dim
+    if backbone.similarity_fn_name != "cosine":
+        settings["similarity"] = backbone.similarity_fn_name
+    head.config.base_model_settings = settings
+
+
+def _native_module(head: CSRModel, width: int | None = None) -> SparseAutoEncoder | Router:
     if not head.config.modalities:
-        return native_head(head)
+        return native_head(head, width=width)
     from sentence_transformers.base.modules import Router
 
-    return Router({modality: [native_head(head, modality)] for modality in head.config.modalities})
+    return Router({modality: [native_head(head, modality, width)] for modality in head.config.modalities})
 
 
-def native_head(head: CSRModel, modality: str | None = None) -> SparseAutoEncoder:
-    """Copy a head into a module of sentence-transformers, whose decoder is always tied.
+def native_head(head: CSRModel, modality: str | None = None, width: int | None = None) -> SparseAutoEncoder:
+    """Copy a head into a module of sentence-transformers, float32, whose decoder is always tied.
 
     Args:
         head: the head to copy.
         modality: of a head of several modalities, the one that the module encodes. Its mean is added to the module's
             `pre_bias`, so that the module takes the backbone's embeddings as they are.
+        width: of the embeddings that the module takes; those beyond the head's `input_dim` weigh nothing. Default
+            `input_dim`.
     """
     import torch
+    import torch.nn.functional as F
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     config = head.config
-    native = SparseAutoEncoder(config.input_dim, config.hidden_dim, config.k, config.k_aux)
-    weights = copy.copy(head.state_dict())
-    for name in ("decoder.weight", "modality_bias", "modality_last_nonzero"):
-        weights.pop(name, None)
+    native = SparseAutoEncoder(width or config.input_dim, config.hidden_dim, config.k, config.k_aux)
+    weights = {name: head.state_dict()[name] for name in native.state_dict() if name in head.state_dict()}
     if modality is not None:
         weights["pre_bias"] = weights["pre_bias"] - head.subtract_modality_mean(
             torch.zeros_like(head.pre_bias), modality
         )
+    for name in ("encoder.weight", "pre_bias"):
+        weights[name] = F.pad(weights[name], (0, native.input_dim - config.input_dim))
     native.load_state_dict({**weights, "decoder.linear.weight": weights["encoder.weight"]})
     # Only training needs this closure, and it cannot be pickled: the model could not be sent to other processes.
     del native.auxk_mask_fn
