@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -51,30 +49,13 @@ def modality_means(head: CSRModel) -> dict[str, np.ndarray]:
     return dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))
 
 
-_FINGERPRINTS: WeakKeyDictionary[CSRModel, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
-
-
 def head_fingerprint(head: CSRModel) -> str:
-    """Hash the weights of a head, 16 hexadecimal digits; codes are comparable if their fingerprints are equal.
+    """Return the fingerprint of a head's weights, 16 hexadecimal digits; codes are comparable if it is equal.
 
-    Hashing takes longer than a query, so the result is cached until a weight is replaced or changed in place.
+    It is that of the weights as they were saved, whatever type and device the head was moved to since; any other
+    change of a weight changes it.
     """
-    state = tuple((id(parameter), parameter._version) for parameter in (*head.parameters(), *head.buffers()))
-    known = _FINGERPRINTS.get(head)
-    if known is None or known[0] != state:
-        known = _FINGERPRINTS[head] = (state, _hash_weights(head))
-    return known[1]
-
-
-def _hash_weights(head: CSRModel) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    tensors: dict[str, torch.Tensor] = dict(head.named_parameters())
-    if head.config.modalities:
-        tensors["modality_bias"] = head.modality_bias
-    for name, parameter in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(np.ascontiguousarray(parameter.detach().float().cpu().numpy()).tobytes())
-    return digest.hexdigest()
+    return head.fingerprint
 
 
 def encode_embeddings(

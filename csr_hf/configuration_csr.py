@@ -93,10 +93,9 @@ class CSRConfig(PretrainedConfig):
         fingerprints: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in list(kwargs):
-            _refuse_value(name, kwargs[name])
-            if name in _REFUSED:
-                del kwargs[name]
+        refuse_unsupported(kwargs)
+        for name in _REFUSED:
+            kwargs.pop(name, None)
         for name in kwargs.keys() - _OF_TRANSFORMERS:
             known = ", ".join(_FIELDS)
             raise ValueError(f"`{name}` is no setting of a CSR head. {_suggest(name, 0.6) or f'They are: {known}.'}")
@@ -108,14 +107,14 @@ class CSRConfig(PretrainedConfig):
         self.tied_decoder = tied_decoder
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
-        self.base_model_settings = base_model_settings
+        self.base_model_settings: dict[str, Any] = {} if base_model_settings is None else base_model_settings
         self.modalities = modalities
-        self.fingerprints = fingerprints
+        self.fingerprints: dict[str, str] = {} if fingerprints is None else fingerprints
         kwargs.pop("model_type", None)
         super().__init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_value(name, value)
+        refuse_unsupported({name: value})
         if name in _FIELDS:
             if name == "k_aux" and value is None:
                 value = min(512, self.hidden_dim // 2)
@@ -142,7 +141,7 @@ class CSRConfig(PretrainedConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
-    def get_config_dict(  # type: ignore[override]
+    def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read config.json; the old `model_type` of a head becomes the present one. Otherwise as in transformers."""
@@ -150,7 +149,7 @@ class CSRConfig(PretrainedConfig):
         return _renew(config), unused
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a configuration of what config.json says, and of fields in `kwargs` that replace it.
 
         Names that are no setting of a head and resemble none are left out, with a warning.
@@ -158,6 +157,7 @@ class CSRConfig(PretrainedConfig):
         Raises:
             ValueError: as the class does.
         """
+        refuse_unsupported(kwargs)
         given = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
         settings = {**_renew(config_dict), **given}
         unknown = sorted(settings.keys() - _FIELDS.keys() - _OF_TRANSFORMERS - _REFUSED.keys())
@@ -165,6 +165,20 @@ class CSRConfig(PretrainedConfig):
         if unknown:
             logger.warning(f"a CSR head has no settings named {', '.join(unknown)}; they are left out.")
         return super().from_dict({name: value for name, value in settings.items() if name not in unknown}, **kwargs)
+
+
+def refuse_unsupported(settings: dict[str, Any]) -> None:
+    """Refuse what other models of transformers can do and a head cannot: quantization, normalized inputs.
+
+    Args:
+        settings: of a configuration, or options of `from_pretrained`.
+
+    Raises:
+        ValueError: if such an option is set.
+    """
+    for name, reason in _REFUSED.items():
+        if settings.get(name):
+            raise ValueError(f"`{name}`: {reason}")
 
 
 def _renew(config: dict[str, Any]) -> dict[str, Any]:
@@ -183,11 +197,6 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
         suggestion = _suggest(name, 0.8)
         if suggestion:
             raise ValueError(f"`{name}` is no setting of a CSR head. {suggestion}")
-
-
-def _refuse_value(name: str, value: Any) -> None:
-    if name in _REFUSED and value:
-        raise ValueError(f"`{name}`: {_REFUSED[name]}")
 
 
 def _check_size(name: str, value: Any) -> int:
@@ -225,7 +234,7 @@ def _check_modalities(name: str, value: Any) -> list[str] | None:
 
 def _check_settings(name: str, value: Any) -> dict[str, Any]:
     try:
-        copied = json.loads(json.dumps(value or {}, allow_nan=False))
+        copied = json.loads(json.dumps({} if value is None else value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must hold what JSON holds: {error}.") from error
     if not isinstance(copied, dict):

@@ -1,14 +1,69 @@
-"""Solve batches of non-negative least-squares problems. A copy of this file is saved in each model repository."""
+"""Fit codes to embeddings by non-negative least squares. A copy of this file is saved in each model repository."""
 
 from __future__ import annotations
 
 import torch
 
+_PURSUIT_ROUNDS = 8
+_RIDGE = 1e-5
 _PIVOTS = 10
 _SWEEPS = 50
 _TOLERANCE = 1e-5
 # Up to this many atoms, the inner products of all pairs (64 MB) may be computed and then looked up.
 _GRAM_LATENTS = 4096
+
+
+def pursue(atoms: torch.Tensor, correlations: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose latents in rounds: add those whose atoms explain most of the residual, then fit all values again.
+
+    Args:
+        atoms: the dictionary, shape (hidden_dim, input_dim).
+        correlations: inner products of centered embeddings with the atoms, shape (n, hidden_dim).
+        k: latents to choose.
+
+    Returns:
+        values (n, k), descending, and indices (n, k), int64.
+    """
+    norms = atoms.norm(dim=-1).clamp_min(1e-12)
+    values = correlations.new_empty((len(correlations), 0))
+    indices = torch.empty_like(values, dtype=torch.long)
+    step = -(-k // _PURSUIT_ROUNDS)
+    while indices.shape[-1] < k:
+        decoded = torch.zeros_like(correlations).scatter(-1, indices, values) @ atoms
+        gain = ((correlations - decoded @ atoms.t()) / norms).scatter(-1, indices, -torch.inf)
+        chosen = torch.topk(gain, min(step, k - indices.shape[-1]), dim=-1).indices
+        indices = torch.cat([indices, chosen], dim=-1)
+        values, indices = fit(atoms, correlations, indices, torch.ones_like(indices, dtype=torch.bool))
+    return values, indices
+
+
+def fit(
+    atoms: torch.Tensor, correlations: torch.Tensor, indices: torch.Tensor, active: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit the values of latents by non-negative least squares.
+
+    Args:
+        atoms: the dictionary, shape (hidden_dim, input_dim).
+        correlations: inner products of centered embeddings with the atoms, shape (n, hidden_dim).
+        indices: the latents of each row, shape (n, k).
+        active: bool, shape (n, k); the value is 0 where it is False.
+
+    Returns:
+        values (n, k), descending, and the indices in the same order.
+    """
+    target = torch.gather(correlations, -1, indices)
+    gram = gram_of_supports(atoms, indices)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    # The ridge is relative to each atom, so that the solution does not depend on the scale of atoms.
+    diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
+    system, target = restrict(gram, target, active)
+    solution = solve(system, target)
+    constrained = (solution < 0).any(-1)
+    if constrained.any():
+        start = solution[constrained]
+        solution[constrained] = solve_non_negative(system[constrained], target[constrained], start)
+    fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
+    return fitted, torch.gather(indices, -1, order)
 
 
 def gram_of_supports(atoms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

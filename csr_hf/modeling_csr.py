@@ -8,22 +8,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput, cached_file, resolve_revision
 
-from .configuration_csr import CSRConfig
-from .least_squares import gram_of_supports, restrict, solve, solve_non_negative
+from .configuration_csr import CSRConfig, refuse_unsupported
+from .head_weights import FingerprintedModel, check_file, read_file
+from .least_squares import fit, pursue
 
-_PURSUIT_ROUNDS = 8
-_RIDGE = 1e-5
 # Floats in one work array (128 MB): more rows are refined in several parts.
 _WORK_FLOATS = 1 << 25
-# The tied weight has two names in sentence-transformers, which saves it under this one.
-_TIED_WEIGHT = "decoder.linear.weight"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -33,18 +28,18 @@ class CSROutput(ModelOutput):
 
     Attributes:
         loss: reconstruction error at k, squared, summed over dimensions, averaged over the batch; a scalar.
-        values: values of the active latents, descending, shape (n, k).
-        indices: numbers of the active latents, int64, shape (n, k).
-        reconstruction: embeddings decoded from the codes, shape (n, input_dim).
+        code_values: values of the active latents, descending, shape (..., k).
+        code_indices: numbers of the active latents, int64, shape (..., k).
+        reconstruction: embeddings decoded from the codes, shape (..., input_dim).
     """
 
     loss: torch.Tensor | None = None
-    values: torch.Tensor | None = None  # type: ignore[assignment]
-    indices: torch.Tensor | None = None
+    code_values: torch.Tensor | None = None
+    code_indices: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
 
 
-class CSRModel(PreTrainedModel):
+class CSRModel(FingerprintedModel):
     r"""A sparse autoencoder with a TopK activation on frozen embeddings (arXiv 2503.01776, equations 2 and 3).
 
     .. code-block:: text
@@ -118,10 +113,12 @@ class CSRModel(PreTrainedModel):
 
         Raises:
             ValueError: if the file is damaged, its tensors and the sizes in the config disagree (both checked before
-                memory is allocated), or a weight is NaN or infinite.
+                memory is allocated), a weight is NaN or infinite, or the head is to be quantized.
             OSError: if there is no such repository or file, or no permission to read it.
         """
+        refuse_unsupported(kwargs)
         source: str | os.PathLike | None = pretrained_model_name_or_path
+        path = None
         if source is not None:
             hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
             access = {name: hub[name] for name in ("token", "local_files_only", "cache_dir") if name in hub}
@@ -133,18 +130,18 @@ class CSRModel(PreTrainedModel):
                 config, kwargs = CSRConfig.from_pretrained(config or source, return_unused_kwargs=True, **options)
             path = cached_file(source, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
             kwargs |= {**hub, "config": config}
-            if path is not None and _check_tensors(path, config):
+            if path is not None and check_file(path, config):
                 # Renamed here, not by `key_mapping`, which transformers would undo on saving.
-                weights = load_file(path)
-                kwargs["state_dict"] = {**weights, "encoder.weight": weights.pop(_TIED_WEIGHT)}
+                kwargs["state_dict"] = read_file(path)
                 source = None
         kwargs["use_safetensors"] = True
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, parameter in model.named_parameters():
             if not parameter.is_meta and not parameter.isfinite().all():
-                where = pretrained_model_name_or_path
-                raise ValueError(f"`{name}` of {where} holds NaN or infinity. Train or download this head again.")
+                raise ValueError(f"`{name}` of {source or path} holds NaN or infinity. Train or download it again.")
+        if path is not None:
+            model.inherit_fingerprint(read_file(path))
         return loaded
 
     @property
@@ -152,23 +149,20 @@ class CSRModel(PreTrainedModel):
         """The decoder's atoms, one for each latent, shape (hidden_dim, input_dim)."""
         return self.encoder.weight if self.config.tied_decoder else self.decoder.weight.t()
 
-    def subtract_modality_mean(self, embeddings: torch.Tensor, modality: str | None = None) -> torch.Tensor:
+    def subtract_modality_mean(self, embeddings: Any, modality: str | None = None) -> Any:
         """Subtract the mean of a modality from its embeddings; all other methods expect embeddings without it.
 
         Contrastive backbones put images and texts into two narrow cones (arXiv 2203.02053). A dictionary trained on
         both spends latents on telling them apart; without the means, both use the same latents.
 
         Args:
-            embeddings: as the backbone gives them, shape (n, input_dim).
+            embeddings: as the backbone gives them, shape (..., input_dim).
             modality: one of the config's. A head of one modality ignores it and returns the embeddings unchanged.
 
-        Returns:
-            Embeddings, shape (n, input_dim).
-
         Raises:
-            ValueError: if the head has several modalities and `modality` is none of them, or the width differs.
+            ValueError: if the head has several modalities and `modality` is none of them, or as `encode` does.
         """
-        self._check_width(embeddings)
+        rows = self._take(embeddings)
         if not self.config.modalities:
             return embeddings
         if modality not in self.config.modalities:
@@ -176,172 +170,179 @@ class CSRModel(PreTrainedModel):
             raise ValueError(
                 f"`modality` ({modality!r}) is not one of this head's: {known}. Name the one that was embedded."
             )
-        return embeddings - self.modality_bias[self.config.modalities.index(modality)]
+        return _give(embeddings, rows - self.modality_bias[self.config.modalities.index(modality)])
 
-    def pre_activations(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Compute W (x - pre_bias) + latent_bias, shape (n, hidden_dim).
-
-        Raises:
-            ValueError: if the last axis of `embeddings` is not `input_dim`.
-        """
-        self._check_width(embeddings)
-        return F.linear(embeddings - self.pre_bias, self.encoder.weight, self.latent_bias)
+    def pre_activations(self, embeddings: Any) -> Any:
+        """Compute W (x - pre_bias) + latent_bias, shape (..., hidden_dim); arguments and errors as for `encode`."""
+        rows = self._take(embeddings).to(self.encoder.weight.dtype)
+        return _give(embeddings, F.linear(rows - self.pre_bias, self.encoder.weight, self.latent_bias))
 
     def encode(
-        self, embeddings: torch.Tensor, k: int | None = None, *, refine: bool | Literal["pursuit"] = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, embeddings: Any, k: int | None = None, *, refine: bool | Literal["pursuit"] = False
+    ) -> tuple[Any, Any]:
         """Encode dense embeddings into sparse codes.
 
         Args:
-            embeddings: shape (n, input_dim), without the mean of their modality.
+            embeddings: a tensor on the head's device, or a numpy array, of any float type, without the mean of their
+                modality, shape (..., input_dim).
             k: active latents, at most hidden_dim; default the config's. It need not be the k of the training.
-            refine: compute codes that decode closer to the embedding at the same k, for documents; in float32 and
-                without gradients. True keeps the latents that the encoder chose and fits their values by non-negative
-                least squares. "pursuit" also chooses the latents, by generalized orthogonal matching pursuit
-                (arXiv 1111.6664): closest to the embedding, so best where search decodes the codes; slightly worse
-                where sparse queries are compared with sparse documents, since the encoder chooses a query's latents.
+            refine: compute codes that decode closer to the embedding at the same k, for documents; at least in
+                float32, also under autocast, and without gradients. True keeps the latents that the encoder chose and
+                fits their values by non-negative least squares. "pursuit" also chooses the latents, by generalized
+                orthogonal matching pursuit (arXiv 1111.6664): closest to the embedding, so best where search decodes
+                the codes; slightly worse where sparse queries are compared with sparse documents, since the encoder
+                chooses a query's latents.
 
         Returns:
-            values (n, k), descending, non-negative, and indices (n, k), int64. Latents below zero have the value 0.
+            values (..., k), descending, non-negative, and indices (..., k), int64. Latents below zero have the value
+            0. Values have the head's type, or that of autocast. Arrays give arrays, float32 for a bfloat16 head.
 
         Raises:
-            ValueError: if `k` is not between 1 and hidden_dim, `refine` is unknown, or the embeddings have another
-                width.
+            ValueError: if `k` is not between 1 and hidden_dim, `refine` is unknown, or the embeddings are no floats,
+                have another width or are on another device.
         """
         if refine not in (False, True, "pursuit"):
             raise ValueError(f"`refine` ({refine!r}) is unknown. Choose False, True or 'pursuit'.")
         k = self.config.k if k is None else k
-        if not 1 <= k <= self.config.hidden_dim:
+        if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= self.config.hidden_dim:
             raise ValueError(
                 f"`k` ({k}) must be between 1 and `hidden_dim` ({self.config.hidden_dim}). "
                 "Lower k, or train a head with a larger hidden_dim."
             )
+        rows = self._take(embeddings)
         if refine:
-            rows = max(1, _WORK_FLOATS // (k * max(k, self.config.input_dim)))
-            better = self._pursue if refine == "pursuit" else self._refine
-            parts = [better(part, k) for part in embeddings.split(rows)]
-            return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
-        values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
-        return torch.relu(values), indices
+            values, indices = self._refine(rows, int(k), refine == "pursuit")
+        else:
+            values, indices = torch.topk(self.pre_activations(rows), k, dim=-1)
+            values = torch.relu(values)
+        return _give(embeddings, values), _give(embeddings, indices)
 
-    def decode(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    def decode(self, values: Any, indices: Any) -> Any:
         """Decode sparse codes into dense embeddings: sum_j z_j * dictionary[j] + pre_bias.
 
         Args:
-            values: shape (n, k).
-            indices: integers, shape (n, k).
+            values: tensor or numpy array of any float type, shape (..., k).
+            indices: the same of any integer type.
 
         Returns:
-            Embeddings, shape (n, input_dim).
-        """
-        latents = values.new_zeros((*values.shape[:-1], self.config.hidden_dim))
-        return latents.scatter_add(-1, indices.long(), values) @ self.dictionary + self.pre_bias
+            Embeddings, shape (..., input_dim).
 
-    def project(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        Raises:
+            ValueError: if the shapes or kinds differ, `values` are no floats, or `indices` no numbers of latents.
+        """
+        like = self.encoder.weight
+        numbers = _to_tensor("indices", indices, like.device, is_float=False).long()
+        weights = _to_tensor("values", values, like.device).to(like.dtype)
+        if weights.shape != numbers.shape or weights.ndim == 0:
+            raise ValueError(
+                f"`values` {tuple(weights.shape)} and `indices` {tuple(numbers.shape)} must both have the shape "
+                "(..., k). Give what `encode` returned."
+            )
+        if not torch.compiler.is_compiling() and numbers.numel():
+            low, high = (int(bound) for bound in torch.aminmax(numbers))
+            if low < 0 or high >= self.config.hidden_dim:
+                raise ValueError(
+                    f"`indices` must lie in [0, {self.config.hidden_dim}); found {low} to {high}. "
+                    "Decode codes with the head that made them."
+                )
+        return _give(values, self._decode(weights, numbers))
+
+    def project(self, embeddings: Any) -> tuple[Any, Any]:
         """Compute the inner products of embeddings with every atom and with pre_bias.
 
         They give <x, decode(z)> = sum_j latents[j] * z_j + offset: reranking scores a sparse document against a dense
         query without decoding the document.
 
         Args:
-            embeddings: shape (n, input_dim).
+            embeddings: as for `encode`, shape (..., input_dim).
 
         Returns:
-            latents (n, hidden_dim), the products with the atoms, and offset (n,), those with pre_bias.
+            latents (..., hidden_dim), the products with the atoms, and offset (...), those with pre_bias.
         """
-        self._check_width(embeddings)
-        return embeddings @ self.dictionary.t(), embeddings @ self.pre_bias
+        rows = self._take(embeddings).to(self.encoder.weight.dtype)
+        return _give(embeddings, rows @ self.dictionary.t()), _give(embeddings, rows @ self.pre_bias)
 
-    def forward(self, embeddings: torch.Tensor, k: int | None = None, return_dict: bool = True) -> CSROutput | tuple:
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        k: int | None = None,
+        return_loss: bool = True,
+        return_dict: bool | None = None,
+    ) -> CSROutput | tuple:
         """Encode and decode embeddings, and compute the reconstruction error at k.
 
-        Args:
-            embeddings: shape (n, input_dim).
-            k: active latents; default the config's.
-            return_dict: True returns a `CSROutput`, False a plain tuple in the same order.
-        """
-        values, indices = self.encode(embeddings, k)
-        reconstruction = self.decode(values, indices)
-        loss = (reconstruction - embeddings).pow(2).sum(-1).mean()
-        output = CSROutput(loss=loss, values=values, indices=indices, reconstruction=reconstruction)
-        return output if return_dict else output.to_tuple()
+        The loss needs no labels: `transformers.Trainer` trains and evaluates a head as it is, on a data set with the
+        column `embeddings`. It is that of the reconstruction alone; `CSRTrainer` adds the other terms of the method.
 
-    def _check_width(self, embeddings: torch.Tensor) -> None:
-        if embeddings.shape[-1] != self.config.input_dim:
+        Args:
+            embeddings: as for `encode`, shape (..., input_dim).
+            k: active latents; default the config's.
+            return_loss: whether to compute the loss.
+            return_dict: True gives a `CSROutput`, False a tuple in its order without None; default the config's.
+        """
+        rows = self._take(embeddings).to(self.encoder.weight.dtype)
+        values, indices = self.encode(rows, k)
+        reconstruction = self._decode(values, indices)
+        loss = (reconstruction - rows).pow(2).sum(-1).mean() if return_loss else None
+        output = CSROutput(loss=loss, code_values=values, code_indices=indices, reconstruction=reconstruction)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _decode(self, values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        latents = values.new_zeros((*values.shape[:-1], self.config.hidden_dim))
+        return latents.scatter_add(-1, indices, values) @ self.dictionary + self.pre_bias
+
+    @torch.no_grad()
+    def _refine(self, embeddings: torch.Tensor, k: int, pursuit: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with values fitted by least squares, some rows at a time."""
+        weight, parts = self.encoder.weight, []
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        size = max(1, _WORK_FLOATS // (k * max(k, self.config.input_dim)))
+        with torch.autocast(weight.device.type, enabled=False):
+            atoms = self.dictionary.to(wide)
+            for rows in embeddings.reshape(-1, self.config.input_dim).to(weight.dtype).split(size):
+                correlations = (rows.to(wide) - self.pre_bias.to(wide)) @ atoms.t()
+                if pursuit:
+                    parts.append(pursue(atoms, correlations, k))
+                else:
+                    values, indices = torch.topk(self.pre_activations(rows), k, dim=-1)
+                    parts.append(fit(atoms, correlations, indices, values > 0))
+        values, indices = (torch.cat(part).reshape(*embeddings.shape[:-1], k) for part in zip(*parts, strict=True))
+        return values.to(weight.dtype), indices
+
+    def _take(self, embeddings: Any) -> torch.Tensor:
+        """Return embeddings as a tensor of their own float type on the head's device, checked."""
+        rows = _to_tensor("embeddings", embeddings, self.encoder.weight.device)
+        width = rows.shape[-1] if rows.ndim else 0
+        if width != self.config.input_dim:
             raise ValueError(
-                f"embeddings are {embeddings.shape[-1]} wide, this head takes `input_dim` {self.config.input_dim}. "
+                f"embeddings are {width} wide, this head takes `input_dim` {self.config.input_dim}. "
                 "Use the backbone the head was trained on, or train a head for this one."
             )
-
-    @torch.no_grad()
-    def _correlations(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Compute the inner products of x - pre_bias with every atom, float32, shape (n, hidden_dim)."""
-        return (embeddings.float() - self.pre_bias.float()) @ self.dictionary.float().t()
-
-    @torch.no_grad()
-    def _refine(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fit the values of the latents that the encoder chooses."""
-        values, indices = torch.topk(self.pre_activations(embeddings), k, dim=-1)
-        fitted, indices = self._fit(self._correlations(embeddings), indices, values > 0)
-        return fitted.to(values.dtype), indices
-
-    @torch.no_grad()
-    def _pursue(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose latents in rounds: add those whose atoms explain most of the residual, then fit all values again."""
-        self._check_width(embeddings)
-        atoms = self.dictionary.float()
-        correlations, norms = self._correlations(embeddings), atoms.norm(dim=-1).clamp_min(1e-12)
-        values = correlations.new_empty((len(embeddings), 0))
-        indices = torch.empty_like(values, dtype=torch.long)
-        step = -(-k // _PURSUIT_ROUNDS)
-        while indices.shape[-1] < k:
-            decoded = torch.zeros_like(correlations).scatter(-1, indices, values) @ atoms
-            gain = ((correlations - decoded @ atoms.t()) / norms).scatter(-1, indices, -torch.inf)
-            chosen = torch.topk(gain, min(step, k - indices.shape[-1]), dim=-1).indices
-            indices = torch.cat([indices, chosen], dim=-1)
-            values, indices = self._fit(correlations, indices, torch.ones_like(indices, dtype=torch.bool))
-        return values.to(embeddings.dtype), indices
-
-    @torch.no_grad()
-    def _fit(
-        self, correlations: torch.Tensor, indices: torch.Tensor, active: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fit the values of latents (n, k) by non-negative least squares; 0 where not `active`. Sorts by value."""
-        target = torch.gather(correlations, -1, indices)
-        gram = gram_of_supports(self.dictionary.float(), indices)
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        # The ridge is relative to each atom, so that the solution does not depend on the scale of atoms.
-        diagonal += (_RIDGE * diagonal).clamp_min(1e-12)
-        system, target = restrict(gram, target, active)
-        solution = solve(system, target)
-        constrained = (solution < 0).any(-1)
-        if constrained.any():
-            start = solution[constrained]
-            solution[constrained] = solve_non_negative(system[constrained], target[constrained], start)
-        fitted, order = torch.sort(solution, dim=-1, descending=True, stable=True)
-        return fitted, torch.gather(indices, -1, order)
+        return rows
 
 
-def _check_tensors(path: str, config: CSRConfig) -> bool:
-    """Compare the shapes in a safetensors file with the config; return whether the encoder has its tied name."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}). Download or save it again.") from error
-    is_tied_name = "encoder.weight" not in found and _TIED_WEIGHT in found
-    if is_tied_name:
-        found["encoder.weight"] = found[_TIED_WEIGHT]
-    sizes, width = config.hidden_dim, config.input_dim
-    wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
-    # These two may be missing: the count then starts at 0, and an untied decoder at the transposed encoder.
-    optional = {"stats_last_nonzero": (sizes,), "decoder.weight": (width, sizes)}
-    if config.modalities:
-        wanted["modality_bias"] = (len(config.modalities), width)
-    for name, shape in (wanted | {name: optional[name] for name in optional.keys() & found.keys()}).items():
-        if found.get(name) != shape:
-            raise ValueError(
-                f"`{name}` is {found.get(name, 'missing')} in {path}, but config.json says {shape} "
-                f"(`hidden_dim` {sizes}, `input_dim` {width}). These files do not belong together."
-            )
-    return is_tied_name
+def _to_tensor(name: str, given: Any, device: torch.device, *, is_float: bool = True) -> torch.Tensor:
+    """Return a tensor as it is, an array as a tensor on `device`; refuse what holds no floats, or no integers."""
+    kind = "floats" if is_float else "integers"
+    if isinstance(given, torch.Tensor):
+        is_integer = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if not (given.is_floating_point() if is_float else is_integer):
+            raise ValueError(f"`{name}` ({given.dtype}) must be {kind}. Convert them first.")
+        if given.device != device:
+            raise ValueError(f"`{name}` are on {given.device}, the head on {device}. Move one to the other.")
+        return given
+    if not hasattr(given, "__array__"):
+        raise ValueError(f"`{name}` ({type(given).__name__}) must be a tensor or a numpy array. Convert them first.")
+    array = given.__array__()
+    if array.dtype.kind not in ("f" if is_float else "iu") and not (is_float and array.dtype.name == "bfloat16"):
+        raise ValueError(f"`{name}` ({array.dtype}) must be {kind}. Convert them first.")
+    wide = ("float64" if array.dtype.itemsize > 4 else "float32") if is_float else "int64"
+    # A copy in this order is writable and native whatever the array was.
+    return torch.from_numpy(array.astype(wide, order="C")).to(device)
+
+
+def _give(given: Any, result: torch.Tensor) -> Any:
+    """Return a result as what was given: a tensor, or an array where an array was given."""
+    if isinstance(given, torch.Tensor):
+        return result
+    return (result.float() if result.dtype == torch.bfloat16 else result).numpy(force=True)

@@ -20,7 +20,16 @@ EXEMPT = {"__init__", "auto_classes"}
 LAYERS = [
     # What a run's folder holds is known to all who write into it.
     {"plumbing", "runs.folder"},
-    {"configuration_csr", "least_squares", "modeling_csr", "sparse_codes", "codes", "repository", "heads"},
+    {
+        "configuration_csr",
+        "head_weights",
+        "least_squares",
+        "modeling_csr",
+        "sparse_codes",
+        "codes",
+        "repository",
+        "heads",
+    },
     {"embedding"},
     {"data"},
     {"training"},
@@ -139,11 +148,11 @@ def test_functions_take_few_parameters(module):
 
 
 def test_traveling_files_need_what_transformers_needs_alone():
-    for module in ("configuration_csr", "least_squares", "modeling_csr"):
+    for module in ("configuration_csr", "head_weights", "least_squares", "modeling_csr"):
         roots = {name.split(".")[0] for name in imports(MODULES[module]) if not name.startswith("csr_hf")}
         assert roots - sys.stdlib_module_names <= {"torch", "transformers", "safetensors"}
         inner = {".".join(name.split(".")[:2]) for name in imports(MODULES[module]) if name.startswith("csr_hf")}
-        assert inner <= {"csr_hf.configuration_csr", "csr_hf.least_squares"}
+        assert inner <= {"csr_hf.configuration_csr", "csr_hf.head_weights", "csr_hf.least_squares"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - EXEMPT))

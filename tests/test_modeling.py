@@ -13,6 +13,9 @@ from transformers import AutoConfig, AutoModel
 from csr_hf import CSRConfig, CSRModel
 from tests.conftest import make_head
 
+# What travels inside each model repository.
+CODE = {"modeling_csr.py", "configuration_csr.py", "head_weights.py", "least_squares.py"}
+
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def head(request):
@@ -176,8 +179,8 @@ def test_unknown_refinement_is_refused(head, inputs):
 def test_forward_measures_the_reconstruction_and_gives_gradients(head, inputs):
     output = head(embeddings=inputs, k=4)
     values, indices = head.encode(inputs, 4)
-    assert torch.equal(output.values, values)
-    assert torch.equal(output.indices, indices)
+    assert torch.equal(output.code_values, values)
+    assert torch.equal(output.code_indices, indices)
     expected = ((output.reconstruction - inputs) ** 2).sum(1).mean()
     torch.testing.assert_close(output.loss, expected)
     assert head(inputs, return_dict=False)[0].shape == ()
@@ -240,7 +243,7 @@ def test_construction_on_the_meta_device(head, tmp_path):
 def test_compiled_head_gives_the_same_codes(head, inputs):
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
     expected, found = head(inputs), compiled(inputs)
-    assert torch.equal(expected.indices, found.indices)
+    assert torch.equal(expected.code_indices, found.code_indices)
     torch.testing.assert_close(expected.reconstruction, found.reconstruction)
 
 
@@ -271,7 +274,7 @@ assert "transformers.models.auto.modeling_auto" not in sys.modules
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py", "least_squares.py"}
+    assert names == {"config.json", "model.safetensors", *CODE}
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map == {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
 
@@ -280,7 +283,7 @@ def test_saved_folder_loads_where_csr_hf_is_not_installed(inputs, tmp_path):
     head = make_head(tied_decoder=False)
     head.save_pretrained(tmp_path / "head")
     names = {path.name for path in (tmp_path / "head").iterdir()}
-    assert {"config.json", "model.safetensors", "modeling_csr.py", "configuration_csr.py", "least_squares.py"} <= names
+    assert {"config.json", "model.safetensors", *CODE} <= names
     torch.save(inputs, tmp_path / "inputs.pt")
     script = f"""
 import sys

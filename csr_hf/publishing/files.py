@@ -14,6 +14,7 @@ _FILES = {
     "config.json",
     "model.safetensors",
     "configuration_csr.py",
+    "head_weights.py",
     "least_squares.py",
     "modeling_csr.py",
     "modules.json",
