@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from csr_hf.publishing.model_card_sections import (
     render_versions,
     summarize,
 )
+from csr_hf.publishing.model_card_snippets import is_compared_by_cosine, read_settings, render_assembly
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _MARK = re.compile(r"\n<!-- Made by csr-hf from the files in results/; sha256 ([0-9a-f]{16})\. [^>]*-->\n*\Z")
@@ -61,19 +63,24 @@ def render_card(facts: CardFacts, layout: str, options: CardOptions, backbone: B
         layout: "full" or "head".
         options: what the author adds.
         backbone: license and language of the backbone.
+
+    Raises:
+        ValueError: if the config's `base_model_settings` are wrong.
     """
     from huggingface_hub import ModelCard
 
     config, k = facts.config, facts.config["k"]
-    revision = config["base_model_revision"]
+    settings = read_settings(config, options.repo_id)
+    recorded = settings.to_record()
     card = ModelCard.from_template(
         make_card_data(facts, layout, options, backbone),
         template_path=str(_TEMPLATE),
         name=options.name,
         repo_id=options.repo_id,
         layout=layout,
-        base_model=facts.base_model,
-        revision_argument=f', revision="{revision}"' if revision else "",
+        assembly=render_assembly(config, facts.base_model, options.repo_id) if layout == "head" else "",
+        backbone_settings=json.dumps(recorded, indent=2) if recorded else "",
+        is_cosine=is_compared_by_cosine(settings),
         input_dim=config["input_dim"],
         modalities=config.get("modalities"),
         k=k,

@@ -13,6 +13,20 @@ from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import CardFacts
 from csr_hf.publishing.model_card_sections import HEAD_METHODS, list_data_sources
 
+_TAGS = ["sparse", "csr", "csr_hf"]
+_CATEGORIES: dict[str, dict[str, Any]] = {
+    "full": {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["sentence-transformers", "sparse-encoder", *_TAGS],
+    },
+    # What the Hub's page then offers, `AutoModel.from_pretrained` with remote code, works for a head alone. For
+    # "feature-extraction" it would also offer transformers' pipeline, which wants a tokenizer, and for the tags of
+    # sentence-transformers its classes, which want the backbone.
+    "head": {"library_name": "transformers", "pipeline_tag": "sentence-similarity", "tags": _TAGS},
+}
+"""By layout, where the Hub lists a model and which code its page offers."""
+
 
 @dataclass(frozen=True)
 class CardOptions:
@@ -51,11 +65,9 @@ def make_card_data(facts: CardFacts, layout: str, options: CardOptions, backbone
     fields = {
         "base_model": facts.base_model,
         "base_model_relation": "adapter" if facts.base_model else None,
-        "library_name": "sentence-transformers" if layout == "full" else "transformers",
-        "pipeline_tag": "feature-extraction",
+        **_CATEGORIES[layout],
         "license": license,
         "language": backbone.language,
-        "tags": ["sentence-transformers", "sparse-encoder", "sparse", "csr", "csr_hf"],
         "datasets": datasets or None,
         **(backbone.extra if license == backbone.license else {}),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
@@ -80,7 +80,8 @@ def _arrange_modules(backbone: Backbone, head: CSRModel) -> list[nn.Module]:
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    before, width = list(backbone.model.children()), _full_width(backbone)
+    before: list[Any] = list(backbone.model.children())
+    width = _full_width(backbone)
     after = [Normalize()] if backbone.similarity_fn_name == "cosine" else []
     first = next(before[0].parameters(), None)
     if first is None or first.dtype == torch.float32:
@@ -102,7 +103,7 @@ def _full_width(backbone: Backbone) -> int:
 
 def _record_habits(backbone: Backbone, head: CSRModel) -> None:
     """Record in the head's config what the backbone's own files say and a SparseEncoder's cannot."""
-    settings = dict(head.config.base_model_settings)
+    settings = dict(head.config.base_model_settings or {})
     if backbone.model.truncate_dim is not None:
         settings["truncate_dim"] = backbone.model.truncate_dim
     if backbone.similarity_fn_name != "cosine":
@@ -133,7 +134,7 @@ def native_head(head: CSRModel, modality: str | None = None, width: int | None =
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     config = head.config
-    native = SparseAutoEncoder(width or config.input_dim, config.hidden_dim, config.k, config.k_aux)
+    native = SparseAutoEncoder(width or config.input_dim, config.hidden_dim, config.k, config.k_aux or 0)
     weights = {name: head.state_dict()[name] for name in native.state_dict() if name in head.state_dict()}
     if modality is not None:
         weights["pre_bias"] = weights["pre_bias"] - head.subtract_modality_mean(
