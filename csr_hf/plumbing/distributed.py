@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from csr_hf.plumbing.launcher import check_launcher, launched_processes
+
+_Result = TypeVar("_Result")
+
+LONGEST_WAIT = timedelta(days=7)
+"""How long a process waits for others before it gives up. Those that wait do so while the first one measures, indexes
+or uploads, or while another one embeds a larger share; a process that ended is noticed at once all the same."""
+
+_VISIBLE_AFTER = 600.0
+_BETWEEN_LOOKS = 0.2
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -24,11 +37,15 @@ def processes() -> Iterator[bool]:
 
     Yields:
         Whether this process is the first.
+
+    Raises:
+        ValueError: if accelerate was set up for something that csr_hf does not support.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    check_launcher()
+    if launched_processes() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=trains_on_cpu())
+        PartialState(cpu=trains_on_cpu(), timeout=LONGEST_WAIT)
     try:
         yield rank_and_world()[0] == 0
     finally:
@@ -47,6 +64,69 @@ def wait_for_all() -> None:
     """Wait until every process has reached this call."""
     if rank_and_world()[1] > 1:
         dist.barrier()
+
+
+def from_first_process(function: Callable[[], _Result]) -> _Result:
+    """Call a function on the first process, and return its result on all of them.
+
+    For whatever depends on a file system: what one machine has written may show later on another, so the first process
+    looks and tells the others.
+
+    Args:
+        function: its result is pickled.
+
+    Raises:
+        Exception: what the function raised, on every process.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return function()
+    if rank == 0:
+        try:
+            result = function()
+        except Exception as error:
+            # The others would wait for a result in vain.
+            dist.broadcast_object_list([None, error], src=0)
+            raise
+        dist.broadcast_object_list([result, None], src=0)
+        return result
+    outcome: list[Any] = [None, None]
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    received: _Result = outcome[0]
+    return received
+
+
+def gather_objects(value: _Result) -> list[_Result]:
+    """Return the values of all processes in order of rank; they are pickled."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [value]
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_files(sizes: Mapping[Path, int], seconds: float = _VISIBLE_AFTER) -> None:
+    """Wait until files that other processes have written show here: a shared file system may lag.
+
+    Args:
+        sizes: file -> bytes that it has when it is whole.
+        seconds: how long to wait.
+
+    Raises:
+        OSError: if one does not show, or is of another size, in that time.
+    """
+    until = time.monotonic() + seconds
+    for path, size in sizes.items():
+        while not path.is_file() or path.stat().st_size != size:
+            if time.monotonic() > until:
+                raise OSError(
+                    f"{path}, written by another process, does not show here after {seconds:.0f} s. "
+                    "All processes need the same folder: give a shared one."
+                )
+            time.sleep(_BETWEEN_LOOKS)
 
 
 def gather_from_processes(tensor: torch.Tensor) -> torch.Tensor:
