@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
+from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.embedding.images import is_image
 from csr_hf.embedding.loading import load_backbone_of
@@ -19,9 +21,13 @@ from csr_hf.sparse_codes import SparseCodes
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
+logger = logging.getLogger(__name__)
+
 
 class CSREncoder:
     """A frozen backbone followed by a CSR head.
+
+    A head whose config records no settings of its backbone gets those of this one.
 
     Args:
         backbone: the frozen model, from `load_backbone`.
@@ -35,6 +41,15 @@ class CSREncoder:
         check_width(backbone, head)
         self.backbone = backbone
         self.head = head.eval()
+        settings = backbone.settings.to_record()
+        if not head.config.base_model_settings:
+            head.config.base_model_settings = settings
+        elif head.config.base_model_settings != settings:
+            logger.warning(
+                "the head was trained with the backbone's settings %s, this backbone has %s",
+                head.config.base_model_settings,
+                settings,
+            )
 
     @classmethod
     def from_pretrained(
@@ -44,6 +59,8 @@ class CSREncoder:
         revision: str | None = None,
         device: str | None = None,
         token: str | bool | None = None,
+        trust_remote_code: bool = False,
+        **settings: Any,
     ) -> CSREncoder:
         """Load a head and its backbone: the one packed in the head's repository, else the one its config names.
 
@@ -53,14 +70,19 @@ class CSREncoder:
             revision: branch, tag or commit of a Hub repository; all files are read at one commit.
             device: for backbone and head; default the best available.
             token: for a private repository; default the one of `hf auth login` or of HF_TOKEN.
+            trust_remote_code: run code of the backbone's repository. No config can turn this on, only the caller.
+            **settings: of the backbone, in place of those that the head's config records: `prompts`,
+                `max_seq_length`, `truncate_dim`, `dtype`, `model_kwargs`, `processor_kwargs`, `similarity`.
 
         Raises:
             ValueError: if there is no such repository or no permission to read it, its files are damaged or point
-                outside of it, its config names no backbone, or the backbone's width differs.
+                outside of it, its config names no backbone or a wrong setting, or the backbone's width differs.
         """
         repository = open_repository(name_or_path, revision=revision, token=token)
         head = load_head(repository)
-        backbone = load_backbone_of(repository, head, device=device, token=token)
+        backbone = load_backbone_of(
+            repository, head, device=device, token=token, trust_remote_code=trust_remote_code, **settings
+        )
         head.to(backbone.model.device)  # type: ignore[arg-type]
         return cls(backbone, head)
 
@@ -74,6 +96,8 @@ class CSREncoder:
         inputs: Any,
         *,
         prompt_name: str | None = None,
+        prompt: str | None = None,
+        task: Task | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> np.ndarray:
@@ -81,11 +105,15 @@ class CSREncoder:
 
         Args:
             inputs: as for `encode`; one text or image gives one row.
-            prompt_name: one of the backbone's prompts, for texts.
+            prompt_name: one of the backbone's prompts, for texts; default that of the task.
+            prompt: text to put before texts, instead of a prompt with a name.
+            task: "query" or "document", as for `Backbone.embed`.
             batch_size: inputs in one forward pass.
             show_progress_bar: as for `Backbone.embed`.
         """
-        return self.backbone.embed(_as_list(inputs), prompt_name, batch_size, show_progress_bar=show_progress_bar)
+        return self.backbone.embed(
+            _as_list(inputs), prompt_name, batch_size, task=task, prompt=prompt, show_progress_bar=show_progress_bar
+        )
 
     def encode(
         self,
@@ -94,6 +122,8 @@ class CSREncoder:
         k: int | None = None,
         refine: bool | Literal["pursuit"] = False,
         prompt_name: str | None = None,
+        prompt: str | None = None,
+        task: Task | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> SparseCodes:
@@ -104,7 +134,9 @@ class CSREncoder:
                 backbone embeds images, strings that name an image file. An empty sequence gives codes of length 0.
             k: active latents; default the head's.
             refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
-            prompt_name: one of the backbone's prompts, for texts.
+            prompt_name: one of the backbone's prompts, for texts; default that of the task.
+            prompt: text to put before texts, instead of a prompt with a name.
+            task: "query" or "document", as for `Backbone.embed`.
             batch_size: inputs in one forward pass of the backbone.
             show_progress_bar: as for `Backbone.embed`.
 
@@ -114,17 +146,22 @@ class CSREncoder:
         """
         inputs = _as_list(inputs)
         embeddings = self.embed(
-            inputs, prompt_name=prompt_name, batch_size=batch_size, show_progress_bar=show_progress_bar
+            inputs,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            task=task,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
         )
         return encode_embeddings(self.head, self.subtract_modality_means(embeddings, inputs), k, refine=refine)
 
     def encode_query(self, inputs: Any, **options: Any) -> SparseCodes:
-        """Encode with the backbone's "query" prompt, if it has one; options as for `encode`."""
-        return self.encode(inputs, **{"prompt_name": "query", **options})
+        """Encode as queries: with the backbone's prompt and tower for them, if any; options as for `encode`."""
+        return self.encode(inputs, **{"task": "query", **options})
 
     def encode_document(self, inputs: Any, **options: Any) -> SparseCodes:
-        """Encode with the backbone's "document" prompt, if it has one; options as for `encode`."""
-        return self.encode(inputs, **{"prompt_name": "document", **options})
+        """Encode as documents: with the backbone's prompt and tower for them, if any; options as for `encode`."""
+        return self.encode(inputs, **{"task": "document", **options})
 
     def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
         """Subtract from each embedding the mean of its modality, as a head of several modalities requires.

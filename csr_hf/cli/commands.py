@@ -37,12 +37,14 @@ def run(called: Invocation) -> None:
 
     recipe = read_recipe(called)
     with processes() as is_first:
-        results = pipeline.run(recipe, resume=called.options[0].resume)
+        results = pipeline.run(recipe, resume=called.options[0].resume, trust_remote_code=called.trust_remote_code)
     if not is_first:
         return
     print_tables(results)
     if recipe.index.questions:
-        searcher = RunSearcher.load(recipe.output_dir, device=recipe.backbone.device)
+        searcher = RunSearcher.load(
+            recipe.output_dir, device=recipe.backbone.device, trust_remote_code=called.trust_remote_code
+        )
         for question in recipe.index.questions:
             print_hits(question, searcher.search(question, 3))
     folder = RunFolder.of(recipe.output_dir)
@@ -63,7 +65,7 @@ def embed(called: Invocation) -> None:
 
     recipe = read_recipe(called)
     with processes():
-        pipeline.embed(recipe)
+        pipeline.embed(recipe, trust_remote_code=called.trust_remote_code)
 
 
 def train(called: Invocation) -> None:
@@ -74,7 +76,8 @@ def train(called: Invocation) -> None:
 
     recipe = read_recipe(called)
     with processes() as is_first:
-        pipeline.train(recipe, pipeline.embed(recipe), resume=called.options[0].resume)
+        data = pipeline.embed(recipe, trust_remote_code=called.trust_remote_code)
+        pipeline.train(recipe, data, resume=called.options[0].resume)
     if is_first:
         print_line(f"The head is in {RunFolder.of(recipe.output_dir).model}")
 
@@ -85,7 +88,7 @@ def sweep(called: Invocation) -> None:
     from csr_hf.runs.sweep import sweep as measure
 
     recipe = read_recipe(called)
-    print_tables(measure(recipe, called.options[1]))
+    print_tables(measure(recipe, called.options[1], trust_remote_code=called.trust_remote_code))
     folder = RunFolder.of(recipe.output_dir)
     print_line(f"Everything is in {folder.path}/ ({folder.results.name}, {folder.sweep_plot.name})")
 
@@ -110,7 +113,9 @@ def encode(called: Invocation) -> None:
     (options,) = called.options
     check_writable(options.output.parent)
     texts = _read_texts(options.input, options.column)
-    encoder = CSREncoder.from_pretrained(options.model, device=called.device)
+    encoder = CSREncoder.from_pretrained(
+        options.model, device=called.device, trust_remote_code=called.trust_remote_code
+    )
     codes = encoder.encode(
         texts,
         k=options.k,
@@ -230,7 +235,9 @@ def search(called: Invocation) -> None:
         check_writable(options.html.parent)
     answers = []
     with _open_backend(options.backend, options.collection, options.run) as backend:
-        searcher = RunSearcher.load(options.run, device=called.device, backend=backend)
+        searcher = RunSearcher.load(
+            options.run, device=called.device, backend=backend, trust_remote_code=called.trust_remote_code
+        )
         if not options.question:
             print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
@@ -250,7 +257,7 @@ def index(called: Invocation) -> None:
     (options,) = called.options
     recipe = read_recipe(called)
     with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
-        pipeline.index(recipe, backend=backend)
+        pipeline.index(recipe, backend=backend, trust_remote_code=called.trust_remote_code)
     there = f" --backend {without_secrets(options.backend)}" if options.backend else ""
     there += f" --collection {options.collection}" if options.backend and options.collection else ""
     print_line(f"\nSearch it:\n  csr-hf search {recipe.output_dir}{there}")

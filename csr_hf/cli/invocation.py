@@ -17,6 +17,8 @@ class Invocation:
     keys: dict[str, Any]
     """Keys of the recipe that were given as flags, dotted."""
     device: str | None
+    trust_remote_code: bool
+    """Run code of the backbone's repository."""
     debug: bool
     """Show tracebacks, warnings and the log."""
     no_progress: bool

@@ -51,6 +51,7 @@ def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
     """Say what `--head` says as keys of a recipe: its backbone and k too, unless they are given."""
     if options.head is None:
         return {}
+    from csr_hf.embedding.arguments import BackboneSettings
     from csr_hf.heads import load_head
     from csr_hf.repository import open_repository
 
@@ -61,6 +62,8 @@ def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
             raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")
         keys["backbone.name_or_path"] = config.base_model_name_or_path
         keys["backbone.revision"] = config.base_model_revision
+        settings = BackboneSettings.from_config(config.base_model_settings, options.head)
+        keys |= {f"backbone.{key}": value for key, value in settings.to_record().items()}
     if getattr(options, "k", None) is None:
         keys["model.k"] = config.k
     return keys

@@ -194,7 +194,9 @@ class RunData:
             source.inputs(role),
             backbone,
             cache_dir,
-            prompt_name=source.prompt_name(role),
+            # What the user says of a role goes before what is said of its task.
+            prompt_name=role if role in backbone.settings.prompts else None,
+            task=source.task(role),
             batch_size=batch_size,
             label=f"embedding {role}",
         )

@@ -14,6 +14,7 @@ from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check
 from csr_hf.data.columns import embedding_column, find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
+from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
 from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.embedding.images import ImageColumn
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 Vectors: TypeAlias = np.ndarray | EmbeddingCache
 """Embeddings, shape (n, input_dim), in memory or memory-mapped: `vectors[rows]` gives an array of those rows."""
-
-# The backbone's prompt of a role.
-_PROMPTS = {"anchor": "query", "positive": "document", "negative": "document", "text": "document", "image": None}
 
 
 @dataclass
@@ -113,9 +111,9 @@ class Source:
             raise ValueError(f"{self.name} holds embeddings alone: there is nothing to embed.")
         return ImageColumn(self.rows, role) if role == "image" else self.rows[role]
 
-    def prompt_name(self, role: str) -> str | None:
-        """Name the backbone's prompt for a role."""
-        return "query" if role == self.query_role else _PROMPTS[role]
+    def task(self, role: str) -> Task | None:
+        """Return what the backbone embeds a role as: "query" or "document"; None for images."""
+        return "query" if role == self.query_role else TASKS_OF_ROLES[role]
 
     def show_documents(self) -> Dataset | None:
         """Return columns `id` and `text` of the documents, and `thumbnail` of images; None without texts or images."""

@@ -120,11 +120,15 @@ class BackboneSettings:
         Raises:
             ValueError: for an unknown key or a wrong value.
         """
-        merged: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        merged = self.keywords()
         for key, value in overrides.items():
             is_mapping = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
             merged[key] = {**merged[key], **value} if is_mapping else value
         return BackboneSettings(**merged)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return all settings as the keywords of `load_backbone`."""
+        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(BackboneSettings)}
 
     def to_record(self) -> dict[str, Any]:
         """Return what is not a default, as a head's config records it.

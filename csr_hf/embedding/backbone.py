@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, BackboneSettings, Similarity, Task
-from csr_hf.embedding.fingerprints import describe_settings, digest_weights
+from csr_hf.embedding.fingerprints import (
+    describe_settings,
+    digest_tokenizers,
+    digest_weights,
+    find_tokenizers,
+)
 from csr_hf.embedding.images import is_image, open_image
 from csr_hf.plumbing.logs import shows_progress
 
@@ -59,7 +64,7 @@ class Backbone:
         self.settings = settings or BackboneSettings()
         _apply(self.settings, model, name)
         self.dim = _measure_dimension(model)
-        self._weights_digest: bytes | None = None
+        self._digests: tuple[list[Any], bytes] | None = None
         self._tells_tasks_apart = _tells_tasks_apart(model)
 
     @property
@@ -79,14 +84,16 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the weights and of the settings that change an embedding.
+        """A hash of all that changes an embedding: weights, tokenizers, processors, prompts and settings.
 
-        The same model has the same fingerprint whether it was loaded from the Hub or from a folder.
+        The same model has the same fingerprint whether it was loaded from the Hub or from a folder. Weights are read
+        once: they are frozen.
         """
-        if self._weights_digest is None:
-            self._weights_digest = digest_weights(self.model)
+        tokenizers = find_tokenizers(self.model)
+        if self._digests is None or not _are_same(self._digests[0], tokenizers):
+            self._digests = tokenizers, digest_weights(self.model) + digest_tokenizers(tokenizers)
         settings = describe_settings(self.model, self.prompt(None))
-        return hashlib.blake2b(self._weights_digest + settings.encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(self._digests[1] + settings.encode(), digest_size=12).hexdigest()
 
     def embed(
         self,
@@ -216,23 +223,39 @@ def _apply(settings: BackboneSettings, model: SentenceTransformer, name: str) ->
     chosen = {key: settings.prompt_text(key, known) or "" for key in settings.prompts}
     model.prompts.update({key: text for key, text in chosen.items() if key in _PROMPTS_OF_TASKS})
     if settings.max_seq_length is not None:
-        positions = getattr(model.config, "max_position_embeddings", None)
-        if isinstance(positions, int) and 0 < positions < settings.max_seq_length:
-            raise ValueError(
-                f"`max_seq_length` ({settings.max_seq_length}) is above what {name} has positions for ({positions}). "
-                "Lower it."
-            )
-        try:
-            model.max_seq_length = settings.max_seq_length
-        except AttributeError:
-            raise ValueError(
-                f"`max_seq_length` ({settings.max_seq_length}) cannot be set: {name} takes texts of any length. "
-                "Leave it out."
-            ) from None
+        _set_length(model, settings.max_seq_length, name)
     if settings.truncate_dim is not None:
         model.truncate_dim = settings.truncate_dim
     if settings.similarity is not None:
         model.similarity_fn_name = settings.similarity
+
+
+def _set_length(model: SentenceTransformer, length: int, name: str) -> None:
+    """Cut texts after `length` tokens, in every tower that cuts any."""
+    from sentence_transformers.base.modules import Router
+
+    first: Any = model[0]
+    towers: list[Any] = (
+        [next(tower.children()) for tower in first.sub_modules.values()] if isinstance(first, Router) else [first]
+    )
+    changed = 0
+    for tower in towers:
+        positions = getattr(getattr(tower, "config", None), "max_position_embeddings", None)
+        if isinstance(positions, int) and 0 < positions < length:
+            raise ValueError(
+                f"`max_seq_length` ({length}) is above what {name} has positions for ({positions}). Lower it."
+            )
+        declared = getattr(type(tower), "max_seq_length", None)
+        # Static embeddings take texts of any length, and have nothing to set.
+        if not isinstance(declared, property) or declared.fset is not None:
+            tower.max_seq_length = length
+            changed += 1
+    if not changed:
+        raise ValueError(f"`max_seq_length` ({length}) cannot be set: {name} takes texts of any length. Leave it out.")
+
+
+def _are_same(first: list[Any], second: list[Any]) -> bool:
+    return len(first) == len(second) and all(one is other for one, other in zip(first, second, strict=True))
 
 
 def _open_input(inputs: Sequence[Any], row: int) -> Image:
@@ -241,11 +264,25 @@ def _open_input(inputs: Sequence[Any], row: int) -> Image:
 
 
 def _measure_dimension(model: SentenceTransformer) -> int:
-    """Return the width of the embeddings; models that do not declare it embed one word."""
-    dim = model.get_embedding_dimension()
-    if dim is None:
-        dim = int(model.encode(["width"], show_progress_bar=False).shape[-1])
-    return dim
+    """Return the width of the embeddings; models that do not declare it embed one input."""
+    with model.truncate_embeddings(None):
+        dim = model.get_embedding_dimension()
+        if dim is None:
+            dim = int(model.encode([_shortest_input(model)], show_progress_bar=False).shape[-1])
+    return dim if model.truncate_dim is None else min(dim, model.truncate_dim)
+
+
+def _shortest_input(model: SentenceTransformer) -> Any:
+    """Make an input that every tokenizer has a token for, or an image where texts are not embedded."""
+    if "text" not in model.modalities:
+        from PIL import Image
+
+        return Image.new("RGB", (32, 32))
+    tokenizer = find_tokenizers(model)[:1]
+    vocabulary = tokenizer[0].get_vocab() if tokenizer and hasattr(tokenizer[0], "get_vocab") else {}
+    special = getattr(tokenizer[0], "all_special_tokens", []) if tokenizer else []
+    # A letter or a sign of its own alphabet.
+    return next((token for token in vocabulary if len(token) == 1 and token not in special), "width")
 
 
 def _tells_tasks_apart(model: SentenceTransformer) -> bool:

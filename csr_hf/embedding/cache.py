@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
 from csr_hf.plumbing.atomic import write_whole
@@ -40,7 +42,7 @@ class EmbeddingCache:
 
     folder: Path
     fingerprint: str
-    """A hash of backbone, prompt, maximum length, dtype and inputs: equal fingerprints mean equal embeddings."""
+    """A hash of backbone, prompt, task, dtype and inputs: equal fingerprints mean equal embeddings."""
     arrays: tuple[np.ndarray, ...]
     """The shards, memory-mapped, each of shape (rows, dim), float16 or float32."""
     reused: bool = False
@@ -117,6 +119,7 @@ def embed_dataset(
     cache_dir: str | Path,
     *,
     prompt_name: str | None = None,
+    task: Task | None = None,
     batch_size: int = 32,
     dtype: Literal["float16", "float32"] = "float16",
     label: str = "embedding",
@@ -130,7 +133,8 @@ def embed_dataset(
         inputs: n strings, for example a column of a `datasets.Dataset`, or an `ImageColumn`.
         backbone: the frozen model.
         cache_dir: folder of all caches; each is a subfolder named after its fingerprint.
-        prompt_name: one of the backbone's prompts.
+        prompt_name: one of the backbone's prompts; default that of the task.
+        task: "query" or "document", as for `Backbone.embed`.
         batch_size: inputs in one forward pass.
         dtype: what is stored; float16 keeps the neighbors of unit-norm embeddings.
         label: description beside the progress bar.
@@ -144,7 +148,7 @@ def embed_dataset(
         raise ValueError("`inputs` is empty: there is nothing to embed.")
     # An ImageColumn opens each image when it is embedded.
     inputs = inputs if isinstance(inputs, ImageColumn) else list(inputs)
-    origin = _origin(inputs, backbone, prompt_name, dtype)
+    origin = _origin(inputs, backbone, prompt_name, task, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
     # All processes look for the manifest before any of them can have written it.
@@ -156,14 +160,15 @@ def embed_dataset(
     starts = range(0, len(inputs), _SHARD_ROWS)
     paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
     sizes = [min(_SHARD_ROWS, len(inputs) - start) for start in starts]
+    embed = functools.partial(
+        backbone.embed, prompt_name=prompt_name, batch_size=batch_size, task=task, show_progress_bar=False
+    )
     with progress_bar(desc=label, unit="input", total=sum(sizes[rank::world])) as bar:
         for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
             if _is_complete(path, size, backbone.dim):
                 bar.update(size)
                 continue
-            embeddings = _embed(
-                inputs, range(start, start + size), backbone, prompt_name, batch_size, np.dtype(dtype), bar
-            )
+            embeddings = _embed(inputs, range(start, start + size), embed, (backbone.dim, np.dtype(dtype)), bar)
             _write_atomically(path, _to_arrow(embeddings))
     wait_for_all()
     if rank == 0:
@@ -192,18 +197,24 @@ def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
     return EmbeddingCache(folder, fingerprint, cache.arrays, reused=True)
 
 
-def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, dtype: str) -> dict[str, Any]:
+def _origin(
+    inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, task: Task | None, dtype: str
+) -> dict[str, Any]:
     """Collect what the embeddings depend on; its JSON is what the fingerprint hashes."""
+    # No prompt and an empty one give the same embeddings.
+    prompt = backbone.prompt(prompt_name, task) or ""
     if isinstance(inputs, ImageColumn):
-        content = {"prompt": "", "images": fingerprint_texts(inputs.hashes())}
+        # Models that take messages put the prompt before images too.
+        prompt = prompt if "message" in backbone.model.modalities else ""
+        content = {"prompt": prompt, "images": fingerprint_texts(inputs.hashes())}
     else:
-        # No prompt and an empty one give the same embeddings.
-        content = {"prompt": backbone.prompt(prompt_name) or "", "texts": fingerprint_texts(inputs)}
+        content = {"prompt": prompt, "texts": fingerprint_texts(inputs)}
     return {
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "revision": backbone.revision,
         "max_seq_length": backbone.model.max_seq_length,
+        "task": backbone.effective_task(task),
         "dtype": dtype,
         **content,
         "rows": len(inputs),
@@ -213,23 +224,23 @@ def _origin(inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, 
 def _embed(
     inputs: Sequence[Any],
     positions: range,
-    backbone: Backbone,
-    prompt_name: str | None,
-    batch_size: int,
-    dtype: np.dtype,
+    embed: Callable[[list[Any]], np.ndarray],
+    shape: tuple[int, np.dtype],
     bar: tqdm,
 ) -> np.ndarray:
-    """Embed the inputs at `positions`, one shard. Texts are sorted by length, which saves padding."""
-    embeddings = np.empty((len(positions), backbone.dim), dtype)
+    """Embed the inputs at `positions`, one shard, as rows of a width and type.
+
+    Texts are sorted by length, which saves padding.
+    """
+    dim, dtype = shape
+    embeddings = np.empty((len(positions), dim), dtype)
     if isinstance(inputs, ImageColumn):
         order = np.arange(len(positions))
     else:
         order = np.argsort([len(inputs[position]) for position in positions], kind="stable")
     for start in range(0, len(order), _BLOCK_ROWS):
         rows = order[start : start + _BLOCK_ROWS]
-        block = backbone.embed(
-            [inputs[positions[row]] for row in rows], prompt_name, batch_size, show_progress_bar=False
-        )
+        block = embed([inputs[positions[row]] for row in rows])
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
             bad = positions[rows[int(np.argmin(good))]]

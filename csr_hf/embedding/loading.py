@@ -207,7 +207,11 @@ def _modules_before_head(whole: SparseEncoder) -> list[nn.Module]:
 
     before: list[nn.Module] = []
     for module in whole.children():
-        routes = list(module.sub_modules.values()) if isinstance(module, Router) else [[module]]
+        routes = (
+            [list(tower.children()) for tower in module.sub_modules.values()]
+            if isinstance(module, Router)
+            else [[module]]
+        )
         if any(isinstance(inner, SparseAutoEncoder) for route in routes for inner in route):
             # The routes of several modalities have the same backbone.
             inside = itertools.takewhile(lambda inner: not isinstance(inner, SparseAutoEncoder), routes[0])

@@ -67,3 +67,5 @@ class MTEBArguments:
     """Texts in one pass of the backbone (default: 32)."""
     device: str | None = None
     """cpu, cuda, ...; default the best there is."""
+    trust_remote_code: bool = False
+    """Run code of the backbone's repository; read it first."""

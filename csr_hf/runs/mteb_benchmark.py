@@ -62,7 +62,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
     recipe = _load_recipe(source)
     output = RunFolder.of(arguments.output_dir or _default_output(source, recipe))
     check_writable(output.path)
-    model = _load_model(source, recipe, arguments.device)
+    model = _load_model(source, recipe, arguments)
     if arguments.submit_dir is not None:
         # Fails before hours of work if the head cannot be submitted.
         published_meta(str(source), model.backbone, model.head, model.head.config.k)
@@ -115,11 +115,13 @@ def _default_output(source: str | Path, recipe: RunRecipe | None) -> Path:
     return Path("evaluation") / (folder.name if folder.exists() else folder)
 
 
-def _load_model(source: str | Path, recipe: RunRecipe | None, device: str | None) -> _Model:
+def _load_model(source: str | Path, recipe: RunRecipe | None, arguments: MTEBArguments) -> _Model:
     """Load head and backbone, both of one commit, and name them as mteb's result files do."""
     repository = open_repository(source)
     head = load_head(repository)
-    backbone = load_backbone_of(repository, head, device=device)
+    backbone = load_backbone_of(
+        repository, head, device=arguments.device, trust_remote_code=arguments.trust_remote_code
+    )
     head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
     is_local = recipe is not None or Path(source).exists()
     name = f"local/{Path(source).resolve().name}" if is_local else str(source)

@@ -13,6 +13,7 @@ import numpy as np
 from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import load_sources
+from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.loading import load_backbone
 from csr_hf.evaluation.results import Results
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run(recipe: RunRecipe, *, resume: bool = False) -> Results | None:
+def run(recipe: RunRecipe, *, resume: bool = False, trust_remote_code: bool = False) -> Results | None:
     """Take all steps of a recipe; everything lands in its `output_dir`.
 
     Several processes embed and train together; the first of them does the rest.
@@ -39,6 +40,7 @@ def run(recipe: RunRecipe, *, resume: bool = False) -> Results | None:
     Args:
         recipe: what to do.
         resume: go on from the newest checkpoint of the output folder.
+        trust_remote_code: run code of the backbone's repository. No recipe can turn this on, only the caller.
 
     Returns:
         The results; None when too few rows are held out to measure.
@@ -46,7 +48,7 @@ def run(recipe: RunRecipe, *, resume: bool = False) -> Results | None:
     Raises:
         ValueError: for whatever is wrong with the input, before anything is written.
     """
-    data = embed(recipe)
+    data = embed(recipe, trust_remote_code=trust_remote_code)
     head = train(recipe, data, resume=resume)
     if rank_and_world()[0] > 0:
         return None
@@ -55,21 +57,29 @@ def run(recipe: RunRecipe, *, resume: bool = False) -> Results | None:
     return results
 
 
-def embed(recipe: RunRecipe, *, backbone: Backbone | None = None) -> RunData:
+def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_code: bool = False) -> RunData:
     """Load backbone and data, check that the head's sizes fit, and embed every role once.
 
     Args:
         recipe: what to embed.
         backbone: the recipe's, if it is loaded already.
+        trust_remote_code: run code of the backbone's repository.
 
     Raises:
-        ValueError: for an unknown backbone, unreadable data, or a folder that cannot be written.
+        ValueError: for an unknown backbone or one that its settings do not fit, unreadable data, or a folder that
+            cannot be written.
     """
     check_writable(recipe.output_dir)
     check_writable(recipe.embeddings_dir)
     arguments, sources = recipe.backbone, load_sources(recipe.data)
     if backbone is None and not all(source.vectors for source in sources):
-        backbone = load_backbone(arguments.name_or_path, revision=arguments.revision, device=arguments.device)
+        backbone = load_backbone(
+            arguments.name_or_path,
+            revision=arguments.revision,
+            device=arguments.device,
+            trust_remote_code=trust_remote_code,
+            **arguments.keywords(),
+        )
     data = RunData(backbone, sources)
     data.check()
     check_sizes(recipe, data)
@@ -168,6 +178,7 @@ def _head_config(recipe: RunRecipe, data: RunData) -> CSRConfig:
     from csr_hf.configuration_csr import CSRConfig
 
     model, backbone = recipe.model, data.backbone
+    settings: BackboneSettings = backbone.settings if backbone else recipe.backbone
     return CSRConfig(
         input_dim=data.dim,
         hidden_dim=model.hidden_dim_for(data.dim),
@@ -177,6 +188,7 @@ def _head_config(recipe: RunRecipe, data: RunData) -> CSRConfig:
         tied_decoder=model.tied_decoder,
         base_model_name_or_path=backbone.name if backbone else recipe.backbone.name_or_path,
         base_model_revision=backbone.revision if backbone else recipe.backbone.revision,
+        base_model_settings=settings.to_record(),
         modalities=data.modalities,
     )
 
@@ -190,12 +202,13 @@ def save_model(head: CSRModel, recipe: RunRecipe, extra: dict[str, Any]) -> None
     recipe.save(folder.recipe, extra)
 
 
-def index(recipe: RunRecipe, *, backend: Backend | None = None) -> None:
+def index(recipe: RunRecipe, *, backend: Backend | None = None, trust_remote_code: bool = False) -> None:
     """Index a corpus with a head that was trained before (`model.init`): no training, no evaluation.
 
     Args:
         recipe: the head, the corpus, and where everything goes.
         backend: a search backend to put the codes into, instead of an index in the output folder.
+        trust_remote_code: run code of the backbone's repository.
 
     Raises:
         ValueError: if `model.init` names no head, the backend has rules that the codes break, or as `embed` does.
@@ -206,7 +219,7 @@ def index(recipe: RunRecipe, *, backend: Backend | None = None) -> None:
         raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
     if Path(init).resolve() in (folder.path.resolve(), folder.model.resolve()):
         raise ValueError(f"`output_dir` ({recipe.output_dir}) is where the head comes from. Choose another folder.")
-    data = embed(recipe)
+    data = embed(recipe, trust_remote_code=trust_remote_code)
     head = first_head(recipe, data).eval()
     save_model(head, recipe, {})
     if backend is None:
@@ -278,7 +291,8 @@ def _load_head(name: str, config: CSRConfig) -> CSRModel:
             f"`model.init` {name} takes embeddings of width {head.config.input_dim}, these are {config.input_dim} "
             "wide. Start from a head of this backbone, or fresh (`kaiming`)."
         )
-    for field in ("k", "k_aux", "dead_threshold", "base_model_name_or_path", "base_model_revision"):
+    backbone_fields = ("base_model_name_or_path", "base_model_revision", "base_model_settings")
+    for field in ("k", "k_aux", "dead_threshold", *backbone_fields):
         setattr(head.config, field, getattr(config, field))
     head.config.k_aux = min(head.config.k_aux, head.config.hidden_dim)
     head.stats_last_nonzero.zero_()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments
+from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
@@ -26,8 +27,8 @@ _RECORDED = ("versions", "results")
 
 
 @settings
-class BackboneArguments:
-    """The frozen model that makes the embeddings."""
+class BackboneArguments(BackboneSettings):
+    """The frozen model that makes the embeddings, and how; heads record the settings."""
 
     name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hub id or folder."""
@@ -174,7 +175,12 @@ class RunRecipe:
         for key in content:
             if key not in names:
                 raise ValueError(f"`{key}` is not a key of a recipe. {suggest(str(key), names)}")
-        training = content.get("training", {})
+        backbone, training = content.get("backbone"), content.get("training", {})
+        if isinstance(backbone, dict) and "trust_remote_code" in backbone:
+            raise ValueError(
+                "`backbone.trust_remote_code` is for the caller alone to say, not for a recipe. Remove it; give "
+                "--trust-remote-code, or `trust_remote_code=True` in Python."
+            )
         if isinstance(training, dict):
             content["training"] = _resolve_preset(training)
         return from_mapping(cls, content)

@@ -63,13 +63,21 @@ class RunSearcher:
         self.settings = settings
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None, backend: Backend | None = None) -> RunSearcher:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | None = None,
+        backend: Backend | None = None,
+        trust_remote_code: bool = False,
+    ) -> RunSearcher:
         """Open the output folder of `csr-hf run` or `csr-hf index`.
 
         Args:
             folder: with head and texts, and the index.
             device: of backbone and head; default the best there is.
             backend: the search backend that `csr-hf index --backend` put the codes into.
+            trust_remote_code: run code of the backbone's repository.
 
         Raises:
             ValueError: if a part of it is missing or damaged, or the index was built with another head.
@@ -91,7 +99,7 @@ class RunSearcher:
                 "recipe again, or index the documents with this head."
             )
         settings = RunRecipe.load(files.recipe).evaluation
-        backbone = load_backbone_of(repository, head, device=device)
+        backbone = load_backbone_of(repository, head, device=device, trust_remote_code=trust_remote_code)
         head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
         return cls(backbone, head, index, Dataset.from_parquet(str(files.documents)), settings)
 
@@ -134,7 +142,7 @@ class RunSearcher:
 
     def _embed(self, question: Any) -> np.ndarray:
         """Embed one question as the head takes it, of unit norm unless norms count, shape (1, input_dim)."""
-        embedding = self.backbone.embed([question], "query", task="query")
+        embedding = self.backbone.embed([question], task="query")
         (modality,) = self.backbone.modalities_of([question])
         embedding = subtract_modality_mean(self.head, embedding, modality)
         index = self.index

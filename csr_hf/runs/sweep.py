@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _SIZES = ("hidden_dim", "k", "max_steps")
 
 
-def sweep(recipe: RunRecipe, arguments: SweepArguments) -> Results:
+def sweep(recipe: RunRecipe, arguments: SweepArguments, *, trust_remote_code: bool = False) -> Results:
     """Train and measure a head for every combination of settings, on one embedding of the data.
 
     A second call goes on where the first one stopped: a combination that was measured with the same recipe is not
@@ -33,6 +33,7 @@ def sweep(recipe: RunRecipe, arguments: SweepArguments) -> Results:
     Args:
         recipe: everything but what is varied.
         arguments: what is varied.
+        trust_remote_code: run code of the backbone's repository.
 
     Returns:
         Rows of every combination; `details["runs"]` has a line for each with its settings and training figures.
@@ -52,7 +53,7 @@ def sweep(recipe: RunRecipe, arguments: SweepArguments) -> Results:
     )
     varied = [_vary(recipe, *combination) for combination in combinations]
     labels = [_label(*combination[-2:]) for combination in combinations]
-    data = pipeline.embed(recipe)
+    data = pipeline.embed(recipe, trust_remote_code=trust_remote_code)
     for each in varied:
         pipeline.check_sizes(each, data)
     details: dict[str, Any] = {**provenance(), "runs": []}
