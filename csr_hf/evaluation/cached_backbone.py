@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import embed_dataset
+from csr_hf.embedding.cache import embed_dataset, fingerprint_texts
 from csr_hf.embedding.images import ImageColumn
 
 
@@ -28,16 +28,22 @@ class CachedBackbone:
     def __init__(self, backbone: Backbone, cache_dir: str | Path, *, batch_size: int = 32) -> None:
         self.backbone, self.cache_dir, self.batch_size = backbone, Path(cache_dir), batch_size
         self.embedded = 0
-        self._recent: dict[tuple[str, str | None], np.ndarray] = {}
+        self._recent: dict[tuple[str, str | None, Task | None], np.ndarray] = {}
 
     def embed(
-        self, inputs: Sequence[str] | ImageColumn, prompt_name: str | None, label: str = "embedding"
+        self,
+        inputs: Sequence[str] | ImageColumn,
+        prompt_name: str | None,
+        *,
+        task: Task | None = None,
+        label: str = "embedding",
     ) -> np.ndarray:
         """Compute or find embeddings.
 
         Args:
             inputs: texts or images.
-            prompt_name: one of the backbone's prompts, for texts.
+            prompt_name: one of the backbone's prompts, for texts; None for that of the task.
+            task: what the inputs are embedded as, see `Backbone.embed`.
             label: of the progress bar.
 
         Returns:
@@ -46,14 +52,14 @@ class CachedBackbone:
         if not len(inputs):
             return np.zeros((0, self.backbone.dim), np.float32)
         parts = inputs.hashes() if isinstance(inputs, ImageColumn) else inputs
-        digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        key = digest, self.backbone.prompt(prompt_name)
+        key = fingerprint_texts(parts), self.backbone.prompt(prompt_name, task), self.backbone.effective_task(task)
         if key not in self._recent:
             cache = embed_dataset(
                 inputs,
                 self.backbone,
                 self.cache_dir,
                 prompt_name=prompt_name,
+                task=task,
                 batch_size=self.batch_size,
                 dtype="float32",
                 label=label,

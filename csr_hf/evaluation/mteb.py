@@ -13,7 +13,7 @@ from csr_hf.embedding.images import ImageColumn, open_image
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.method import Method, Searcher
-from csr_hf.evaluation.neighbors import unit_rows
+from csr_hf.evaluation.similarity import unit_rows
 
 if TYPE_CHECKING:
     import torch
@@ -116,23 +116,30 @@ class MTEBEncoder:
         }
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Compute cosines of all pairs, shape (n, m)."""
+        """Compute the similarities of all pairs by that of the method, shape (n, m)."""
         import torch
-        from mteb.similarity_functions import cos_sim
+        from sentence_transformers import SimilarityFunction
 
         if isinstance(embeddings1, CodesMatrix) and isinstance(embeddings2, CodesMatrix):
-            return torch.from_numpy((unit_rows(embeddings1) @ unit_rows(embeddings2).T).toarray())
-        return cos_sim(np.asarray(embeddings1), np.asarray(embeddings2))
+            rows1, rows2 = self._sparse(embeddings1), self._sparse(embeddings2)
+            return torch.from_numpy((rows1 @ rows2.T).toarray())
+        compare = SimilarityFunction.to_similarity_fn(self.method.similarity)
+        return compare(np.asarray(embeddings1), np.asarray(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Compute cosines of row i with row i, shape (n,)."""
+        """Compute the similarities of row i with row i by that of the method, shape (n,)."""
         import torch
-        from mteb.similarity_functions import pairwise_cos_sim
+        from sentence_transformers import SimilarityFunction
 
         if isinstance(embeddings1, CodesMatrix) and isinstance(embeddings2, CodesMatrix):
-            products = unit_rows(embeddings1).multiply(unit_rows(embeddings2)).sum(axis=1)
+            products = self._sparse(embeddings1).multiply(self._sparse(embeddings2)).sum(axis=1)
             return torch.from_numpy(np.asarray(products).ravel())
-        return torch.as_tensor(pairwise_cos_sim(np.asarray(embeddings1), np.asarray(embeddings2)))
+        compare = SimilarityFunction.to_similarity_pairwise_fn(self.method.similarity)
+        return compare(np.asarray(embeddings1), np.asarray(embeddings2))
+
+    def _sparse(self, codes: CodesMatrix) -> CodesMatrix:
+        # Codes are compared by cosine or dot product, see `CSRMethod`.
+        return codes if self.method.similarity == "dot" else unit_rows(codes)
 
     def _rerank(
         self, searcher: Searcher, queries: dict[str, np.ndarray], top_ranked: dict[str, list[str]], top_k: int
@@ -151,9 +158,12 @@ class MTEBEncoder:
         from mteb.models.abs_encoder import get_prompt_name
         from mteb.types import PromptType
 
+        # As mteb does with a model of sentence-transformers: the prompt of the task, else that of queries or of
+        # documents, and either way their tower.
         backbone = self.cached.backbone
         prompt_type = PromptType(prompt_type) if prompt_type is not None else None
         prompt_name = get_prompt_name(backbone.prompts, task_metadata, prompt_type)
+        task = None if prompt_type is None else prompt_type.value
         batches = list(inputs)
         modalities = {kind for kind in ("image", "text") for batch in batches if kind in batch}
         if len(modalities) > 1:
@@ -164,7 +174,7 @@ class MTEBEncoder:
         modality = modalities.pop() if modalities else "text"
         values: Any = [value for batch in batches for value in batch[modality]]
         column = _image_column(values) if modality == "image" else values
-        rows = self.cached.embed(column, prompt_name, f"embedding {task_metadata.name}")
+        rows = self.cached.embed(column, prompt_name, task=task, label=f"embedding {task_metadata.name}")
         return self.method.center(rows, modality)
 
 
@@ -173,7 +183,8 @@ def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
 
     Args:
         backbone: computes the embeddings.
-        method: its settings become mteb's `experiment_kwargs`, which are part of the cache's path.
+        method: its settings become mteb's `experiment_kwargs`, which are part of the cache's path, with the
+            fingerprint of a backbone that has settings of its own.
         **known: further fields of `ModelMeta`.
     """
     from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -181,16 +192,17 @@ def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
     name = backbone.name if "/" in backbone.name else f"local/{backbone.name}"
     if Path(backbone.name).is_absolute() or name.count("/") > 1:
         name = f"local/{Path(backbone.name).name}"
+    settings = {**method.settings, **({"backbone": backbone.fingerprint} if backbone.settings.to_record() else {})}
     fields = {
         "name": name,
         "revision": backbone.revision or backbone.fingerprint,
-        "similarity_fn_name": ScoringFunction.COSINE,
+        "similarity_fn_name": ScoringFunction.from_str(method.similarity),
         "embed_dim": method.head.config.hidden_dim if isinstance(method, CSRMethod) else backbone.dim,
         "modalities": list(reversed(backbone.modalities)),
         "max_tokens": backbone.model.max_seq_length,
         "framework": ["Sentence Transformers", "PyTorch"],
         "model_type": ["sparse" if isinstance(method, CSRMethod) else "dense"],
-        "experiment_kwargs": method.settings or None,
+        "experiment_kwargs": settings or None,
     }
     return ModelMeta.create_empty(overwrites={**fields, **known})
 

@@ -19,3 +19,14 @@ def test_inputs_are_embedded_once_and_found_by_others(backbone, tmp_path):
 
 def test_no_inputs_give_no_rows(backbone, tmp_path):
     assert CachedBackbone(backbone, tmp_path).embed([], None).shape == (0, 384)
+
+
+def test_texts_with_zero_characters_are_not_taken_for_others(backbone, tmp_path):
+    """Joined by such a character both lists are the same: one row came back for two texts."""
+    cached = CachedBackbone(backbone, tmp_path)
+    assert cached.embed(["a\0b"], None).shape == (1, 384)
+    assert cached.embed(["a", "b"], None).shape == (2, 384)
+    assert cached.embed(["", "a\0b"], None).shape == (2, 384)
+    rows = cached.embed(["\0a", "b"], None)
+    np.testing.assert_allclose(rows[1], backbone.embed(["b"])[0], atol=1e-5)
+    assert cached.embedded == 7

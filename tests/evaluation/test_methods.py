@@ -93,3 +93,98 @@ def test_copies_that_do_not_exist_are_refused(minilm_head):
         all_methods(minilm_head, None, ks=[8], rerank=["in8"])
     with pytest.raises(ValueError, match=r"`rerank` \('int8'\) needs refined codes"):
         CSRMethod(minilm_head, 8, "int8", plain=True)
+
+
+def of_other_norms(rows):
+    """The same directions with norms from 0.5 to 4: what dot products and distances depend on."""
+    return rows * np.linspace(0.5, 4, len(rows), dtype=np.float32)[:, None]
+
+
+def read_back(method, documents):
+    """Documents as each method stores them for a dot product, written out."""
+    if not isinstance(method, CSRMethod):
+        return method.store(documents)
+    if method.rerank == "decoded":
+        stored = codes_of(method, documents, method.k, "pursuit").astype(np.float16).astype(np.float32)
+        return stored @ method.head.encoder.weight.detach().numpy() + method.head.pre_bias.detach().numpy()
+    if method.rerank == "binary":
+        return np.where(documents > 0, 1, -1) * np.linalg.norm(documents, axis=1, keepdims=True) / np.sqrt(384)
+    return documents
+
+
+def test_methods_approximate_dot_products_where_the_backbone_compares_by_them(minilm_head, searched):
+    documents, queries = (of_other_norms(side) for side in searched)
+    methods = all_methods(
+        minilm_head,
+        documents,
+        ks=[32],
+        baselines=["truncate", "pca", "int8", "binary"],
+        rerank=["int8", "binary", "float16"],
+        similarity="dot",
+    )
+    exact = queries @ documents.T
+    for method in methods:
+        hits = method.index(documents).search(queries, 5)
+        if method.name == "CSR":
+            stored = codes_of(method, documents, 32, True).astype(np.float16).astype(np.float32)
+            projections = queries @ method.head.encoder.weight.detach().numpy().T
+            kept = -np.sort(-projections, axis=1)[:, [method.query_k - 1]]
+            expected = np.where(projections >= np.maximum(kept, 0), projections, 0) @ stored.T
+        else:
+            asked = queries if isinstance(method, CSRMethod) else method.query(queries)
+            expected = asked @ read_back(method, documents).T
+        for row, positions in enumerate(hits.positions):
+            np.testing.assert_allclose(hits.scores[row], expected[row, positions], atol=0.03)
+            np.testing.assert_allclose(hits.scores[row], -np.sort(-expected[row])[:5], atol=0.03)
+            chosen = method.index(documents).score(queries[row], positions) if row == 0 else hits.scores[row]
+            np.testing.assert_allclose(chosen, hits.scores[row], atol=0.03)
+        if method.name in ("dense", "int8", "CSR + int8", "CSR + float16", "PCA"):
+            best = -np.sort(-exact, axis=1)[:, :5]
+            np.testing.assert_allclose(hits.scores, best, atol=0.05)
+
+
+def test_a_short_document_in_the_direction_of_the_query_loses_to_a_long_one(head):
+    """By cosine the first would win: that is what was measured before."""
+    direction = np.eye(12, dtype=np.float32)
+    documents = np.stack([0.1 * direction[0], 5 * (direction[0] + direction[1]), direction[2]])
+    for method in all_methods(head, documents, ks=[5], baselines=["int8", "binary"], similarity="dot"):
+        if method.name != "CSR":
+            assert method.index(documents).search(direction[:1], 1).positions.tolist() == [[1]], method.name
+    for method in all_methods(head, documents, ks=[5], baselines=["int8"]):
+        if method.name in ("dense", "int8"):
+            assert method.index(documents).search(direction[:1], 1).positions.tolist() == [[0]], method.name
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
+def test_baselines_approximate_distances_and_csr_is_searched_by_cosine(minilm_head, searched, similarity):
+    documents, queries = (of_other_norms(side) for side in searched)
+    order = {"euclidean": 2, "manhattan": 1}[similarity]
+    methods = all_methods(minilm_head, documents, ks=[32], similarity=similarity)
+    for method in methods:
+        hits = method.index(documents).search(queries, 5)
+        if isinstance(method, CSRMethod):
+            by_cosine = CSRMethod(minilm_head, 32, method.rerank, query_k_factor=2, candidates=100)
+            assert np.array_equal(hits.positions, by_cosine.index(documents).search(queries, 5).positions)
+            continue
+        kept, asked = method.store(documents), method.query(queries)
+        expected = -np.linalg.norm(asked[:, None] - kept[None], ord=order, axis=2)
+        np.testing.assert_allclose(hits.scores, -np.sort(-expected, axis=1)[:, :5], rtol=1e-4, atol=1e-4)
+    (dense, csr, decoded, *_) = methods
+    assert [method.similarity for method in (dense, csr, decoded)] == [similarity, "cosine", similarity]
+    # What was decoded keeps its norm, so that its distances mean something.
+    norms = np.linalg.norm(decoded.vectors(documents), axis=1)
+    np.testing.assert_allclose(norms, np.linalg.norm(documents, axis=1), rtol=0.35)
+
+
+def test_settings_tell_similarities_apart_and_bytes_count_norms(minilm_head, searched):
+    named = {
+        similarity: all_methods(minilm_head, searched[0], ks=[8], rerank=["int8", "binary"], similarity=similarity)
+        for similarity in ("cosine", "dot", "euclidean")
+    }
+    dense = [methods[0].settings for methods in named.values()]
+    assert dense == [{}, {"similarity": "dot"}, {"similarity": "euclidean"}]
+    sizes = {method.name: method.bytes_per_vector for method in named["dot"]}
+    # No norm to divide by; signs need one.
+    assert (sizes["CSR"], sizes["CSR + int8"], sizes["CSR + binary"]) == (32, 32 + 388, 32 + 48 + 4)
+    assert sizes["binary"] == 48 + 4
+    assert [method.settings.get("similarity") for method in named["dot"]] == ["dot"] * len(named["dot"])
