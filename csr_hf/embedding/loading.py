@@ -67,7 +67,24 @@ def load_backbone(
             setting is wrong.
     """
     origin = _Origin(device=device, token=token, trust_remote_code=trust_remote_code)
-    return _find(name_or_path, revision, origin, BackboneSettings(**settings))
+    backbone = _find(name_or_path, revision, origin, BackboneSettings(**settings))
+    _name_unused_prompt(backbone)
+    return backbone
+
+
+def _name_unused_prompt(backbone: Backbone) -> None:
+    """Say that a prompt for documents is not used: sentence-transformers prefers the empty one that it adds itself."""
+    prompts = backbone.prompts
+    named = next((name for name in ("passage", "corpus") if prompts.get(name)), None)
+    if named and not backbone.prompt(None, "document") and "document" not in backbone.settings.prompts:
+        logger.warning(
+            "%s has a prompt %r, which sentence-transformers does not use for documents. `prompts: {document: %s}` "
+            "does (--backbone.prompts.document %s)",
+            backbone.name,
+            named,
+            named,
+            named,
+        )
 
 
 class NeedsRemoteCodeError(ValueError):
@@ -197,6 +214,7 @@ def load_packed_backbone(
     model = SentenceTransformer(
         modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
     )
+    _set_dtype(model, settings)
     return Backbone(model, name, None, f"{repository.name} itself", settings)
 
 
@@ -222,23 +240,28 @@ def _modules_before_head(whole: SparseEncoder) -> list[nn.Module]:
 
 def _load(path: str, *, name: str, origin: _Origin, settings: BackboneSettings, **options: Any) -> SentenceTransformer:
     """Load a model; `path` is what sentence-transformers loads, `name` what the backbone is called."""
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     try:
         model = SentenceTransformer(path, **dataclasses.asdict(origin), **_keywords(settings), **options)
     except (OSError, ValueError, ImportError) as error:
-        _explain_remote_code(name, error)
+        _explain_remote_code(name, origin, error)
         raise
-    if model.transformers_model is None and settings.dtype != "auto":
-        # Such as static embeddings, whose tables transformers does not load.
-        model.to(getattr(torch, settings.dtype))
+    _set_dtype(model, settings)
     if "image" in model.modalities and not any(isinstance(module, Normalize) for module in model):
         # CLIP's embeddings are not normalized, and those of images are longer than those of texts.
         model.append(Normalize())
     logger.debug("backbone %s from %s", name, path)
     return model
+
+
+def _set_dtype(model: SentenceTransformer, settings: BackboneSettings) -> None:
+    """Convert a model whose weights transformers does not load, such as a table of static embeddings."""
+    import torch
+
+    if model.transformers_model is None and settings.dtype != "auto":
+        model.to(getattr(torch, settings.dtype))
 
 
 def _keywords(settings: BackboneSettings) -> dict[str, Any]:
@@ -249,12 +272,19 @@ def _keywords(settings: BackboneSettings) -> dict[str, Any]:
     return {"model_kwargs": model or None, "processor_kwargs": dict(settings.processor_kwargs) or None}
 
 
-def _explain_remote_code(name: str, error: BaseException) -> None:
+def _explain_remote_code(name: str, origin: _Origin, error: BaseException) -> None:
     """Raise what to do where an error says that a repository needs code of its own."""
+    if origin.trust_remote_code:
+        return
     if "trust_remote_code" in str(error):
         raise NeedsRemoteCodeError(
             f"backbone {name!r} needs code of its own repository, which runs on this machine. Read it, then load it "
             "with `trust_remote_code=True` (--trust-remote-code)."
+        ) from error
+    if isinstance(error, ModuleNotFoundError):
+        raise NeedsRemoteCodeError(
+            f"backbone {name!r} needs the module {error.name!r}. If that is code of its own repository, read it, then "
+            "load it with `trust_remote_code=True` (--trust-remote-code); else install it."
         ) from error
 
 
@@ -263,11 +293,12 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     # Short names are those of sentence-transformers' own models.
     for repo in (name, f"sentence-transformers/{name}"):
         for file in ("modules.json", "config.json"):
             try:
-                path = try_to_load_from_cache(repo, file, revision=revision)
+                path = try_to_load_from_cache(repo, file, cache_dir=cache, revision=revision)
             except HFValidationError:
                 continue
             if isinstance(path, str) and (found := re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())):
