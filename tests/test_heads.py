@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from csr_hf import CSREncoder, CSRModel
 from csr_hf.cli.main import main
-from csr_hf.heads import import_checkpoint, import_head, load_head
+from csr_hf.heads import import_checkpoint, import_head, is_head_config, load_head
 from csr_hf.publishing.sentence_transformers import native_head, write_full
 from csr_hf.repository import open_repository
 from tests.conftest import MINILM, make_head
@@ -212,3 +212,19 @@ def test_full_export_of_an_import_keeps_the_backbone_of_the_source(backbone, tmp
     head, repository = import_head(copied)
     assert equal(head, make_minilm_head())
     assert repository is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "csr_hf"}, True),
+        ({"model_type": "csr", "input_dim": 8, "hidden_dim": 16, "k": 2}, True),
+        ({"model_type": "csr", "hidden_size": 16}, False),
+        ({"model_type": "bert"}, False),
+        ({}, False),
+        (["csr_hf"], False),
+        (None, False),
+    ],
+)
+def test_configs_of_heads_are_told_from_others(config, expected):
+    assert is_head_config(config) is expected
