@@ -113,6 +113,17 @@ def clip(session_folder):
 
 
 @pytest.fixture(scope="session")
+def tiny_folder(session_folder):
+    """Where a tiny backbone of a kind lies, to be read, not written: `tiny_folder("dot")`."""
+    from tests.helpers.backbones import KINDS
+
+    def find(kind):
+        return make_once(session_folder / "kinds" / kind, lambda folder: KINDS[kind].save(folder / "model")) / "model"
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def photos(session_folder):
     """A folder of 150 images with captions; to be read, not written."""
     from tests.helpers.clip import save_photos
