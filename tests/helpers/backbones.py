@@ -267,3 +267,16 @@ KINDS: dict[str, Kind] = {
     ),
     "decoder": Kind(_save_decoder, ("Qwen/Qwen3-Embedding-0.6B", "Alibaba-NLP/gte-Qwen2-1.5B-instruct")),
 }
+
+
+def load_stock(folder: Path, kind: Kind) -> SentenceTransformer:
+    """Load a model as a user of sentence-transformers alone would, with the settings of the kind."""
+    model = SentenceTransformer(
+        str(folder),
+        device="cpu",
+        trust_remote_code=kind.trust_remote_code,
+        truncate_dim=kind.settings.get("truncate_dim"),
+    )
+    chosen = kind.settings.get("prompts", {})
+    model.prompts |= {task: model.prompts.get(prompt, prompt) for task, prompt in chosen.items()}
+    return model
