@@ -64,8 +64,8 @@ def read_dataset(source: SourceArguments) -> Dataset:
     return loaded
 
 
-def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[str, list]]:
-    """Read the embeddings of an npy or npz file, and its other arrays of the same length as lists.
+def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read the embeddings of an npy or npz file, an npy file memory-mapped, and its other arrays of the same length.
 
     Args:
         path: the file. An npz file may hold several arrays: `columns["embedding"]` names the embeddings, else they are
@@ -90,9 +90,7 @@ def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[st
             "Name the array: `data.columns` {embedding: data}."
         )
     embeddings = arrays.pop(name)
-    if embeddings.dtype.itemsize not in (2, 4):
-        embeddings = embeddings.astype(np.float32)
-    others = {key: array.tolist() for key, array in arrays.items() if array.shape == (len(embeddings),)}
+    others = {key: array for key, array in arrays.items() if array.shape == (len(embeddings),)}
     return embeddings, others
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _NAMED = 5
+_BLOCK_ROWS = 16_384
+_MOST_ROWS = 1_000_000
 
 
 @dataclass
@@ -117,37 +120,36 @@ class RunData:
         If there are images with texts, theirs alone: the means of both then stand for the same content.
         """
         paired = [source for source in self.sources if source.query_role == "text"]
-        parts = [
-            source.vectors[role][~source.held_out]
-            for source in paired or self.sources
-            for role in source.roles
-            if source.modality(role) == modality
-        ]
-        return np.concatenate(parts).mean(0, dtype=np.float64).astype(np.float32)
+        total, count = np.zeros(self.dim), 0
+        for source in paired or self.sources:
+            rows = np.flatnonzero(~source.held_out)
+            for role in source.roles:
+                if source.modality(role) != modality:
+                    continue
+                for start in range(0, len(rows), _BLOCK_ROWS):
+                    total += source.vectors[role][rows[start : start + _BLOCK_ROWS]].sum(0, dtype=np.float64)
+                count += len(rows)
+        return (total / max(count, 1)).astype(np.float32)
 
     def train_embeddings(self, head: CSRModel | None = None) -> np.ndarray:
-        """Return everything that may be trained on, every role a row, shape (n, dim)."""
-        parts = [_embeddings(source, role, ~source.held_out, head) for source in self.sources for role in source.roles]
-        return np.concatenate(parts)
+        """Return what may be trained on, every role a row, shape (n, dim): all, or an even sample of a million."""
+        kept = [(source, role, np.flatnonzero(~source.held_out)) for source in self.sources for role in source.roles]
+        every = max(1, -(-sum(len(rows) for _, _, rows in kept) // _MOST_ROWS))
+        return _gather([(source, role, rows[::every]) for source, role, rows in kept], head)
 
     def documents(self, head: CSRModel | None = None) -> np.ndarray:
         """Return the embeddings of every document, held out or not, shape (n, dim)."""
-        return np.concatenate(
-            [_embeddings(source, source.document_role, slice(None), head) for source in self.sources]
-        )
+        every = [(source, source.document_role, np.arange(len(source))) for source in self.sources]
+        return _gather(every, head)
 
     def held_out_documents(self, head: CSRModel | None = None) -> np.ndarray:
         """Return the embeddings of the documents that are held out, those of pairs first."""
-        return np.concatenate(
-            [_embeddings(source, source.document_role, source.held_out, head) for source in self._pairs_first]
-        )
+        return _gather([(source, source.document_role, _held_out(source)) for source in self._pairs_first], head)
 
     def held_out_queries(self, head: CSRModel | None = None) -> np.ndarray | None:
         """Return the embeddings of the queries that are held out; document i answers query i. None without pairs."""
-        pairs = [(source, source.query_role) for source in self._pairs_first if source.query_role]
-        if not pairs:
-            return None
-        return np.concatenate([_embeddings(source, role, source.held_out, head) for source, role in pairs if role])
+        pairs = [(source, source.query_role, _held_out(source)) for source in self._pairs_first if source.query_role]
+        return _gather(pairs, head) if pairs else None
 
     @property
     def has_captions(self) -> bool:
@@ -158,7 +160,7 @@ class RunData:
         """Return the embeddings of held-out images and of their captions, row by row, and the captions."""
         pairs = [source for source in self.sources if source.query_role == "text"]
         images, texts = (
-            np.concatenate([source.vectors[role][source.held_out] for source in pairs]) for role in ("image", "text")
+            _gather([(source, role, _held_out(source)) for source in pairs], None) for role in ("image", "text")
         )
         captions = []
         for source in pairs:
@@ -205,7 +207,27 @@ class RunData:
         source.vectors[role] = cache
 
 
-def _embeddings(source: Source, role: str, rows: np.ndarray | slice, head: CSRModel | None) -> np.ndarray:
-    """Return chosen embeddings of a role, less the mean of its modality for a head of several."""
-    found = source.vectors[role][rows]
-    return found if head is None else subtract_modality_mean(head, found, source.modality(role))
+def _held_out(source: Source) -> np.ndarray:
+    return np.flatnonzero(source.held_out)
+
+
+def _gather(parts: Sequence[tuple[Source, str, np.ndarray]], head: CSRModel | None) -> np.ndarray:
+    """Read chosen rows of roles into one array, less the mean of their modality for a head of several.
+
+    Args:
+        parts: source, role and numbers of rows.
+        head: what the embeddings are for; None leaves them as they are.
+    """
+    shifts = head is not None and bool(head.config.modalities)
+    dtypes = [source.vectors[role][:0].dtype for source, role, _ in parts]
+    shape = sum(len(rows) for _, _, rows in parts), parts[0][0].dim
+    found, filled = np.empty(shape, np.float32 if shifts else np.result_type(*dtypes)), 0
+    for source, role, rows in parts:
+        # In blocks: nothing is in memory twice.
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = source.vectors[role][rows[start : start + _BLOCK_ROWS]]
+            if head is not None:
+                block = subtract_modality_mean(head, block, source.modality(role))
+            found[filled : filled + len(block)] = block
+            filled += len(block)
+    return found

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
-from csr_hf.data.columns import embedding_column, find_columns, number_labels, select_columns
+from csr_hf.data.columns import find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
+from csr_hf.data.vectors import Vectors, as_vectors, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
-from csr_hf.embedding.cache import EmbeddingCache
 from csr_hf.embedding.images import ImageColumn
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Vectors: TypeAlias = np.ndarray | EmbeddingCache
-"""Embeddings, shape (n, input_dim), in memory or memory-mapped: `vectors[rows]` gives an array of those rows."""
+_BLOCK_ROWS = 4096
 
 
 @dataclass
@@ -30,8 +29,8 @@ class Source:
     """Rows of one data set: what they hold by role, which are held out, and their embeddings once there are any.
 
     Raises:
-        ValueError: for roles that are no layout, if embeddings or labels are not one a row, or the weight is not above
-            0.
+        ValueError: for roles that are no layout, if embeddings are no floats of two axes, labels no integers, or
+            either not one a row, or the weight is not above 0.
     """
 
     name: str
@@ -57,6 +56,11 @@ class Source:
         for name, array in arrays.items():
             if len(array) != len(self):
                 raise ValueError(f"{self.name} has {len(self)} rows, but {len(array)} of {name!r}. Give one for each.")
+        self.vectors = {role: as_vectors(array, f"{role} of {self.name}") for role, array in self.vectors.items()}
+        if self.labels is not None:
+            self.labels = np.asarray(self.labels)
+            if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
+                raise ValueError(f"the labels of {self.name} are {self.labels.dtype}. Number the classes: integers.")
         check_weight(self.weight, self.name)
 
     @classmethod
@@ -68,11 +72,11 @@ class Source:
         weight: float | None = None,
         name: str = "arrays",
     ) -> Source:
-        """Make a source of embeddings in memory, all of which may be trained on.
+        """Make a source of embeddings, all of which may be trained on.
 
         Args:
-            vectors: role -> embeddings, each (n, input_dim): `embedding` alone; `anchor`, `positive` and perhaps
-                `negative`; `image` and perhaps `text`; or `text` alone.
+            vectors: role -> embeddings, each (n, input_dim), arrays or tensors: `embedding` alone; `anchor`,
+                `positive` and perhaps `negative`; `image` and perhaps `text`; or `text` alone.
             labels: classes as integers, shape (n,); -1 for none.
             weight: share of the rows of a batch.
             name: for messages.
@@ -158,15 +162,18 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     # The name stands in tables, plots and model cards, where the folders of this machine have no place.
     name = path.name if path.suffix in (*FILE_FORMATS, *ARRAY_FORMATS) or path.exists() else source.source
     dataset, embeddings = _read_rows(source)
+    keys: Iterable[str]
     columns = find_columns(dataset, source)
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
     skipped: tuple[str, ...] = ()
     vectors: dict[str, Vectors] = {}
     if "embedding" in layout:
-        vectors["embedding"] = embedding_column(dataset, columns["embedding"]) if embeddings is None else embeddings
+        if embeddings is None:
+            vectors["embedding"] = column_vectors(dataset, columns["embedding"], source.source)
+        else:
+            vectors["embedding"] = as_vectors(embeddings, source.source)
         rows = select_columns(dataset, {role: column for role, column in columns.items() if role == "label"})
-        # The bytes of an embedding decide on which side it lies.
-        keys: Sequence[str] = [row.tobytes().hex() for row in vectors["embedding"][:].astype(np.float16)]
+        keys = _embedding_keys(vectors["embedding"])
     else:
         rows = select_columns(dataset, columns, arguments.max_characters)
         if "image" in layout:
@@ -180,7 +187,7 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     return Source(
         name=name,
         roles=tuple(role for role in layout if role != "label"),
-        held_out=_hold_out(keys, arguments.held_out, arguments.seed),
+        held_out=_hold_out(keys, len(rows), arguments.held_out, arguments.seed),
         rows=rows,
         vectors=vectors,
         labels=number_labels(rows),
@@ -196,7 +203,10 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
     if Path(source.source).suffix in ARRAY_FORMATS:
         embeddings, others = read_array(Path(source.source), source.columns)
         # The array itself is no column of a data set: row numbers stand for it.
-        columns = {source.columns.get("embedding", "embedding"): list(range(len(embeddings))), **others}
+        columns: dict[str, Any] = {
+            source.columns.get("embedding", "embedding"): np.arange(len(embeddings)),
+            **others,
+        }
         rows = {name: column[: source.limit] for name, column in columns.items()}
         return Dataset.from_dict(rows), embeddings[: source.limit]
     dataset = read_dataset(source)
@@ -205,10 +215,21 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
     return dataset, None
 
 
-def _hold_out(documents: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Choose a share of the documents by their hashes, bool, shape (n,)."""
+def _embedding_keys(vectors: Vectors) -> Iterator[str]:
+    """Yield the bytes of each embedding: they decide on which side it lies."""
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        with np.errstate(over="ignore"):
+            block = vectors[start : start + _BLOCK_ROWS].astype(np.float16)
+        for row in block:
+            yield row.tobytes().hex()
+
+
+def _hold_out(documents: Iterable[str], count: int, share: float, seed: int) -> np.ndarray:
+    """Choose a share of `count` documents by their hashes, bool, shape (count,)."""
     threshold = int(share * 2**64)
-    chosen = np.zeros(len(documents), bool)
+    chosen = np.zeros(count, bool)
+    if not threshold:
+        return chosen
     for row, text in enumerate(documents):
         key = " ".join(text.lower().split())
         digest = hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

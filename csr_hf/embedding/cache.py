@@ -8,7 +8,8 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
 from csr_hf.plumbing.atomic import write_whole
-from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
+from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank_and_world, wait_for_files
 from csr_hf.plumbing.logs import progress_bar
 
 if TYPE_CHECKING:
@@ -146,16 +147,13 @@ def embed_dataset(
     """
     if len(inputs) == 0:
         raise ValueError("`inputs` is empty: there is nothing to embed.")
-    # An ImageColumn opens each image when it is embedded.
-    inputs = inputs if isinstance(inputs, ImageColumn) else list(inputs)
     origin = _origin(inputs, backbone, prompt_name, task, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
-    # All processes look for the manifest before any of them can have written it.
-    found, (rank, world) = (folder / _MANIFEST).exists(), rank_and_world()
-    wait_for_all()
-    if found:
-        return _reuse(folder, fingerprint)
+    rank, world = rank_and_world()
+    if from_first_process((folder / _MANIFEST).exists):
+        wait_for_files(from_first_process(lambda: _verify(folder, fingerprint)))
+        return replace(EmbeddingCache.load(folder), reused=True)
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(inputs), _SHARD_ROWS)
     paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
@@ -163,19 +161,18 @@ def embed_dataset(
     embed = functools.partial(
         backbone.embed, prompt_name=prompt_name, batch_size=batch_size, task=task, show_progress_bar=False
     )
+    shards: list[dict[str, Any]] = []
     with progress_bar(desc=label, unit="input", total=sum(sizes[rank::world])) as bar:
         for path, start, size in list(zip(paths, starts, sizes, strict=True))[rank::world]:
             if _is_complete(path, size, backbone.dim):
                 bar.update(size)
-                continue
-            embeddings = _embed(inputs, range(start, start + size), embed, (backbone.dim, np.dtype(dtype)), bar)
-            _write_atomically(path, _to_arrow(embeddings))
-    wait_for_all()
-    if rank == 0:
-        shards = [_describe(path, size) for path, size in zip(paths, sizes, strict=True)]
-        manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim}
-        _write_atomically(folder / _MANIFEST, json.dumps({**manifest, "shards": shards}, indent=2).encode())
-    wait_for_all()
+            else:
+                embeddings = _embed(inputs, range(start, start + size), embed, (backbone.dim, np.dtype(dtype)), bar)
+                _write_atomically(path, _to_arrow(embeddings))
+            shards.append(_describe(path, size))
+    shards = sorted(chain(*gather_objects(shards)), key=lambda shard: shard["file"])
+    manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
+    wait_for_files(from_first_process(lambda: _write_manifest(folder, manifest)))
     return EmbeddingCache.load(folder)
 
 
@@ -188,13 +185,24 @@ def fingerprint_texts(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _reuse(folder: Path, fingerprint: str) -> EmbeddingCache:
-    """Open and verify a complete cache."""
+def _verify(folder: Path, fingerprint: str) -> dict[Path, int]:
+    """Read a complete cache, compare its checksums, and return the sizes of its files."""
     cache = EmbeddingCache.load(folder, verify=True)
     if cache.fingerprint != fingerprint:
         raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {_way_out(folder)}")
     logger.debug("embeddings found in %s", folder)
-    return EmbeddingCache(folder, fingerprint, cache.arrays, reused=True)
+    return _sizes(folder, _read_manifest(folder))
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
+    """Write the manifest, which completes a cache, and return the sizes of its files."""
+    _write_atomically(folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
+    return _sizes(folder, manifest)
+
+
+def _sizes(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
+    sizes = {folder / shard["file"]: int(shard["bytes"]) for shard in manifest["shards"]}
+    return {**sizes, folder / _MANIFEST: (folder / _MANIFEST).stat().st_size}
 
 
 def _origin(
@@ -237,10 +245,13 @@ def _embed(
     if isinstance(inputs, ImageColumn):
         order = np.arange(len(positions))
     else:
-        order = np.argsort([len(inputs[position]) for position in positions], kind="stable")
+        # One shard of texts is in memory at a time. An ImageColumn opens each image when it is embedded.
+        texts = list(inputs[positions.start : positions.stop])
+        order = np.argsort([len(text) for text in texts], kind="stable")
     for start in range(0, len(order), _BLOCK_ROWS):
         rows = order[start : start + _BLOCK_ROWS]
-        block = embed([inputs[positions[row]] for row in rows])
+        is_image = isinstance(inputs, ImageColumn)
+        block = embed([inputs[positions[row]] if is_image else texts[row] for row in rows])
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
             bad = positions[rows[int(np.argmin(good))]]

@@ -91,6 +91,11 @@ class RunFolder:
         return self.path / "training_log.jsonl"
 
     @property
+    def streams(self) -> Path:
+        """Folder of embeddings that were given to the trainer as streams."""
+        return self.path / "streams"
+
+    @property
     def trackers(self) -> Path:
         """Folder of the events of Accelerate's trackers."""
         return self.path / "trackers"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from csr_hf.codes import modality_means
-from csr_hf.data.sources import Source
+from csr_hf.data.given import GivenEmbeddings, make_sources
 from csr_hf.modeling_csr import CSRModel
+from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.rows import RowOrder, TrainingRows
 
-TrainDataset: TypeAlias = np.ndarray | Sequence[np.ndarray] | Sequence[Source]
-"""Embeddings, shape (n, input_dim), one array or several; or sources, which say what belongs together."""
+TrainDataset: TypeAlias = GivenEmbeddings
+"""Embeddings in any form that `make_sources` takes."""
 
 _SCALE_SAMPLE = 16_384
 
@@ -42,7 +43,7 @@ class Batches:
     of any scale; that division is exact.
 
     Args:
-        train_dataset: embeddings or sources.
+        train_dataset: embeddings in any form that `make_sources` takes.
         args: batch size, contrast and seed.
         model: the head that is trained.
         accelerator: of this process; says which share is its own, and the device.
@@ -110,18 +111,14 @@ class Batches:
 
 
 def make_rows(dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel) -> TrainingRows:
-    """Make rows of embeddings or sources, as the contrast of the arguments needs them.
+    """Make rows of embeddings, in any form that `make_sources` takes, as the contrast of the arguments needs them.
 
     Raises:
         ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
             labels that the data does not have.
     """
     contrast = args.contrast if args.gamma else "self"
-    given: Sequence[Any] = [dataset] if isinstance(dataset, np.ndarray) else dataset
-    sources = [
-        each if isinstance(each, Source) else Source.from_arrays({"embedding": each}, name=f"array {number}")
-        for number, each in enumerate(given)
-    ]
+    sources = make_sources(dataset, RunFolder.of(args.output_dir or Path.cwd()).streams)
     rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
     missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
     if missing.get(contrast):

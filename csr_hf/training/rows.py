@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.data.sources import Source, Vectors
+from csr_hf.data.sources import Source
+from csr_hf.data.vectors import Vectors
+from csr_hf.embedding.cache import EmbeddingCache
+
+_BLOCK_VALUES = 2**22
 
 
 class _Part(NamedTuple):
@@ -223,21 +227,20 @@ class RowOrder:
 
 def _check_vectors(sources: Sequence[Source]) -> None:
     shapes = [source.vectors[role].shape for source in sources for role in source.roles]
-    if any(len(shape) != 2 for shape in shapes):
-        raise ValueError(f"embeddings must have the shape (n, input_dim): {shapes}.")
     if len({shape[1] for shape in shapes}) > 1:
         raise ValueError(f"embeddings differ in width: {shapes}.")
     for source in sources:
         for role in source.roles:
-            array = source.vectors[role]
-            if isinstance(array, np.ndarray):
-                # A cache was checked when it was written.
-                _check_finite(array, f"{source.name}, {role}")
+            vectors = source.vectors[role]
+            # A cache was checked when it was written.
+            if not isinstance(vectors, EmbeddingCache):
+                _check_finite(vectors, f"{source.name}, {role}")
 
 
-def _check_finite(array: np.ndarray, name: str) -> None:
-    for start in range(0, len(array), 65_536):
-        finite = np.isfinite(array[start : start + 65_536]).all(axis=1)
+def _check_finite(vectors: Vectors, name: str) -> None:
+    block = max(1, _BLOCK_VALUES // vectors.shape[1])
+    for start in range(0, len(vectors), block):
+        finite = np.isfinite(vectors[start : start + block]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise ValueError(f"training embeddings hold NaN or infinity, first in {name}, row {row}.")

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 
+from csr_hf import load_backbone
 from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import Source
 from tests.conftest import make_head
@@ -55,3 +57,19 @@ def test_precomputed_embeddings_of_an_unknown_modality_are_refused():
         data.check_head(both)
     data.check_head(single)
     RunData(None, [source("a", "image", "text"), source("b", "text")]).check_head(both)
+
+
+def test_every_role_is_embedded_for_its_task_with_its_prompt(tiny_folder, tmp_path):
+    pairs = {"anchor": ["a cat", "two dogs"], "positive": ["it runs", "they sit"], "negative": ["a", "b"]}
+    towers = Source("pairs", tuple(pairs), np.zeros(2, bool), rows=Dataset.from_dict(pairs))
+    texts = Source("texts", ("text",), np.zeros(2, bool), rows=Dataset.from_dict({"text": ["sun", "moon"]}))
+    prompts = {"query": "ask: ", "document": "tell: ", "negative": "not: "}
+    router = load_backbone(str(tiny_folder("router")), device="cpu", prompts=prompts)
+    RunData(router, [towers, texts]).embed(tmp_path, 32)
+    expected = {"anchor": ("ask: ", "query"), "positive": ("tell: ", "document"), "negative": ("not: ", "document")}
+    for role, (prompt, task) in expected.items():
+        rows = router.model.encode(pairs[role], prompt=prompt, task=task)
+        np.testing.assert_allclose(towers.vectors[role].to_numpy(), rows, atol=2e-3)
+    rows = router.model.encode(["sun", "moon"], prompt="tell: ", task="document")
+    np.testing.assert_allclose(texts.vectors["text"].to_numpy(), rows, atol=2e-3)
+    assert np.abs(rows - router.model.encode(["sun", "moon"], prompt="tell: ", task="query")).max() > 0.1
