@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from csr_hf.evaluation.results import Results
+from csr_hf.heads import is_head_config
 from csr_hf.runs.folder import RunFolder
 
 
@@ -38,13 +39,21 @@ def _describe_run(path: Path) -> list[str]:
 def _describe_model(path: Path) -> list[str]:
     from csr_hf.configuration_csr import CSRConfig
 
+    try:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"config.json of {path} is not JSON: {error}. Download or save it again.") from error
+    is_native = isinstance(content, dict) and {"input_dim", "hidden_dim"} <= content.keys()
+    if not is_native and not is_head_config(content):
+        raise ValueError(f"{path} holds no CSR head: its config.json is that of another model. Give a head's folder.")
     config = CSRConfig.from_pretrained(path)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    settings = f", settings {json.dumps(config.base_model_settings)}" if config.base_model_settings else ""
     encodes = f" of {' and '.join(config.modalities)}" if config.modalities else ""
     return [
         f"head {path}: {config.input_dim} -> {config.hidden_dim} latents{encodes}, k {config.k}, "
         f"{'tied' if config.tied_decoder else 'untied'} decoder, {size / 1e6:.1f} MB",
-        f"  backbone {config.base_model_name_or_path}, revision {config.base_model_revision or 'unknown'}",
+        f"  backbone {config.base_model_name_or_path}, revision {config.base_model_revision or 'unknown'}{settings}",
     ]
 
 

@@ -1,0 +1,37 @@
+"""What `csr-hf info` says of heads, and of models that are none."""
+
+import json
+
+import pytest
+
+from csr_hf.publishing.sentence_transformers import native_head
+from csr_hf.runs.describe import describe
+from tests.conftest import make_head
+from tests.publishing.conftest import change_json
+
+
+def test_heads_of_all_names_are_described(tmp_path):
+    make_head(base_model_name_or_path="some/backbone", base_model_settings={"truncate_dim": 12}).save_pretrained(
+        tmp_path
+    )
+    expected = describe(tmp_path)
+    assert "12 -> 40 latents, k 5, tied decoder" in expected[0]
+    assert expected[1] == '  backbone some/backbone, revision unknown, settings {"truncate_dim": 12}'
+    change_json(tmp_path / "config.json", model_type="csr")
+    assert describe(tmp_path) == expected
+    (tmp_path / "native").mkdir()
+    native_head(make_head()).save(str(tmp_path / "native"))
+    assert "12 -> 40 latents, k 5" in describe(tmp_path / "native")[0]
+
+
+@pytest.mark.parametrize("content", [{"model_type": "bert", "hidden_size": 32}, {"model_type": "csr"}, ["csr_hf"], 5])
+def test_other_models_are_no_heads(content, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"holds no CSR head: its config\.json is that of another model"):
+        describe(tmp_path)
+
+
+def test_damaged_configs_are_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json of .* is not JSON"):
+        describe(tmp_path)
