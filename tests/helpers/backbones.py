@@ -234,15 +234,15 @@ KINDS: dict[str, Kind] = {
     ),
     "instructed": Kind(
         _save_instructed,
-        ("intfloat/multilingual-e5-large-instruct", "intfloat/e5-mistral-7b-instruct"),
+        ("intfloat/multilingual-e5-large-instruct",),
         settings={"prompts": {"query": "web_search_query"}},
     ),
     "dot": Kind(_save_dot, ("sentence-transformers/multi-qa-mpnet-base-dot-v1",), similarity="dot"),
-    "router": Kind(_save_router, ("models saved with Router.for_query_document",)),
+    "router": Kind(_save_router, ("Router.for_query_document",)),
     "static": Kind(_save_static, ("sentence-transformers/static-retrieval-mrl-en-v1", "minishlab/potion-base-8M")),
     "matryoshka": Kind(
         _save_bert,
-        ("nomic-ai/nomic-embed-text-v1.5", "mixedbread-ai/mxbai-embed-large-v1"),
+        ("mixedbread-ai/mxbai-embed-large-v1", "Snowflake/snowflake-arctic-embed-m-v1.5"),
         16,
         settings={"truncate_dim": 16},
     ),
@@ -265,7 +265,7 @@ KINDS: dict[str, Kind] = {
         ("cointegrated/rubert-tiny2", "shibing624/text2vec-base-chinese"),
         letters=CYRILLIC[:20] + CHINESE,
     ),
-    "decoder": Kind(_save_decoder, ("Qwen/Qwen3-Embedding-0.6B", "Alibaba-NLP/gte-Qwen2-1.5B-instruct")),
+    "decoder": Kind(_save_decoder, ("Qwen/Qwen3-Embedding-0.6B", "intfloat/e5-mistral-7b-instruct")),
 }
 
 
