@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csr_hf import CSREncoder, CSRModel
+from csr_hf import CSREncoder, CSRModel, load_backbone
 from csr_hf.cli.main import main
 from tests.conftest import MINILM
+from tests.helpers.backbones import KINDS
 from tests.helpers.hub_server import TOKEN
 from tests.publishing.conftest import make_head, make_results, write_run
 
@@ -107,7 +108,7 @@ def test_offline_after_one_online_load(published, opened, backbone, tmp_path):
     published.requests.clear()
     own = f"""
 import numpy as np
-from csr_hf import CSREncoder, CSRModel
+from csr_hf import CSREncoder, CSRModel, load_backbone
 for layout in ("full", "head"):
     encoder = CSREncoder.from_pretrained(f"user/{{layout}}", device="cpu")
     CSRModel.from_pretrained(f"user/{{layout}}")
@@ -163,3 +164,33 @@ def test_commands_take_a_published_model(published, tmp_path, capsys):
             == 0
         )
         assert (tmp_path / "card" / "README.md").read_text() == card
+
+
+@pytest.mark.parametrize("name", ["instructed", "matryoshka", "bfloat16", "dot", "clip"])
+def test_card_of_a_head_puts_any_backbone_together(published, name, tmp_path, monkeypatch):
+    """Its lines give the codes of csr_hf, with the settings that the head was trained with."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    kind, base, repo_id = KINDS[name], f"user/{name}", f"user/{name}-head"
+    kind.save(tmp_path / "backbone")
+    commit = published.add(base, tmp_path / "backbone")
+    backbone = load_backbone(base, device="cpu", max_seq_length=20, **kind.settings)
+    modalities = ["image", "text"] if "image" in kind.modalities else None
+    head = make_head(
+        input_dim=kind.dim, hidden_dim=64, k=8, modalities=modalities, base_model_name_or_path=base,
+        base_model_revision=commit,
+        base_model_settings={**backbone.settings.to_record(), "similarity": kind.similarity},
+    )  # fmt: skip
+    head.save_pretrained(tmp_path / "head")
+    assert main(["push", str(tmp_path / "head"), repo_id, "--layout", "head"]) == 0
+    card = published.repo(repo_id).files("main")["README.md"].decode()
+    lines = card.partition("### With sentence-transformers alone")[2].partition("```python\n")[2].partition("\n```")[0]
+    names: dict = {}
+    exec(compile(lines, "the card", "exec"), names)
+    own = CSREncoder.from_pretrained(repo_id, device="cpu")
+    assert own.backbone.revision == commit
+    texts = kind.sentences(4)
+    for way in ("encode", "encode_query"):
+        codes = getattr(own, way)(texts)
+        codes = codes.normalize() if kind.similarity == "cosine" else codes
+        found = getattr(names["model"], way)(texts).to_dense().cpu()
+        np.testing.assert_allclose(found, codes.to_torch().to_dense(), atol=kind.tolerance)

@@ -1,5 +1,8 @@
 """The model card is made from the files of a run, and from nothing else."""
 
+import ast
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.model_card_sections import list_limits, summarize
 from tests.conftest import MINILM
-from tests.publishing.conftest import make_head, make_results, write_run
+from tests.publishing.conftest import change_json, make_head, make_results, write_run
 
 ROOT = Path(__file__).parents[2]
 FIRST = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs"
@@ -269,3 +272,39 @@ def test_first_published_card_is_what_the_command_makes(tmp_path):
         if path.is_file():
             assert path.read_bytes() == (FIRST / path.relative_to(tmp_path / "card")).read_bytes(), path
     assert is_generated((FIRST / "README.md").read_text())
+
+
+def test_head_alone_is_listed_where_the_code_of_its_page_runs(run_folder, tmp_path):
+    """Not as a model of sentence-transformers, whose classes need the backbone, nor for a pipeline."""
+    write_card_folder(run_folder, tmp_path / "card", layout="head")
+    data = ModelCard.load(tmp_path / "card" / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "sentence-similarity")
+    assert data.tags == ["sparse", "csr", "csr_hf"]
+
+
+EVIL = '"""\n```\n__import__("os").system("touch {trap}")\n```\n</div>{{{{ 1/0 }}}}\''
+
+
+@pytest.mark.parametrize("layout", ["full", "head"])
+def test_settings_of_the_backbone_are_quoted(tmp_path, layout):
+    """A prompt that a stranger wrote is text in the card, whatever it holds."""
+    evil = EVIL.format(trap=tmp_path / "trap")
+    settings = {"prompts": {"query": evil}, "truncate_dim": 384, "dtype": "bfloat16", "max_seq_length": 64}
+    write_run(tmp_path / "run", make_head(base_model_settings=settings), make_results())
+    write_card_folder(tmp_path / "run", tmp_path / "card", layout=layout, card=CardOptions(repo_id="user/name"))
+    text = (tmp_path / "card" / "README.md").read_text()
+    recorded = text.partition("## Backbone\n")[2].partition("```json\n")[2].partition("\n```\n")[0]
+    assert json.loads(recorded) == settings
+    assert text.count("\n```") % 2 == 0
+    assert len([line for line in text.splitlines() if "__import__" in line]) == (2 if layout == "head" else 1)
+    for snippet in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        tree = ast.parse(snippet)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "__import__"]
+    assert is_generated(text)
+
+
+def test_settings_that_are_wrong_end_the_card(tmp_path):
+    write_run(tmp_path / "run", make_head(), make_results())
+    change_json(tmp_path / "run" / "model" / "config.json", base_model_settings={"truncate_dim": "x); evil("})
+    with pytest.raises(ValueError, match="truncate_dim"):
+        write_card_folder(tmp_path / "run", tmp_path / "card")
