@@ -23,6 +23,7 @@ _PUBLIC = {
     "RunData": "csr_hf.data.run_data",
     "Source": "csr_hf.data.sources",
     "CSRTrainer": "csr_hf.training.trainer",
+    "CSRTrainerCallback": "csr_hf.training.callbacks",
     "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import CSRTrainingArguments
+    from csr_hf.training.callbacks import CSRTrainerCallback
     from csr_hf.training.trainer import CSRTrainer
 
 

@@ -91,7 +91,25 @@ class CSRTrainingArguments:
     save_steps: Natural = 500
     """Steps between two checkpoints; 0: none."""
     save_total_limit: Count = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept; that of the best evaluation is kept beside them."""
+    eval_steps: Natural = 0
+    """Steps between two evaluations on `eval_dataset`, in a run on its held-out rows; 0: at the end alone, and only if
+    the trainer has an `eval_dataset`."""
+    metric_for_best_model: str | None = None
+    """Figure of an evaluation that tells which step was best; default neighbor_recall. Where pairs or labels are
+    contrasted without distillation, `contrast` tells more."""
+    greater_is_better: bool | None = None
+    """Whether a larger figure is better; default yes for neighbor_recall and explained_variance, else no."""
+    load_best_model_at_end: bool = False
+    """End with the weights of the best evaluation; each new best is saved at once."""
+    early_stopping_patience: Count | None = None
+    """Stop after so many evaluations in a row without a new best."""
+    push_to_hub: bool = False
+    """Publish the head, without its backbone, when the training ends."""
+    hub_model_id: str | None = None
+    """Its repository on the Hub, `user/name`; default the name of the output folder, of the user who is logged in."""
+    hub_private_repo: bool = False
+    """Make the repository a private one, if it does not exist yet."""
 
     def __post_init__(self) -> None:
         for multiple in self.reconstruction:
@@ -108,6 +126,9 @@ class CSRTrainingArguments:
                 "the weights of `reconstruction`, `gamma`, `distillation` and `balance` are all 0: "
                 "there is nothing to learn. Raise one of them."
             )
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            if getattr(self, name) and not self.eval_steps:
+                raise ValueError(f"`{name}` ({getattr(self, name)}) needs evaluations. Set `eval_steps`.")
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> CSRTrainingArguments:
@@ -126,6 +147,16 @@ class CSRTrainingArguments:
             raise ValueError(f"`preset` ({preset!r}) is unknown. Choose one of: {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[preset], **overrides})
 
+    def learning_rate_factor(self, step: int) -> float:
+        """Compute the share of the peak learning rate at a step: it rises in the warm-up, then follows its shape."""
+        warmup = round(self.warmup_ratio * self.max_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.lr_scheduler_type == "constant":
+            return 1.0
+        progress = (step - warmup) / max(1, self.max_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
     def decisive(self) -> dict[str, Any]:
         """Return the arguments that the trained weights depend on: a run is resumed with the same ones."""
         return {name: value for name, value in self.to_dict().items() if name not in _NOT_DECISIVE}
@@ -135,7 +166,22 @@ class CSRTrainingArguments:
         return dataclasses.asdict(self)
 
 
-_NOT_DECISIVE = ("output_dir", "logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
+_NOT_DECISIVE = (
+    "output_dir",
+    "logging_steps",
+    "report_to",
+    "save_steps",
+    "save_total_limit",
+    "num_processes",
+    "eval_steps",
+    "metric_for_best_model",
+    "greater_is_better",
+    "load_best_model_at_end",
+    "early_stopping_patience",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+)
 
 _PUBLISHED: dict[str, Any] = {
     "error": "element",

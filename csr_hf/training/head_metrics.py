@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from csr_hf.modeling_csr import CSRModel
+from csr_hf.training.dead_latents import compute_dead_fractions
 from csr_hf.training.rows import TrainingRows
 from csr_hf.training.sparse_ops import Codes, compute_inner_products
 
@@ -56,20 +57,6 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
         "most_used_latent": float(share.max()),
         "neighbor_recall": _compute_neighbor_recall(embeddings, Codes(values, indices), config.hidden_dim),
     }
-
-
-def compute_dead_fractions(model: CSRModel) -> dict[str, float]:
-    """Compute the share of the latents that have not fired for more than `dead_threshold` training examples.
-
-    Returns:
-        `dead_fraction`; for a head of several modalities also `dead_fraction_image` and the like, which count the
-        examples of that modality alone.
-    """
-    limit = model.config.dead_threshold
-    fractions = {"dead_fraction": float((model.stats_last_nonzero > limit).float().mean())}
-    for number, name in enumerate(model.config.modalities or ()):
-        fractions[f"dead_fraction_{name}"] = float((model.modality_last_nonzero[number] > limit).float().mean())
-    return fractions
 
 
 def _compute_neighbor_recall(embeddings: torch.Tensor, codes: Codes, hidden_dim: int) -> float:

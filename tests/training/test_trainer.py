@@ -104,7 +104,7 @@ def test_run_that_starts_anew_outlives_older_checkpoints(tmp_path, embeddings):
     anew = make_trainer(tmp_path, embeddings, seed=1)
     anew.train(until=10)
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_0000010"]
-    weights, _, _ = load_checkpoint(tmp_path / "checkpoints" / "step_0000010", [])
+    weights = load_checkpoint(tmp_path / "checkpoints" / "step_0000010").weights
     assert equal(weights, state(anew))
 
 
@@ -166,7 +166,7 @@ def test_checkpoints_are_pruned_and_unfinished_ones_ignored(tmp_path, embeddings
     assert [path.name for path in list_checkpoints(folder)] == ["step_0000030", "step_0000040"]
     (folder / "step_0000050").mkdir()
     assert list_checkpoints(folder)[-1].name == "step_0000040"
-    weights, _, record = load_checkpoint(list_checkpoints(folder)[-1], ["optimizer", "scheduler"])
+    _, weights, _, record, _ = load_checkpoint(list_checkpoints(folder)[-1], ["optimizer", "scheduler"])
     assert equal(weights, state(trainer))
     assert record["step"] == 40
     assert equal(CSRModel.from_pretrained(folder / "step_0000040").state_dict(), state(trainer))
@@ -180,7 +180,7 @@ def test_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, embeddings, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.save", full)
-    trainer.step = 11
+    trainer.state.global_step = 11
     with pytest.raises(OSError, match="No space"):
         trainer.save_checkpoint()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000010"]
