@@ -135,7 +135,12 @@ def _save_instructed(folder):
 
 
 def _save_dot(folder):
-    _save(folder, [_bert(), Pooling(WIDTH, "cls")], similarity_fn_name="dot")
+    # The last layer makes rows of equal norms, whose dot products would be cosines; around their mean norms differ.
+    modules = [_bert(), Pooling(WIDTH, "cls")]
+    mean = SentenceTransformer(modules=modules, device="cpu").encode(["a cat", "two dogs", "no"]).mean(axis=0)
+    shift = Dense(WIDTH, WIDTH, activation_function=torch.nn.Identity())
+    shift.load_state_dict({"linear.weight": torch.eye(WIDTH), "linear.bias": -torch.from_numpy(mean)})
+    _save(folder, [*modules, shift], similarity_fn_name="dot")
 
 
 def _save_router(folder):
