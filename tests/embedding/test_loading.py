@@ -52,8 +52,9 @@ def test_settings_change_what_sentence_transformers_would_do_itself(tiny_folder)
     own.max_seq_length = 5
     assert (changed.dim, changed.similarity_fn_name, str(changed.model.dtype)) == (8, "euclidean", "torch.bfloat16")
     for task, prompt in (("query", "ask: "), ("document", "")):
-        np.testing.assert_array_equal(changed.embed(TEXTS, task=task), own.encode(TEXTS, prompt=prompt))
-    np.testing.assert_array_equal(changed.embed(TEXTS, "text"), own.encode(TEXTS, prompt="tell: "))
+        np.testing.assert_allclose(changed.embed(TEXTS, task=task), own.encode(TEXTS, prompt=prompt), atol=2e-3)
+    np.testing.assert_allclose(changed.embed(TEXTS, "text"), own.encode(TEXTS, prompt="tell: "), atol=2e-3)
+    assert np.abs(changed.embed(TEXTS) - changed.embed(TEXTS, "text")).max() > 0.05
     left = load_backbone(folder, device="cpu", processor_kwargs={"padding_side": "left", "do_lower_case": True})
     assert left.model.tokenizer.padding_side == "left"
 
@@ -80,7 +81,8 @@ def test_code_of_a_repository_runs_only_on_the_callers_word(tiny_folder):
     with pytest.raises(ValueError, match=r"needs code of its own.*`trust_remote_code=True` \(--trust-remote-code\)"):
         load_backbone(str(folder), device="cpu")
     found = load_backbone(str(folder), device="cpu", trust_remote_code=True)
-    np.testing.assert_array_equal(found.embed(TEXTS), load_stock(folder, KINDS["remote_code"]).encode(TEXTS))
+    own = load_stock(folder, KINDS["remote_code"])
+    np.testing.assert_allclose(found.embed(TEXTS), own.encode(TEXTS), atol=1e-6)
 
 
 def test_a_prompt_for_passages_that_is_not_used_is_named(tiny_folder, caplog):

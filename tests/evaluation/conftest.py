@@ -3,8 +3,6 @@ import pytest
 
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.results import Results, Row
-from tests.helpers.backbones import KINDS
-from tests.helpers.runs import make_once
 from tests.publishing.conftest import make_head
 
 
@@ -43,13 +41,3 @@ def searched(backbone):
     documents = backbone.embed(texts)
     queries = documents[rng.choice(100, 10, replace=False)] + 0.05 * rng.standard_normal((10, 384)).astype(np.float32)
     return documents, queries
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(session_folder):
-    """Where a tiny backbone of a kind lies: `tiny_folder("dot")`."""
-
-    def find(kind):
-        return make_once(session_folder / "kinds" / kind, lambda folder: KINDS[kind].save(folder / "model")) / "model"
-
-    return find

@@ -12,6 +12,7 @@ import yaml
 from csr_hf import CSREncoder, CSRModel, InvertedIndex, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
+from csr_hf.runs import pipeline
 from csr_hf.runs.searcher import RunSearcher
 
 
@@ -199,3 +200,22 @@ def test_full_disk_gives_one_line_and_no_half_model(finished):
     assert "File too large" in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in (finished / "full").iterdir()] == ["training_log.jsonl"]
+
+
+def test_heads_record_the_settings_of_their_backbone(tiny_folder, tmp_path):
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(8)))
+    settings = {"prompts": {"document": "passage"}, "truncate_dim": 16, "max_seq_length": 9, "similarity": "dot"}
+    backbone = {"name_or_path": str(tiny_folder("e5")), "device": "cpu", **settings}
+    content = {"backbone": backbone, "data": {"source": str(tmp_path / "texts.jsonl")}, "model": {"k": 4}}
+    recipe = RunRecipe.from_dict({**content, "output_dir": str(tmp_path / "run")})
+    data = pipeline.embed(recipe)
+    head = pipeline.first_head(recipe, data)
+    assert head.config.base_model_settings == settings
+    assert (data.dim, data.backbone.similarity_fn_name) == (16, "dot")
+    expected = data.backbone.embed(["text 3"], task="document")
+    np.testing.assert_allclose(data.sources[0].vectors["text"].to_numpy()[3:4], expected, atol=2e-3)
+    # A head that is trained further is one of this run's backbone.
+    head.config.base_model_settings = {"dtype": "float16"}
+    head.save_pretrained(tmp_path / "head")
+    recipe.model.init = str(tmp_path / "head")
+    assert pipeline.first_head(recipe, data).config.base_model_settings == settings

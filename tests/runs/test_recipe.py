@@ -69,6 +69,16 @@ def test_keys_inside_mappings_are_overridden_one_by_one():
     assert given == {"data": {"columns": {"anchor": "a", "positive": "p"}}, "backbone": None}
 
 
+def test_settings_of_a_backbone_are_keys_and_round_trip(tmp_path):
+    given = {"prompts": {"query": "query", "anchor": "ask: "}, "truncate_dim": 16, "dtype": "bfloat16"}
+    overrides = {"backbone.prompts.document": "passage", "backbone.similarity": "dot"}
+    recipe = RunRecipe.from_dict({"backbone": given}, overrides)
+    recorded = {**given, "similarity": "dot", "prompts": {**given["prompts"], "document": "passage"}}
+    assert recipe.backbone.to_record() == recorded
+    recipe.save(tmp_path / "recipe.yaml")
+    assert RunRecipe.load(tmp_path / "recipe.yaml") == recipe
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -85,6 +95,10 @@ def test_keys_inside_mappings_are_overridden_one_by_one():
         ({"evaluation": {"baselines": ["pca", "pqq"]}}, r"`evaluation.baselines.1` \('pqq'\).*'binary' or 'pq'"),
         ({"training": {"output_dir": "x"}}, r"`training.output_dir` \('x'\).*Remove this key and set `output_dir`"),
         ({"data": {"held_out": 1.5}}, r"`data.held_out` \(1.5\)"),
+        ({"backbone": {"dtype": "int8"}}, r"`backbone.dtype` \('int8'\)"),
+        ({"backbone": {"promts": {}}}, "Did you mean `backbone.prompts`"),
+        ({"backbone": {"model_kwargs": {"token": "x"}}}, "`model_kwargs.token` is not passed on"),
+        ({"backbone": {"trust_remote_code": True}}, "`backbone.trust_remote_code` is for the caller alone to say"),
         ([], "a recipe is a mapping of sections, not list"),
     ],
 )
