@@ -148,6 +148,11 @@ class Reports:
             append_to_log(self._folder.log, step, figures)
         self._track(figures, step)
 
+    def last_logged(self) -> dict[str, float]:
+        """Return the figures of the newest line of the log that is not of an evaluation; none before the first."""
+        lines = (line for line in reversed(self.state.log_history) if "loss" in line)
+        return {name: value for name, value in next(lines, {}).items() if name != "step"}
+
     def fire(self, hook: str, **figures: Any) -> None:
         """Call a hook of every callback, see `CallbackHandler.fire`."""
         self.control = self._callbacks.fire(hook, self.state, self.control, **figures)

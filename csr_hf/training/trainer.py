@@ -136,14 +136,14 @@ class CSRTrainer:
             self.resume(resume_from_checkpoint)
         last = self.args.max_steps if until is None else min(until, self.args.max_steps)
         first, started = self.step, time.perf_counter()
-        figures: dict[str, float] = {}
+        shown: dict[str, float] = {}
         bar = progress_bar(desc="training", unit="step", total=last, initial=first)
         with bar, self._reports.open(), self._scaling.scaled():
             while self.step < last and not self._reports.is_stopped:
                 output = self._take_step()
                 if new := self._report(output, last):
-                    figures |= new
-                    bar.set_postfix(describe_progress(figures))
+                    shown |= new
+                    bar.set_postfix(describe_progress(shown))
                 bar.update()
         seconds = time.perf_counter() - started
         speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
@@ -151,7 +151,7 @@ class CSRTrainer:
         if is_over and self.args.load_best_model_at_end:
             self._load_best()
         self.model.eval()
-        figures |= self._measure()
+        figures = self._reports.last_logged() | self._measure()
         figures |= {"steps": self.step, "seconds": seconds, "examples_per_second": speed}
         if is_over:
             self._fire("on_train_end", metrics=dict(figures))
