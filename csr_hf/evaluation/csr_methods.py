@@ -58,9 +58,9 @@ class CSRMethod(Method):
             embeddings, which is stored too. None keeps the ranking of the inverted lists.
         query_k_factor: a query keeps this many times k, at no cost in storage.
         candidates: documents to rerank.
-        plain: compare plain codes of both sides by cosine, as sentence-transformers does with the head. By default
-            documents of a search are encoded with refined values, or by matching pursuit if they are decoded.
-        similarity: what the backbone compares its embeddings by; `plain` codes are compared by cosine whatever it is.
+        plain: compare plain codes of both sides, as sentence-transformers does with the head. By default documents of
+            a search are encoded with refined values, or by matching pursuit if they are decoded.
+        similarity: what the backbone compares its embeddings by.
 
     Raises:
         ValueError: if k exceeds hidden_dim, or plain codes are to be reranked.
@@ -83,7 +83,7 @@ class CSRMethod(Method):
             raise ValueError(f"`rerank` ({rerank!r}) needs refined codes. Leave out `plain`.")
         self.head, self.k, self.rerank, self.plain = head, k, rerank, plain
         self.candidates = candidates
-        self.by_dot = similarity == "dot" and not plain
+        self.by_dot = similarity == "dot"
         self.similarity = similarity if rerank == "decoded" else "dot" if self.by_dot else "cosine"
         self.query_k = min(k * query_k_factor, head.config.hidden_dim)
         self.name = _NAMES.get(rerank, f"CSR + {rerank}")
@@ -169,7 +169,7 @@ class CodeSearcher(Searcher):
         if self.method.rerank:
             return self.inverted.rescore(positions[None], self._kind, **dense)[0]
         chosen = self.codes[positions].astype("float32")
-        if self.method.plain:
+        if self.method.plain and not self.method.by_dot:
             chosen, query_codes = chosen.normalize(), query_codes.normalize()
         products = (chosen.to_scipy() @ query_codes.to_scipy().T).toarray().ravel()
         norms = np.ones_like(products) if self.norms is None else self.norms[positions]

@@ -45,11 +45,17 @@ def published_meta(
         trained_on: tasks whose data the head was trained on, in mteb's names, so that contamination shows.
 
     Raises:
-        ValueError: if the repository is not on the Hub, or holds no backbone.
+        ValueError: if the repository is not on the Hub, holds no backbone, or has one that compares by distances.
     """
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.models.sentence_transformer_wrapper import SparseEncoderWrapper
 
+    similarity = backbone.similarity_fn_name
+    if similarity not in ("cosine", "dot"):
+        raise ValueError(
+            f"{repo_id} has a backbone that compares by {similarity} distance; codes are not searched by distances. "
+            'Train a head with `backbone.similarity` "cosine" or "dot".'
+        )
     info = _model_info(repo_id)
     card = info.card_data.to_dict() if info.card_data else {}
     languages = card.get("language") or []
@@ -74,6 +80,7 @@ def published_meta(
         public_training_data=None,
         framework=["Sentence Transformers", "PyTorch", "safetensors"],
         reference=f"https://huggingface.co/{repo_id}",
+        # Of codes of unit norm, if the backbone compares by cosine.
         similarity_fn_name=ScoringFunction.DOT_PRODUCT,
         use_instructions=bool(backbone.prompts and any(backbone.prompts.values())),
         training_datasets=trained_on,
@@ -118,7 +125,8 @@ def write_submission(
     for k in ks:
         meta = published_meta(repo_id, cached.backbone, head, k, trained_on)
         # Plain codes on both sides: what SparseEncoder gives to those who check the scores.
-        encoder = MTEBEncoder(cached, CSRMethod(head, k, plain=True), meta)
+        method = CSRMethod(head, k, plain=True, similarity=cached.backbone.similarity_fn_name)
+        encoder = MTEBEncoder(cached, method, meta)
         for task in tasks:
             logger.info("%s at k=%d, as %s", task.metadata.name, k, meta.model_name_with_experiment)
             mteb.evaluate(encoder, task, encode_kwargs=ENCODE_KWARGS, **options)

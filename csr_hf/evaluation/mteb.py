@@ -55,7 +55,9 @@ class MTEBEncoder:
 
     @classmethod
     def from_head(cls, backbone: Backbone, head: CSRModel, cache_dir: str | Path, k: int | None = None) -> MTEBEncoder:
-        """Make the model that compares plain codes of both sides by cosine, as sentence-transformers does.
+        """Make the model that compares plain codes of both sides as sentence-transformers does.
+
+        That is by cosine, or by dot product where the backbone compares by it.
 
         Args:
             backbone: the frozen model.
@@ -63,7 +65,8 @@ class MTEBEncoder:
             cache_dir: where embeddings are kept.
             k: active latents; default the head's.
         """
-        return cls(CachedBackbone(backbone, cache_dir), CSRMethod(head, k or head.config.k, plain=True))
+        method = CSRMethod(head, k or head.config.k, plain=True, similarity=backbone.similarity_fn_name)
+        return cls(CachedBackbone(backbone, cache_dir), method)
 
     def encode(
         self,

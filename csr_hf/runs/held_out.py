@@ -79,7 +79,7 @@ def similarity_of(recipe: RunRecipe, data: RunData) -> Similarity:
     """
     if data.backbone is not None:
         return data.backbone.similarity_fn_name
-    return getattr(recipe.backbone, "similarity", None) or "cosine"
+    return recipe.backbone.similarity or "cosine"
 
 
 def _measure_across_modalities(methods: Sequence[Method], data: RunData) -> list[Row]:

@@ -6,7 +6,7 @@ import mteb
 import pytest
 from mteb.mocks import MOCK_TASK_TEST_GRID
 
-from csr_hf import CSREncoder
+from csr_hf import CSREncoder, load_backbone
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.mteb import MTEBEncoder
@@ -70,3 +70,9 @@ def test_head_layout_cannot_be_submitted(hub, published, tmp_path):
         published_meta("user/alone", encoder.backbone, encoder.head, 16)
     with pytest.raises(ValueError, match="user/nowhere is not on the Hub"):
         published_meta("user/nowhere", encoder.backbone, encoder.head, 16)
+
+
+def test_codes_of_a_backbone_that_compares_by_distances_cannot_be_submitted(tiny_folder, head):
+    backbone = load_backbone(str(tiny_folder("dense")), device="cpu", similarity="euclidean")
+    with pytest.raises(ValueError, match=r"compares by euclidean distance.*Train a head with `backbone\.similarity`"):
+        published_meta("user/far", backbone, head, 5)

@@ -7,13 +7,14 @@ import pytest
 from mteb._create_dataloaders import _create_dataloader_from_texts
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from mteb.types import PromptType
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from csr_hf import load_backbone
 from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
+from csr_hf.publishing.sentence_transformers import write_full
 from tests.conftest import make_head
 from tests.helpers.backbones import KINDS
 from tests.helpers.mteb_tasks import TEXT_TASKS, by_name, scores_of
@@ -154,6 +155,24 @@ def test_codes_are_compared_by_dot_product_where_the_backbone_is(tiny_folder, tm
     np.testing.assert_allclose(by_dot.similarity_pairwise(codes, codes), (dense**2).sum(axis=1), rtol=1e-5)
     np.testing.assert_allclose(by_cosine.similarity_pairwise(codes, codes), np.ones(3), rtol=1e-5)
     assert len(scores_of(by_dot, TASKS["MockRetrievalTask"])) > 0
+
+
+def test_published_codes_have_the_same_scores(tiny_folder, tmp_path):
+    """What others load with sentence-transformers alone compares codes by dot product too."""
+    backbone = load_backbone(str(tiny_folder("dot")), device="cpu")
+    head = make_head(input_dim=backbone.dim, hidden_dim=64, k=8)
+    (tmp_path / "full").mkdir()
+    write_full(backbone, head, tmp_path / "full")
+    stock = SparseEncoder(str(tmp_path / "full"), device="cpu")
+    own, texts = MTEBEncoder.from_head(backbone, head, tmp_path / "embeddings"), KINDS["dot"].sentences(5)
+    codes = rows_of(own, "MockPairClassificationTask", None, texts)
+    expected = stock.encode(texts, convert_to_sparse_tensor=False)
+    np.testing.assert_allclose(codes, expected, rtol=2e-3, atol=1e-3)
+    products = stock.similarity(expected, expected)
+    np.testing.assert_allclose(own.similarity(codes, codes), products, rtol=5e-3, atol=1e-2)
+    task = TASKS["MockRetrievalTask"]
+    found, reference = scores_of(own, task), scores_of(stock, task)
+    assert all(found[key] == pytest.approx(score, abs=1e-3) for key, score in reference.items() if "main" in key[-1])
 
 
 @pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
