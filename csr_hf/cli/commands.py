@@ -121,6 +121,7 @@ def encode(called: Invocation) -> None:
         k=options.k,
         refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
         prompt_name=options.prompt_name,
+        task=options.task,
         batch_size=options.batch_size,
     )
     codes.astype("float16").save(options.output)

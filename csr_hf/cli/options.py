@@ -95,8 +95,10 @@ class EncodeOptions:
     """Active latents (default: the head's)."""
     refine: Literal["values", "pursuit"] | None = None
     """Better codes for documents: least-squares values, or support and values by matching pursuit."""
+    task: Literal["query", "document"] | None = None
+    """Encode as queries or as documents, for backbones that tell them apart."""
     prompt_name: str | None = None
-    """One of the backbone's prompts."""
+    """One of the backbone's prompts (default: that of the task)."""
     batch_size: Count = 32
     """Texts in one pass (default: 32)."""
 

@@ -135,7 +135,7 @@ class Backbone:
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 embeddings[part] = self.model.encode(
-                    [inputs[row] if kind == "text" else _open_input(inputs, int(row)) for row in part],
+                    [self._as_text(inputs[row]) if kind == "text" else _open_input(inputs, int(row)) for row in part],
                     **options,
                     batch_size=batch_size,
                     show_progress_bar=show_progress_bar,
@@ -172,6 +172,13 @@ class Backbone:
                 f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
             )
         raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
+
+    def _as_text(self, value: str) -> str | dict[str, str]:
+        """Mark a text that sentence-transformers would take for the address of an image, and fetch."""
+        from sentence_transformers.base.modality import infer_modality
+
+        known = self.model.modalities
+        return value if known == ["text"] or infer_modality(value, known) == "text" else {"text": value}
 
     def prompt(self, prompt_name: str | None, task: Task | None = None) -> str | None:
         """Look up the text that is put before every text; None for none.

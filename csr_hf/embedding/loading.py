@@ -102,6 +102,7 @@ class _Origin:
 
 def _find(name: str, revision: str | None, origin: _Origin, settings: BackboneSettings) -> Backbone:
     """Load a backbone from the first place that has it."""
+    name = _full_name(name)
     load = functools.partial(_load, name=name, origin=origin, settings=settings)
     if Path(name).is_dir():
         return Backbone(load(name), name, None, f"folder {name}", settings)
@@ -294,16 +295,22 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
     from huggingface_hub.errors import HFValidationError
 
     cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    # Short names are those of sentence-transformers' own models.
-    for repo in (name, f"sentence-transformers/{name}"):
-        for file in ("modules.json", "config.json"):
-            try:
-                path = try_to_load_from_cache(repo, file, cache_dir=cache, revision=revision)
-            except HFValidationError:
-                continue
-            if isinstance(path, str) and (found := re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())):
-                return found[1]
+    for file in ("modules.json", "config.json"):
+        try:
+            path = try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(path, str) and (found := re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())):
+            return found[1]
     return None
+
+
+def _full_name(name: str) -> str:
+    """Complete a short name as sentence-transformers does: those of no other model are its own."""
+    from sentence_transformers.util import ORIGINAL_TRANSFORMER_MODELS
+
+    is_own = is_hub_id(name) and "/" not in name and name.lower() not in ORIGINAL_TRANSFORMER_MODELS
+    return f"sentence-transformers/{name}" if is_own else name
 
 
 def _hub_commit(name: str, revision: str | None, token: str | bool | None, tried: list[str]) -> str | None:

@@ -1,8 +1,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from csr_hf import CSREncoder, SparseCodes
 from csr_hf.cli.main import main, parse
 from csr_hf.cli.recipes import read_recipe
 from csr_hf.cli.table import COMMANDS
@@ -148,6 +150,19 @@ def test_remote_code_runs_only_with_the_flag(tiny_folder, tmp_path, capsys):
     assert parse(["search", "run", "--trust-remote-code"]).trust_remote_code
     assert not parse(["search", "run"]).trust_remote_code
     assert parse(["evaluate", "run", "--tasks", "STS12", "--trust-remote-code"]).options[1].trust_remote_code
+
+
+def test_texts_are_encoded_for_a_task(tiny_folder, tmp_path):
+    make_head(input_dim=32, base_model_name_or_path=str(tiny_folder("router"))).save_pretrained(tmp_path / "head")
+    (tmp_path / "texts.txt").write_text("a cat\ntwo dogs\n")
+    encoder = CSREncoder.from_pretrained(tmp_path / "head", device="cpu")
+    for task, encode in (("query", encoder.encode_query), ("document", encoder.encode_document)):
+        words = ["encode", str(tmp_path / "head"), str(tmp_path / "texts.txt"), "-o", str(tmp_path / task)]
+        assert main([*words, "--task", task, "--device", "cpu"]) == 0
+        expected = encode(["a cat", "two dogs"])
+        found = SparseCodes.load(tmp_path / task)
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-3)
+        assert np.array_equal(found.indices, expected.indices)
 
 
 def test_folders_of_a_recipe_have_flags():

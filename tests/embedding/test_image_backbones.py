@@ -38,6 +38,15 @@ def test_what_a_backbone_cannot_embed_is_named(clip, backbone, tmp_path):
         clip.embed([3])
 
 
+def test_a_text_that_is_an_address_is_embedded_not_fetched(clip):
+    texts = ["http://localhost:9/a.png", "red", "https://localhost:9/b.jpg"]
+    rows = clip.embed(texts, task="document")
+    # Sentence-transformers takes these for texts.
+    expected = clip.model.encode([{"text": text} for text in texts])
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert np.abs(rows[0] - rows[2]).max() > 1e-3
+
+
 def test_image_only_backbone(tmp_path):
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 

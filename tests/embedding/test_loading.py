@@ -44,6 +44,15 @@ def test_a_backbone_of_the_local_cache_knows_its_commit(tiny_folder, tmp_path, m
     assert load_backbone("user/tiny", device="cpu", revision=commit).revision == commit
 
 
+def test_short_names_are_completed(backbone):
+    found = load_backbone("all-MiniLM-L6-v2", device="cpu")
+    assert (found.name, found.source) == (backbone.name, backbone.source)
+    with pytest.raises(ValueError, match="backbone 'sentence-transformers/nothing' was not found"):
+        load_backbone("nothing")
+    with pytest.raises(ValueError, match="backbone 'bert-base-uncased' was not found"):
+        load_backbone("bert-base-uncased")
+
+
 def test_settings_change_what_sentence_transformers_would_do_itself(tiny_folder):
     folder = str(tiny_folder("bert"))
     settings = {"truncate_dim": 8, "max_seq_length": 5, "similarity": "euclidean", "dtype": "bfloat16"}
