@@ -19,6 +19,7 @@ from csr_hf.embedding.loading import load_backbone
 from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
+from csr_hf.plumbing.launcher import launched_settings
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import measure_held_out, similarity_of
 from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
@@ -92,6 +93,8 @@ def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_c
 def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel:
     """Train a head on everything that is not held out, and save it with the resolved recipe.
 
+    With `training.eval_steps` it is evaluated meanwhile on what is held out.
+
     Args:
         recipe: the head's sizes, and how it is trained.
         data: of `embed`.
@@ -104,8 +107,11 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
     from csr_hf.training.trainer import CSRTrainer
 
     folder, is_main = RunFolder.of(recipe.output_dir), rank_and_world()[0] == 0
+    recipe = _follow_launcher(recipe)
     head = first_head(recipe, data)
-    trainer = CSRTrainer(head, replace(recipe.training, output_dir=recipe.output_dir), data.sources)
+    held_out = [replace(source, held_out=~source.held_out) for source in data.sources]
+    args = replace(recipe.training, output_dir=recipe.output_dir)
+    trainer = CSRTrainer(head, args, data.sources, held_out if args.eval_steps else None)
     if not resume and is_main:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.log.unlink(missing_ok=True)
@@ -129,6 +135,13 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
         figures["seconds"],
     )
     return head
+
+
+def _follow_launcher(recipe: RunRecipe) -> RunRecipe:
+    """Write into the recipe what `accelerate launch` says where it says nothing: the resolved one is kept."""
+    own = recipe.training
+    launched = launched_settings(own.mixed_precision, own.gradient_accumulation_steps)
+    return replace(recipe, training=replace(own, **launched))
 
 
 def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:

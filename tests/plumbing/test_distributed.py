@@ -1,9 +1,11 @@
-"""Real runs of two processes (gloo) beside one process with their batches together."""
+"""Real runs of two and four processes (gloo) beside one process with their batches together."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 
 from csr_hf import CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
 from csr_hf.embedding.cache import EmbeddingCache
+from csr_hf.plumbing.distributed import wait_for_files
 from csr_hf.training.checkpoints import list_checkpoints
 from tests.conftest import make_head
 
@@ -29,11 +33,19 @@ import torch
 from csr_hf import CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
 from tests.conftest import make_head
-from tests.plumbing.test_distributed import EVERYTHING, make_trainer
+from tests.plumbing.test_distributed import LONG, make_trainer
 
 folder = Path(sys.argv[1])
 embeddings = np.load(folder / "embeddings.npy")
+
+
+def save_weights(name, *size, **settings):
+    trainer = make_trainer(folder / name, embeddings, *size, **LONG, **settings)
+    trainer.train()
+    torch.save(trainer.model.state_dict(), folder / f"{name}-{trainer.accelerator.process_index}")
 """
+
+LONG = {"max_steps": 50, "save_steps": 0, "contrast": "pairs"}
 
 TRAIN = """
 trainer = make_trainer(folder / "whole", embeddings, 32)
@@ -54,6 +66,33 @@ cut.train(until=13)
 resumed = make_trainer(folder / "cut", embeddings, 32)
 resumed.train(resume_from_checkpoint=True)
 torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}")
+save_weights("whole_batch", 32)
+save_weights("accumulated", 8, gradient_accumulation_steps=4)
+
+from csr_hf.plumbing.distributed import from_first_process, gather_objects, sum_over_processes
+
+
+def refuse():
+    raise ValueError(f"refused by {rank}")
+
+
+told = {"first": from_first_process(lambda: rank), "all": gather_objects({"rank": rank})}
+try:
+    from_first_process(refuse)
+except ValueError as error:
+    told["refusal"] = str(error)
+group = torch.distributed.distributed_c10d._get_default_group()
+told["timeout"] = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+told["sum"] = float(sum_over_processes(torch.tensor(float(rank + 1))))
+(folder / f"told-{rank}.json").write_text(json.dumps(told))
+"""
+
+TRAIN_TOO = """
+import os
+
+world = int(os.environ["WORLD_SIZE"])
+save_weights("whole_batch", 64 // world)
+save_weights("accumulated", 64 // world // 4, gradient_accumulation_steps=4)
 """
 
 
@@ -69,18 +108,20 @@ def make_trainer(folder, embeddings, batch_size, **settings):
     return CSRTrainer(head, args, data)
 
 
-def start(folder, script):
+def environment_of(**more):
+    """Variables of a worker: those of this machine, on its CPU, and one thread each."""
+    taken = ("ACCELERATE_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+    own = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    return {**kept, **own, **more}
+
+
+def start(folder, script, processes=2):
     (folder / "worker.py").write_text(COMMON + script)
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "1",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": str(ROOT),
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     return subprocess.Popen(
         [*launch, str(folder / "worker.py"), str(folder)],
-        env=environment,
+        env=environment_of(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -96,6 +137,21 @@ def finished(tmp_path_factory):
     output, _ = run.communicate()
     assert run.returncode == 0, output
     return folder
+
+
+@pytest.fixture(scope="module")
+def alone(finished, tmp_path_factory):
+    """Weights that one process learns in 50 steps, with contrast of pairs."""
+    folder = tmp_path_factory.mktemp("alone")
+    trainer = make_trainer(folder, np.load(finished / "embeddings.npy"), 64, **LONG)
+    trainer.train()
+    return trainer.model.state_dict()
+
+
+def check_equal(weights, alone):
+    assert len(set(alone["stats_last_nonzero"].tolist())) > 1
+    for name, tensor in alone.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=0)
 
 
 def log_of(folder):
@@ -122,10 +178,122 @@ def test_two_processes_train_like_one_with_their_batches_together(finished, tmp_
     alone = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 64)
     alone.train()
     for name, tensor in alone.model.state_dict().items():
-        torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=0)
     curves = [[line["loss"] for line in log_of(folder)] for folder in (finished / "whole", tmp_path)]
     assert len(curves[0]) == 20
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["whole_batch", "accumulated"])
+def test_two_processes_learn_the_weights_of_one(finished, alone, name):
+    for rank in (0, 1):
+        check_equal(torch.load(finished / f"{name}-{rank}"), alone)
+
+
+def test_accumulated_batches_are_one_batch(finished, alone, tmp_path):
+    # Accelerate would divide the loss of such a process again.
+    trainer = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 16, gradient_accumulation_steps=4, **LONG)
+    trainer.train()
+    check_equal(trainer.model.state_dict(), alone)
+
+
+def test_what_the_launcher_accumulates_is_taken_over(finished, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    trainer = make_trainer(tmp_path, np.load(finished / "embeddings.npy"), 16, **LONG)
+    assert trainer.args.gradient_accumulation_steps == 4 and trainer.batch_size == 64
+    trainer.train()
+    check_equal(trainer.model.state_dict(), alone)
+
+
+def test_the_first_process_looks_for_all(finished):
+    first, second = (json.loads((finished / f"told-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["first"] == 0 and first["all"] == [{"rank": 0}, {"rank": 1}] and first["sum"] == 3
+    assert first["refusal"] == "refused by 0"
+
+
+def test_processes_that_wait_do_not_time_out(finished):
+    for rank in (0, 1):
+        assert json.loads((finished / f"told-{rank}.json").read_text())["timeout"] >= 24 * 3600
+
+
+def test_files_may_show_late(tmp_path):
+    path, writer = tmp_path / "late", threading.Timer(0.3, lambda: (tmp_path / "late").write_text("12345"))
+    writer.start()
+    wait_for_files({path: 5}, seconds=60)
+    assert path.read_text() == "12345"
+    writer.join()
+    for sizes in ({path: 6}, {tmp_path / "never": 1}):
+        with pytest.raises(OSError, match=r"does not show here after 0 s. All processes need the same folder"):
+            wait_for_files(sizes, seconds=0.1)
+
+
+@pytest.mark.slow
+def test_four_processes_learn_the_weights_of_one(finished, alone, tmp_path):
+    np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
+    run = start(tmp_path, TRAIN_TOO, processes=4)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    for name in ("whole_batch", "accumulated"):
+        for rank in range(4):
+            check_equal(torch.load(tmp_path / f"{name}-{rank}"), alone)
+
+
+def accelerate_launch(*flags, **variables):
+    """Start what `accelerate launch` starts."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *flags],
+        env=environment_of(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_learn_the_weights_of_one_process(finished, alone, tmp_path):
+    np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
+    (tmp_path / "worker.py").write_text(COMMON + TRAIN_TOO)
+    flags = ["--config_file", str(ROOT / "recipes/accelerate_configs/multi_node.yaml"), "--num_processes", "2"]
+    flags += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    worker = [str(tmp_path / "worker.py"), str(tmp_path)]
+    machines = [accelerate_launch(*flags, "--machine_rank", str(rank), *worker) for rank in (0, 1)]
+    for machine in machines:
+        output, _ = machine.communicate()
+        assert machine.returncode == 0, output
+    for name in ("whole_batch", "accumulated"):
+        for rank in (0, 1):
+            check_equal(torch.load(tmp_path / f"{name}-{rank}"), alone)
+
+
+@pytest.mark.slow
+def test_commands_run_on_two_machines(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32))
+    training = {"max_steps": 6, "per_device_train_batch_size": 32, "save_steps": 3}
+    recipe = {
+        "data": {"source": str(tmp_path / "rows.npy")},
+        "model": {"hidden_dim": 32, "k": 4},
+        "training": training,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    flags = ["--config_file", str(ROOT / "recipes/accelerate_configs/multi_node.yaml"), "--num_processes", "2"]
+    flags += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()), "--mixed_precision", "bf16"]
+    command = ["-m", "csr_hf.cli", "run", str(tmp_path / "recipe.yaml"), "--output-dir", str(tmp_path / "run")]
+    machines = [accelerate_launch(*flags, "--machine_rank", str(rank), *command, "--no-progress") for rank in (0, 1)]
+    for machine in machines:
+        output, _ = machine.communicate()
+        assert machine.returncode == 0, output
+    resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert resolved["training"]["mixed_precision"] == "bf16"
+    assert resolved["results"]["steps"] == 6
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_two_processes_resume_with_the_same_bits(finished):
@@ -205,19 +373,14 @@ def test_each_process_embeds_its_share(finished, tmp_path, backbone):
 
 
 @pytest.mark.slow
-def test_launcher_that_starts_too_few_processes_is_found_out(finished, tmp_path):
+def test_another_number_of_processes_than_demanded_is_refused(finished, tmp_path):
     (tmp_path / "worker.py").write_text(COMMON + "make_trainer(folder / 'run', embeddings, 32, num_processes=2)")
     np.save(tmp_path / "embeddings.npy", np.load(finished / "embeddings.npy"))
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "`num_processes` (2) differs from the 1 that started" in done.stderr
-    assert "torchrun --nproc_per_node 2" in done.stderr
+    run = accelerate_launch("--multi_gpu", "--num_processes", "3", str(tmp_path / "worker.py"), str(tmp_path))
+    output, _ = run.communicate()
+    assert run.returncode != 0
+    assert "`num_processes` (2) differs from the 3 that started" in output
+    assert "torchrun --nproc_per_node 2" in output
 
 
 def test_number_of_processes_can_be_demanded(tmp_path, finished):

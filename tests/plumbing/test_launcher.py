@@ -63,7 +63,9 @@ def test_what_the_launcher_says_holds_where_the_settings_say_nothing(launched):
 
 def test_two_different_wishes_are_refused(launched):
     launched(ACCELERATE_MIXED_PRECISION="bf16", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="8")
-    with pytest.raises(ValueError, match=r"`training.mixed_precision` is fp16, and accelerate was told bf16. Take one"):
+    with pytest.raises(
+        ValueError, match=r"`training.mixed_precision` is fp16, and accelerate was told bf16. Take one"
+    ):
         launched_settings("fp16", 1)
     with pytest.raises(ValueError, match=r"`training.gradient_accumulation_steps` is 2, and accelerate was told 8"):
         launched_settings("no", 2)
