@@ -131,6 +131,11 @@ class RunRecipe:
                 f"`training.output_dir` ({self.training.output_dir!r}): a run keeps all it writes in one folder. "
                 "Remove this key and set `output_dir`."
             )
+        if self.training.eval_steps and not self.data.held_out:
+            raise ValueError(
+                f"`training.eval_steps` ({self.training.eval_steps}) needs held-out rows. Raise `data.held_out`, or "
+                "set it to 0."
+            )
 
     @classmethod
     def load(cls, path: str | Path, overrides: dict[str, Any] | None = None) -> RunRecipe:

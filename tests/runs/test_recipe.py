@@ -94,6 +94,8 @@ def test_settings_of_a_backbone_are_keys_and_round_trip(tmp_path):
         ({"evaluation": {"ks": 8}}, r"`evaluation.ks` \(8\)"),
         ({"evaluation": {"baselines": ["pca", "pqq"]}}, r"`evaluation.baselines.1` \('pqq'\).*'binary' or 'pq'"),
         ({"training": {"output_dir": "x"}}, r"`training.output_dir` \('x'\).*Remove this key and set `output_dir`"),
+        ({"training": {"eval_steps": 5}, "data": {"held_out": 0}}, r"`training.eval_steps` \(5\) needs held-out rows"),
+        ({"training": {"early_stopping_patience": 5}}, r"`early_stopping_patience` \(5\) needs evaluations"),
         ({"data": {"held_out": 1.5}}, r"`data.held_out` \(1.5\)"),
         ({"backbone": {"dtype": "int8"}}, r"`backbone.dtype` \('int8'\)"),
         ({"backbone": {"promts": {}}}, "Did you mean `backbone.prompts`"),
