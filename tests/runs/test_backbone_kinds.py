@@ -20,6 +20,7 @@ from csr_hf.runs.searcher import RunSearcher
 from tests.helpers.backbones import KINDS, load_stock
 from tests.helpers.clip import caption, picture, save_photos
 from tests.helpers.runs import make_once
+from tests.helpers.scripts import ROOT
 
 STEPS = {"max_steps": 8, "save_steps": 4, "logging_steps": 4, "per_device_train_batch_size": 16}
 RECIPE = {
@@ -28,7 +29,7 @@ RECIPE = {
     "evaluation": {"ks": [8], "baselines": ["binary"], "rerank": []},
     "index": {"copies": ["int8"]},
 }
-ROWS = 60
+ROWS = 100
 QUICK = ("dot", "router", "clip")
 """Kinds whose scores are computed in every test run, which takes longer than all else here."""
 
@@ -161,13 +162,12 @@ def test_export_is_loaded_by_every_door(encoder, folder, kind, tmp_path):
     for head in (AutoModel.from_pretrained(tmp_path / "out"), CSRModel.from_pretrained(tmp_path / "out")):
         assert all(torch.equal(weights[name], tensor) for name, tensor in head.state_dict().items())
         assert head.dtype == torch.float32
-    kinds = [(way, texts_of(kind)) for way in ("encode", "encode_query", "encode_document")]
-    kinds += [("encode", [picture(number) for number in range(3)])] if "image" in kind.modalities else []
-    for way, inputs in kinds:
-        for k in (8, 4):
-            expected = unit_if_cosine(getattr(encoder, way)(inputs, k=k), kind)
-            close(getattr(stock, way)(inputs, max_active_dims=k).to_dense(), expected, kind)
-            close(unit_if_cosine(getattr(own, way)(inputs, k=k), kind), expected, kind)
+    ways = [(way, texts_of(kind), k) for way, k in (("encode", 8), ("encode_query", 4), ("encode_document", 8))]
+    ways += [("encode", [picture(number) for number in range(3)], 8)] if "image" in kind.modalities else []
+    for way, inputs, k in ways:
+        expected = unit_if_cosine(getattr(encoder, way)(inputs, k=k), kind)
+        close(getattr(stock, way)(inputs, max_active_dims=k).to_dense(), expected, kind)
+        close(unit_if_cosine(getattr(own, way)(inputs, k=k), kind), expected, kind)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.trust_remote_code])
@@ -184,3 +184,14 @@ def test_backbone_with_code_of_its_own_goes_out_as_a_head(name, encoder, folder,
     assert not (tmp_path / "full").exists()
     with pytest.raises(ValueError, match="trust_remote_code"):
         CSREncoder.from_pretrained(folder / "run", device="cpu")
+
+
+def test_page_of_recipes_names_every_kind():
+    """And what its user passes."""
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8").partition("## Backbones\n")[2]
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(KINDS)
+    for row, kind in zip(rows, KINDS.values(), strict=True):
+        assert all(f"`{example}`" in row for example in kind.examples), row
+        assert all(f"`{key}: " in row for key in kind.settings), row
+        assert ("trust_remote_code" in row and "the head alone" in row) == kind.trust_remote_code, row
