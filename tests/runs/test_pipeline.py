@@ -98,6 +98,20 @@ def test_training_can_be_resumed(finished, capsys):
     assert [json.loads(line)["step"] for line in log.open()] == [30, 40]
 
 
+def test_training_is_evaluated_on_the_held_out_rows(finished, capsys):
+    flags = {"eval_steps": 10, "load_best_model_at_end": "true", "early_stopping_patience": 3}
+    words = [word for name, value in flags.items() for word in (f"--training.{name}", str(value))]
+    train = ["train", str(finished / "recipe.yaml"), "--output-dir", str(finished / "evaluated"), "--no-progress"]
+    assert main([*train, *words]) == 0
+    lines = [json.loads(line) for line in (finished / "evaluated" / "training_log.jsonl").open()]
+    recalls = {line["step"]: line["eval_neighbor_recall"] for line in lines if "eval_loss" in line}
+    assert list(recalls) == [10, 20, 30, 40]
+    recorded = RunRecipe.recorded(finished / "evaluated" / "recipe.yaml", "results")
+    assert recorded["best_step"] == max(recalls, key=recalls.get)
+    assert recorded["eval_neighbor_recall"] == pytest.approx(max(recalls.values()), abs=1e-6)
+    assert recorded["eval_explained_variance"] < recorded["explained_variance"]
+
+
 def test_search_command_prints_scores_and_names(finished, capsys):
     assert main(["search", str(finished / "first"), "parse command line options", "--top-k", "2"]) == 0
     out = capsys.readouterr().out

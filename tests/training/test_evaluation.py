@@ -12,6 +12,7 @@ from csr_hf.data.sources import Source
 from csr_hf.training import objectives
 from csr_hf.training.checkpoints import list_checkpoints, load_checkpoint
 from tests.conftest import make_head
+from tests.plumbing.test_distributed import start
 from tests.training.test_trainer import EVERYTHING, equal, state
 
 SETTINGS = {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 10, "logging_steps": 20}
@@ -207,3 +208,47 @@ def test_trackers_group_the_figures_of_evaluations(tmp_path, embeddings):
     assert [(event.step, pytest.approx(event.value)) for event in found.Scalars("eval/loss")] == [
         (step, line["eval_loss"]) for step, line in evaluations(tmp_path).items()
     ]
+
+
+TWO_PROCESSES = """
+from csr_hf import CSRTrainerCallback
+from tests.training.test_evaluation import judge_by, make_trainer
+
+
+class Stop(CSRTrainerCallback):
+    def on_evaluate(self, args, state, control, *, metrics, **kwargs):
+        # The first process decides, whatever another one wants.
+        control.should_training_stop = state.global_step == (30 if state.is_world_process_zero else 10)
+
+
+settings = {"per_device_train_batch_size": 32, "gamma": 0.3, "balance": 0.2, "load_best_model_at_end": True}
+trainer = make_trainer(folder / "run", embeddings, callbacks=[Stop()], **settings)
+rank = trainer.accelerator.process_index
+evaluated = trainer.evaluate()
+judge_by(trainer, [0.1, 0.5, 0.2, 0.9, 0.3, 0.4])
+first = trainer.train(until=22)
+resumed = make_trainer(folder / "run", embeddings, callbacks=[Stop()], **settings)
+judge_by(resumed, [0.3, 0.4])
+last = resumed.train(resume_from_checkpoint=True)
+whole = make_trainer(folder / "whole", embeddings, callbacks=[Stop()], **settings)
+judge_by(whole, [0.1, 0.5, 0.2, 0.9, 0.3, 0.4])
+whole.train()
+torch.save([resumed.model.state_dict(), whole.model.state_dict()], folder / f"weights-{rank}")
+(folder / f"figures-{rank}.json").write_text(json.dumps([evaluated, last]))
+"""
+
+
+def test_two_processes_evaluate_and_stop_as_one(tmp_path, embeddings):
+    np.save(tmp_path / "embeddings.npy", embeddings)
+    run = start(tmp_path, TWO_PROCESSES)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    weights = [torch.load(tmp_path / f"weights-{rank}") for rank in (0, 1)]
+    assert all(equal(weights[0][0], each) for each in (weights[0][1], *weights[1]))
+    assert equal(weights[0][0], load_checkpoint(tmp_path / "run" / "checkpoints" / "step_0000020").weights)
+    figures = [json.loads((tmp_path / f"figures-{rank}.json").read_text()) for rank in (0, 1)]
+    assert figures[0][0] == figures[1][0]
+    assert (figures[0][1]["steps"], figures[0][1]["best_step"]) == (30, 20)
+    assert list(evaluations(tmp_path / "run")) == [5, 10, 15, 20, 25, 30]
+    alone = make_trainer(tmp_path / "alone", embeddings, gamma=0.3, balance=0.2).evaluate()
+    assert figures[0][0] == pytest.approx(alone, rel=1e-4)
