@@ -16,6 +16,7 @@ from .configuration_csr import CSRConfig
 
 # The tied weight has two names in sentence-transformers, which saves it under this one.
 _TIED_WEIGHT = "decoder.linear.weight"
+_CACHED_BYTES = 1 << 20
 
 
 class FingerprintedModel(PreTrainedModel):
@@ -154,6 +155,8 @@ def sum_bits(weights: dict[str, torch.Tensor]) -> list[tuple[torch.dtype, bytes]
             if bits.shape[-1] * bits.element_size() % wide.itemsize == 0:
                 bits = bits.view(wide)
                 break
-        parts = [bits.sum(0, dtype=torch.int64), bits.sum(-1, dtype=torch.int64)] if bits.ndim == 2 else [bits]
+        # So many rows that they are still in the processor's cache when their columns are added up.
+        blocks = bits.split(max(1, _CACHED_BYTES // (bits[0].nbytes or 1))) if bits.ndim == 2 else ()
+        parts = [block.sum(axis, dtype=torch.int64) for block in blocks for axis in (0, 1)] or [bits]
         sums.append((tensor.dtype, b"".join(part.cpu().numpy().tobytes() for part in parts)))
     return sums

@@ -11,7 +11,7 @@ import torch.distributed
 from torch.utils import _pytree
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
-from csr_hf import CSRConfig, CSREncoder, CSRModel, CSROutput
+from csr_hf import CSRConfig, CSREncoder, CSRModel, CSROutput, auto_classes
 from csr_hf.codes import head_fingerprint
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
@@ -250,3 +250,15 @@ def test_an_old_head_encodes_with_its_backbone(clip, tmp_path):
     found = CSREncoder.from_pretrained(tmp_path, device="cpu").encode(["a text"])
     assert found.head_fingerprint == expected.head_fingerprint
     np.testing.assert_array_equal(found.indices, expected.indices)
+
+
+def test_another_model_of_the_old_name_keeps_it(monkeypatch, tmp_path):
+    from transformers import BertConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    folder = make_old(make_head(), tmp_path / "old")
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "csr", BertConfig)
+    auto_classes.register()
+    assert CONFIG_MAPPING["csr"] is BertConfig
+    assert type(load_head(open_repository(folder))) is CSRModel
+    assert type(CSRModel.from_pretrained(folder).config) is CSRConfig
