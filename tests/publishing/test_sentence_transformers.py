@@ -78,6 +78,10 @@ def test_backbone_of_16_bits_leaves_the_head_in_float32(backbone_of, tmp_path, n
             expected = rows(getattr(encoder, way)(inputs, k=k))
             torch.testing.assert_close(getattr(stock, way)(inputs, max_active_dims=k).to_dense(), expected)
             torch.testing.assert_close(rows(getattr(own, way)(inputs, k=k)), expected)
+    again, _ = write(own, tmp_path / "again")
+    assert head_types(again) == {torch.float32}
+    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in tmp_path.iterdir()]
+    assert names[0] == names[1]
     if is_clip:
         pictures = [picture(number) for number in range(3)]
         torch.testing.assert_close(stock.encode(pictures).to_dense(), rows(encoder.encode(pictures)))
