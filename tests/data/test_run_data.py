@@ -73,3 +73,20 @@ def test_every_role_is_embedded_for_its_task_with_its_prompt(tiny_folder, tmp_pa
     rows = router.model.encode(["sun", "moon"], prompt="tell: ", task="document")
     np.testing.assert_allclose(texts.vectors["text"].to_numpy(), rows, atol=2e-3)
     assert np.abs(rows - router.model.encode(["sun", "moon"], prompt="tell: ", task="query")).max() > 0.1
+
+
+def test_blocks_and_samples_of_many_rows(monkeypatch):
+    single, pairs = source("a", "text", n=23), source("b", "anchor", "positive", seed=1)
+    pairs.vectors = {role: vectors.astype(np.float16) for role, vectors in pairs.vectors.items()}
+    data = RunData(None, [single, pairs])
+    everything, documents, mean = data.train_embeddings(), data.documents(), data.modality_mean("text")
+    assert RunData(None, [pairs]).documents().dtype == np.float16 and documents.dtype == np.float32
+    np.testing.assert_allclose(mean, everything.mean(0, dtype=np.float64), rtol=1e-6)
+    monkeypatch.setattr("csr_hf.data.run_data._BLOCK_ROWS", 4)
+    assert np.array_equal(data.documents(), documents)
+    assert np.array_equal(data.train_embeddings(), everything)
+    assert np.array_equal(data.modality_mean("text"), mean)
+    monkeypatch.setattr("csr_hf.data.run_data._MOST_ROWS", 12)
+    sample, kept = data.train_embeddings(), np.flatnonzero(~single.held_out)
+    assert len(sample) == 6 + 3 + 3
+    assert np.array_equal(sample[:6], single.vectors["text"][kept[::3]])
