@@ -86,8 +86,8 @@ def test_cache_keeps_models_methods_and_settings_apart(cached, minilm_head, tmp_
         CSRMethod(make_head(1, hidden_dim=1536, k=32), 4),
         CSRMethod(minilm_head, 4, "decoded"),
         Binary(384),
-        Int8(np.eye(384, dtype=np.float32), "a"),
-        Int8(2 * np.eye(384, dtype=np.float32), "b"),
+        Int8(np.eye(384, dtype=np.float32), fit="a"),
+        Int8(2 * np.eye(384, dtype=np.float32), fit="b"),
     ]
     metas = [model_meta(cached.backbone, method) for method in methods]
     for method, meta in zip(methods, metas, strict=True):
