@@ -115,7 +115,7 @@ def read_file(path: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def is_conversion(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
     """Tell whether weights are others in another float type or on another device, and nothing else.
 
@@ -128,7 +128,7 @@ def is_conversion(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor
     return all(torch.equal(before[name].to(tensor), tensor) for name, tensor in after.items())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def hash_weights(weights: dict[str, torch.Tensor]) -> str:
     """Hash the names, shapes and values of weights, 16 hexadecimal digits; the same in every type that holds them."""
     digest = hashlib.blake2b(digest_size=8)
@@ -141,7 +141,7 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sum_bits(weights: dict[str, torch.Tensor]) -> list[tuple[torch.dtype, bytes]]:
     """Add up the bits of each tensor along rows and columns, which takes a hundredth of the time of a hash.
 

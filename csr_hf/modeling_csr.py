@@ -204,7 +204,8 @@ class CSRModel(FingerprintedModel):
         if refine not in (False, True, "pursuit"):
             raise ValueError(f"`refine` ({refine!r}) is unknown. Choose False, True or 'pursuit'.")
         k = self.config.k if k is None else k
-        if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= self.config.hidden_dim:
+        is_integer = isinstance(k, int) or hasattr(k, "__index__")
+        if isinstance(k, bool) or not is_integer or not 1 <= k <= self.config.hidden_dim:
             raise ValueError(
                 f"`k` ({k}) must be between 1 and `hidden_dim` ({self.config.hidden_dim}). "
                 "Lower k, or train a head with a larger hidden_dim."

@@ -131,6 +131,7 @@ def test_heads_made_under_inference_mode_have_one(embeddings):
         assert head_fingerprint(head) == head_fingerprint(make_head())
     assert head_fingerprint(head) == head_fingerprint(make_head())
     assert encode_embeddings(head, embeddings[:2]).head_fingerprint == head_fingerprint(head)
+    assert head_fingerprint(head.half()) == head_fingerprint(make_head())
 
 
 def test_heads_without_weights_convert(tmp_path):

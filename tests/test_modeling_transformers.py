@@ -135,6 +135,14 @@ def test_forward_is_one_graph(head, inputs, backend):
         torch.testing.assert_close(found, parameter.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_one_graph_serves_every_k(inputs):
+    head = make_head()
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    for k in (3, 4, 7):
+        same(compiled(inputs, k), head(inputs, k))
+
+
 def test_exported_program_takes_any_number_of_rows(head, inputs, tmp_path):
     rows = torch.export.Dim("rows")
     program = torch.export.export(head, (inputs[:7],), dynamic_shapes={"embeddings": {0: rows}})
