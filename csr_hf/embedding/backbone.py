@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ class Backbone:
             show_progress_bar = len(inputs) > batch_size and shows_progress()
         chosen = self.prompt(prompt_name, task) if prompt is None else prompt
         options: dict[str, Any] = {"prompt": chosen} if task is None else {"prompt": chosen, "task": task}
-        kinds = np.array(self.modalities_of(inputs), object)
+        kinds, as_text = np.array(self.modalities_of(inputs), object), _text_marker(self.model.modalities)
         embeddings = np.zeros((len(inputs), self.dim), np.float32)
         for kind in dict.fromkeys(kinds):
             rows = np.flatnonzero(kinds == kind)
@@ -135,7 +135,7 @@ class Backbone:
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 embeddings[part] = self.model.encode(
-                    [self._as_text(inputs[row]) if kind == "text" else _open_input(inputs, int(row)) for row in part],
+                    [as_text(inputs[row]) if kind == "text" else _open_input(inputs, int(row)) for row in part],
                     **options,
                     batch_size=batch_size,
                     show_progress_bar=show_progress_bar,
@@ -172,13 +172,6 @@ class Backbone:
                 f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
             )
         raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
-
-    def _as_text(self, value: str) -> str | dict[str, str]:
-        """Mark a text that sentence-transformers would take for the address of an image, and fetch."""
-        from sentence_transformers.base.modality import infer_modality
-
-        known = self.model.modalities
-        return value if known == ["text"] or infer_modality(value, known) == "text" else {"text": value}
 
     def prompt(self, prompt_name: str | None, task: Task | None = None) -> str | None:
         """Look up the text that is put before every text; None for none.
@@ -263,6 +256,15 @@ def _set_length(model: SentenceTransformer, length: int, name: str) -> None:
 
 def _are_same(first: list[Any], second: list[Any]) -> bool:
     return len(first) == len(second) and all(one is other for one, other in zip(first, second, strict=True))
+
+
+def _text_marker(modalities: list[Any]) -> Callable[[str], str | dict[str, str]]:
+    """Return a function that marks a text which sentence-transformers would take for an address, and fetch."""
+    from sentence_transformers.base.modality import infer_modality
+
+    if modalities == ["text"]:
+        return lambda text: text
+    return lambda text: text if infer_modality(text, modalities) == "text" else {"text": text}
 
 
 def _open_input(inputs: Sequence[Any], row: int) -> Image:

@@ -29,6 +29,9 @@ def digest_weights(model: SentenceTransformer) -> bytes:
     # Processors have instructions for it: twice as fast as blake2b.
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if not hasattr(tensor, "dtype"):
+            digest.update(repr((name, tensor)).encode())
+            continue
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
         digest.update(_bytes_of(tensor))
     return digest.digest()
