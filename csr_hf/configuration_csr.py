@@ -102,7 +102,7 @@ class CSRConfig(PretrainedConfig):
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim
         self.k = k
-        self.k_aux = k_aux
+        self.k_aux = min(512, hidden_dim // 2) if k_aux is None else k_aux
         self.dead_threshold = dead_threshold
         self.tied_decoder = tied_decoder
         self.base_model_name_or_path = base_model_name_or_path

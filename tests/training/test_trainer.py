@@ -233,7 +233,7 @@ def test_unusable_embeddings_are_refused(tmp_path, embeddings):
         make_trainer(tmp_path, embeddings[:, :11])
     with pytest.raises(ValueError, match="embeddings differ in width"):
         make_trainer(tmp_path, [embeddings, embeddings[:, :11]])
-    with pytest.raises(ValueError, match=r"must have the shape \(n, input_dim\): \[\(12,\)\]"):
+    with pytest.raises(ValueError, match=r"has the shape \(12,\)\. Embeddings must have the shape \(n, input_dim\)"):
         make_trainer(tmp_path, embeddings[0])
 
 
