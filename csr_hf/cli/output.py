@@ -54,9 +54,10 @@ def print_export(exported: Exported) -> None:
 def print_doors(name: str, exported: Exported, revision: str | None = None) -> None:
     """Print how each library loads a published head, one line for each."""
     at, module = f', revision="{revision}"' if revision else "", exported.module
+    trust = ", trust_remote_code=True" if exported.remote_code else ""
     whole, alone = f'SparseEncoder("{name}"{at})', f'{module}.load("{name}", "{module}"{at})'
     doors = {
-        f'CSREncoder.from_pretrained("{name}"{at})': "csr_hf",
+        f'CSREncoder.from_pretrained("{name}"{at}{trust})': "csr_hf",
         whole if exported.layout == "full" else alone: "sentence-transformers",
         f'AutoModel.from_pretrained("{name}"{at}, trust_remote_code=True)': "transformers",
     }

@@ -41,6 +41,8 @@ class Exported:
     """Why this layout."""
     notes: list[str]
     """Warnings for the user, one sentence each."""
+    remote_code: bool = False
+    """Whether the backbone needs code of its own repository, which its user must trust."""
 
 
 def export(
@@ -103,7 +105,8 @@ def export(
             write_head(head, temporary)
         copy_run_files(source if Path(source).is_dir() else repository.folder, temporary)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
-    return Exported(folder, chosen, native_name(head), reason, [note for note in notes if note])
+    notes = [note for note in notes if note]
+    return Exported(folder, chosen, native_name(head), reason, notes, remote_code=obstacle is not None)
 
 
 def _load_portable(repository: Repository, head: CSRModel, device: str | None) -> Backbone | str:

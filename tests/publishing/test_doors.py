@@ -13,7 +13,7 @@ import pytest
 from csr_hf import CSREncoder, CSRModel, load_backbone
 from csr_hf.cli.main import main
 from tests.conftest import MINILM
-from tests.helpers.backbones import KINDS
+from tests.helpers.backbones import KINDS, load_stock
 from tests.helpers.hub_server import TOKEN
 from tests.publishing.conftest import make_head, make_results, write_run
 
@@ -194,3 +194,25 @@ def test_card_of_a_head_puts_any_backbone_together(published, name, tmp_path, mo
         codes = codes.normalize() if kind.similarity == "cosine" else codes
         found = getattr(names["model"], way)(texts).to_dense().cpu()
         np.testing.assert_allclose(found, codes.to_torch().to_dense(), atol=kind.tolerance)
+
+
+def test_head_whose_backbone_has_code_of_its_own(published, tmp_path, monkeypatch, capsys):
+    """Its export holds no such code; the code runs where the caller says so, from the backbone's own repository."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    kind, repo_id = KINDS["remote_code"], "user/remote-head"
+    kind.save(tmp_path / "backbone")
+    commit = published.add("user/remote", tmp_path / "backbone")
+    head = make_head(input_dim=32, hidden_dim=64, base_model_name_or_path="user/remote", base_model_revision=commit)
+    head.save_pretrained(tmp_path / "head")
+    assert main(["push", str(tmp_path / "head"), repo_id, "--layout", "full"]) == 2
+    assert "layout full cannot hold this backbone: it needs code of its own" in capsys.readouterr().err
+    assert main(["push", str(tmp_path / "head"), repo_id]) == 0
+    said = capsys.readouterr().out
+    assert "layout     head: it needs code of its own repository" in said
+    assert f'CSREncoder.from_pretrained("{repo_id}", trust_remote_code=True)' in said
+    assert not [name for name in published.repo(repo_id).files("main") if "custom" in name]
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        CSREncoder.from_pretrained(repo_id, device="cpu")
+    own = CSREncoder.from_pretrained(repo_id, device="cpu", trust_remote_code=True)
+    texts = kind.sentences(4)
+    np.testing.assert_allclose(own.embed(texts), load_stock(tmp_path / "backbone", kind).encode(texts), atol=1e-6)
