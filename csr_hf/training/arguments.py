@@ -77,11 +77,11 @@ class CSRTrainingArguments:
     """k at the first step, annealed to the head's k over the first 70 % of the steps; 0: no annealing."""
     gradient_accumulation_steps: Count = 1
     """A step takes this many batches of each process. They are one batch to every objective, the contrast too; only
-    the pre-activations are computed one batch after the other."""
+    the pre-activations are computed one batch after the other. Where it is 1, what `accelerate launch` says holds."""
     num_processes: Count | None = None
     """Refuse to train with another number of processes."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Arithmetic of the forward pass."""
+    """Arithmetic of the forward pass. Where it is no, what `accelerate launch` says holds."""
     seed: Natural = 0
     """Seed of weights and data order."""
     logging_steps: Count = 50

@@ -51,8 +51,9 @@ class CSRTrainer:
     Args:
         model: the head, fresh or loaded; trained in place.
         args: how to train. `args.output_dir` gets checkpoints, `training_log.jsonl` and trackers.
-        train_dataset: embeddings, shape (n, input_dim), float16 or float32, memory-mapped or not, one array or
-            several; or sources that say what belongs together.
+        train_dataset: embeddings, shape (n, input_dim), as an array, a tensor, a cache, a `datasets.Dataset` or
+            `IterableDataset` with columns named like roles, or a list of these, see `csr_hf.data.given.make_sources`;
+            or sources that say what belongs together. They are read where they lie.
         eval_dataset: rows to evaluate on, in every form that `train_dataset` has: every `args.eval_steps` steps, and
             at the end.
         callbacks: hooks that are called meanwhile, and may stop the training.
@@ -147,6 +148,8 @@ class CSRTrainer:
                 bar.update()
         seconds = time.perf_counter() - started
         speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
+        if self._reports.is_stopped:
+            logger.info("stopped    at step %d of %d", self.step, self.args.max_steps)
         is_over = self.step >= self.args.max_steps or self._reports.is_stopped
         if is_over and self.args.load_best_model_at_end:
             self._load_best()
