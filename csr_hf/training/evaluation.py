@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +35,7 @@ class HeldOutRows:
     Attributes:
         rows: the embeddings.
         greater_is_better: whether a larger value of the figure that tells heads apart is a better one.
+        identity: what must be the same for evaluations of two runs to be compared, as JSON holds it.
 
     Raises:
         ValueError: for rows that could not be trained on either, or too few of them.
@@ -51,6 +51,7 @@ class HeldOutRows:
         self._metric = (args.metric_for_best_model or _DEFAULT_METRIC).removeprefix(_PREFIX)
         greater = args.greater_is_better
         self.greater_is_better = self._metric in _GREATER_IS_BETTER if greater is None else greater
+        self.identity = [self._metric, self.greater_is_better, self.rows.fingerprint]
         self._batches, fewest = batches, 2 * batches.world
         if len(self.rows) < fewest:
             raise ValueError(f"`eval_dataset` has {len(self.rows)} rows. Hold out {fewest} at least, better hundreds.")
@@ -58,11 +59,6 @@ class HeldOutRows:
         self._order = np.random.default_rng(0).permutation(chosen)
         # As large as those of the training, which the contrast depends on, and all of one size.
         self._count = max(1, min(-(-len(chosen) // batches.size), len(chosen) // fewest))
-
-    @property
-    def identity(self) -> list[Any]:
-        """What must be the same for evaluations of two runs to be compared, as JSON holds it."""
-        return [self._metric, self.greater_is_better, self.rows.fingerprint]
 
     def evaluate(self, loss: CSRLoss, scaling: ScaledHead, precision: AbstractContextManager) -> dict[str, float]:
         """Compute all figures of an evaluation, with names that begin with `eval_`.
@@ -76,7 +72,7 @@ class HeldOutRows:
             figures = self._compute_loss(loss)
         with scaling.original():
             # Replaces the explained variance at the batches, which is relative to that of the training data.
-            figures |= from_first_process(lambda: measure_head(loss.model, self.rows, _SAMPLE))
+            figures |= from_first_process(lambda: measure_head(loss.model, self.rows))
         return {_PREFIX + name: value for name, value in figures.items()}
 
     def judge(self, figures: dict[str, float]) -> float:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from csr_hf import CSRConfig, CSRModel, CSRTrainer, CSRTrainingArguments
 from csr_hf.data.sources import Source
@@ -178,6 +179,24 @@ def test_pairs_are_evaluated_as_they_are_trained(tmp_path, embeddings):
     assert trainer.train()["eval_contrast"] == evaluations(tmp_path)[5]["eval_contrast"]
     with pytest.raises(ValueError, match="`eval_dataset`: `contrast` is 'pairs', and the data has no pairs"):
         CSRTrainer(make_head(), arguments, [sources[0]], embeddings[:100])
+
+
+def test_rows_are_taken_in_every_form_that_the_training_takes(tmp_path, embeddings):
+    args, rows = CSRTrainingArguments(**SETTINGS, output_dir=str(tmp_path)), embeddings[:60]
+    forms = [rows, torch.from_numpy(rows), Dataset.from_dict({"embedding": rows.tolist()}), [rows[:20], rows[20:]]]
+    losses = [CSRTrainer(make_head(), args, embeddings, form).evaluate()["eval_loss"] for form in forms]
+    assert losses == [losses[0]] * 4
+
+
+def test_both_modalities_are_evaluated(tmp_path, embeddings):
+    sources = [Source.from_arrays({"image": rows[:150], "text": rows[150:]}) for rows in np.split(embeddings, 2)]
+    head = make_head(modalities=["image", "text"], hidden_dim=64, dead_threshold=3)
+    head.modality_last_nonzero[0, :9] = 4
+    figures = CSRTrainer(
+        head, CSRTrainingArguments(output_dir=str(tmp_path)), *([each] for each in sources)
+    ).evaluate()
+    assert (figures["eval_dead_fraction_image"], figures["eval_dead_fraction_text"]) == (9 / 64, 0)
+    assert figures["eval_auxiliary_image"] > 0
 
 
 def test_what_cannot_be_evaluated_is_refused(tmp_path, embeddings):
