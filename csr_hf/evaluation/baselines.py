@@ -287,7 +287,8 @@ def make_baselines(
     if "truncate" in names:
         made += [Truncation(dims, similarity) for dims in sorted({min(dim, size // 2) for size in budgets})]
     if train is not None:
-        fit = hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
+        shape = repr(train.shape).encode()
+        fit = hashlib.blake2b(shape + np.ascontiguousarray(train).tobytes(), digest_size=6).hexdigest()
         if "pca" in names:
             most = min(train.shape)
             made += [PCA(train, dims, similarity, fit) for dims in sorted({min(most, size // 2) for size in budgets})]

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 _MTEB = "mteb"
+# Details that rows of one file have in common.
+_SAME = ("head", "backbone", "similarity")
 
 
 @dataclass
@@ -91,7 +93,8 @@ def evaluate_tasks(
     """Measure every method on every task; `results.json` and mteb's own files are written after each task.
 
     A second call goes on at the task and method where the first one stopped: results of the same model, head and
-    settings are taken from `output_dir/mteb`. Rows of other tasks, measured earlier with the same head, stay.
+    settings are taken from `output_dir/mteb`. Rows of other tasks, measured earlier with the same head and backbone,
+    stay.
 
     Args:
         tasks: of `load_tasks`.
@@ -196,12 +199,12 @@ def _record(results: Results, name: str, rows: list[Row], measurement: _Measurem
 
 
 def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mapping[str, Any]) -> Results:
-    """Load the results of other tasks that were measured with the same head before."""
+    """Load the results of other tasks that were measured with the same head and backbone before."""
     kept: dict[str, Any] = {"task_types": {}, "datasets": {}, "seconds": {}, "seen": []}
     rows: list[Row] = []
     if (output_dir / RESULTS).is_file():
         earlier = Results.load(output_dir)
-        if earlier.details.get("head") == details.get("head"):
+        if all(earlier.details.get(name, details.get(name)) == details.get(name) for name in _SAME):
             rows = [row for row in earlier.rows if row.task not in tasks]
             for name in ("task_types", "datasets", "seconds"):
                 known = earlier.details.get(name, {})

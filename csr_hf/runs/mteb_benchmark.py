@@ -74,6 +74,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         "note": note,
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
+        "backbone": model.backbone.fingerprint,
         "similarity": model.backbone.similarity_fn_name,
         "fit_seconds": round(time.perf_counter() - began, 1),
     }

@@ -63,6 +63,12 @@ def test_rows_of_earlier_calls_stay_with_the_same_head_alone(cached, minilm_head
         {"head": "b"},
     )
     assert {row.task for row in other.results.rows} == {"MockSTSTask"}
+    retrieval = {"MockRetrievalTask": tasks["MockRetrievalTask"]}
+    for name, value in (("backbone", "b"), ("similarity", "dot")):
+        before = {"head": "b", "backbone": "a", "similarity": "cosine"}
+        evaluate_tasks({"MockSTSTask": tasks["MockSTSTask"]}, [DenseMethod(384)], cached, tmp_path, META, before)
+        after = evaluate_tasks(retrieval, [DenseMethod(384)], cached, tmp_path, META, {**before, name: value})
+        assert {row.task for row in after.results.rows} == {"MockRetrievalTask"}, name
 
 
 class Interrupted(CSRMethod):
