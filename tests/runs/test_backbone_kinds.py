@@ -30,7 +30,7 @@ RECIPE = {
     "index": {"copies": ["int8"]},
 }
 ROWS = 100
-QUICK = ("dot", "router", "clip")
+QUICK = ("dot", "router")
 """Kinds whose scores are computed in every test run, which takes longer than all else here."""
 
 
