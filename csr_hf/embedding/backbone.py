@@ -240,8 +240,8 @@ def _set_length(model: SentenceTransformer, length: int, name: str) -> None:
     )
     changed = 0
     for tower in towers:
-        positions = getattr(getattr(tower, "config", None), "max_position_embeddings", None)
-        if isinstance(positions, int) and 0 < positions < length:
+        positions = _count_positions(tower)
+        if positions is not None and positions < length:
             raise ValueError(
                 f"`max_seq_length` ({length}) is above what {name} has positions for ({positions}). Lower it."
             )
@@ -252,6 +252,19 @@ def _set_length(model: SentenceTransformer, length: int, name: str) -> None:
             changed += 1
     if not changed:
         raise ValueError(f"`max_seq_length` ({length}) cannot be set: {name} takes texts of any length. Leave it out.")
+
+
+def _count_positions(tower: Any) -> int | None:
+    """Count the tokens that a tower has positions for; None where it says nothing."""
+    config: Any = getattr(tower, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    table = getattr(getattr(getattr(tower, "model", None), "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    # RoBERTa and its kin count from behind the position of padding.
+    return positions if padding is None else positions - padding - 1
 
 
 def _are_same(first: list[Any], second: list[Any]) -> bool:

@@ -81,8 +81,24 @@ def test_precision_of_every_kind_of_weights(tiny_folder, kind):
 def test_settings_that_do_not_fit_the_model_are_named(tiny_folder):
     with pytest.raises(ValueError, match=r"`max_seq_length` \(65\) is above what .* has positions for \(64\)"):
         load_backbone(str(tiny_folder("bert")), device="cpu", max_seq_length=65)
+    with pytest.raises(ValueError, match=r"`max_seq_length` \(33\) is above what .* has positions for \(32\)"):
+        load_backbone(str(tiny_folder("open_clip")), device="cpu", max_seq_length=33)
     with pytest.raises(ValueError, match=r"`max_seq_length` \(5\) cannot be set: .* takes texts of any length"):
         load_backbone(str(tiny_folder("static")), device="cpu", max_seq_length=5)
+
+
+def test_positions_behind_padding_are_not_there_for_texts(tmp_path):
+    from transformers import BertTokenizer, RobertaConfig, RobertaModel
+
+    vocabulary = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])}
+    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = RobertaConfig(vocab_size=6, max_position_embeddings=10, pad_token_id=0, **size)
+    RobertaModel(config).save_pretrained(tmp_path)
+    found = load_backbone(str(tmp_path), device="cpu", max_seq_length=9)
+    assert np.isfinite(found.embed(["a " * 50])).all()
+    with pytest.raises(ValueError, match=r"has positions for \(9\)"):
+        load_backbone(str(tmp_path), device="cpu", max_seq_length=10)
 
 
 def test_code_of_a_repository_runs_only_on_the_callers_word(tiny_folder):
