@@ -47,3 +47,15 @@ def test_other_files_are_refused(tmp_path, content):
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(ValueError, match="holds no results"):
         Results.load(tmp_path)
+
+
+def test_tables_say_what_embeddings_are_compared_by_unless_it_is_cosine(results):
+    for similarity, said in (("dot", "by dot product"), ("euclidean", "A search by CSR compares by cosine")):
+        results.details["similarity"] = similarity
+        assert said in results.to_markdown()
+        assert all(said in str(table.caption) for table in results.to_tables())
+    # What a file says may be anything.
+    for similarity in ("cosine", None, ["dot"]):
+        results.details["similarity"] = similarity
+        assert "compares" not in results.to_markdown()
+        assert all(table.caption is None for table in results.to_tables())

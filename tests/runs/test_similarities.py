@@ -10,8 +10,10 @@ from mteb.mocks import MockRetrievalTask
 from sentence_transformers import SentenceTransformer, util
 
 from csr_hf import CSRModel, MTEBArguments, Results, evaluate_mteb
+from csr_hf.backends import open_backend
+from csr_hf.cli.commands import collection_name
 from csr_hf.cli.main import main
-from csr_hf.codes import decode_codes
+from csr_hf.codes import decode_codes, project_queries
 from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.evaluation.neighbors import ndcg_at
 from csr_hf.runs.recipe import RunRecipe
@@ -149,3 +151,18 @@ def test_settings_of_the_head_are_used_by_every_measurement(place, tmp_path, mon
     backbone = seen["backbone"]
     assert (backbone.prompt(None, "query"), backbone.model.max_seq_length) == ("ask: ", 20)
     assert backbone.similarity_fn_name == "cosine"
+
+
+def test_a_search_backend_gives_dot_products_of_codes(place, tmp_path):
+    pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
+    engine = ["--backend", f"milvus-lite:{tmp_path / 'there.db'}"]
+    call = ["index", "--corpus", str(place / "pairs.jsonl"), "--text-column", "positive", "--no-progress", *engine]
+    assert main([*call, "--head", str(place / "dot"), "--output-dir", str(tmp_path / "run")]) == 0
+    with open_backend(engine[1], collection=collection_name(tmp_path / "run")) as backend:
+        searcher = RunSearcher.load(tmp_path / "run", device="cpu", backend=backend)
+        hits = searcher.search("a question", 5, query_k=64)
+    embedding = searcher.backbone.embed(["a question"], task="query")
+    codes = InvertedIndex.load(place / "dot" / "index").codes
+    products = project_queries(searcher.head, embedding).codes(64).to_scipy() @ codes.to_scipy().T
+    expected = -np.sort(-products.toarray().ravel())[:5]
+    np.testing.assert_allclose([hit.score for hit in hits], expected, rtol=0.03)
