@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from csr_hf.data.run_data import RunData
     from csr_hf.data.sources import Source
     from csr_hf.embedding.backbone import Backbone
-    from csr_hf.embedding.loading import load_backbone
     from csr_hf.embedding.cache import EmbeddingCache, embed_dataset
+    from csr_hf.embedding.loading import load_backbone
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results
     from csr_hf.modeling_csr import CSRModel, CSROutput

@@ -192,9 +192,8 @@ def test_both_modalities_are_evaluated(tmp_path, embeddings):
     sources = [Source.from_arrays({"image": rows[:150], "text": rows[150:]}) for rows in np.split(embeddings, 2)]
     head = make_head(modalities=["image", "text"], hidden_dim=64, dead_threshold=3)
     head.modality_last_nonzero[0, :9] = 4
-    figures = CSRTrainer(
-        head, CSRTrainingArguments(output_dir=str(tmp_path)), *([each] for each in sources)
-    ).evaluate()
+    args = CSRTrainingArguments(output_dir=str(tmp_path))
+    figures = CSRTrainer(head, args, sources[:1], sources[1:]).evaluate()
     assert (figures["eval_dead_fraction_image"], figures["eval_dead_fraction_text"]) == (9 / 64, 0)
     assert figures["eval_auxiliary_image"] > 0
 
