@@ -19,9 +19,8 @@ _ORIGINS = {
     *("_commit_hash", "_name_or_path", "architectures", "auto_map", "dtype", "gradient_checkpointing"),
     *("name_or_path", "processor_class", "torch_dtype", "transformers_version", "use_cache"),
 }
-_TOKENIZER_SETTINGS = (
-    *("add_bos_token", "add_eos_token", "chat_template", "padding_side", "special_tokens_map", "truncation_side"),
-)
+_TOKENIZER_SETTINGS = ["add_bos_token", "add_eos_token", "chat_template"]
+_TOKENIZER_SETTINGS += ["padding_side", "special_tokens_map", "truncation_side"]
 
 
 def digest_weights(model: SentenceTransformer) -> bytes:
