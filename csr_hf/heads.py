@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,12 @@ from csr_hf.repository import NATIVE_HEAD, Repository, open_repository
 
 if TYPE_CHECKING:
     import torch
+    from huggingface_hub import HfApi
 
     from csr_hf.modeling_csr import CSRModel
 
+# A repository with one of these holds a model; sentence-transformers need not write config.json.
+_OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
 _TENSORS = ("encoder.weight", "pre_bias", "latent_bias", "stats_last_nonzero")
 _TIED_WEIGHT = "decoder.linear.weight"
 
@@ -29,6 +34,28 @@ def is_head_config(config: Any) -> bool:
     # The old name is short: another library's model may have it too.
     is_old = config.get("model_type") == "csr" and {"input_dim", "hidden_dim", "k"} <= config.keys()
     return is_old or config.get("model_type") == "csr_hf"
+
+
+def holds_other_model(api: HfApi, repo_id: str, commit: str | None, files: Collection[str]) -> bool:
+    """Tell whether a repository on the Hub holds a model that is no head, which a push would replace.
+
+    Args:
+        api: the client.
+        repo_id: `user/name`.
+        commit: where to look.
+        files: names of all its files there.
+    """
+    if not _OF_A_MODEL & set(files):
+        return False
+    # In every layout of a head, the root has its config.json.
+    if "config.json" not in files:
+        return True
+    path = Path(api.hf_hub_download(repo_id, "config.json", revision=commit))
+    try:
+        return not is_head_config(json.loads(path.read_text(encoding="utf-8")))
+    # What is not JSON is no head's.
+    except ValueError:
+        return True
 
 
 def load_head(repository: Repository) -> CSRModel:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from csr_hf.heads import is_head_config
+from csr_hf.heads import holds_other_model
 from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
 from csr_hf.repository import Repository
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
-
-_OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
-"""A repository with one of these holds a model; sentence-transformers need not write config.json."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,8 @@ def _push(
     parent = api.model_info(repo_id, revision=revision).sha
     present = set(api.list_repo_files(repo_id, revision=parent))
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    if present & _OF_A_MODEL:
-        _check_is_head(api, repo_id, parent, present)
+    if holds_other_model(api, repo_id, parent, present):
+        raise ValueError(f"{repo_id} holds another model. Choose a new name, or another branch (--revision).")
     if CARD in present and not _may_replace(api, repo_id, parent, edited_card):
         paths.pop(CARD)
     modules = _list_modules(api, repo_id, parent) if "modules.json" in present else []
@@ -125,18 +120,6 @@ def _push(
     if stale:
         logger.info("this push deletes files of an earlier one from %s: %s", repo_id, ", ".join(stale))
     return Pushed(repo_id, done.oid, done.pr_revision or revision, done.pr_url or done.repo_url.url)
-
-
-def _check_is_head(api: HfApi, repo_id: str, commit: str | None, present: set[str]) -> None:
-    """Refuse to replace a model of another kind. In both layouts of a head, the root has its config.json."""
-    config = None
-    if "config.json" in present:
-        path = api.hf_hub_download(repo_id, "config.json", revision=commit)
-        # What is not JSON is no head's.
-        with contextlib.suppress(ValueError):
-            config = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not is_head_config(config):
-        raise ValueError(f"{repo_id} holds another model. Choose a new name, or another branch (--revision).")
 
 
 def _list_modules(api: HfApi, repo_id: str, commit: str | None) -> list[dict[str, str]]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr_hf.heads import is_head_config
+from csr_hf.heads import holds_other_model
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.repository import is_hub_id
 from csr_hf.training.arguments import CSRTrainingArguments
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    pass
 
 logger = logging.getLogger(__name__)
-
-_OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
 
 
 def prepare_push(args: CSRTrainingArguments, model: CSRModel) -> str:
@@ -53,7 +50,7 @@ def prepare_push(args: CSRTrainingArguments, model: CSRModel) -> str:
         if args.hub_private_repo and not info.private:
             raise ValueError(f"`hub_model_id`: {repo_id} exists and is public. Make it private, or choose a new name.")
         present = set(api.list_repo_files(repo_id, revision=info.sha))
-        if present & _OF_A_MODEL and not _holds_head(api, repo_id, info.sha, present):
+        if holds_other_model(api, repo_id, info.sha, present):
             raise ValueError(f"`hub_model_id`: {repo_id} holds another model. Choose a new name.")
     return str(repo_id)
 
@@ -79,17 +76,6 @@ def push_head(model: CSRModel, repo_id: str, folder: Path) -> None:
             repo_id=repo_id, folder_path=folder, commit_message="Push a CSR head with csr_hf"
         )
     logger.info("pushed     %s", commit.commit_url)
-
-
-def _holds_head(api: HfApi, repo_id: str, commit: str | None, present: set[str]) -> bool:
-    if "config.json" not in present:
-        return False
-    path = Path(api.hf_hub_download(repo_id, "config.json", revision=commit))
-    try:
-        return is_head_config(json.loads(path.read_text(encoding="utf-8")))
-    # What is not JSON is no head's.
-    except ValueError:
-        return False
 
 
 @contextmanager
