@@ -81,7 +81,7 @@ class CSRTrainingArguments:
     num_processes: Count | None = None
     """Refuse to train with another number of processes."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Arithmetic of the forward pass. Where it is no, what `accelerate launch` says holds."""
+    """Arithmetic of the forward pass; fp16 on a GPU alone. Where it is no, what `accelerate launch` says holds."""
     seed: Natural = 0
     """Seed of weights and data order."""
     logging_steps: Count = 50

@@ -32,7 +32,8 @@ def make_accelerator(args: CSRTrainingArguments, tracker_dir: Path) -> Accelerat
         tracker_dir: where trackers write their events.
 
     Raises:
-        ValueError: for an unknown tracker, or if accelerate was set up for something that csr_hf does not support.
+        ValueError: for an unknown tracker, if accelerate was set up for something that csr_hf does not support, or for
+            fp16 on the CPU.
         ImportError: if the package of a tracker is missing, with the line to type.
     """
     from accelerate import Accelerator
@@ -45,6 +46,10 @@ def make_accelerator(args: CSRTrainingArguments, tracker_dir: Path) -> Accelerat
 
     check_launcher()
     _check_trackers(args.report_to)
+    on_cpu = trains_on_cpu()
+    if args.mixed_precision == "fp16" and on_cpu:
+        # Accelerate would train in float32 and not say so.
+        raise ValueError("`mixed_precision` fp16 needs a GPU, and this training is on the CPU. Set it to bf16 or no.")
     if "wandb" in args.report_to:
         # Nothing leaves the machine unless the user has said so.
         os.environ.setdefault("WANDB_MODE", "offline")
@@ -52,7 +57,7 @@ def make_accelerator(args: CSRTrainingArguments, tracker_dir: Path) -> Accelerat
         # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
         AcceleratorState._reset_state()
     return Accelerator(
-        cpu=trains_on_cpu(),
+        cpu=on_cpu,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to or None,
         project_dir=tracker_dir,

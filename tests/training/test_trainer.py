@@ -242,6 +242,12 @@ def test_half_precision_heads_are_refused(tmp_path, embeddings):
         make_trainer(tmp_path, embeddings, head=make_head().half())
 
 
+def test_fp16_on_the_cpu_is_refused(tmp_path, embeddings, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(ValueError, match=r"`mixed_precision` fp16 needs a GPU.* Set it to bf16 or no"):
+        make_trainer(tmp_path, embeddings, mixed_precision="fp16")
+
+
 def test_mixed_precision_trains(tmp_path, embeddings):
     trainer = make_trainer(tmp_path, embeddings, mixed_precision="bf16", max_steps=100, learning_rate=1e-2)
     before = measure_head(trainer.model, trainer.batches.rows)["explained_variance"]
