@@ -121,6 +121,7 @@ def embed_dataset(
     *,
     prompt_name: str | None = None,
     task: Task | None = None,
+    prompt: str | None = None,
     batch_size: int = 32,
     dtype: Literal["float16", "float32"] = "float16",
     label: str = "embedding",
@@ -136,6 +137,7 @@ def embed_dataset(
         cache_dir: folder of all caches; each is a subfolder named after its fingerprint.
         prompt_name: one of the backbone's prompts; default that of the task.
         task: "query" or "document", as for `Backbone.embed`.
+        prompt: the text to put before texts, instead of a prompt with a name.
         batch_size: inputs in one forward pass.
         dtype: what is stored; float16 keeps the neighbors of unit-norm embeddings.
         label: description beside the progress bar.
@@ -147,7 +149,8 @@ def embed_dataset(
     """
     if len(inputs) == 0:
         raise ValueError("`inputs` is empty: there is nothing to embed.")
-    origin = _origin(inputs, backbone, prompt_name, task, dtype)
+    prompt = backbone.prompt(prompt_name, task) if prompt is None else prompt
+    origin = _origin(inputs, backbone, prompt, task, dtype)
     fingerprint = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = Path(cache_dir) / fingerprint
     rank, world = rank_and_world()
@@ -159,7 +162,7 @@ def embed_dataset(
     paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(starts))]
     sizes = [min(_SHARD_ROWS, len(inputs) - start) for start in starts]
     embed = functools.partial(
-        backbone.embed, prompt_name=prompt_name, batch_size=batch_size, task=task, show_progress_bar=False
+        backbone.embed, prompt=prompt or "", batch_size=batch_size, task=task, show_progress_bar=False
     )
     shards: list[dict[str, Any]] = []
     with progress_bar(desc=label, unit="input", total=sum(sizes[rank::world])) as bar:
@@ -206,11 +209,11 @@ def _sizes(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
 
 
 def _origin(
-    inputs: Sequence[Any], backbone: Backbone, prompt_name: str | None, task: Task | None, dtype: str
+    inputs: Sequence[Any], backbone: Backbone, prompt: str | None, task: Task | None, dtype: str
 ) -> dict[str, Any]:
     """Collect what the embeddings depend on; its JSON is what the fingerprint hashes."""
     # No prompt and an empty one give the same embeddings.
-    prompt = backbone.prompt(prompt_name, task) or ""
+    prompt = prompt or ""
     if isinstance(inputs, ImageColumn):
         # Models that take messages put the prompt before images too.
         prompt = prompt if "message" in backbone.model.modalities else ""

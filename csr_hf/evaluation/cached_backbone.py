@@ -20,13 +20,18 @@ class CachedBackbone:
         backbone: the frozen model.
         cache_dir: where embeddings are kept, float32.
         batch_size: inputs in one pass.
+        instruction_template: what is put before the texts of a task, but for documents of a search, with the task's
+            own description in place of `{instruction}`; "" for the backbone's prompts.
 
     Attributes:
         embedded: number of inputs that were computed, not found.
     """
 
-    def __init__(self, backbone: Backbone, cache_dir: str | Path, *, batch_size: int = 32) -> None:
+    def __init__(
+        self, backbone: Backbone, cache_dir: str | Path, *, batch_size: int = 32, instruction_template: str = ""
+    ) -> None:
         self.backbone, self.cache_dir, self.batch_size = backbone, Path(cache_dir), batch_size
+        self.instruction_template = instruction_template
         self.embedded = 0
         self._recent: dict[tuple[str, str | None, Task | None], np.ndarray] = {}
 
@@ -36,6 +41,7 @@ class CachedBackbone:
         prompt_name: str | None,
         *,
         task: Task | None = None,
+        prompt: str | None = None,
         label: str = "embedding",
     ) -> np.ndarray:
         """Compute or find embeddings.
@@ -44,6 +50,7 @@ class CachedBackbone:
             inputs: texts or images.
             prompt_name: one of the backbone's prompts, for texts; None for that of the task.
             task: what the inputs are embedded as, see `Backbone.embed`.
+            prompt: the text to put before texts, instead of a prompt with a name.
             label: of the progress bar.
 
         Returns:
@@ -52,13 +59,14 @@ class CachedBackbone:
         if not len(inputs):
             return np.zeros((0, self.backbone.dim), np.float32)
         parts = inputs.hashes() if isinstance(inputs, ImageColumn) else inputs
-        key = fingerprint_texts(parts), self.backbone.prompt(prompt_name, task), self.backbone.effective_task(task)
+        prompt = self.backbone.prompt(prompt_name, task) if prompt is None else prompt
+        key = fingerprint_texts(parts), prompt, self.backbone.effective_task(task)
         if key not in self._recent:
             cache = embed_dataset(
                 inputs,
                 self.backbone,
                 self.cache_dir,
-                prompt_name=prompt_name,
+                prompt=prompt or "",
                 task=task,
                 batch_size=self.batch_size,
                 dtype="float32",

@@ -18,7 +18,7 @@ from csr_hf.evaluation.similarity import unit_rows
 if TYPE_CHECKING:
     import torch
     from mteb.models.model_meta import ModelMeta
-    from mteb.types import EncodeKwargs
+    from mteb.types import EncodeKwargs, PromptType
 
     from csr_hf.modeling_csr import CSRModel
 
@@ -49,7 +49,7 @@ class MTEBEncoder:
 
     def __init__(self, cached: CachedBackbone, method: Method, meta: ModelMeta | None = None) -> None:
         self.cached, self.method = cached, method
-        self.mteb_model_meta = meta or model_meta(cached.backbone, method)
+        self.mteb_model_meta = meta or model_meta(cached, method)
         self._ids: list[str] = []
         self._documents: Searcher | None = None
 
@@ -177,25 +177,51 @@ class MTEBEncoder:
         modality = modalities.pop() if modalities else "text"
         values: Any = [value for batch in batches for value in batch[modality]]
         column = _image_column(values) if modality == "image" else values
-        rows = self.cached.embed(column, prompt_name, task=task, label=f"embedding {task_metadata.name}")
+        rows = self.cached.embed(
+            column,
+            prompt_name,
+            task=task,
+            prompt=_make_instruction(self.cached.instruction_template, task_metadata, prompt_type),
+            label=f"embedding {task_metadata.name}",
+        )
         return self.method.center(rows, modality)
 
 
-def model_meta(backbone: Backbone, method: Method, **known: Any) -> ModelMeta:
+def _make_instruction(template: str, task_metadata: Any, prompt_type: PromptType | None) -> str | None:
+    """Fill a template with the description of a task, as mteb's wrapper of instruction models does.
+
+    Returns:
+        None without a template, and for documents of a search, which such models embed as they are.
+    """
+    from mteb.abstasks.abstask import get_abstask_prompt
+
+    if not template or (prompt_type is not None and prompt_type.value == "document"):
+        return None
+    described = task_metadata.prompt
+    if isinstance(described, dict):
+        described = described.get(prompt_type.value if prompt_type else "query")
+    described = described or get_abstask_prompt(task_metadata.name)
+    return template.replace("{instruction}", described) if described else None
+
+
+def model_meta(cached: CachedBackbone, method: Method, **known: Any) -> ModelMeta:
     """Describe a method so that mteb's cache keeps the results of every model, head and setting apart.
 
     Args:
-        backbone: computes the embeddings.
+        cached: computes the embeddings.
         method: its settings become mteb's `experiment_kwargs`, which are part of the cache's path, with the
-            fingerprint of a backbone that has settings of its own.
+            fingerprint of a backbone that has settings of its own, and the template of instructions.
         **known: further fields of `ModelMeta`.
     """
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
+    backbone = cached.backbone
     name = backbone.name if "/" in backbone.name else f"local/{backbone.name}"
     if Path(backbone.name).is_absolute() or name.count("/") > 1:
         name = f"local/{Path(backbone.name).name}"
     settings = {**method.settings, **({"backbone": backbone.fingerprint} if backbone.settings.to_record() else {})}
+    if cached.instruction_template:
+        settings["instruction_template"] = cached.instruction_template
     fields = {
         "name": name,
         "revision": backbone.revision or backbone.fingerprint,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 _MTEB = "mteb"
 # Details that rows of one file have in common.
-_SAME = ("head", "backbone", "similarity")
+_SAME = ("head", "backbone", "similarity", "instruction_template")
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Measurement:
             head = self.head
             known = {"name": head.name, "revision": head.revision, "training_datasets": head.trained_on}
             known["adapted_from"] = backbone.name
-        encoder = MTEBEncoder(self.cached, method, model_meta(backbone, method, **known))
+        encoder = MTEBEncoder(self.cached, method, model_meta(self.cached, method, **known))
         began = time.perf_counter()
         is_known = self.cache.load_task_result(task.metadata.name, encoder.mteb_model_meta) is not None
         self.is_resumed = self.is_resumed or is_known

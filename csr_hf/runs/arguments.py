@@ -44,7 +44,11 @@ class SweepArguments:
 
 @settings
 class MTEBArguments:
-    """How a head is measured on MTEB, and beside what."""
+    """How a head is measured on MTEB, and beside what.
+
+    Raises:
+        ValueError: for a template of instructions that has no place for them.
+    """
 
     ks: Annotated[list[Annotated[int, Field(ge=1)]], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
     """Active latents of a document (default: 4,8,16,32,64)."""
@@ -63,9 +67,21 @@ class MTEBArguments:
     trained_on: list[str] | None = None
     """Tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown. A task whose
     data set is the source of the run counts without being named."""
+    instruction_template: str = ""
+    """For instruction models, such as "Instruct: {instruction}\\nQuery: ": put before all texts but the documents of a
+    search, with the description that mteb has of each task in place of {instruction}; \\n is a new line."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Texts in one pass of the backbone (default: 32)."""
     device: str | None = None
     """cpu, cuda, ...; default the best there is."""
     trust_remote_code: bool = False
     """Run code of the backbone's repository; read it first."""
+
+    def __post_init__(self) -> None:
+        # Shells pass a backslash and an n.
+        self.instruction_template = self.instruction_template.replace("\\n", "\n")
+        if self.instruction_template and "{instruction}" not in self.instruction_template:
+            raise ValueError(
+                f"`instruction_template` ({self.instruction_template!r}) has no place for the instruction of a task. "
+                "Write {instruction} there."
+            )

@@ -76,10 +76,12 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
         "similarity": model.backbone.similarity_fn_name,
+        "instruction_template": arguments.instruction_template,
         "fit_seconds": round(time.perf_counter() - began, 1),
     }
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
-    cached = CachedBackbone(model.backbone, cache_dir, batch_size=arguments.batch_size)
+    template = arguments.instruction_template
+    cached = CachedBackbone(model.backbone, cache_dir, batch_size=arguments.batch_size, instruction_template=template)
     meta = HeadMeta(model.name, model.revision, trained_on)
     benchmark = evaluate_tasks(loaded, methods, cached, output.path, meta, details)
     if arguments.submit_dir is not None:

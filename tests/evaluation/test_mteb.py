@@ -89,7 +89,7 @@ def test_cache_keeps_models_methods_and_settings_apart(cached, minilm_head, tmp_
         Int8(np.eye(384, dtype=np.float32), fit="a"),
         Int8(2 * np.eye(384, dtype=np.float32), fit="b"),
     ]
-    metas = [model_meta(cached.backbone, method) for method in methods]
+    metas = [model_meta(cached, method) for method in methods]
     for method, meta in zip(methods, metas, strict=True):
         assert cache.load_task_result(task.metadata.name, meta) is None, method.settings
         mteb.evaluate(MTEBEncoder(cached, method), task, cache=cache, co2_tracker=False, show_progress_bar=False)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from mteb._create_dataloaders import _create_dataloader_from_texts
+from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -111,6 +112,28 @@ def test_prompts_by_task_come_before_those_of_queries_and_documents(tiny_folder,
         np.testing.assert_allclose(rows_of(encoder, task, prompt_type, ["a cat"]), expected, atol=1e-6, err_msg=task)
 
 
+def test_instructions_by_task_are_those_of_mteb(tiny_folder, tmp_path):
+    folder, texts, template = str(tiny_folder("bert")), KINDS["bert"].sentences(5), "Instruct: {instruction}\nQuery: "
+    backbone = load_backbone(folder, device="cpu")
+    plain = MTEBEncoder(CachedBackbone(backbone, tmp_path), DenseMethod(backbone.dim))
+    cached = CachedBackbone(backbone, tmp_path, instruction_template=template)
+    encoder = MTEBEncoder(cached, DenseMethod(backbone.dim))
+    expected = InstructSentenceTransformerModel(
+        folder, "", device="cpu", instruction_template=template, apply_instruction_to_passages=False
+    )
+    for task, prompt_type in (
+        ("MockSTSTask", None),
+        ("MockRetrievalTask", "query"),
+        ("MockRetrievalTask", "document"),
+        ("MockClassificationTask", None),
+    ):
+        found = rows_of(encoder, task, prompt_type, texts)
+        np.testing.assert_allclose(found, rows_of(expected, task, prompt_type, texts), atol=1e-6, err_msg=task)
+        same = np.allclose(found, rows_of(plain, task, prompt_type, texts), atol=1e-6)
+        assert same == (prompt_type == "document"), task
+    assert encoder.mteb_model_meta.experiment_name != plain.mteb_model_meta.experiment_name
+
+
 def test_settings_of_the_user_are_those_that_are_measured(tiny_folder, tmp_path):
     """mteb's own wrapper of a model that is set up alike gives the same rows and similarities."""
     folder, texts = str(tiny_folder("bert")), KINDS["bert"].sentences(5)
@@ -127,14 +150,14 @@ def test_settings_of_the_user_are_those_that_are_measured(tiny_folder, tmp_path)
         assert np.abs(found - others).max() > 0.01
 
 
-def test_results_of_other_settings_have_another_place(tiny_folder):
+def test_results_of_other_settings_have_another_place(tiny_folder, tmp_path):
     folder = str(tiny_folder("bert"))
     settings = [{}, {"prompts": {"query": "ask: "}}, {"max_seq_length": 12}, {"similarity": "dot"}]
     places = set()
     for chosen in settings:
         backbone = load_backbone(folder, device="cpu", **chosen)
         for similarity in {"cosine", backbone.similarity_fn_name}:
-            meta = model_meta(backbone, DenseMethod(backbone.dim, similarity))
+            meta = model_meta(CachedBackbone(backbone, tmp_path), DenseMethod(backbone.dim, similarity))
             assert meta.similarity_fn_name.value == similarity
             places.add((meta.revision, meta.experiment_name))
     assert len(places) == 5

@@ -87,6 +87,14 @@ def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, fla
     assert not (tmp_path / "out").exists()
 
 
+def test_templates_of_instructions_have_a_place_for_them(run_folder, tmp_path, capsys):
+    assert MTEBArguments(instruction_template=r"Do: {instruction}\nQ: ").instruction_template == "Do: {instruction}\nQ: "
+    flags = ["--tasks", "SciFact", "--instruction-template", "Instruct: ", "--output-dir", tmp_path / "out"]
+    assert evaluate(run_folder, *flags) == 2
+    assert "`instruction_template` ('Instruct: ') has no place for the instruction" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_tasks, tmp_path):
     found = evaluate_mteb(run_folder / "model", ["MockSTSTask"], MTEBArguments(ks=[4], output_dir=str(tmp_path)))
     assert {row.method for row in found.results.rows} == {"dense", "CSR", "CSR, decoded", "truncation", "binary"}
