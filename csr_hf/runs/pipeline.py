@@ -305,9 +305,10 @@ def _load_head(name: str, config: CSRConfig) -> CSRModel:
             "wide. Start from a head of this backbone, or fresh (`kaiming`)."
         )
     backbone_fields = ("base_model_name_or_path", "base_model_revision", "base_model_settings")
-    for field in ("k", "k_aux", "dead_threshold", *backbone_fields):
+    for field in ("k", "dead_threshold", *backbone_fields):
         setattr(head.config, field, getattr(config, field))
-    head.config.k_aux = min(head.config.k_aux, head.config.hidden_dim)
+    # The head may have fewer latents than a fresh one would.
+    head.config.k_aux = min(config.k_aux, head.config.hidden_dim)
     head.stats_last_nonzero.zero_()
     if head.config.modalities:
         head.modality_last_nonzero.zero_()

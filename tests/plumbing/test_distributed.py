@@ -354,6 +354,7 @@ with processes():
 """
 
 
+@pytest.mark.slow
 def test_each_process_embeds_its_share(finished, tmp_path, backbone):
     from csr_hf.embedding.cache import embed_dataset
 

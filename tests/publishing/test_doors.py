@@ -166,7 +166,10 @@ def test_commands_take_a_published_model(published, tmp_path, capsys):
         assert (tmp_path / "card" / "README.md").read_text() == card
 
 
-@pytest.mark.parametrize("name", ["instructed", "matryoshka", "bfloat16", "dot", "clip"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("instructed", "bfloat16", "clip")]
+
+
+@pytest.mark.parametrize("name", ["matryoshka", "dot", *SLOW])
 def test_card_of_a_head_puts_any_backbone_together(published, name, tmp_path, monkeypatch):
     """Its lines give the codes of csr_hf, with the settings that the head was trained with."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)

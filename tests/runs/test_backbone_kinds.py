@@ -30,11 +30,17 @@ RECIPE = {
     "index": {"copies": ["int8"]},
 }
 ROWS = 100
-QUICK = ("dot", "router")
-"""Kinds whose scores are computed in every test run, which takes longer than all else here."""
+ALWAYS = ("dot", "router", "matryoshka", "bfloat16", "remote_code", "clip")
+"""Kinds that go all the way in every test run; `make slow-test` takes the others, which differ in embedding alone."""
+SCORED = ("dot", "router")
+"""Kinds whose scores are computed in every test run too, which takes longer than all else here."""
 
 
-@pytest.fixture(params=KINDS)
+def some(always):
+    return [name if name in always else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+
+
+@pytest.fixture(params=some(ALWAYS))
 def name(request):
     return request.param
 
@@ -134,9 +140,7 @@ def test_encode_and_search_agree_between_command_and_python(encoder, folder, kin
     assert all(f"{hit.score:.3f}" in said for hit in hits)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
-)
+@pytest.mark.parametrize("name", some(SCORED))
 def test_task_of_mteb_is_measured(name, folder, kind, tmp_path, monkeypatch):
     module = importlib.import_module("mteb.get_tasks")
     task = MockRetrievalTask.metadata.name

@@ -88,7 +88,9 @@ def test_sizes_of_a_search_below_1_are_refused(run_folder, tmp_path, capsys, fla
 
 
 def test_templates_of_instructions_have_a_place_for_them(run_folder, tmp_path, capsys):
-    assert MTEBArguments(instruction_template=r"Do: {instruction}\nQ: ").instruction_template == "Do: {instruction}\nQ: "
+    assert (
+        MTEBArguments(instruction_template=r"Do: {instruction}\nQ: ").instruction_template == "Do: {instruction}\nQ: "
+    )
     flags = ["--tasks", "SciFact", "--instruction-template", "Instruct: ", "--output-dir", tmp_path / "out"]
     assert evaluate(run_folder, *flags) == 2
     assert "`instruction_template` ('Instruct: ') has no place for the instruction" in capsys.readouterr().err

@@ -158,7 +158,8 @@ def test_best_checkpoint_that_is_gone_leaves_the_last_step(tmp_path, embeddings,
     shutil.rmtree(tmp_path / "checkpoints" / "step_0000005")
     resumed = make_trainer(tmp_path, embeddings, **settings)
     judge_by(resumed, [0.1, 0.1, 0.1, 0.1])
-    resumed.train(resume_from_checkpoint=True)
+    with caplog.at_level("WARNING", logger="csr_hf"):
+        resumed.train(resume_from_checkpoint=True)
     assert "the checkpoint of the best step, 5, is gone" in caplog.text
     assert equal(state(resumed), load_checkpoint(tmp_path / "checkpoints" / "step_0000040").weights)
 
@@ -256,6 +257,7 @@ torch.save([resumed.model.state_dict(), whole.model.state_dict()], folder / f"we
 """
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_and_stop_as_one(tmp_path, embeddings):
     np.save(tmp_path / "embeddings.npy", embeddings)
     run = start(tmp_path, TWO_PROCESSES)
