@@ -64,6 +64,8 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         f"{arguments.candidates} reranked by the full dense query against decoded documents. CSR + int8: top "
         f"{arguments.candidates} reranked against int8 vectors. Bytes are those stored for a document."
     )
+    if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
+        note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."
     results = Results(rows, {**provenance(), "note": note, "similarity": methods[0].similarity})
     folder = RunFolder.of(recipe.output_dir)
     results.save(folder.path)

@@ -101,8 +101,7 @@ def test_training_can_be_resumed(finished, capsys):
 def test_training_is_evaluated_on_the_held_out_rows(finished, capsys):
     flags = {"eval_steps": 10, "load_best_model_at_end": "true", "early_stopping_patience": 3}
     words = [word for name, value in flags.items() for word in (f"--training.{name}", str(value))]
-    train = ["train", str(finished / "recipe.yaml"), "--output-dir", str(finished / "evaluated"), "--no-progress"]
-    assert main([*train, *words]) == 0
+    assert run(finished, *words, output="evaluated") == 0
     lines = [json.loads(line) for line in (finished / "evaluated" / "training_log.jsonl").open()]
     recalls = {line["step"]: line["eval_neighbor_recall"] for line in lines if "eval_loss" in line}
     assert list(recalls) == [10, 20, 30, 40]
@@ -110,6 +109,9 @@ def test_training_is_evaluated_on_the_held_out_rows(finished, capsys):
     assert recorded["best_step"] == max(recalls, key=recalls.get)
     assert recorded["eval_neighbor_recall"] == pytest.approx(max(recalls.values()), abs=1e-6)
     assert recorded["eval_explained_variance"] < recorded["explained_variance"]
+    said = "The same held-out rows chose the step"
+    assert said in Results.load(finished / "evaluated").details["note"]
+    assert said not in Results.load(finished / "first").details["note"]
 
 
 def test_search_command_prints_scores_and_names(finished, capsys):
