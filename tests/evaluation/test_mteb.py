@@ -10,7 +10,7 @@ from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 from csr_hf.evaluation.baselines import Binary, DenseMethod, Int8
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
-from tests.helpers.mteb_tasks import TEXT_TASKS, scores_of
+from tests.helpers.mteb_tasks import TEXT_TASKS, often, scores_of
 from tests.publishing.conftest import make_head
 
 
@@ -31,7 +31,7 @@ class DenseArithmetic:
         return pairwise_cos_sim(embeddings1, embeddings2)
 
 
-@pytest.mark.parametrize("task", TEXT_TASKS, ids=lambda task: task.metadata.name)
+@pytest.mark.parametrize("task", often(TEXT_TASKS))
 def test_sparse_path_equals_dense_arithmetic_on_every_kind_of_task(cached, minilm_head, task):
     encoder = MTEBEncoder(cached, CSRMethod(minilm_head, 32, plain=True))
     sparse, dense = (scores_of(model, task) for model in (encoder, DenseArithmetic(encoder)))

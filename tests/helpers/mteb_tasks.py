@@ -1,10 +1,19 @@
 """Tasks of the real mteb with known answers."""
 
 import mteb
+import pytest
 from mteb.mocks import MOCK_TASK_TEST_GRID
 
 QUIET = {"cache": None, "co2_tracker": False, "show_progress_bar": False}
 TEXT_TASKS = [task for task in MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
+
+
+def often(tasks):
+    """Parameters of a test: those of several languages, which take the same ways, are slow."""
+    return [
+        pytest.param(task, id=name, marks=[pytest.mark.slow] if "Multilingual" in name else [])
+        for name, task in by_name(tasks).items()
+    ]
 
 
 def by_name(tasks):

@@ -199,6 +199,7 @@ def test_library_accepts_the_same_recipe(finished):
     assert InvertedIndex.load(finished / "first" / "index").k == 16
 
 
+@pytest.mark.slow
 def test_full_disk_gives_one_line_and_no_half_model(finished):
     # The limit on the size of a file stands for a full disk: embeddings fit, weights do not.
     script = (

@@ -45,6 +45,7 @@ def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())["runs"]) == 6
 
 
+@pytest.mark.slow
 def test_presets_see_the_same_number_of_examples(recipe, tmp_path):
     # The data has pairs, which csrv2 contrasts.
     assert main(["sweep", str(recipe), "--k", "4", "--preset", "csr,csrv2,csr_hf", "--no-progress"]) == 0
