@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -18,7 +18,7 @@ OLD_MODEL_TYPE = "csr"
 """The `model_type` of heads that were saved before it was "csr_hf"."""
 
 # What transformers writes into configurations beside the fields of its own class.
-_OF_TRANSFORMERS = {field.name for field in fields(PretrainedConfig)} | {
+_OF_TRANSFORMERS = {each.name for each in fields(PretrainedConfig)} | {
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
@@ -78,40 +78,25 @@ class CSRConfig(PretrainedConfig):
     # Makes `save_pretrained` copy this file, so that saved folders load where csr_hf is not installed.
     _auto_class = "AutoConfig"
 
-    def __init__(
-        self,
-        input_dim: int = 384,
-        hidden_dim: int = 1536,
-        k: int = 32,
-        k_aux: int | None = None,
-        dead_threshold: int = 50_000,
-        tied_decoder: bool = True,
-        base_model_name_or_path: str | None = None,
-        base_model_revision: str | None = None,
-        base_model_settings: dict[str, Any] | None = None,
-        modalities: list[str] | None = None,
-        fingerprints: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    input_dim: int = 384
+    hidden_dim: int = 1536
+    k: int = 32
+    k_aux: int | None = None
+    dead_threshold: int = 50_000
+    tied_decoder: bool = True
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    base_model_settings: dict[str, Any] = field(default_factory=dict)
+    modalities: list[str] | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self, **kwargs: Any) -> None:
         refuse_unsupported(kwargs)
-        for name in _REFUSED:
-            kwargs.pop(name, None)
-        for name in kwargs.keys() - _OF_TRANSFORMERS:
+        others = {name: value for name, value in kwargs.items() if name not in (*_REFUSED, "model_type")}
+        for name in others.keys() - _OF_TRANSFORMERS:
             known = ", ".join(_FIELDS)
             raise ValueError(f"`{name}` is no setting of a CSR head. {_suggest(name, 0.6) or f'They are: {known}.'}")
-        self.input_dim = input_dim
-        self.hidden_dim = hidden_dim
-        self.k = k
-        self.k_aux = min(512, hidden_dim // 2) if k_aux is None else k_aux
-        self.dead_threshold = dead_threshold
-        self.tied_decoder = tied_decoder
-        self.base_model_name_or_path = base_model_name_or_path
-        self.base_model_revision = base_model_revision
-        self.base_model_settings: dict[str, Any] = {} if base_model_settings is None else base_model_settings
-        self.modalities = modalities
-        self.fingerprints: dict[str, str] = {} if fingerprints is None else fingerprints
-        kwargs.pop("model_type", None)
-        super().__init__(**kwargs)
+        super().__post_init__(**others)
 
     def __setattr__(self, name: str, value: Any) -> None:
         refuse_unsupported({name: value})

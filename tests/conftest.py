@@ -81,6 +81,12 @@ def head():
     return make_head()
 
 
+@pytest.fixture
+def inputs(embeddings):
+    """Rows of `embeddings` as a tensor."""
+    return torch.from_numpy(embeddings[:50])
+
+
 def make_head(tied_decoder=True, **sizes):
     torch.manual_seed(0)
     config = CSRConfig(**{"input_dim": 12, "hidden_dim": 40, "k": 5, "tied_decoder": tied_decoder, **sizes})

@@ -131,8 +131,8 @@ LONGEST_MODULE = 350
 MOST_PARAMETERS = 7
 # These take the keywords of `encode` of sentence-transformers.
 MIRRORS = {"encoder.encode", "embedding.cache.embed_dataset"}
-# Compiled loops and autograd functions take arrays one by one; transformers decides what a configuration takes.
-WIDE = {"training.cpu_kernels", "training.sparse_ops", "configuration_csr"}
+# Compiled loops and autograd functions take arrays one by one.
+WIDE = {"training.cpu_kernels", "training.sparse_ops"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -22,11 +22,6 @@ def head(request):
     return make_head(request.param)
 
 
-@pytest.fixture
-def inputs(embeddings):
-    return torch.from_numpy(embeddings[:50])
-
-
 def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

@@ -27,11 +27,6 @@ def head(request):
     return make_head(request.param)
 
 
-@pytest.fixture
-def inputs(embeddings):
-    return torch.from_numpy(embeddings[:50])
-
-
 def same(output, expected):
     """Equal numbers in all fields."""
     assert list(output) == list(expected) == NAMES

@@ -159,7 +159,7 @@ def _write_columns(stream: IterableDataset, name: str, folder: Path) -> dict[str
         rows += len(table)
     if not rows:
         raise ValueError(f"{name} is an empty stream: there is nothing to learn from.")
-    if len({*widths.values()}) > 1:
+    if len(set(widths.values())) > 1:
         raise ValueError(f"the columns of {name} differ in width: {widths}.")
     kept = {"rows": rows, "dim": next(iter(widths.values())), "roles": dtypes, "label": bool(labels)}
     if labels:

@@ -135,7 +135,7 @@ class CSRLoss(nn.Module):
         """Compute the share of the error that dead latents leave unexplained; None if no latent is dead."""
         model = self.model
         dead = torch.nonzero(clock > model.config.dead_threshold).squeeze(-1)
-        count = min(model.config.k_aux, len(dead))
+        count = min(model.config.k_aux or 0, len(dead))
         if count == 0 or self.args.beta == 0:
             return None
         residuals = embeddings - decoded

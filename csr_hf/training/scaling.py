@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -21,21 +21,18 @@ class ScaledHead:
     def __init__(self, model: CSRModel, scale: float) -> None:
         self._model, self._scale, self._is_scaled = model, scale, False
 
-    @contextmanager
-    def scaled(self) -> Iterator[None]:
+    def scaled(self) -> AbstractContextManager[None]:
         """Make the head one for divided embeddings within the block, whatever it was before."""
-        before = self._is_scaled
-        self._change(True)
-        try:
-            yield
-        finally:
-            self._change(before)
+        return self._changed(True)
+
+    def original(self) -> AbstractContextManager[None]:
+        """Make the head one for embeddings as they are within the block, whatever it was before."""
+        return self._changed(False)
 
     @contextmanager
-    def original(self) -> Iterator[None]:
-        """Make the head one for embeddings as they are within the block, whatever it was before."""
+    def _changed(self, is_scaled: bool) -> Iterator[None]:
         before = self._is_scaled
-        self._change(False)
+        self._change(is_scaled)
         try:
             yield
         finally:
