@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -40,8 +41,7 @@ class Address(NamedTuple):
             if not rest or rest.startswith("//"):
                 raise ValueError(f"`url` ({scheme}:...) must name a path on this machine, as in {scheme}:./name.")
             return cls(scheme, rest)
-        # Where a password holds a slash that is not escaped, it reaches beyond the `netloc`.
-        shown = f"{scheme}://{rest.lstrip('/').rpartition('@')[2]}"
+        shown = f"{scheme}://{_find_host(rest)}"
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -76,3 +76,10 @@ class Address(NamedTuple):
         """Return `http(s)://host:port`, with a default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port or port}"
+
+
+def _find_host(rest: str) -> str:
+    """Find what a message may show of a URL behind its scheme, however it is written: no password, no option."""
+    before, _, behind = rest.lstrip("/").rpartition("@")
+    # Behind a question mark, an @ may stand in a password of either kind.
+    return "..." if "?" in before else re.split("[/?#]", behind, maxsplit=1)[0]
