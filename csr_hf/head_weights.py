@@ -143,7 +143,7 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
 
 @torch.inference_mode()
 def sum_bits(weights: dict[str, torch.Tensor]) -> list[tuple[torch.dtype, bytes]]:
-    """Add up the bits of each tensor along rows and columns, which takes a hundredth of the time of a hash.
+    """Add up the bits of each tensor along rows and columns, which is much quicker than a hash.
 
     Version counters of PyTorch would be quicker still, but do not count changes of `tensor.data`, and tensors of the
     inference mode have none.

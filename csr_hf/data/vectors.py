@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-_NEXT_STEP = "Give floats; texts and images are embedded first: `csr-hf run` or CSREncoder.fit does both."
+_NEXT_STEP = "Give floats; embed texts and images first: by `csr-hf run`, or in Python by `load_backbone(...).embed`."
 _FLOATS = ("halffloat", "float", "double")
 
 
