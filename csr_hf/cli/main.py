@@ -136,12 +136,13 @@ def _parser(name: str, command: Command, words: Sequence[str]) -> argparse.Argum
     common.add_argument("--debug", action="store_true", help="show tracebacks, warnings and the log")
     common.add_argument("--no-progress", action="store_true", help="draw no progress bars")
     common.add_argument("--device", default=argparse.SUPPRESS, help="cpu, cuda, ...; default the best there is")
-    common.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="run code of the backbone's repository; read it first",
-    )
+    if command.embeds:
+        common.add_argument(
+            "--trust-remote-code",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="run code of the backbone's repository; read it first",
+        )
     if command.takes_recipe:
         from csr_hf.runs.recipe import RunRecipe
 

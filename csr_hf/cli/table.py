@@ -17,6 +17,7 @@ class Command:
         kinds: classes of its settings, as `module:class` below `csr_hf`.
         takes_recipe: whether keys of a recipe are flags too.
         examples: command lines.
+        embeds: whether it may run code of the backbone's repository, where the user says so.
     """
 
     summary: str
@@ -24,6 +25,7 @@ class Command:
     kinds: tuple[str, ...]
     takes_recipe: bool
     examples: str
+    embeds: bool = True
 
     def load_kinds(self) -> list[type]:
         """Import the classes of the settings."""
@@ -142,6 +144,7 @@ COMMANDS = {
   csr-hf info runs/quickstart/model
   csr-hf info codes.safetensors
 """,
+        embeds=False,
     ),
     "export": Command(
         "write a head as a folder that every library loads",
@@ -153,6 +156,7 @@ COMMANDS = {
   csr-hf export runs/quickstart exported --layout head
   python -c "from sentence_transformers import SparseEncoder; print(SparseEncoder('exported').encode(['a text']))"
 """,
+        embeds=False,
     ),
     "push": Command(
         "publish a head on the Hub, as one commit",
@@ -165,6 +169,7 @@ COMMANDS = {
   csr-hf push runs/quickstart user/minilm-csr --create-pr
   csr-hf push runs/quickstart user/minilm-csr --revision experiment --layout head
 """,
+        embeds=False,
     ),
     "card": Command(
         "write the model card of a run, and the files it quotes",
@@ -175,6 +180,7 @@ COMMANDS = {
   csr-hf card runs/quickstart card --repo-id user/minilm-csr
   csr-hf card runs/quickstart card --repo-id user/minilm-csr --license apache-2.0 --dataset user/questions
 """,
+        embeds=False,
     ),
     "import": Command(
         "turn a head that others saved into one of csr_hf",
@@ -187,5 +193,6 @@ COMMANDS = {
   csr-hf import ckpt/CSR_topk_32/checkpoint_9.pth imported
   csr-hf import checkpoint.safetensors imported --k 32
 """,
+        embeds=False,
     ),
 }

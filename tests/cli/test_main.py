@@ -47,6 +47,14 @@ def test_help_lists_every_key_of_a_recipe_with_its_docstring(capsys):
     assert "--output-dir" in shown and "--cache-dir" in shown
 
 
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_remote_code_is_trusted_where_it_can_run(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    runs_it = command not in ("info", "export", "push", "card", "import")
+    assert ("--trust-remote-code" in capsys.readouterr().out) == runs_it
+
+
 def test_installed_command_reports_one_line_and_code_2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "csr_hf.cli", "run", "none.yaml"], capture_output=True, text=True, cwd=tmp_path
