@@ -35,7 +35,7 @@ def test_arrays_and_tensors_are_shared_not_copied():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.ones((4, 2), np.int64), "mine does not hold embeddings but int64. Give floats; texts and images are"),
+        (np.ones((4, 2), np.int64), "mine does not hold embeddings but int64. Give floats; embed texts and images first"),
         (np.ones((4, 2), bool), "but bool"),
         (np.array([["a"]]), "but texts"),
         (torch.ones(4, 2, dtype=torch.int32), r"but torch.int32"),
@@ -97,7 +97,7 @@ def test_columns_are_views_of_arrow(dtype, length, kind):
         ([[1.0, 2.0], [3.0, 4.0], [5.0, None]], "has a missing value in row 2. Drop that row"),
         ([[1, 2], [3, 4]], "does not hold embeddings but list<item: int64>"),
         ([1.0, 2.0], "does not hold embeddings but double"),
-        (["a", "b"], r"does not hold embeddings but string.*embedded first"),
+        (["a", "b"], r"does not hold embeddings but string.*embed texts and images first"),
     ],
 )
 def test_columns_of_anything_else_are_refused(values, message):
