@@ -58,17 +58,17 @@ def run(recipe: RunRecipe, *, resume: bool = False, trust_remote_code: bool = Fa
     return results
 
 
-def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_code: bool = False) -> RunData:
-    """Load backbone and data, check that the head's sizes fit, and embed every role once.
+def load(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_code: bool = False) -> RunData:
+    """Load backbone and data, and check before any time is spent that the recipe fits them; nothing is embedded.
 
     Args:
-        recipe: what to embed.
+        recipe: what to load.
         backbone: the recipe's, if it is loaded already.
         trust_remote_code: run code of the backbone's repository.
 
     Raises:
-        ValueError: for an unknown backbone or one that its settings do not fit, unreadable data, or a folder that
-            cannot be written.
+        ValueError: for an unknown backbone or one that its settings do not fit, unreadable data, sizes that do not
+            fit, or a folder that cannot be written.
     """
     check_writable(recipe.output_dir)
     check_writable(recipe.embeddings_dir)
@@ -84,10 +84,34 @@ def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_c
     data = RunData(backbone, sources)
     data.check()
     check_sizes(recipe, data)
-    if backbone is not None:
-        logger.info("backbone   %s, %d dimensions, from %s", backbone.name, backbone.dim, backbone.source)
-    data.embed(recipe.embeddings_dir, arguments.batch_size)
     return data
+
+
+def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_code: bool = False) -> RunData:
+    """Load backbone and data as `load` does, and embed every role once, to train on.
+
+    Args:
+        recipe: what to embed.
+        backbone: the recipe's, if it is loaded already.
+        trust_remote_code: run code of the backbone's repository.
+
+    Raises:
+        ValueError: as `load` does, or for a contrast that needs pairs or labels that the data does not have.
+    """
+    from csr_hf.training.batches import check_contrast
+
+    data = load(recipe, backbone=backbone, trust_remote_code=trust_remote_code)
+    check_contrast(recipe.training, data.sources)
+    embed_loaded(recipe, data)
+    return data
+
+
+def embed_loaded(recipe: RunRecipe, data: RunData) -> None:
+    """Embed every role of loaded data once, or find its embeddings in the cache."""
+    if data.backbone is not None:
+        backbone = data.backbone
+        logger.info("backbone   %s, %d dimensions, from %s", backbone.name, backbone.dim, backbone.source)
+    data.embed(recipe.embeddings_dir, recipe.backbone.batch_size)
 
 
 def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel:
@@ -232,7 +256,8 @@ def index(recipe: RunRecipe, *, backend: Backend | None = None, trust_remote_cod
         raise ValueError("`model.init` names no head to index with. Give one: --head runs/quickstart, or a Hub id.")
     if Path(init).resolve() in (folder.path.resolve(), folder.model.resolve()):
         raise ValueError(f"`output_dir` ({recipe.output_dir}) is where the head comes from. Choose another folder.")
-    data = embed(recipe, trust_remote_code=trust_remote_code)
+    data = load(recipe, trust_remote_code=trust_remote_code)
+    embed_loaded(recipe, data)
     head = first_head(recipe, data).eval()
     save_model(head, recipe, {})
     if backend is None:

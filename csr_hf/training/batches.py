@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 
 from csr_hf.codes import modality_means
 from csr_hf.data.given import GivenEmbeddings, make_sources
+from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
@@ -120,18 +122,29 @@ def make_rows(dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel
     contrast = args.contrast if args.gamma else "self"
     sources = make_sources(dataset, RunFolder.of(args.output_dir or Path.cwd()).streams)
     rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
-    missing = {"pairs": not rows.has_positives, "labels": not rows.has_labels}
-    if missing.get(contrast):
-        raise ValueError(
-            f"`contrast` is {contrast!r}, and the data has no {contrast}. "
-            "Name columns for anchor and positive (or text and label), or choose contrast: self."
-        )
+    check_contrast(args, rows.sources)
     if rows.dim != model.config.input_dim:
         raise ValueError(
             f"embeddings are {rows.dim} wide, the head takes `input_dim` {model.config.input_dim}. "
             "Set input_dim to the width of the backbone."
         )
     return rows
+
+
+def check_contrast(args: CSRTrainingArguments, sources: Sequence[Source]) -> None:
+    """Check that sources, embedded or not, have what the contrast of the arguments needs.
+
+    Raises:
+        ValueError: if it needs pairs or labels that no source has.
+    """
+    contrast = args.contrast if args.gamma else "self"
+    has_pairs = any(len(source.roles) > 1 for source in sources)
+    has_labels = any(source.labels is not None for source in sources)
+    if (contrast == "pairs" and not has_pairs) or (contrast == "labels" and not has_labels):
+        raise ValueError(
+            f"`contrast` is {contrast!r}, and the data has no {contrast}. "
+            "Name columns for anchor and positive (or text and label), or choose contrast: self."
+        )
 
 
 def _measure_scale(rows: TrainingRows) -> tuple[float, float]:

@@ -90,11 +90,6 @@ class TrainingRows:
         return any(source.labels is not None for source in self.sources)
 
     @property
-    def has_positives(self) -> bool:
-        """Whether any source has pairs."""
-        return any(len(source.roles) > 1 for source in self.sources)
-
-    @property
     def has_negatives(self) -> bool:
         """Whether any source has triplets."""
         return any(len(source.roles) > 2 for source in self.sources)

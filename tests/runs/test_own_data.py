@@ -217,3 +217,12 @@ def test_two_processes_run_the_whole_command(folder):
     encoder = CSREncoder.from_pretrained(folder / "two" / "model")
     assert len(encoder.encode(["a text"])) == 1
     assert len(RunSearcher.load(folder / "two").documents) == 100
+
+
+def test_contrast_without_pairs_is_refused_before_anything_is_embedded(tmp_path, tiny_folder, capsys):
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "text {number}"}}\n' for number in range(60)))
+    call = ["run", "--corpus", str(tmp_path / "texts.jsonl"), "--backbone", str(tiny_folder("bert"))]
+    call += ["--training.preset", "csrv2", "--output-dir", str(tmp_path / "run"), "--no-progress"]
+    assert main(call) == 2
+    assert "`contrast` is 'pairs', and the data has no pairs" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.jsonl"]
