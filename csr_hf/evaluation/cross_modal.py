@@ -42,11 +42,12 @@ def evaluate_cross_modal(
     for asked, stored in (("text", "image"), ("image", "text")):
         (queries, wanted), (documents, answers) = sides[asked], sides[stored]
 
-        def measure(method: Method) -> dict[str, float]:
+        def measure(method: Method) -> dict[str, np.ndarray]:
             searcher = method.index(method.center(documents, stored))
             found = searcher.search(method.center(queries, asked), CUTOFFS[-1]).positions
             is_answer = (answers[found] == wanted[:, None]) & (found >= 0)
-            return {f"R@{cutoff}": float(is_answer[:, :cutoff].any(axis=1).mean()) for cutoff in CUTOFFS}
+            return {f"R@{cutoff}": is_answer[:, :cutoff].any(axis=1) for cutoff in CUTOFFS}
 
-        rows += compare_methods(f"{task}, {asked} to {stored}", methods, measure)
+        name = f"{task}, {asked} to {stored}"
+        rows += compare_methods(name, methods, measure, n_documents=len(documents))
     return rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from csr_hf.evaluation.comparison import compare_methods
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.probes import linear_probe_accuracy
+from csr_hf.evaluation.probes import predict_by_linear_probe
 from csr_hf.evaluation.results import Row
 
 NEAREST = "1-NN accuracy"
@@ -46,18 +46,18 @@ def evaluate_labeled(
     if len(np.unique(train_labels)) < 2 or len(test_labels) == 0:
         return []
 
-    def measure(method: Method) -> dict[str, float]:
+    def measure(method: Method) -> dict[str, np.ndarray]:
         known, asked = (method.center(rows, modality) for rows in (train_rows, test_rows))
         nearest = method.index(known).search(asked, 1).positions[:, 0]
         # -1: a code that shares no latent with any other finds nothing.
-        scores = {NEAREST: float(((train_labels[nearest] == test_labels) & (nearest >= 0)).mean())}
+        scores = {NEAREST: (train_labels[nearest] == test_labels) & (nearest >= 0)}
         if not method.retrieval_only:
-            scores[PROBE] = linear_probe_accuracy(
-                method.vectors(known), train_labels, method.vectors(asked), test_labels
-            )
+            predicted = predict_by_linear_probe(method.vectors(known), train_labels, method.vectors(asked))
+            scores[PROBE] = predicted == test_labels
         return scores
 
-    return compare_methods(f"{data}, labels of {len(test_labels):,} held-out rows", methods, measure)
+    task = f"{data}, labels of {len(test_labels):,} held-out rows"
+    return compare_methods(task, methods, measure, n_documents=len(train_labels))
 
 
 def _choose_labeled(side: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -37,20 +37,22 @@ def top_neighbors(
     return found
 
 
-def ndcg_at(found: np.ndarray, relevant: np.ndarray, cutoff: int = 10) -> float:
-    """Compute mean nDCG@cutoff where each query has one relevant document: 1 / log2(rank + 1), 0 if it is not found.
+def ndcg_at(found: np.ndarray, relevant: np.ndarray, cutoff: int = 10) -> np.ndarray:
+    """Compute nDCG@cutoff where each query has one relevant document: 1 / log2(rank + 1), 0 if it is not found.
 
     Args:
         found: positions, best first, shape (n_queries, at least cutoff, or all documents).
         relevant: position of each query's document, shape (n_queries,).
         cutoff: last rank that counts.
+
+    Returns:
+        That of each query, shape (n_queries,).
     """
     hits = found[:, :cutoff] == relevant[:, None]
-    return float((hits / np.log2(np.arange(2, hits.shape[1] + 2))).sum(axis=1).mean())
+    return (hits / np.log2(np.arange(2, hits.shape[1] + 2))).sum(axis=1)
 
 
-def neighbor_recall(found: np.ndarray, neighbors: np.ndarray) -> float:
-    """Compute the mean share of each query's true `neighbors`, shape (n, m), among the first m of `found`."""
+def neighbor_recall(found: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """Compute the share of each query's true `neighbors`, shape (n, m), among the first m of `found`, shape (n,)."""
     m = neighbors.shape[1]
-    shared = (found[:, :m, None] == neighbors[:, None, :]).any(axis=1)
-    return float(shared.mean())
+    return (found[:, :m, None] == neighbors[:, None, :]).any(axis=1).mean(axis=1)

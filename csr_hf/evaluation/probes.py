@@ -67,13 +67,22 @@ def linear_probe_accuracy(
     Raises:
         ValueError: for numbers of rows and labels that differ.
     """
+    test_labels = np.asarray(test_labels)
+    _check(test, test_labels, "test")
+    predicted = predict_by_linear_probe(train, train_labels, test, regularization=regularization, max_iter=max_iter)
+    return float((predicted == test_labels).mean())
+
+
+def predict_by_linear_probe(
+    train: Rows, train_labels: np.ndarray, test: Rows, *, regularization: float = 1.0, max_iter: int = 1000
+) -> np.ndarray:
+    """Predict the labels of test rows by the classifier of `linear_probe_accuracy`, shape (m,)."""
     from sklearn.linear_model import LogisticRegression
 
-    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    train_labels = np.asarray(train_labels)
     _check(train, train_labels, "train")
-    _check(test, test_labels, "test")
     probe = LogisticRegression(C=regularization, max_iter=max_iter).fit(unit_rows(train), train_labels)
-    return float(probe.score(unit_rows(test), test_labels))
+    return probe.predict(unit_rows(test))
 
 
 def _check(rows: Rows, labels: np.ndarray, name: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.evaluation.intervals import RESAMPLES, Interval
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.folder import RESULTS
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FORMAT = "csr_hf.results/1"
-_MANY_COLUMNS = 7
+# More do not fit on a line of a terminal with an interval in each.
+_MOST_COLUMNS = 6
+_FEW_QUERIES = 100
 
 _DISTANCE = (
     "The backbone compares embeddings by {} distance, and the dense model is measured so. A search by CSR compares by "
@@ -45,6 +48,32 @@ class Row:
     score: float
     retention: float
     """Score divided by the dense model's score on the same task and metric."""
+    n_queries: int | None = None
+    """Queries, pairs or draws that the score stands on; None where nothing says."""
+    n_documents: int | None = None
+    """Documents that are searched; None where nothing is."""
+    interval: Interval | None = None
+    """95 % confidence interval of the score, by the bootstrap over what it stands on."""
+    retention_interval: Interval | None = None
+    """The same of the retention, with both methods on the same resamples."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON holds of it; what is unknown is left out, `k` aside."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if value is not None or name == "k"}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Row:
+        """Make one of what JSON holds.
+
+        Raises:
+            TypeError: for unknown fields, missing ones, or an interval that is no pair.
+        """
+        for name in ("interval", "retention_interval"):
+            if fields.get(name) is not None:
+                low, high = map(float, fields[name])
+                fields = {**fields, name: (low, high)}
+        return cls(**fields)
 
 
 @dataclass
@@ -54,7 +83,7 @@ class Results:
     rows: list[Row]
     details: dict[str, Any] = field(default_factory=dict)
     """Command, machine, versions, settings: what somebody needs to repeat the run; `similarity`, by which the backbone
-    compares embeddings."""
+    compares embeddings; `head`, the fingerprint of the head that was measured."""
 
     def select(self, **wanted: Any) -> list[Row]:
         """Select the rows whose fields equal all of `wanted`."""
@@ -62,7 +91,7 @@ class Results:
 
     def save(self, folder: str | Path) -> None:
         """Write `results.json` and `results.md` into a folder."""
-        content = {"format": _FORMAT, **self.details, "rows": [dataclasses.asdict(row) for row in self.rows]}
+        content = {"format": _FORMAT, **self.details, "rows": [row.to_dict() for row in self.rows]}
         path = Path(folder) / RESULTS
         for file, text in ((path, json.dumps(content, indent=1)), (path.with_suffix(".md"), self.to_markdown())):
             with write_whole(file) as temporary:
@@ -81,7 +110,7 @@ class Results:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 raise ValueError(f"it is not of the format {_FORMAT}")
-            rows = [Row(**row) for row in content.pop("rows")]
+            rows = [Row.from_dict(row) for row in content.pop("rows")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no results of csr_hf: {error!r}. `csr-hf run` writes them.") from error
         return cls(rows, content)
@@ -112,7 +141,7 @@ class Results:
         several = len({row.task for row in self.rows}) > 1
         lines = ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
         for task in dict.fromkeys(row.task for row in self.rows):
-            header, body = self._table(task)
+            header, body = self._table(task, with_intervals=True)
             lines += [
                 f"### {task}{self._mark(task)}",
                 "",
@@ -120,6 +149,8 @@ class Results:
                 _markdown_row(["---"] + ["---:"] * (len(header) - 1)),
             ]
             lines += [*map(_markdown_row, body), ""]
+            basis = self._describe_basis(task, with_intervals=True)
+            lines += [" ".join(basis), ""] if basis else []
         if self.compared_by:
             lines.append(f"{self.compared_by}  ")
         for name in ("command", "machine", "note"):
@@ -138,12 +169,14 @@ class Results:
 
         tables = []
         for task in dict.fromkeys(row.task for row in self.rows):
-            header, body = self._table(task)
-            caption = self.compared_by or None
+            is_narrow = len(self._table(task, with_intervals=True)[0]) <= _MOST_COLUMNS
+            header, body = self._table(task, with_intervals=is_narrow)
+            basis = self._describe_basis(task, with_intervals=is_narrow)
+            caption = " ".join([*basis, self.compared_by]).strip() or None
             table = Table(title=task + self._mark(task), title_justify="left", caption=caption, caption_justify="left")
             for number, name in enumerate(header):
                 # A shorter name lets several metrics fit on a line.
-                name = "kept" if name == "retention" and len(header) > _MANY_COLUMNS else name
+                name = "kept" if name == "retention" and not is_narrow else name
                 table.add_column(name, justify="right" if number else "left", no_wrap=True)
             for line in body:
                 table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)
@@ -153,7 +186,51 @@ class Results:
     def _mark(self, task: str) -> str:
         return SEEN if task in self.details.get("seen", ()) else ""
 
-    def _table(self, task: str) -> tuple[list[str], list[list[str]]]:
+    def doubts(self, task: str) -> list[str]:
+        """Say where the queries of a task are too few to tell methods apart, in a sentence each.
+
+        That is below a hundred of them, and where methods of the same bytes differ by less than half the width of the
+        interval of one of them, by the task's first metric.
+        """
+        rows = [row for row in self.rows if row.task == task]
+        rows = [row for row in rows if row.metric == rows[0].metric]
+        count = next((row.n_queries for row in rows if row.n_queries is not None), None)
+        found = []
+        if count is not None and count < _FEW_QUERIES:
+            found.append(f"{count} queries are few: some hundreds tell methods apart.")
+        alike: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            for other in rows if row.method.startswith("CSR") else ():
+                if other.method.startswith("CSR") or other.bytes_per_vector != row.bytes_per_vector:
+                    continue
+                widths = [_half(each.retention_interval) for each in (row, other) if each.retention_interval]
+                if widths and abs(row.retention - other.retention) < max(widths):
+                    alike.setdefault((row.method, other.method), []).append(row.bytes_per_vector)
+        pairs = [f"{' and '.join(pair)} ({_join(sizes)} bytes)" for pair, sizes in alike.items()]
+        if pairs:
+            found.append(f"Not told apart by these queries: {'; '.join(pairs)}.")
+        return found
+
+    def _describe_basis(self, task: str, *, with_intervals: bool) -> list[str]:
+        """Say in sentences what the figures of a task stand on, how sure they are, and what they do not tell apart.
+
+        Args:
+            task: its name.
+            with_intervals: whether the table shows intervals; else the widest is named.
+        """
+        rows = [row for row in self.rows if row.task == task and row.n_queries is not None]
+        if not rows:
+            return []
+        documents = f" and {rows[0].n_documents:,} documents" if rows[0].n_documents is not None else ""
+        found = [f"On {rows[0].n_queries:,} queries{documents}."]
+        intervals = [each for row in rows for each in (row.interval, row.retention_interval) if each]
+        if intervals:
+            means = f"95 % confidence, by the bootstrap over queries ({RESAMPLES:,} resamples)"
+            widest = max(map(_half, intervals))
+            found.append(f"±: {means}." if with_intervals else f"At most ± {widest:.3f}: {means}.")
+        return found + self.doubts(task)
+
+    def _table(self, task: str, *, with_intervals: bool) -> tuple[list[str], list[list[str]]]:
         """Make header and lines: one line for each method and k, with score and retention for each metric."""
         rows = [row for row in self.rows if row.task == task]
         metrics = list(dict.fromkeys(row.metric for row in rows))
@@ -172,10 +249,32 @@ class Results:
             figures = []
             for metric in metrics:
                 figure = found.get(metric)
-                shown = [f"{figure.score:.4f}", f"{figure.retention:.3f}"] if figure else ["", ""]
+                shown = _show(figure, with_intervals) if figure else ["", ""]
                 figures += shown[:1] if metric in plain else shown
             body.append([method, "" if k is None else str(k), str(size), *figures])
         return header, body
+
+
+def _show(row: Row, with_intervals: bool) -> list[str]:
+    """Show score and retention, with no more digits than their intervals make sense of."""
+    digits = 4 if row.interval is None else 3
+    shown = [f"{row.score:.{digits}f}", f"{row.retention:.3f}"]
+    if with_intervals:
+        for place, interval in enumerate((row.interval, row.retention_interval)):
+            # The dense model keeps all of itself on every resample.
+            if interval is not None and interval[0] < interval[1]:
+                shown[place] += f" ± {_half(interval):.3f}"
+    return shown
+
+
+def _half(interval: Interval) -> float:
+    return (interval[1] - interval[0]) / 2
+
+
+def _join(numbers: list[int]) -> str:
+    """Write numbers in order, with an "and" before the last."""
+    *others, last = [f"{number:,}" for number in sorted(set(numbers))]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _markdown_row(cells: list[str]) -> str:

@@ -38,9 +38,9 @@ def evaluate_retrieval(
     relevant, similarity = np.arange(len(queries)), methods[0].similarity
     neighbors = top_neighbors(rows_for(queries, similarity), rows_for(documents, similarity), _TOP_K, similarity)
 
-    def measure(method: Method) -> dict[str, float]:
+    def measure(method: Method) -> dict[str, np.ndarray]:
         found = method.index(documents).search(queries, _TOP_K).positions
         ndcg = {NDCG: ndcg_at(found, relevant)} if paired else {}
         return {**ndcg, RECALL: neighbor_recall(found, neighbors)}
 
-    return compare_methods(task, methods, measure)
+    return compare_methods(task, methods, measure, n_documents=len(documents))

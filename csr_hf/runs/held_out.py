@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csr_hf.codes import head_fingerprint
 from csr_hf.data.run_data import RunData
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.results import Results, Row
@@ -66,7 +67,11 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     )
     if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
         note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."
-    results = Results(rows, {**provenance(), "note": note, "similarity": methods[0].similarity})
+    details = {"note": note, "head": head_fingerprint(head), "similarity": methods[0].similarity}
+    results = Results(rows, {**provenance(), **details})
+    for task in dict.fromkeys(row.task for row in rows):
+        for doubt in results.doubts(task):
+            logger.warning("%s: %s", task, doubt)
     folder = RunFolder.of(recipe.output_dir)
     results.save(folder.path)
     _plot(results, folder, metric)

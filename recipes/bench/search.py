@@ -140,7 +140,7 @@ def _batch(system: System, one: Measured, data: SearchData) -> Callable[[], floa
         began = time.perf_counter()
         found = system.search(data.queries, TOP_K, **one.setting)
         seconds = time.perf_counter() - began
-        one.recall = neighbor_recall(np.asarray(found), data.neighbors)
+        one.recall = float(neighbor_recall(np.asarray(found), data.neighbors).mean())
         return seconds
 
     return run

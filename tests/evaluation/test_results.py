@@ -1,6 +1,9 @@
+import dataclasses
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from csr_hf.evaluation.results import Results, Row
 
@@ -59,3 +62,61 @@ def test_tables_say_what_embeddings_are_compared_by_unless_it_is_cosine(results)
         results.details["similarity"] = similarity
         assert "compares" not in results.to_markdown()
         assert all(table.caption is None for table in results.to_tables())
+
+
+SURE = {"n_queries": 250, "n_documents": 1_000, "interval": (0.7, 0.8), "retention_interval": (0.93, 0.97)}
+
+
+def with_intervals(**changes):
+    dense = Row("pairs", "nDCG@10", "dense", None, 1536, 0.8, 1.0, 250, 1_000, (0.75, 0.85), (1.0, 1.0))
+    rows = [
+        dense,
+        Row("pairs", "nDCG@10", "CSR", 8, 36, 0.76, 0.95, **{**SURE, **changes}),
+        Row("pairs", "nDCG@10", "PCA", None, 36, 0.75, 0.9375, **{**SURE, **changes}),
+        Row("pairs", "nDCG@10", "binary", None, 48, 0.6, 0.75, **{**SURE, **changes}),
+    ]
+    return Results(rows)
+
+
+def test_intervals_and_numbers_of_queries_come_back(tmp_path):
+    results = with_intervals()
+    results.save(tmp_path)
+    assert Results.load(tmp_path) == results
+    (tmp_path / "results.json").write_text((tmp_path / "results.json").read_text().replace("0.93,", ""))
+    with pytest.raises(ValueError, match="holds no results"):
+        Results.load(tmp_path)
+
+
+def test_tables_show_intervals_and_what_they_stand_on():
+    text = with_intervals().to_markdown()
+    assert "| dense |  | 1536 | 0.800 ± 0.050 | 1.000 |" in text
+    assert "| CSR | 8 | 36 | 0.760 ± 0.050 | 0.950 ± 0.020 |" in text
+    assert "On 250 queries and 1,000 documents. ±: 95 % confidence, by the bootstrap over queries (1,000 resa" in text
+    (table,) = with_intervals().to_tables()
+    assert list(table.columns[4].cells)[1] == "0.950 ± 0.020"
+    assert "On 250 queries" in str(table.caption)
+
+
+def test_tables_of_many_metrics_fit_a_terminal():
+    rows = [dataclasses.replace(row, metric=f"R@{cutoff}") for cutoff in (1, 5, 10) for row in with_intervals().rows]
+    (table,) = Results(rows).to_tables()
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    shown = console.export_text()
+    assert "0.760" in shown
+    assert "…" not in shown
+    assert "At most ± 0.050: 95 % confidence" in " ".join(shown.split())
+
+
+def test_methods_of_equal_bytes_that_the_queries_do_not_tell_apart_are_named():
+    assert with_intervals().doubts("pairs") == ["Not told apart by these queries: CSR and PCA (36 bytes)."]
+    assert "CSR and PCA (36 bytes)" in with_intervals().to_markdown()
+    assert with_intervals(retention_interval=(0.945, 0.955)).doubts("pairs") == []
+
+
+def test_few_queries_are_named_as_such():
+    results = with_intervals(retention_interval=(0.945, 0.955))
+    results.rows = [dataclasses.replace(row, n_queries=60) for row in results.rows]
+    assert results.doubts("pairs") == ["60 queries are few: some hundreds tell methods apart."]
+    results.rows = [dataclasses.replace(row, n_queries=None) for row in results.rows]
+    assert results.doubts("pairs") == []

@@ -35,8 +35,8 @@ def test_sparse_rows_equal_a_search_written_out(measured):
         found = top_neighbors(
             asked, np.rint(codes / steps) * steps / np.linalg.norm(codes @ atoms + bias, axis=1, keepdims=True)
         )
-        assert rows[NDCG, "CSR", k].score == pytest.approx(ndcg_at(found, np.arange(200)), abs=1e-3)
-        assert rows[RECALL, "CSR", k].score == pytest.approx(neighbor_recall(found, neighbors), abs=1e-3)
+        assert rows[NDCG, "CSR", k].score == pytest.approx(ndcg_at(found, np.arange(200)).mean(), abs=1e-3)
+        assert rows[RECALL, "CSR", k].score == pytest.approx(neighbor_recall(found, neighbors).mean(), abs=1e-3)
         assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k + 4
 
 
@@ -51,7 +51,7 @@ def test_reranked_rows_equal_the_cosine_with_decoded_documents(measured):
         scores = np.where((asked @ stored.to_scipy().T).toarray() > 0, queries @ decoded.T, -2)
         found = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         row = rows[NDCG, "CSR, decoded", k]
-        assert row.score == pytest.approx(ndcg_at(found, np.arange(200)), abs=1e-3)
+        assert row.score == pytest.approx(ndcg_at(found, np.arange(200)).mean(), abs=1e-3)
         assert row.bytes_per_vector == 4 * k + 4
 
 
