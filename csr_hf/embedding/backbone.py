@@ -16,7 +16,7 @@ from csr_hf.embedding.fingerprints import (
     digest_weights,
     find_tokenizers,
 )
-from csr_hf.embedding.images import is_image, open_image
+from csr_hf.embedding.images import is_image, prepare_image
 from csr_hf.plumbing.logs import shows_progress
 
 if TYPE_CHECKING:
@@ -280,9 +280,9 @@ def _text_marker(modalities: list[Any]) -> Callable[[str], str | dict[str, str]]
     return lambda text: text if infer_modality(text, modalities) == "text" else {"text": text}
 
 
-def _open_input(inputs: Sequence[Any], row: int) -> Image:
+def _open_input(inputs: Sequence[Any], row: int) -> Image | np.ndarray:
     value = inputs[row]
-    return open_image(value, str(value) if isinstance(value, (str, Path)) else f"inputs[{row}]")
+    return prepare_image(value, str(value)[:200] if isinstance(value, (str, Path)) else f"inputs[{row}]")
 
 
 def _measure_dimension(model: SentenceTransformer) -> int:

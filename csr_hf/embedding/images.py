@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import functools
 import hashlib
+import importlib.util
 import io
+import logging
 import os
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,33 +22,57 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
+
+SUFFIXES = tuple(".avif .bmp .gif .heic .heif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp".split())
 """Endings of names that are taken for image files."""
+_DATA_URL = "data:image/"
+_HEIF_SUFFIXES = (".heic", ".heif")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Shorter sides are ambiguous: image processors take an axis of length 1 or 3 for the colors.
 _LEAST_SIDE = 4
 _THUMBNAIL = 128
 
 
 def is_image(value: object) -> bool:
-    """Tell whether a value is an image: one of PIL, an array, a `Path`, or a string that names an image file."""
+    """Tell whether a value is an image: one of PIL, an array, bytes, a path, a data URL, or the name of an image file.
+
+    Arrays and tensors are images if they have two or three axes of numbers.
+    """
     if isinstance(value, str):
         # The ending first, so that texts cause no disk access. `os.path.isfile` accepts strings too long for a path.
-        return value[-5:].lower().endswith(SUFFIXES) and os.path.isfile(value)
+        return value.startswith(_DATA_URL) or (value[-5:].lower().endswith(SUFFIXES) and os.path.isfile(value))
     if isinstance(value, np.ndarray):
         # An array of one axis is a list of numbers, one of four a batch of images.
         return value.ndim in (2, 3) and value.dtype.kind in "biuf"
-    return isinstance(value, Path) or _is_pil_image(value)
+    if _is_tensor(value):
+        return value.ndim in (2, 3)  # type: ignore[attr-defined]
+    return isinstance(value, Path | bytes) or _is_pil_image(value)
+
+
+def missing_reader(suffix: str) -> str | None:
+    """Return the pip command that installs a reader of image files with an ending; None where there is a reader."""
+    if suffix.lower() in _HEIF_SUFFIXES and importlib.util.find_spec("pillow_heif") is None:
+        return "pip install pillow-heif"
+    if suffix.lower() == ".avif":
+        from PIL import features
+
+        return None if features.check("avif") else 'pip install -U "pillow>=11.3"'
+    return None
 
 
 def open_image(value: Any, name: str | None = None) -> Image:
-    """Open an image as RGB.
+    """Open an image as RGB, as transformers and sentence-transformers do.
 
-    Transparent parts become white, 16 bits become 8, an animation gives its first frame, and sides of fewer than four
-    pixels are enlarged to four, because image processors would mistake them for the axis of colors.
+    A file is turned upright as its EXIF orientation says, and loses its transparency; an image of PIL or an array
+    stands as it is, and its transparent parts become white. An animation gives its first frame. 16 bits become 8,
+    where transformers would make nearly all of them white. Sides of fewer than four pixels are enlarged to four,
+    because image processors would mistake them for the axis of colors.
 
     Args:
-        value: an image of PIL; an array of shape (height, width), (height, width, 1), (..., 3) or (..., 4), integers
-            from 0 to 255 or floats from 0 to 1; a path; encoded bytes; or a cell of a `datasets` column of images.
+        value: an image of PIL; an array or a tensor of shape (height, width), (height, width, channels) or
+            (channels, height, width) with 1, 3 or 4 channels, integers from 0 to 255 or floats from 0 to 1 or to 255;
+            a path; encoded bytes; a data URL; or a cell of a `datasets` column of images.
         name: name of the image in errors; default its path, else "the image".
 
     Raises:
@@ -57,19 +87,43 @@ def open_image(value: Any, name: str | None = None) -> Image:
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         name = name or value.get("path")
         value = value["bytes"] if value.get("bytes") is not None else Path(value["path"] or "")
-    name = name or (str(value) if isinstance(value, (str, Path)) else "the image")
+    name = name or (str(value)[:200] if isinstance(value, (str, Path)) else "the image")
     try:
-        if isinstance(value, np.ndarray):
-            return _to_rgb(Image.fromarray(_to_pixels(value, name)))
-        if isinstance(value, (bytes, str, Path)):
-            with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as opened:
-                return _to_rgb(opened)
+        if isinstance(value, str) and value.startswith(_DATA_URL):
+            value = base64.b64decode(value.partition(",")[2])
+        if isinstance(value, bytes | str | Path):
+            return _open_file(value)
+        if isinstance(value, np.ndarray) or _is_tensor(value):
+            return _to_rgb(Image.fromarray(_to_pixels(_to_array(value), name)))
         if _is_pil_image(value):
             return _to_rgb(value)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name} cannot be read as an image: {reason}. Replace it, or leave it out.") from error
+    except (
+        *(UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning),
+        *(OSError, SyntaxError, EOFError, struct.error, binascii.Error),
+    ) as error:
+        raise ValueError(f"{name} cannot be read as an image: {_explain(value, error)}") from error
     raise ValueError(f"{name} is {type(value).__name__}, not an image. Give one of PIL, an array, a path or bytes.")
+
+
+def prepare_image(value: Any, name: str) -> Image | np.ndarray:
+    """Prepare an image for the image processor of a model, so that the embedding is that of sentence-transformers.
+
+    Colored arrays of floats from 0 to 1 pass as they are: most processors divide them by 255 as they divide bytes, and
+    the model sees next to black. A warning says so, once. All other images are opened by `open_image`.
+
+    Args:
+        value: an image that `open_image` takes.
+        name: name of the image in messages.
+
+    Raises:
+        ValueError: as `open_image` does.
+    """
+    array = _to_array(value) if isinstance(value, np.ndarray) or _is_tensor(value) else None
+    if array is not None and array.dtype.kind == "f" and array.ndim == 3 and array.max(initial=0) <= 1:
+        _to_pixels(array, name)
+        _warn_of_unit_floats()
+        return np.ascontiguousarray(array, np.float32)
+    return open_image(value, name)
 
 
 def make_thumbnail(value: Any, side: int = _THUMBNAIL) -> bytes:
@@ -131,10 +185,59 @@ class ImageColumn(Sequence[Any]):
             yield hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
+@functools.cache
+def _warn_of_unit_floats() -> None:
+    logger.warning(
+        "an image is an array of floats from 0 to 1, which most image processors divide by 255 once more. Give "
+        "image * 255, or load the backbone with processor_kwargs={'do_rescale': False}."
+    )
+
+
 def _is_pil_image(value: object) -> bool:
     # An image of PIL exists only where Pillow is imported already; texts need no Pillow.
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
+
+
+def _is_tensor(value: object) -> bool:
+    # A tensor exists only where PyTorch is imported already.
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(value, module.Tensor)
+
+
+def _open_file(content: bytes | str | Path) -> Image:
+    """Open a file as `transformers.image_utils.load_image` does: upright, and without what makes it transparent."""
+    from PIL import Image, ImageOps
+
+    if _is_heif(content) and missing_reader(".heic") is None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+        image = ImageOps.exif_transpose(opened)
+        image = image if _is_deep(image) else image.convert("RGB")
+        image.info.pop("transparency", None)
+        return _to_rgb(image)
+
+
+def _is_heif(content: object) -> bool:
+    if isinstance(content, bytes):
+        return content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
+    return str(content).lower().endswith(_HEIF_SUFFIXES)
+
+
+def _explain(content: object, error: Exception) -> str:
+    """Say why a file is no image, and what to do."""
+    suffix = ".heic" if _is_heif(content) else os.path.splitext(str(content)[-200:])[1]
+    command = None if isinstance(error, FileNotFoundError) else missing_reader(suffix)
+    if command:
+        return f"Pillow alone does not know its format. Install a reader: {command}"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{reason}. Replace it, or leave it out."
+
+
+def _is_deep(image: Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 def _to_rgb(image: Image) -> Image:
@@ -142,11 +245,12 @@ def _to_rgb(image: Image) -> Image:
     from PIL import Image as pil
 
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep(image):
         values = np.asarray(image).astype(np.float64)
         largest = values.max(initial=0)
-        # 32-bit images of PIL mostly come from files of 16 bits, others from files of 8.
+        # 32-bit images of PIL mostly come from files of 16 bits, others from files of 8. Floats are those of arrays.
         top = 255 if largest <= 255 and not image.mode.startswith("I;16") else max(65_535, largest)
+        top = 1 if image.mode == "F" and largest <= 1 else top
         image = pil.fromarray((values.clip(0) * (255 / top)).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         over = image.convert("RGBA")
@@ -158,18 +262,31 @@ def _to_rgb(image: Image) -> Image:
     return image
 
 
+def _to_array(value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    tensor = value.detach().cpu()
+    # NumPy knows no bfloat16.
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
 def _to_pixels(array: np.ndarray, name: str) -> np.ndarray:
-    """Convert an array to pixels that PIL takes, and check its shape and range."""
+    """Convert an array to pixels that PIL takes, the channels last, and check its shape and range."""
+    # As image processors do, the first axis before the last.
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[1] > 0:
+        array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
-        raise ValueError(f"{name} is an array of shape {array.shape}, not (height, width) or (height, width, 3 or 4).")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError(f"{name} holds floats outside of 0 to 1. Scale them, or give integers from 0 to 255.")
-        return (array * 255).round().astype(np.uint8)
+        raise ValueError(
+            f"{name} is an array of shape {array.shape}, not (height, width) or (height, width, 3 or 4) or "
+            "(3 or 4, height, width)."
+        )
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
     if array.dtype == np.uint16 and array.ndim == 2:
         return array
-    if array.dtype != bool and (array.min() < 0 or array.max() > 255):
-        raise ValueError(f"{name} holds integers outside of 0 to 255.")
-    return (array * 255 if array.dtype == bool else array).astype(np.uint8)
+    if not (array.dtype.kind in "iu" or np.isfinite(array).all()) or array.min() < 0 or array.max() > 255:
+        raise ValueError(f"{name} holds values outside of 0 to 255. Scale them to that range.")
+    is_unit = array.dtype.kind == "f" and array.max() <= 1
+    return (array * (255 if is_unit else 1)).round().astype(np.uint8)

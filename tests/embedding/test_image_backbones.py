@@ -1,14 +1,17 @@
 """Backbones that take images: CLIP, SigLIP, ViT, timm."""
 
+import base64
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from csr_hf import load_backbone
 from csr_hf.data.arguments import DataArguments
 from csr_hf.data.sources import load_sources
+from csr_hf.embedding import images
 from csr_hf.embedding.cache import embed_dataset
 from tests.helpers.clip import picture
 
@@ -26,6 +29,42 @@ def test_mixed_inputs_go_each_to_its_tower(clip, photos):
     np.testing.assert_allclose(rows[[1, 2, 3]], images, atol=1e-6)
     np.testing.assert_allclose(rows[4], rows[3])
     np.testing.assert_allclose(rows[[0, 5]], clip.model.encode(["a text", "003.png"]), atol=1e-6)
+
+
+def test_embeddings_of_images_are_those_of_sentence_transformers(clip, tmp_path):
+    colors = np.asarray(picture(3, 40)).copy()
+    colors[:, :10] = [250, 10, 10]
+    image = Image.fromarray(colors)
+    clear = image.copy()
+    clear.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 40).astype(np.uint8), (40, 1))))
+    modes = [image.convert(mode) for mode in ("RGB", "L", "1", "CMYK", "HSV", "YCbCr", "I", "F")]
+    modes += [image.quantize(8), clear, clear.convert("LA"), clear.convert("PA")]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "lying.jpg", exif=exif)
+    for name in ("a.jpg", "a.gif", "a.webp", "a.bmp", "a.tiff"):
+        image.save(tmp_path / name)
+    clear.save(tmp_path / "clear.png")
+    clear.quantize(8).save(tmp_path / "palette.png")
+    names = ("lying.jpg", "a.jpg", "a.gif", "a.webp", "a.bmp", "a.tiff", "clear.png", "palette.png")
+    files = [str(tmp_path / name) for name in names]
+    urls = ["data:image/png;base64," + base64.b64encode((tmp_path / "clear.png").read_bytes()).decode()]
+    arrays = [colors, colors.transpose(2, 0, 1), colors.astype(np.int64), np.asarray(clear), colors[..., :1]]
+    floats = [colors.astype(np.float32), colors / 255, (colors / 255).transpose(2, 0, 1).astype(np.float32)]
+    tensors = [torch.tensor(colors), torch.tensor(colors).permute(2, 0, 1), torch.tensor(colors / 255)]
+    for value in [*modes, *files, *urls, *arrays, *floats, *tensors]:
+        found, expected = clip.embed([value])[0], clip.model.encode([value])[0]
+        assert found @ expected > 0.9999, value
+    same = clip.embed([files[0], (tmp_path / "lying.jpg").read_bytes(), tmp_path / "lying.jpg"])
+    np.testing.assert_allclose(same[1:], same[[0, 0]], atol=1e-6)
+    # Without the EXIF orientation it is another picture.
+    assert same[0] @ clip.embed([image])[0] < 0.999
+
+
+def test_floats_that_a_processor_divides_once_more_are_told(clip, caplog):
+    images._warn_of_unit_floats.cache_clear()
+    clip.embed([np.asarray(picture(3)) / 255, np.asarray(picture(4)) / 255])
+    assert [record.message for record in caplog.records if "divide by 255 once more. Give" in record.message]
 
 
 def test_what_a_backbone_cannot_embed_is_named(clip, backbone, tmp_path):
