@@ -93,6 +93,16 @@ def load_head(repository: Repository) -> CSRModel:
     return head
 
 
+def find_fingerprint(repository: Repository) -> str | None:
+    """Return the fingerprint of a repository's head; None if it holds no weights, as the folder of a card.
+
+    Raises:
+        ValueError: as `load_head` does.
+    """
+    holds_weights = any(repository.folder.rglob("*.safetensors"))
+    return load_head(repository).fingerprint if holds_weights else None
+
+
 def import_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
     """Load a head from a checkpoint of the code of CSR (`.pth`) or CSRv2 (`.safetensors`).
 

@@ -85,6 +85,11 @@ class Results:
     """Command, machine, versions, settings: what somebody needs to repeat the run; `similarity`, by which the backbone
     compares embeddings; `head`, the fingerprint of the head that was measured."""
 
+    @property
+    def head(self) -> str | None:
+        """Fingerprint of the head that was measured; None if nothing says."""
+        return self.details.get("head")
+
     def select(self, **wanted: Any) -> list[Row]:
         """Select the rows whose fields equal all of `wanted`."""
         return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
@@ -253,6 +258,23 @@ class Results:
                 figures += shown[:1] if metric in plain else shown
             body.append([method, "" if k is None else str(k), str(size), *figures])
         return header, body
+
+
+def find_other_head(path: Path, head: str) -> str | None:
+    """Say in a sentence that figures are of another head than this one; None if they are its own.
+
+    Args:
+        path: of the results.
+        head: fingerprint of the head.
+
+    Raises:
+        ValueError: as `Results.load` does.
+    """
+    measured = Results.load(path).head
+    if measured == head:
+        return None
+    of = f"of another head ({measured})" if measured else "of a head that they do not name"
+    return f"{path} holds figures {of}, not of this one ({head}): they are left out; measure this one"
 
 
 def _show(row: Row, with_intervals: bool) -> list[str]:

@@ -204,7 +204,10 @@ def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mappi
     rows: list[Row] = []
     if (output_dir / RESULTS).is_file():
         earlier = Results.load(output_dir)
-        if all(earlier.details.get(name, details.get(name)) == details.get(name) for name in _SAME):
+        differing = [name for name in _SAME if earlier.details.get(name) != details.get(name)]
+        if differing:
+            logger.info("figures of another %s in %s are replaced", " and ".join(differing), output_dir / RESULTS)
+        else:
             rows = [row for row in earlier.rows if row.task not in tasks]
             for name in ("task_types", "datasets", "seconds"):
                 known = earlier.details.get(name, {})

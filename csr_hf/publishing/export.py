@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
-from csr_hf.heads import is_head_config, load_head
+from csr_hf.heads import find_fingerprint, is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.files import find_written
@@ -103,7 +103,8 @@ def export(
             write_full(backbone, head, temporary)
         else:
             write_head(head, temporary)
-        copy_run_files(source if Path(source).is_dir() else repository.folder, temporary)
+        of_run = source if Path(source).is_dir() else repository.folder
+        notes += copy_run_files(of_run, temporary, head.fingerprint)
         notes += write_card(temporary, chosen, card or CardOptions(), facts)
     notes = [note for note in notes if note]
     return Exported(folder, chosen, native_name(head), reason, notes, remote_code=obstacle is not None)
@@ -177,8 +178,9 @@ def write_card_folder(
     config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
     with write_whole(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    copy_run_files(source if Path(source).is_dir() else repository.folder, folder)
-    return write_card(folder, layout, card or CardOptions(), facts)
+    of_run = source if Path(source).is_dir() else repository.folder
+    notes = copy_run_files(of_run, folder, find_fingerprint(repository))
+    return notes + write_card(folder, layout, card or CardOptions(), facts)
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:

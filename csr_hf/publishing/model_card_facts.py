@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from csr_hf.evaluation.results import Results
+from csr_hf.evaluation.results import Results, find_other_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.redaction import shareable
 from csr_hf.repository import is_hub_id
@@ -68,18 +68,31 @@ class CardFacts:
         return base if base and is_hub_id(base) else None
 
 
-def copy_run_files(source: str | Path, folder: Path) -> None:
+def copy_run_files(source: str | Path, folder: Path, head: str | None) -> list[str]:
     """Copy what a card quotes into `folder/results/`: results, plots and recipe, without secrets and local paths.
 
     Args:
         source: output folder of `csr-hf run`, or a folder that holds `results/` already. Files that it lacks are
             removed from `folder/results/`: they would be figures of another head.
         folder: the published model.
+        head: fingerprint of the head. Results that do not name it are left out, with their plot; None, where there
+            are no weights to tell it from, takes them as they are.
+
+    Returns:
+        A sentence for each results file that was left out.
     """
     import yaml
 
-    for name, candidates in _list_sources(Path(source)).items():
-        path = next(filter(Path.is_file, candidates), None)
+    sources = _list_sources(Path(source))
+    paths = {name: next(filter(Path.is_file, candidates), None) for name, candidates in sources.items()}
+    notes = []
+    for figures, plot in ((_FIGURES, _PLOT), (_MTEB_FIGURES, _MTEB_PLOT)):
+        path = paths[figures]
+        other = find_other_head(path, head) if path is not None and head is not None else None
+        if other is not None:
+            notes.append(other)
+            paths[figures] = paths[plot] = None
+    for name, path in paths.items():
         if path is None:
             (folder / RESULTS / name).unlink(missing_ok=True)
             continue
@@ -90,6 +103,7 @@ def copy_run_files(source: str | Path, folder: Path) -> None:
             content = yaml.safe_dump(shareable(yaml.safe_load(content)), sort_keys=False).encode()
         with write_whole(folder / RESULTS / name) as temporary:
             temporary.write_bytes(content)
+    return notes
 
 
 def _list_sources(source: Path) -> dict[str, list[Path]]:
@@ -98,7 +112,8 @@ def _list_sources(source: Path) -> dict[str, list[Path]]:
     mteb = RunFolder.of(run.mteb)
     return {
         _FIGURES: [run.results, published / _FIGURES],
-        _RECIPE: [run.recipe, published / _RECIPE, run.model_recipe],
+        # The one inside the folder of the head is that head's for certain.
+        _RECIPE: [run.model_recipe, run.recipe, published / _RECIPE],
         _PLOT: [run.plot, published / _PLOT],
         _MTEB_FIGURES: [mteb.results, published / _MTEB_FIGURES],
         _MTEB_PLOT: [mteb.plot, published / _MTEB_PLOT],

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from csr_hf.evaluation.results import Results
-from csr_hf.heads import is_head_config
+from csr_hf.evaluation.results import Results, Row, find_other_head
+from csr_hf.heads import is_head_config, load_head
+from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
 
 
@@ -32,7 +33,8 @@ def _describe_run(path: Path) -> list[str]:
     if folder.index.is_dir():
         lines += ["  " + line for line in _describe_index(folder.index)]
     if folder.results.is_file():
-        lines += ["  " + line for line in _describe_results(path)]
+        other = find_other_head(folder.results, load_head(open_repository(path)).fingerprint)
+        lines += ["  " + line for line in ([f"results {other}"] if other else _describe_results(path))]
     return lines
 
 
@@ -84,12 +86,21 @@ def _describe_results(path: Path) -> list[str]:
     results = Results.load(path)
     lines = []
     for task in dict.fromkeys(row.task for row in results.rows):
-        best = max(
-            (row for row in results.rows if row.task == task and row.k), key=lambda row: row.k or 0, default=None
-        )
-        shown = f": {best.method} k={best.k} keeps {best.retention:.3f} of {best.metric}" if best else ""
-        lines.append(f"results {task}: {len(results.select(task=task))} figures{shown}")
+        rows = results.select(task=task)
+        rows = [row for row in rows if row.metric == rows[0].metric]
+        best = max((row for row in rows if row.k), key=lambda row: (row.k or 0, row.retention), default=None)
+        lines.append(f"results {task}: {len(results.select(task=task))} figures{_describe_row(best) if best else ''}")
     return lines
+
+
+def _describe_row(row: Row) -> str:
+    low, high = row.retention_interval or (row.retention, row.retention)
+    sure = f" ± {(high - low) / 2:.3f}" if low < high else ""
+    queries = f" on {row.n_queries:,} queries" if row.n_queries is not None else ""
+    return (
+        f": {row.method} at k={row.k}, {row.bytes_per_vector:,} bytes a document, keeps {row.retention:.3f}{sure} of "
+        f"{row.metric}{queries}"
+    )
 
 
 def _describe_codes(path: Path) -> list[str]:

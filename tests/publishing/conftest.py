@@ -45,6 +45,7 @@ def write_run(folder, head, results=None):
     head.save_pretrained(folder / "model")
     recipe.save(folder / "recipe.yaml", {"results": figures})
     if results is not None:
+        results.details["head"] = head.fingerprint
         results.save(folder)
         (folder / "retention.png").write_bytes(b"\x89PNG not really")
     return folder

@@ -90,6 +90,7 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
     details = {
         "datasets": {"STSBenchmark": {"id": "mteb/stsbenchmark-sts", "task_id": "STSBenchmark"}},
         "task_types": {"STSBenchmark": "STS"},
+        "head": make_head().fingerprint,
     }
     Results(rows, details).save(run_folder / "evaluation")
     (run_folder / "evaluation" / "retention.png").write_bytes(b"another plot")
@@ -124,7 +125,9 @@ def test_card_without_figures_says_so(tmp_path):
 
 def test_card_in_a_used_folder_quotes_nothing_of_the_head_before(run_folder, tmp_path):
     (run_folder / "evaluation").mkdir()
-    make_results().save(run_folder / "evaluation")
+    of_mteb = make_results()
+    of_mteb.details["head"] = make_head().fingerprint
+    of_mteb.save(run_folder / "evaluation")
     write_run(tmp_path / "second", make_head(1))
     for target in ("used", "fresh"):
         if target == "used":
@@ -142,6 +145,30 @@ def test_card_in_a_used_folder_quotes_nothing_of_the_head_before(run_folder, tmp
         for target in ("used", "fresh")
     }
     assert files["used"] == files["fresh"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_figures_of_another_head_are_left_out_and_it_is_said(run_folder, tmp_path, named):
+    (run_folder / "evaluation").mkdir()
+    other = make_results()
+    other.details |= {"head": "0123456789abcdef"} if named else {}
+    other.save(run_folder / "evaluation")
+    (run_folder / "evaluation" / "retention.png").write_bytes(b"another plot")
+    (note,) = write_card_folder(run_folder, tmp_path / "card")
+    said = "of another head (0123456789abcdef)" if named else "of a head that they do not name"
+    assert f"{run_folder / 'evaluation' / 'results.json'} holds figures {said}, not of this one" in note
+    assert not list((tmp_path / "card" / "results").glob("mteb.*"))
+    assert "results/mteb.png" not in (tmp_path / "card" / "README.md").read_text()
+    # Trained again: all figures are of the head before.
+    make_head(1).save_pretrained(run_folder / "model")
+    notes = write_card_folder(run_folder, tmp_path / "card")
+    assert len([note for note in notes if "holds figures" in note]) == 2
+    assert "the card has no figures: the run was not evaluated" in notes
+    assert [path.name for path in (tmp_path / "card" / "results").iterdir()] == ["recipe.yaml"]
+    assert not list((tmp_path / "card" / ".eval_results").iterdir())
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "keeps" not in text.partition("## Limits")[0]
+    assert "Not evaluated yet." in text
 
 
 def test_same_files_give_the_same_card(card, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from csr_hf.publishing.sentence_transformers import native_head
 from csr_hf.runs.describe import describe
 from tests.conftest import make_head
-from tests.publishing.conftest import change_json
+from tests.publishing.conftest import change_json, make_results, write_run
 
 
 def test_heads_of_all_names_are_described(tmp_path):
@@ -35,3 +35,12 @@ def test_damaged_configs_are_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json of .* is not JSON"):
         describe(tmp_path)
+
+
+def test_figures_of_another_head_are_not_shown(tmp_path):
+    write_run(tmp_path, make_head(), make_results())
+    assert any("keeps 0.950 of nDCG@10" in line for line in describe(tmp_path))
+    make_head(hidden_dim=48).save_pretrained(tmp_path / "model")
+    (line,) = [line for line in describe(tmp_path) if "results" in line]
+    assert f"{tmp_path / 'results.json'} holds figures of another head" in line
+    assert "keeps" not in line
