@@ -49,6 +49,7 @@ setup(
         "pyyaml>=6.0",
         "pydantic>=2.12",
         "tenacity>=9.0",
+        "psutil>=7",
         "tqdm>=4.67",
         "rich>=15",
     ],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from csr_hf.plumbing.atomic import restore
 from csr_hf.runs.folder import RunFolder
 
 NATIVE_HEAD = "SparseAutoEncoder"
@@ -140,8 +141,11 @@ def open_repository(
         ValueError: if there is no such repository or revision, or no permission to read it, with what to do then.
     """
     name = str(name_or_path)
+    model = RunFolder.of(name).model
+    # A process may have been killed while it replaced them.
+    restore(name)
+    restore(model)
     if Path(name).is_dir():
-        model = RunFolder.of(name).model
         is_run = not Path(name, "config.json").is_file() and (model / "config.json").is_file()
         return Repository(name, model if is_run else Path(name))
     from huggingface_hub import errors, snapshot_download

@@ -22,7 +22,7 @@ from tenacity import (
 
 from csr_hf.backends.backend import Backend, Schema, Unavailable
 from csr_hf.backends.documents import Documents
-from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.atomic import explain_full_disk, write_whole
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.plumbing.settings import settings as checked_settings
 from csr_hf.plumbing.threads import run
@@ -154,7 +154,7 @@ class _Journal:
     def add(self, start: int) -> None:
         """Write down that the backend has taken the batch that begins at `start`."""
         if self._path is not None:
-            with self._lock, self._path.open("a") as file:
+            with self._lock, explain_full_disk(self._path), self._path.open("a") as file:
                 file.write(f"{start}\n")
 
     def remove(self) -> None:

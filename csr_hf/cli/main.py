@@ -14,8 +14,9 @@ from typing import Any
 
 from csr_hf.cli.invocation import Invocation
 from csr_hf.cli.table import COMMANDS, Command
+from csr_hf.plumbing.atomic import FULL
 from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars, is_first_process
-from csr_hf.plumbing.provenance import record_command
+from csr_hf.plumbing.provenance import record_command, recorded_command
 from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.plumbing.threads import spin_briefly
 
@@ -49,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        sys.stderr.write(f"csr-hf: error: {_one_line(error)}\n")
+        is_full = isinstance(error, OSError) and error.errno in FULL and _goes_on(words)
+        way_on = f" Then go on with: {recorded_command()}" if is_full else ""
+        sys.stderr.write(f"csr-hf: error: {_one_line(error)}{way_on}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("csr-hf: interrupted; what was finished is kept, the same command goes on from there\n")
+        way_on = f"; what was finished is kept. Go on with:\n  {recorded_command()}" if _goes_on(words) else ""
+        sys.stderr.write(f"csr-hf: interrupted{way_on}\n")
         return 130
     finally:
         # What Python does next in this process is not this command's work.
@@ -190,6 +194,12 @@ def _quiet_libraries(show_transfers: bool) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _goes_on(words: Sequence[str]) -> bool:
+    """Return whether the same command goes on where it stopped."""
+    name = next((word for word in words if not word.startswith("-")), "")
+    return name == "evaluate" or (name in COMMANDS and COMMANDS[name].takes_recipe)
 
 
 def _one_line(error: BaseException) -> str:

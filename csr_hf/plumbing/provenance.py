@@ -17,6 +17,11 @@ def record_command(command: str) -> None:
     _command = command
 
 
+def recorded_command() -> str:
+    """Return the command line of this process, empty when Python was called."""
+    return _command
+
+
 def provenance() -> dict[str, Any]:
     """Return `command` (empty when Python was called), `machine` and `versions`, as results record them."""
     return {"command": _command, "machine": machine(), "versions": versions()}

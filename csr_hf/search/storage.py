@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.atomic import TEMPORARY, write_whole
 
 try:
     import fcntl
@@ -31,7 +31,7 @@ _MANIFEST = "manifest.json"
 _ALIVE = "alive"
 _LOCK = ".lock"
 _FLAT = "decoded_norms|documents|ids|indices|inverse_norms|scale|starts|values|weights"
-_OWN = re.compile(rf"\.lock|\.?[0-9a-f]{{16}}(\.\d+\.\d+(\.old)?)?|\.?manifest\.json(\.\d+\.\d+)?|({_FLAT})\.npy")
+_OWN = re.compile(rf"\.lock|\.?[0-9a-f]{{16}}({TEMPORARY})?|\.?manifest\.json({TEMPORARY})?|({_FLAT})\.npy")
 """Names that saves give: segments, their temporary names, and arrays of versions 1 and 2."""
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.atomic import explain_full_disk, write_whole
 from csr_hf.plumbing.distributed import LONGEST_WAIT, from_first_process, trains_on_cpu
 from csr_hf.plumbing.launcher import check_launcher
 from csr_hf.runs.folder import RunFolder
@@ -173,7 +173,7 @@ def describe_progress(figures: dict[str, float]) -> dict[str, str]:
 def append_to_log(path: Path, step: int, figures: dict[str, float]) -> None:
     """Append the figures of a step to the log, as one line of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with explain_full_disk(path), path.open("a") as file:
         file.write(json.dumps({"step": step, **figures}) + "\n")
 
 

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 
@@ -182,6 +183,34 @@ def test_folders_of_a_recipe_have_flags():
 def test_questions_may_stand_behind_flags(words):
     (options,) = parse(["search", "runs/q", *words]).options
     assert (str(options.run), options.question, options.top_k) == ("runs/q", ["one", "two"], 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "csr-hf: interrupted; what was finished is kept. Go on with:\n  "),
+        (OSError(28, "The disk is full."), "csr-hf: error: [Errno 28] The disk is full. Then go on with: "),
+    ],
+)
+def test_what_was_stopped_names_the_command_that_goes_on(error, said, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr("csr_hf.runs.pipeline.embed", stop)
+    words = ["embed", "--corpus", "my docs.csv", "--output-dir", "runs/it's"]
+    assert main(words) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert shlex.split(shown.removeprefix(said)) == ["csr-hf", *words]
+
+
+def test_an_interrupted_look_names_no_command(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr_hf.runs.describe.describe", stop)
+    assert main(["info", "nowhere"]) == 130
+    assert capsys.readouterr().err == "csr-hf: interrupted\n"
 
 
 def test_results_of_later_calls_do_not_name_the_command(capsys):

@@ -262,7 +262,7 @@ def test_saving_mends_what_is_missing(saved, what):
 
 def test_what_a_killed_first_save_left_is_no_obstacle(codes, saved, tmp_path):
     shutil.copytree(part(saved), tmp_path / "new" / part(saved).name)
-    (tmp_path / "new" / ".0123456789abcdef.12.34").mkdir()
+    (tmp_path / "new" / ".0123456789abcdef.12.34.56").mkdir()
     InvertedIndex.build(codes[:5]).save(tmp_path / "new")
     assert len(InvertedIndex.load(tmp_path / "new")) == 5
     assert len(names(tmp_path / "new")) == 2
