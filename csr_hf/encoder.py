@@ -142,7 +142,7 @@ class CSREncoder:
 
         Raises:
             ValueError: if `k` exceeds hidden_dim, the prompt is unknown, or an image is broken.
-            TypeError: if an input is neither text nor image, or of a kind that the backbone does not embed.
+            ValueError: if an input is neither text nor image, or of a kind that the backbone does not embed.
         """
         inputs = _as_list(inputs)
         embeddings = self.embed(

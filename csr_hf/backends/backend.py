@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from csr_hf.backends.documents import Documents, Row, Schema, active_rows, batches, check_documents, check_ids
+from csr_hf.plumbing.errors import ExpectedError
 from csr_hf.search.ids import listed
 from csr_hf.search.queries import unit_queries
 from csr_hf.sparse_codes import SparseCodes
@@ -25,7 +26,7 @@ _QUERIES_PER_REQUEST = 100
 _Result = TypeVar("_Result")
 
 
-class BackendError(RuntimeError):
+class BackendError(ExpectedError):
     """A backend refused a request. Sending it again does not help."""
 
 

@@ -19,7 +19,11 @@ class Invocation:
     device: str | None
     trust_remote_code: bool
     """Run code of the backbone's repository."""
-    debug: bool
+    debug: bool = False
     """Show tracebacks, warnings and the log."""
-    no_progress: bool
+    no_progress: bool = False
     """Draw no progress bars."""
+    json: bool = False
+    """Write the result as one JSON document on stdout, all else on stderr."""
+    quiet: bool = False
+    """Show errors and the result alone."""

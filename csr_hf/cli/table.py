@@ -13,7 +13,7 @@ class Command:
 
     Args:
         summary: for `csr-hf --help`.
-        call: function in `commands.py`.
+        call: its function, as `module:function` below `csr_hf.cli`.
         kinds: classes of its settings, as `module:class` below `csr_hf`.
         takes_recipe: whether keys of a recipe are flags too.
         examples: command lines.
@@ -29,21 +29,22 @@ class Command:
 
     def load_kinds(self) -> list[type]:
         """Import the classes of the settings."""
-        found = []
-        for place in self.kinds:
-            module, _, name = place.partition(":")
-            found.append(getattr(importlib.import_module(f"csr_hf.{module}"), name))
-        return found
+        return [_load(place) for place in self.kinds]
 
     def load_call(self) -> Any:
         """Import the function."""
-        return getattr(importlib.import_module("csr_hf.cli.commands"), self.call)
+        return _load(f"cli.{self.call}")
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"csr_hf.{module}"), name)
 
 
 COMMANDS = {
     "run": Command(
         "embed, train, evaluate and index, as a recipe says",
-        "run",
+        "running:run",
         ("cli.options:TrainOptions",),
         takes_recipe=True,
         examples="""
@@ -55,7 +56,7 @@ COMMANDS = {
     ),
     "embed": Command(
         "embed the texts of a recipe into the cache",
-        "embed",
+        "running:embed",
         ("cli.options:RecipeOptions",),
         takes_recipe=True,
         examples="""
@@ -65,7 +66,7 @@ COMMANDS = {
     ),
     "train": Command(
         "train a head (embeds first if need be)",
-        "train",
+        "running:train",
         ("cli.options:TrainOptions",),
         takes_recipe=True,
         examples="""
@@ -78,7 +79,7 @@ COMMANDS = {
     ),
     "sweep": Command(
         "train and measure a head for every combination",
-        "sweep",
+        "running:sweep",
         ("cli.options:RecipeSource", "runs.arguments:SweepArguments"),
         takes_recipe=True,
         examples="""
@@ -90,7 +91,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "measure a head and its baselines on MTEB",
-        "evaluate",
+        "running:evaluate",
         ("cli.options:EvaluateOptions", "runs.arguments:MTEBArguments"),
         takes_recipe=False,
         examples="""
@@ -101,7 +102,7 @@ COMMANDS = {
     ),
     "encode": Command(
         "encode texts into a file of sparse codes",
-        "encode",
+        "searching:encode",
         ("cli.options:EncodeOptions",),
         takes_recipe=False,
         examples="""
@@ -111,7 +112,7 @@ COMMANDS = {
     ),
     "index": Command(
         "index a corpus with a head that was trained before",
-        "index",
+        "searching:index",
         ("cli.options:IndexOptions",),
         takes_recipe=True,
         examples="""
@@ -123,7 +124,7 @@ COMMANDS = {
     ),
     "search": Command(
         "search the documents of a finished run",
-        "search",
+        "searching:search",
         ("cli.options:SearchOptions",),
         takes_recipe=False,
         examples="""
@@ -136,7 +137,7 @@ COMMANDS = {
     ),
     "info": Command(
         "describe a run, model, index, cache or file of codes",
-        "info",
+        "inspecting:info",
         ("cli.options:InfoOptions",),
         takes_recipe=False,
         examples="""
@@ -148,7 +149,7 @@ COMMANDS = {
     ),
     "export": Command(
         "write a head as a folder that every library loads",
-        "export",
+        "publishing:export",
         ("cli.options:ExportOptions",),
         takes_recipe=False,
         examples="""
@@ -160,7 +161,7 @@ COMMANDS = {
     ),
     "push": Command(
         "publish a head on the Hub, as one commit",
-        "push",
+        "publishing:push",
         ("cli.options:PushOptions",),
         takes_recipe=False,
         examples="""
@@ -173,7 +174,7 @@ COMMANDS = {
     ),
     "card": Command(
         "write the model card of a run, and the files it quotes",
-        "card",
+        "publishing:card",
         ("cli.options:CardOptions",),
         takes_recipe=False,
         examples="""
@@ -184,7 +185,7 @@ COMMANDS = {
     ),
     "import": Command(
         "turn a head that others saved into one of csr_hf",
-        "import_head",
+        "publishing:import_head",
         ("cli.options:ImportOptions",),
         takes_recipe=False,
         examples="""

@@ -119,7 +119,7 @@ class Backbone:
             float32, shape (n, dim).
 
         Raises:
-            TypeError: as `modalities_of` does.
+            ValueError: as `modalities_of` does.
             ValueError: if the prompt or the task is unknown, or an image is broken.
         """
         if show_progress_bar is None:
@@ -150,10 +150,10 @@ class Backbone:
         backbone that embeds no images takes every string as a text.
 
         Raises:
-            TypeError: for one string instead of a list, or an input that the backbone cannot embed.
+            ValueError: for one string instead of a list, or an input that the backbone cannot embed.
         """
         if isinstance(inputs, str):
-            raise TypeError("`inputs` is one string: pass a list of strings.")
+            raise ValueError("`inputs` is one string: pass a list of strings.")
         known = self.modalities
         return [self._modality_of(value, position, known) for position, value in enumerate(inputs)]
 
@@ -162,16 +162,16 @@ class Backbone:
             return "image"
         if isinstance(value, str):
             if "text" not in known:
-                raise TypeError(
+                raise ValueError(
                     f"inputs[{position}] ({value[:40]!r}) names no image file, and {self.name} embeds no text. "
                     "Give the path of an image, or use a CLIP model for texts."
                 )
             return "text"
         if is_image(value):
-            raise TypeError(
+            raise ValueError(
                 f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
             )
-        raise TypeError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
+        raise ValueError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
 
     def prompt(self, prompt_name: str | None, task: Task | None = None) -> str | None:
         """Look up the text that is put before every text; None for none.

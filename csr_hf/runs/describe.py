@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from csr_hf.evaluation.results import Results, Row, find_other_head
 from csr_hf.heads import is_head_config, load_head
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
+
+
+class Description(NamedTuple):
+    """What a path holds, for programs and for readers."""
+
+    facts: dict[str, Any]
+    """`kind`, `path` and what there is to say of that kind."""
+    lines: list[str]
 
 
 def describe(path: str | Path) -> list[str]:
@@ -18,27 +28,41 @@ def describe(path: str | Path) -> list[str]:
     Raises:
         ValueError: if the path does not exist, is damaged, or is nothing that csr_hf writes.
     """
+    return examine(path).lines
+
+
+def examine(path: str | Path) -> Description:
+    """Find out what a path holds.
+
+    Raises:
+        ValueError: as `describe` does.
+    """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist.")
-    for is_kind, describe_kind in _KINDS:
+        raise ValueError(f"{path} does not exist. Give the path of something that csr_hf wrote.")
+    for kind, is_kind, describe_kind in _KINDS:
         if is_kind(path):
-            return describe_kind(path)
-    raise ValueError(f"{path} is not a run, model, index, embedding cache, results or file of sparse codes.")
+            facts, lines = describe_kind(path)
+            return Description({"kind": kind, "path": path, **facts}, lines)
+    raise ValueError(
+        f"{path} is not a run, model, index, embedding cache, results or file of sparse codes. Give the path of "
+        "something that csr_hf wrote."
+    )
 
 
-def _describe_run(path: Path) -> list[str]:
+def _describe_run(path: Path) -> Description:
     folder = RunFolder.of(path)
-    lines = [f"run {path}", *("  " + line for line in _describe_model(folder.model))]
+    parts = {"head": _describe_model(folder.model)}
     if folder.index.is_dir():
-        lines += ["  " + line for line in _describe_index(folder.index)]
+        parts["index"] = _describe_index(folder.index)
     if folder.results.is_file():
         other = find_other_head(folder.results, load_head(open_repository(path)).fingerprint)
-        lines += ["  " + line for line in ([f"results {other}"] if other else _describe_results(path))]
-    return lines
+        parts["results"] = Description({"left_out": other}, [f"results {other}"]) if other else _describe_results(path)
+    lines = [f"  {line}" for part in parts.values() for line in part.lines]
+    return Description({name: part.facts for name, part in parts.items()}, [f"run {path}", *lines])
 
 
-def _describe_model(path: Path) -> list[str]:
+def _describe_model(path: Path) -> Description:
     from csr_hf.configuration_csr import CSRConfig
 
     try:
@@ -50,39 +74,70 @@ def _describe_model(path: Path) -> list[str]:
         raise ValueError(f"{path} holds no CSR head: its config.json is that of another model. Give a head's folder.")
     config = CSRConfig.from_pretrained(path)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    settings = f", settings {json.dumps(config.base_model_settings)}" if config.base_model_settings else ""
+    facts = {
+        "input_dim": config.input_dim,
+        "hidden_dim": config.hidden_dim,
+        "k": config.k,
+        "modalities": config.modalities,
+        "tied_decoder": config.tied_decoder,
+        "bytes": size,
+        "backbone": config.base_model_name_or_path,
+        "backbone_revision": config.base_model_revision,
+        "backbone_settings": config.base_model_settings,
+        "holds_backbone": (path / "modules.json").is_file(),
+    }
     encodes = f" of {' and '.join(config.modalities)}" if config.modalities else ""
-    return [
+    head = (
         f"head {path}: {config.input_dim} -> {config.hidden_dim} latents{encodes}, k {config.k}, "
-        f"{'tied' if config.tied_decoder else 'untied'} decoder, {size / 1e6:.1f} MB",
-        f"  backbone {config.base_model_name_or_path}, revision {config.base_model_revision or 'unknown'}{settings}",
-    ]
+        f"{'tied' if config.tied_decoder else 'untied'} decoder, {size / 1e6:.1f} MB"
+    )
+    return Description(facts, [head, f"  {_name_backbone(facts)}"])
 
 
-def _describe_index(path: Path) -> list[str]:
+def _name_backbone(facts: dict[str, Any]) -> str:
+    """Say which embedding model a head belongs to, and where it is."""
+    settings = f", settings {json.dumps(facts['backbone_settings'])}" if facts["backbone_settings"] else ""
+    if facts["backbone"] is not None:
+        return f"backbone {facts['backbone']}, revision {facts['backbone_revision'] or 'unknown'}{settings}"
+    return f"backbone {'in this folder' if facts['holds_backbone'] else 'not named'}{settings}"
+
+
+def _describe_index(path: Path) -> Description:
     from csr_hf.search.index import InvertedIndex
 
     index = InvertedIndex.load(path)
+    facts = {
+        "documents": len(index),
+        "k": index.k,
+        "latents": index.dim,
+        "copies": list(index.copies),
+        "head": index.head,
+        "bytes_per_document": index.bytes_per_vector,
+        "postings_per_query": index.postings_per_query,
+        "segments": index.segments,
+    }
     copies = f", {' and '.join(index.copies)} copies" if index.copies else ""
-    return [
+    lines = [
         f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents{copies}, head {index.head}",
         f"  {index.bytes_per_vector:.0f} bytes a document, {index.postings_per_query:.2f} postings a document and "
         f"query, segments: {index.segments}",
     ]
+    return Description(facts, lines)
 
 
-def _describe_cache(path: Path) -> list[str]:
+def _describe_cache(path: Path) -> Description:
     from csr_hf.embedding.cache import EmbeddingCache
 
     cache = EmbeddingCache.load(path)
     origin = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["origin"]
-    return [
+    lines = [
         f"embedding cache {path}: {len(cache):,} x {cache.dim}, {origin['dtype']}",
         f"  backbone {origin['backbone']}, prompt {origin['prompt']!r}, at most {origin['max_seq_length']} tokens",
     ]
+    return Description({"rows": len(cache), "dim": cache.dim, **origin}, lines)
 
 
-def _describe_results(path: Path) -> list[str]:
+def _describe_results(path: Path) -> Description:
     results = Results.load(path)
     lines = []
     for task in dict.fromkeys(row.task for row in results.rows):
@@ -90,7 +145,7 @@ def _describe_results(path: Path) -> list[str]:
         rows = [row for row in rows if row.metric == rows[0].metric]
         best = max((row for row in rows if row.k), key=lambda row: (row.k or 0, row.retention), default=None)
         lines.append(f"results {task}: {len(results.select(task=task))} figures{_describe_row(best) if best else ''}")
-    return lines
+    return Description({"rows": [dataclasses.asdict(row) for row in results.rows]}, lines)
 
 
 def _describe_row(row: Row) -> str:
@@ -103,11 +158,19 @@ def _describe_row(row: Row) -> str:
     )
 
 
-def _describe_codes(path: Path) -> list[str]:
+def _describe_codes(path: Path) -> Description:
     from csr_hf.sparse_codes import SparseCodes
 
     codes = SparseCodes.load(path)
-    return [f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head_fingerprint or 'unknown'}"]
+    facts = {
+        "rows": len(codes),
+        "k": codes.k,
+        "latents": codes.dim,
+        "dtype": codes.values.dtype.name,
+        "head": codes.head_fingerprint,
+    }
+    line = f"sparse codes {path}: {codes}, values {codes.values.dtype}, head {codes.head_fingerprint or 'unknown'}"
+    return Description(facts, [line])
 
 
 def _is_index(path: Path) -> bool:
@@ -118,11 +181,11 @@ def _is_results(path: Path) -> bool:
     return path.name == RunFolder.of(path.parent).results.name or RunFolder.of(path).results.exists()
 
 
-_KINDS: list[tuple[Callable[[Path], bool], Callable[[Path], list[str]]]] = [
-    (lambda path: RunFolder.of(path).model_config.is_file(), _describe_run),
-    (lambda path: (path / "config.json").is_file(), _describe_model),
-    (lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
-    (_is_index, _describe_index),
-    (_is_results, _describe_results),
-    (lambda path: path.suffix == ".safetensors", _describe_codes),
+_KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] = [
+    ("run", lambda path: RunFolder.of(path).model_config.is_file(), _describe_run),
+    ("head", lambda path: (path / "config.json").is_file(), _describe_model),
+    ("embedding cache", lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
+    ("index", _is_index, _describe_index),
+    ("results", _is_results, _describe_results),
+    ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

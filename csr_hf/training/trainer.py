@@ -14,6 +14,7 @@ import torch
 
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.distributed import check_processes, from_first_process
+from csr_hf.plumbing.errors import ExpectedError
 from csr_hf.plumbing.launcher import launched_settings
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.runs.folder import RunFolder
@@ -32,7 +33,7 @@ from csr_hf.training.tracking import Reports, describe_progress, make_accelerato
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ExpectedError):
     """Loss or gradient became NaN or infinite; the weights of the last good step are kept."""
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+import csr_hf
 from csr_hf import CSREncoder, SparseCodes
 from csr_hf.cli.main import main, parse
 from csr_hf.cli.recipes import read_recipe
@@ -67,6 +68,20 @@ def test_installed_command_reports_one_line_and_code_2(tmp_path):
     assert done.stdout == ""
 
 
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr()
+    assert all(f"  {name} " in shown.out for name in COMMANDS)
+    assert shown.err == ""
+
+
+def test_version_is_shown(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"csr-hf {csr_hf.__version__}\n"
+
+
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         main(["run", str(tmp_path / "none.yaml"), "--debug"])
@@ -75,8 +90,11 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["--quiet"], "give a command. `csr-hf --help` lists them."),
+        (["--verson"], "give a command, '--verson' is none. `csr-hf --help` lists them."),
+        (["serch", "runs/q"], "'serch' is no command. Did you mean `search`?"),
+        (["--device", "cpu", "trian"], "'trian' is no command. Did you mean `train`?"),
+        (["fly"], "'fly' is no command. Known: run, embed,"),
         (["search"], "required: run"),
         (["search", "run", "a question", "--top-k", "many"], "`top_k` ('many'): should be a valid integer"),
         (["search", "run", "a question", "--top-k", "0"], "`top_k` ('0'): should be greater than or equal to 1"),
@@ -117,25 +135,6 @@ def test_wrong_input_gives_one_line(arguments, message, capsys, tmp_path, monkey
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_flags_of_recipe_keys_are_read_as_yaml():
-    given = ["--training.max_steps", "5", "--data.columns={anchor: q, positive: a}", "--model.k_aux", "null"]
-    called = parse(["train", "recipe.yaml", *given, "--k", "7"])
-    assert called.keys == {
-        "training.max_steps": 5,
-        "data.columns": {"anchor": "q", "positive": "a"},
-        "model.k_aux": None,
-    }
-    assert (called.options[0].recipe, called.options[0].k) == ("recipe.yaml", 7)
-
-
-def test_keys_inside_mappings_are_flags_too():
-    given = ["--data.columns.anchor", "q", "--training.reconstruction.0.25=0.5"]
-    for words in (["recipe.yaml", *given], [*given, "recipe.yaml"]):
-        called = parse(["train", *words])
-        assert called.keys == {"data.columns.anchor": "q", "training.reconstruction.0.25": 0.5}
-        assert called.options[0].recipe == "recipe.yaml"
 
 
 def test_a_head_brings_the_settings_of_its_backbone(tmp_path):
@@ -179,17 +178,11 @@ def test_folders_of_a_recipe_have_flags():
     assert (recipe.output_dir, recipe.cache_dir) == ("out", "kept")
 
 
-@pytest.mark.parametrize("words", [["--top-k", "3", "one", "two"], ["one", "--top-k", "3", "two"]])
-def test_questions_may_stand_behind_flags(words):
-    (options,) = parse(["search", "runs/q", *words]).options
-    assert (str(options.run), options.question, options.top_k) == ("runs/q", ["one", "two"], 3)
-
-
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (KeyboardInterrupt(), "csr-hf: interrupted; what was finished is kept. Go on with:\n  "),
-        (OSError(28, "The disk is full."), "csr-hf: error: [Errno 28] The disk is full. Then go on with: "),
+        (OSError(28, "The disk is full."), "csr-hf: error: The disk is full. Then go on with: "),
     ],
 )
 def test_what_was_stopped_names_the_command_that_goes_on(error, said, capsys, monkeypatch):
@@ -208,7 +201,7 @@ def test_an_interrupted_look_names_no_command(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("csr_hf.runs.describe.describe", stop)
+    monkeypatch.setattr("csr_hf.runs.describe.examine", stop)
     assert main(["info", "nowhere"]) == 130
     assert capsys.readouterr().err == "csr-hf: interrupted\n"
 
@@ -217,13 +210,3 @@ def test_results_of_later_calls_do_not_name_the_command(capsys):
     record_command("another")
     assert main(["info", "nowhere"]) == 2
     assert provenance()["command"] == ""
-
-
-def test_lists_are_split_at_commas_and_variants_repeat():
-    variants = ["--variant", "training.balance=0", "--variant", "data.columns={text: a, label: b},model.k=4"]
-    (_, arguments) = parse(["sweep", "recipe.yaml", "--hidden-dim", "1x,2x", "--k", "4, 8", *variants]).options
-    assert (arguments.hidden_dim, arguments.k, arguments.preset) == (["1x", "2x"], [4, 8], [])
-    assert arguments.variant == [
-        {"training.balance": 0},
-        {"data.columns": {"text": "a", "label": "b"}, "model.k": 4},
-    ]

@@ -162,7 +162,7 @@ def test_nothing_gives_no_rows(backbone):
 
 
 def test_wrong_types_are_named(backbone):
-    with pytest.raises(TypeError, match="pass a list"):
+    with pytest.raises(ValueError, match="pass a list"):
         backbone.embed("one string")
-    with pytest.raises(TypeError, match=r"inputs\[1\] is int"):
+    with pytest.raises(ValueError, match=r"inputs\[1\] is int"):
         backbone.embed(["a", 3])

@@ -68,12 +68,12 @@ def test_floats_that_a_processor_divides_once_more_are_told(clip, caplog):
 
 
 def test_what_a_backbone_cannot_embed_is_named(clip, backbone, tmp_path):
-    with pytest.raises(TypeError, match=r"inputs\[1\] is an image, and .* embeds text alone. Use a CLIP model"):
+    with pytest.raises(ValueError, match=r"inputs\[1\] is an image, and .* embeds text alone. Use a CLIP model"):
         backbone.embed(["a text", picture(0)])
     (tmp_path / "broken.png").write_text("no image")
     with pytest.raises(ValueError, match=r"broken.png cannot be read as an image"):
         clip.embed([tmp_path / "broken.png"])
-    with pytest.raises(TypeError, match=r"inputs\[0\] is int, neither a string nor an image"):
+    with pytest.raises(ValueError, match=r"inputs\[0\] is int, neither a string nor an image"):
         clip.embed([3])
 
 
@@ -96,7 +96,7 @@ def test_image_only_backbone(tmp_path):
     assert (vit.modalities, vit.dim) == (("image",), 32)
     rows = vit.embed([picture(0), np.asarray(picture(1))])
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
-    with pytest.raises(TypeError, match=r"inputs\[0\] \('a text'\) names no image file"):
+    with pytest.raises(ValueError, match=r"inputs\[0\] \('a text'\) names no image file"):
         vit.embed(["a text"])
 
 

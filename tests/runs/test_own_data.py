@@ -14,8 +14,8 @@ import yaml
 from datasets import Dataset
 
 from csr_hf import CSREncoder, CSRModel, Results, RunRecipe
-from csr_hf.cli.commands import collection_name
 from csr_hf.cli.main import main
+from csr_hf.cli.searching import collection_name
 from csr_hf.data.arguments import DataArguments
 from csr_hf.data.sources import load_sources
 from csr_hf.evaluation.probes import knn_accuracy

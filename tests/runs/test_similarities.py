@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer, util
 
 from csr_hf import CSRModel, MTEBArguments, Results, evaluate_mteb
 from csr_hf.backends import open_backend
-from csr_hf.cli.commands import collection_name
 from csr_hf.cli.main import main
+from csr_hf.cli.searching import collection_name
 from csr_hf.codes import decode_codes, project_queries
 from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.evaluation.neighbors import ndcg_at

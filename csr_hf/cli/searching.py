@@ -1,0 +1,121 @@
+"""The commands that encode, index and search."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csr_hf.cli.output import print_hits, print_line, typed_questions
+from csr_hf.cli.recipes import read_recipe
+from csr_hf.cli.report import Report, hits_data
+from csr_hf.plumbing.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from csr_hf.backends import Backend
+    from csr_hf.cli.invocation import Invocation
+
+
+def encode(called: Invocation) -> Report:
+    """Encode texts into a file."""
+    from csr_hf.encoder import CSREncoder
+    from csr_hf.plumbing.atomic import check_writable
+
+    (options,) = called.options
+    check_writable(options.output.parent)
+    texts = _read_texts(options.input, options.column)
+    encoder = CSREncoder.from_pretrained(
+        options.model, device=called.device, trust_remote_code=called.trust_remote_code
+    )
+    codes = encoder.encode(
+        texts,
+        k=options.k,
+        refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
+        prompt_name=options.prompt_name,
+        task=options.task,
+        batch_size=options.batch_size,
+    )
+    codes.astype("float16").save(options.output)
+    data = {"output": options.output, "rows": len(codes), "k": codes.k, "latents": codes.dim}
+    return Report(data, lambda: print_line(f"{codes} in {options.output}"))
+
+
+def index(called: Invocation) -> Report:
+    """Index a corpus with a head that was trained before."""
+    from csr_hf.runs import pipeline
+
+    (options,) = called.options
+    recipe = read_recipe(called)
+    with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
+        pipeline.index(recipe, backend=backend, trust_remote_code=called.trust_remote_code)
+    url = without_secrets(options.backend) if options.backend else None
+    there = f" --backend {url}" if url else ""
+    there += f" --collection {options.collection}" if url and options.collection else ""
+    return Report(
+        {"output_dir": Path(recipe.output_dir), "backend": url},
+        advice=["\nSearch it:", f"  csr-hf search {recipe.output_dir}{there}"],
+    )
+
+
+def search(called: Invocation) -> Report:
+    """Search a finished run by the questions given, or by each that is typed."""
+    from csr_hf.plumbing.atomic import check_writable
+    from csr_hf.runs.gallery import write_gallery
+    from csr_hf.runs.searcher import RunSearcher
+
+    (options,) = called.options
+    if options.html:
+        check_writable(options.html.parent)
+    answers = []
+    with _open_backend(options.backend, options.collection, options.run) as backend:
+        searcher = RunSearcher.load(
+            options.run, device=called.device, backend=backend, trust_remote_code=called.trust_remote_code
+        )
+        if not options.question and not called.quiet:
+            print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
+        for question in options.question or typed_questions():
+            began = time.perf_counter()
+            hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
+            answers.append((question, hits, 1000 * (time.perf_counter() - began)))
+            # An answer is shown as soon as it is found; a program reads all of them at the end.
+            if not called.json:
+                print_hits(*answers[-1])
+    if options.html:
+        write_gallery(options.html, [(question, hits) for question, hits, _ in answers])
+    advice = [f"\nThe hits with images are in {options.html}"] if options.html else []
+    return Report({"run": options.run, "answers": [hits_data(*answer) for answer in answers]}, advice=advice)
+
+
+def collection_name(folder: str | Path) -> str:
+    """Name a collection like an output folder, in characters that every backend takes."""
+    name = re.sub(r"[^a-z0-9_]", "_", Path(folder).resolve().name.lower())
+    return (name if name[:1].isalpha() else f"c_{name}")[:63]
+
+
+def _open_backend(
+    url: str | None, collection: str | None, folder: str | Path
+) -> AbstractContextManager[Backend | None]:
+    """Open what `--backend` names; None without it. Each output folder has a collection of its own."""
+    if url is None:
+        return nullcontext()
+    from csr_hf.backends import open_backend
+
+    return open_backend(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
+
+
+def _read_texts(source: str, column: str) -> list[str]:
+    if source == "-":
+        return sys.stdin.read().splitlines()
+    if Path(source).suffix in ("", ".txt"):
+        if not Path(source).is_file():
+            raise ValueError(f"input {source} does not exist.")
+        return Path(source).read_text(encoding="utf-8").splitlines()
+    from csr_hf.data.arguments import DataArguments
+    from csr_hf.data.sources import load_sources
+
+    (loaded,) = load_sources(DataArguments(source=source, columns={"text": column}, held_out=0))
+    return list(loaded.inputs("text"))
