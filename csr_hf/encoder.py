@@ -13,6 +13,7 @@ from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_
 from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.embedding.images import is_image
+from csr_hf.embedding.inputs import as_sequence
 from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
@@ -130,8 +131,9 @@ class CSREncoder:
         """Encode texts and images: embed them, subtract the modality means of a head that has them, apply the head.
 
         Args:
-            inputs: one text or image, or a sequence of texts and images: PIL images, arrays, `Path`s, or, where the
-                backbone embeds images, strings that name an image file. An empty sequence gives codes of length 0.
+            inputs: one text or image, or several in a list, tuple, generator, array of texts, column of `datasets` or
+                Series (by position, whatever its index). Images are those of PIL, arrays, `Path`s, or, where the
+                backbone embeds images, strings that name an image file. Nothing gives codes of length 0.
             k: active latents; default the head's.
             refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
             prompt_name: one of the backbone's prompts, for texts; default that of the task.
@@ -141,8 +143,9 @@ class CSREncoder:
             show_progress_bar: as for `Backbone.embed`.
 
         Raises:
-            ValueError: if `k` exceeds hidden_dim, the prompt is unknown, or an image is broken.
-            ValueError: if an input is neither text nor image, or of a kind that the backbone does not embed.
+            ValueError: if `k` exceeds hidden_dim, the prompt is unknown, an image is broken, `inputs` has no order (a
+                set, a dict) or is a table, or an input is missing, neither text nor image, or of a kind that the
+                backbone does not embed.
         """
         inputs = _as_list(inputs)
         embeddings = self.embed(
@@ -176,6 +179,8 @@ class CSREncoder:
         if not self.head.config.modalities:
             return embeddings
         kinds = np.array(self.backbone.modalities_of(_as_list(inputs)), object)
+        if len(kinds) != len(embeddings):
+            raise ValueError(f"`inputs` has {len(kinds)} inputs for {len(embeddings)} embeddings: give one for each.")
         shifted = np.empty_like(embeddings)
         for kind in dict.fromkeys(kinds):
             shifted[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
@@ -183,4 +188,4 @@ class CSREncoder:
 
 
 def _as_list(inputs: Any) -> Sequence[Any]:
-    return [inputs] if isinstance(inputs, str) or is_image(inputs) else inputs
+    return [inputs] if isinstance(inputs, str) or is_image(inputs) else as_sequence(inputs)

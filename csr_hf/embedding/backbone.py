@@ -17,6 +17,7 @@ from csr_hf.embedding.fingerprints import (
     find_tokenizers,
 )
 from csr_hf.embedding.images import is_image, prepare_image
+from csr_hf.embedding.inputs import as_sequence, check_text
 from csr_hf.plumbing.logs import shows_progress
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Backbone:
         """Embed texts and images, for a task as `encode_query` and `encode_document` of the model do.
 
         Args:
-            inputs: texts, images, or both mixed; see `modalities_of`. The model cuts texts at its maximum length.
+            inputs: texts, images, or both mixed, in a list or whatever `as_sequence` of `csr_hf.embedding.inputs`
+                takes; see `modalities_of`. The model cuts texts at its maximum length.
             prompt_name: one of the prompts, which is put before texts, see `prompt`. None for that of the task.
             batch_size: inputs in one forward pass.
             task: "query" or "document": chooses the prompt, if none is given, and the tower of a `Router`.
@@ -119,9 +121,9 @@ class Backbone:
             float32, shape (n, dim).
 
         Raises:
-            ValueError: as `modalities_of` does.
-            ValueError: if the prompt or the task is unknown, or an image is broken.
+            ValueError: as `modalities_of` does, if the prompt or the task is unknown, or an image is broken.
         """
+        inputs = as_sequence(inputs)
         if show_progress_bar is None:
             show_progress_bar = len(inputs) > batch_size and shows_progress()
         chosen = self.prompt(prompt_name, task) if prompt is None else prompt
@@ -146,16 +148,15 @@ class Backbone:
     def modalities_of(self, inputs: Sequence[Any]) -> list[str]:
         """Tell for each input which tower embeds it: "text" or "image".
 
-        Images are those of PIL, arrays, `Path`s, and strings that name an image file; all other strings are texts. A
-        backbone that embeds no images takes every string as a text.
+        Images are those of PIL, arrays, tensors, encoded bytes, `Path`s, data URLs, and strings that name an image
+        file; all other strings are texts. A backbone that embeds no images takes every string as a text.
 
         Raises:
-            ValueError: for one string instead of a list, or an input that the backbone cannot embed.
+            ValueError: for one string instead of a list and whatever else is no sequence, a missing value, or an input
+                that the backbone cannot embed; its position is named.
         """
-        if isinstance(inputs, str):
-            raise ValueError("`inputs` is one string: pass a list of strings.")
         known = self.modalities
-        return [self._modality_of(value, position, known) for position, value in enumerate(inputs)]
+        return [self._modality_of(value, position, known) for position, value in enumerate(as_sequence(inputs))]
 
     def _modality_of(self, value: object, position: int, known: tuple[str, ...]) -> str:
         if "image" in known and is_image(value):
@@ -166,12 +167,14 @@ class Backbone:
                     f"inputs[{position}] ({value[:40]!r}) names no image file, and {self.name} embeds no text. "
                     "Give the path of an image, or use a CLIP model for texts."
                 )
+            check_text(value, f"inputs[{position}]")
             return "text"
-        if is_image(value):
+        if is_image(value) and not isinstance(value, bytes | np.ndarray) and not hasattr(value, "dtype"):
             raise ValueError(
                 f"inputs[{position}] is an image, and {self.name} embeds text alone. Use a CLIP model for images."
             )
-        raise ValueError(f"inputs[{position}] is {type(value).__name__}, neither a string nor an image.")
+        check_text(value, f"inputs[{position}]")
+        return "text"
 
     def prompt(self, prompt_name: str | None, task: Task | None = None) -> str | None:
         """Look up the text that is put before every text; None for none.

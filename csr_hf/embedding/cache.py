@@ -18,6 +18,7 @@ import numpy as np
 from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
+from csr_hf.embedding.inputs import as_sequence, iter_texts
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank_and_world, wait_for_files
 from csr_hf.plumbing.logs import progress_bar
@@ -132,7 +133,8 @@ def embed_dataset(
     terminals, see `csr_hf.plumbing.logs`.
 
     Args:
-        inputs: n strings, for example a column of a `datasets.Dataset`, or an `ImageColumn`.
+        inputs: n strings in whatever `as_sequence` of `csr_hf.embedding.inputs` takes, for example a list or a column
+            of a `datasets.Dataset`, or an `ImageColumn`.
         backbone: the frozen model.
         cache_dir: folder of all caches; each is a subfolder named after its fingerprint.
         prompt_name: one of the backbone's prompts; default that of the task.
@@ -143,10 +145,12 @@ def embed_dataset(
         label: description beside the progress bar.
 
     Raises:
-        ValueError: if there are no inputs, an image cannot be opened, an embedding is NaN, infinite or beyond the
-            range of `dtype` (the row is named; finished shards are kept for the next call), or the cache is damaged.
+        ValueError: if there are no inputs, one is no text (its position is named), an image cannot be opened, an
+            embedding is NaN, infinite or beyond the range of `dtype` (the row is named; finished shards are kept for
+            the next call), or the cache is damaged.
         OSError: if the folder cannot be written; no shard is left half-written.
     """
+    inputs = as_sequence(inputs)
     if len(inputs) == 0:
         raise ValueError("`inputs` is empty: there is nothing to embed.")
     prompt = backbone.prompt(prompt_name, task) if prompt is None else prompt
@@ -219,7 +223,7 @@ def _origin(
         prompt = prompt if "message" in backbone.model.modalities else ""
         content = {"prompt": prompt, "images": fingerprint_texts(inputs.hashes())}
     else:
-        content = {"prompt": prompt, "texts": fingerprint_texts(inputs)}
+        content = {"prompt": prompt, "texts": fingerprint_texts(iter_texts(inputs))}
     return {
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
