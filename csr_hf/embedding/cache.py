@@ -24,7 +24,7 @@ from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank
 from csr_hf.plumbing.logs import progress_bar
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from csr_hf.plumbing.progress import Bar, LoggedProgress
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ def _embed(
     positions: range,
     embed: Callable[[list[Any]], np.ndarray],
     shape: tuple[int, np.dtype],
-    bar: tqdm,
+    bar: Bar | LoggedProgress,
 ) -> np.ndarray:
     """Embed the inputs at `positions`, one shard, as rows of a width and type.
 

@@ -1,8 +1,8 @@
 """The log of the library, `logging.getLogger("csr_hf")`, and its progress bars.
 
 Unless the application configures logging or calls one of the functions below, as the command line does, warnings and
-errors alone are printed, to stderr: Python's logging does so with what nobody handles. Bars are shown on terminals. Of
-several processes only the first one draws them.
+errors alone are printed, to stderr: Python's logging does so with what nobody handles. Bars are shown on terminals; in
+a file or a pipe, the log says every few seconds how far a step is. Of several processes only the first one does so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from csr_hf.plumbing.progress import Bar, LoggedProgress
 
 _LOGGER = logging.getLogger("csr_hf")
 _bars_enabled = True
@@ -80,16 +80,18 @@ def shows_progress(show: bool | None = None) -> bool:
 
 def progress_bar(
     iterable: Iterable[Any] | None = None, *, desc: str, unit: str, show: bool | None = None, **options: Any
-) -> tqdm:
-    """Make a tqdm bar that is drawn where `shows_progress` says so.
+) -> Bar | LoggedProgress:
+    """Make a bar that is drawn where `shows_progress` says so; where there is no terminal, a line in the log instead.
 
     Args:
         iterable: what to loop over; None for a bar that is updated by hand.
         desc: what is being done, in a word or two.
         unit: what is counted.
         show: as for `shows_progress`.
-        **options: further ones of tqdm, such as `total` and `initial`.
+        **options: `total` and `initial` of tqdm.
     """
-    from tqdm.auto import tqdm
+    from csr_hf.plumbing.progress import Bar, LoggedProgress
 
-    return tqdm(iterable, desc=desc, unit=unit, disable=not shows_progress(show), **options)
+    if show is None and _bars_enabled and is_first_process() and not sys.stderr.isatty():
+        return LoggedProgress(iterable, desc=desc, unit=unit, **options)
+    return Bar(iterable, desc=desc, unit=unit, disable=not shows_progress(show), **options)
