@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -91,6 +92,7 @@ def test_bars_are_for_terminals():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
     assert done.stderr == b""
     terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
     subprocess.run([sys.executable, "-c", SCRIPT], stderr=end, check=True)
     os.close(end)
     shown = os.read(terminal, 10_000).decode()
