@@ -47,7 +47,7 @@ class SourceArguments:
 
     source: str = ""
     """A file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk` or of
-    images (captions in its `metadata.csv`, columns `file_name` and `text`), or a Hub id."""
+    images (captions in its `metadata.csv`, columns `file_name` and `text` or `caption`), or a Hub id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.embedding.images import SUFFIXES
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -26,7 +24,6 @@ FILE_FORMATS = {
 }
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
-_SAVED = ("state.json", "dataset_dict.json")
 # Parts of webdataset shards are named after the suffixes of files.
 _SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
 
@@ -43,12 +40,8 @@ def read_dataset(source: SourceArguments) -> Dataset:
     try:
         if source.streaming:
             return _read_stream(source, path)
-        if path.is_dir() and not any((path / name).is_file() for name in _SAVED) and _holds_images(path):
-            # All of it: by itself it would look for splits in the names of files.
-            inside = path / source.split if (path / source.split).is_dir() else path
-            loaded: Any = datasets.load_dataset("imagefolder", data_files=str(inside / "**"), split="train")
-        elif path.is_dir():
-            loaded = datasets.load_from_disk(str(path))
+        if path.is_dir():
+            loaded: Any = datasets.load_from_disk(str(path))
         elif path.suffix in FILE_FORMATS or path.exists():
             return _read_file(path)
         else:
@@ -111,10 +104,6 @@ def _read_file(path: Path) -> Dataset:
     options = {"sep": "\t"} if path.suffix == ".tsv" else {}
     reader = {"csv": Dataset.from_csv, "json": Dataset.from_json, "parquet": Dataset.from_parquet}[kind]
     return reader(str(path), **options)
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
 
 
 def _read_shard(path: Path) -> Dataset:

@@ -13,6 +13,7 @@ import numpy as np
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
 from csr_hf.data.columns import find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
+from csr_hf.data.image_folder import is_image_folder, read_image_folder
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
 from csr_hf.data.vectors import Vectors, as_vectors, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
@@ -161,7 +162,8 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     path = Path(source.source)
     # The name stands in tables, plots and model cards, where the folders of this machine have no place.
     name = path.name if path.suffix in (*FILE_FORMATS, *ARRAY_FORMATS) or path.exists() else source.source
-    dataset, embeddings = _read_rows(source)
+    folder = read_image_folder(source) if is_image_folder(path.expanduser()) else None
+    dataset, embeddings = (folder.rows, None) if folder else _read_rows(source)
     keys: Iterable[str]
     columns = find_columns(dataset, source)
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
@@ -178,6 +180,8 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
         rows = select_columns(dataset, columns, arguments.max_characters)
         if "image" in layout:
             rows, skipped = check_images(rows, arguments.skip_bad)
+            if folder:
+                folder.report(rows, skipped)
             keys = list(ImageColumn(rows, "image").hashes())
         else:
             keys = rows[LAYOUTS[layout]]
