@@ -54,6 +54,14 @@ class TrainOptions(RecipeOptions):
 
 
 @settings
+class SweepOptions(RecipeSource):
+    """Flags of `csr-hf sweep`, beside `SweepArguments`."""
+
+    overwrite: bool = False
+    """Start over, and remove the heads and results of an earlier sweep in the output folder."""
+
+
+@settings
 class BackendOptions:
     """Where the codes are, if not in an index of the library's own."""
 

@@ -92,15 +92,17 @@ def train(called: Invocation) -> Report | None:
 
 def sweep(called: Invocation) -> Report:
     """Train and measure a head for every combination of settings."""
+    from csr_hf.evaluation.sweep_plot import shorten_names
     from csr_hf.runs.folder import RunFolder
     from csr_hf.runs.sweep import sweep as measure
 
-    recipe = read_recipe(called)
-    results = measure(recipe, called.options[1], trust_remote_code=called.trust_remote_code)
+    recipe, (options, arguments) = read_recipe(called), called.options
+    trust = called.trust_remote_code
+    results = measure(recipe, arguments, overwrite=options.overwrite, trust_remote_code=trust)
     folder = RunFolder.of(recipe.output_dir)
 
     def show() -> None:
-        print_tables(results)
+        print_tables(shorten_names(results))
         print_line(f"Everything is in {folder.path}/ ({', '.join(_written(folder))})")
 
     return Report({"output_dir": folder.path, "files": _written(folder), "results": results_data(results)}, show)

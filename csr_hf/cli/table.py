@@ -80,7 +80,7 @@ COMMANDS = {
     "sweep": Command(
         "train and measure a head for every combination",
         "running:sweep",
-        ("cli.options:RecipeSource", "runs.arguments:SweepArguments"),
+        ("cli.options:SweepOptions", "runs.arguments:SweepArguments"),
         takes_recipe=True,
         examples="""
   csr-hf sweep recipes/quickstart.yaml --hidden-dim 1x,2x,4x,8x --output-dir runs/widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from csr_hf.codes import subtract_modality_mean
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import embed_dataset
+from csr_hf.embedding.cache import embed_dataset, is_embedded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -114,6 +115,39 @@ class RunData:
                 if role not in source.vectors and self.backbone is not None:
                     self._embed_role(source, role, self.backbone, cache_dir, batch_size)
 
+    def is_embedded(self, cache_dir: str | Path) -> bool:
+        """Return whether every role of every source has embeddings, at hand or in a cache."""
+        return all(
+            role in source.vectors
+            or (
+                self.backbone is not None
+                and is_embedded(
+                    source.inputs(role),
+                    self.backbone,
+                    cache_dir,
+                    prompt_name=_prompt_name(role, self.backbone),
+                    task=source.task(role),
+                )
+            )
+            for source in self.sources
+            for role in source.roles
+        )
+
+    def fingerprint(self) -> str:
+        """Hash all that a run learns from and measures with: every embedding, what is held out, labels and weights."""
+        digest = hashlib.blake2b(digest_size=16)
+        for source in self.sources:
+            digest.update(f"{source.roles} {len(source)} {source.weight}".encode())
+            digest.update(np.packbits(source.held_out).tobytes())
+            if source.labels is not None:
+                digest.update(source.labels.astype(np.int64).tobytes())
+            for role in source.roles:
+                vectors = source.vectors[role]
+                digest.update(f"{vectors.shape} {vectors[:0].dtype}".encode())
+                for start in range(0, len(source), _BLOCK_ROWS):
+                    digest.update(np.ascontiguousarray(vectors[start : start + _BLOCK_ROWS]).tobytes())
+        return digest.hexdigest()
+
     def modality_mean(self, modality: str) -> np.ndarray:
         """Compute the mean embedding of what may be trained on in a modality, float32, shape (dim,).
 
@@ -196,8 +230,7 @@ class RunData:
             source.inputs(role),
             backbone,
             cache_dir,
-            # What the user says of a role goes before what is said of its task.
-            prompt_name=role if role in backbone.settings.prompts else None,
+            prompt_name=_prompt_name(role, backbone),
             task=source.task(role),
             batch_size=batch_size,
             label=f"embedding {role}",
@@ -205,6 +238,11 @@ class RunData:
         found = "found in" if cache.reused else "->"
         logger.info("embeddings %s: %s x %d %s %s", role, f"{len(cache):,}", cache.dim, found, cache.folder)
         source.vectors[role] = cache
+
+
+def _prompt_name(role: str, backbone: Backbone) -> str | None:
+    # What the user says of a role goes before what is said of its task.
+    return role if role in backbone.settings.prompts else None
 
 
 def _held_out(source: Source) -> np.ndarray:

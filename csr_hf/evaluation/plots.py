@@ -1,11 +1,13 @@
-"""Plots of results: retention of the dense score against bytes stored for a document."""
+"""Plots of results: shares of the dense score against bytes stored for a document."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from csr_hf.evaluation.results import Results
+from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.atomic import write_whole
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -19,17 +21,24 @@ _STYLES: dict[str, dict[str, Any]] = {
     "binary": {"color": "#6a4c93", "marker": "P"},
     "PQ": {"color": "#55a630", "marker": "v"},
 }
-# x, y, and what has a line of its own for each value.
-_SWEEP_PANELS = (
-    ("k", "score", "hidden_dim"),
-    ("hidden_dim", "score", "k"),
-    ("k", "dead_fraction", "hidden_dim"),
-    ("seconds", "score", "hidden_dim"),
-)
+# Sizes that are closer than this factor share a tick, or their numbers would overlap.
+_APART = 1.25
+
+
+class Point(NamedTuple):
+    """A measured figure of a method."""
+
+    x: float
+    y: float
+    low: float
+    """Lower end of the interval; `y` itself where there is none."""
+    high: float
 
 
 def plot_retention(results: Results, path: str | Path, metric: str = "nDCG@10") -> None:
     """Draw retention against bytes per vector, one line for each method, as PNG.
+
+    Where the results have 95 % confidence intervals, they are drawn as bars.
 
     Args:
         results: rows of one task; of several, the first is drawn.
@@ -47,20 +56,23 @@ def plot_retention(results: Results, path: str | Path, metric: str = "nDCG@10") 
         )
     rows = [row for row in rows if row.task == rows[0].task]
     dense = next((row for row in rows if row.method == "dense"), None)
-    figure = _figure(7.5, 4.6)
+    figure = make_figure(7.5, 4.6)
     axes = figure.add_subplot()
-    _draw(axes, [(row.method, row.bytes_per_vector, row.retention) for row in rows])
+    _draw_sizes(axes, [(row.method, _retention(row)) for row in rows])
     if dense is not None:
-        label = f"dense float32, {dense.bytes_per_vector} bytes: {metric} {dense.score:.3f}"
+        label = f"dense float32, {dense.bytes_per_vector:,} bytes: {metric} {dense.score:.3f}"
         axes.axhline(1, color="black", linewidth=1, linestyle="--", label=label)
     axes.set_ylabel(f"share of the dense {metric}")
-    axes.set_title(rows[0].task)
-    axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    set_title(axes, rows[0].task, count_queries(rows))
+    finish_axes(axes, has_error_bars=any(row.retention_interval for row in rows))
+    save_figure(figure, path)
 
 
 def plot_task_types(results: Results, path: str | Path) -> None:
     """Draw mean retention against bytes per vector, a panel for each task type, a line for each method, as PNG.
+
+    Bars are 95 % confidence intervals of the mean, where every task has them: those of the tasks, which are
+    independent, together.
 
     Args:
         results: of `evaluate_tasks`, whose details name each task's type.
@@ -74,56 +86,31 @@ def plot_task_types(results: Results, path: str | Path) -> None:
     for task in dict.fromkeys(row.task for row in results.rows):
         panels.setdefault(types[task], []).append(task)
     columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(6.2 * columns, 4.2 * rows)
+    lines = -(-len(panels) // columns)
+    figure = make_figure(6.2 * columns, 4.4 * lines)
     for number, (kind, tasks) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(rows, columns, number)
-        points: dict[tuple[str, int], list[float]] = {}
+        axes = figure.add_subplot(lines, columns, number)
+        found: dict[tuple[str, int], list[Row]] = {}
         for row in results.rows:
             if row.task in tasks:
-                points.setdefault((row.method, row.bytes_per_vector), []).append(row.retention)
+                found.setdefault((row.method, row.bytes_per_vector), []).append(row)
         # The mean of a method that was not measured on all tasks cannot be compared.
-        drawn = [(*key, sum(kept) / len(kept)) for key, kept in points.items() if len(kept) == len(tasks)]
-        _draw(axes, drawn)
+        whole = {key: rows for key, rows in found.items() if len(rows) == len(tasks)}
+        _draw_sizes(axes, [(method, _mean_retention(rows)) for (method, _), rows in whole.items()])
         axes.axhline(1, color="black", linewidth=1, linestyle="--", label="dense float32")
-        axes.set_ylabel("share of the dense score")
-        axes.set_title(f"{kind}: {', '.join(tasks)}", fontsize=10, wrap=True)
-        axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+        axes.set_ylabel("share of the dense score" if len(tasks) == 1 else f"mean share of the dense score, {kind}")
+        rows = [row for row in results.rows if row.task in tasks]
+        set_title(axes, f"{kind}: {', '.join(tasks)}", count_queries(rows))
+        finish_axes(axes, has_error_bars=all(row.retention_interval for row in rows if row.method != "dense"))
+    save_figure(figure, path)
 
 
-def plot_sweep(results: Results, path: str | Path) -> None:
-    """Draw a sweep: score against k, hidden_dim and training time, dead latents against k, as PNG.
-
-    The paper's figures 1b and 4, 5, 1c and 8 (arXiv 2503.01776). A panel whose axis has one value is left out.
-
-    Args:
-        results: of `csr_hf.runs.sweep.sweep`.
-        path: the file to write, whole or not at all.
+def make_figure(width: float, height: float) -> Any:
+    """Make an empty figure of a size in inches.
 
     Raises:
         ImportError: if matplotlib is missing, with the line to type.
     """
-    runs = results.details["runs"]
-    panels = [panel for panel in _SWEEP_PANELS if len({run[panel[0]] for run in runs}) > 1] or _SWEEP_PANELS[:1]
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = _figure(5.6 * columns, 4.0 * lines)
-    for number, (x, y, line) in enumerate(panels, 1):
-        axes = figure.add_subplot(lines, columns, number)
-        for value in sorted({run[line] for run in runs}):
-            points = sorted((run[x], run[y]) for run in runs if run[line] == value)
-            axes.plot(*zip(*points, strict=True), marker="o", label=f"{line} {value}")
-        if x != "seconds":
-            _set_log_axis(axes, {run[x] for run in runs})
-        axes.set_xlabel("seconds of training" if x == "seconds" else x)
-        axes.set_ylabel(runs[0]["metric"] if y == "score" else "share of dead latents")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -134,24 +121,74 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _draw(axes: Any, points: list[tuple[str, int, float]]) -> None:
-    """Draw a line for each method through its points (method, bytes, retention); bytes are on a logarithmic axis."""
-    for method in dict.fromkeys(method for method, _, _ in points if method != "dense"):
-        line = sorted((size, kept) for name, size, kept in points if name == method)
-        axes.plot(*zip(*line, strict=True), label=method, **_STYLES.get(method, {"marker": "o"}))
-    _set_log_axis(axes, {size for method, size, _ in points if method in ("CSR", "int8", "binary")})
+def _retention(row: Row) -> Point:
+    low, high = row.retention_interval or (row.retention, row.retention)
+    return Point(row.bytes_per_vector, row.retention, low, high)
+
+
+def _mean_retention(rows: Sequence[Row]) -> Point:
+    points = [_retention(row) for row in rows]
+    mean = sum(point.y for point in points) / len(points)
+    if not all(row.retention_interval for row in rows):
+        return Point(points[0].x, mean, mean, mean)
+    below = math.hypot(*(point.y - point.low for point in points)) / len(points)
+    above = math.hypot(*(point.high - point.y for point in points)) / len(points)
+    return Point(points[0].x, mean, mean - below, mean + above)
+
+
+def count_queries(rows: Sequence[Row]) -> str:
+    """Say on how many queries of each task the rows stand; empty where nothing says."""
+    counts = {row.task: row.n_queries for row in rows if row.n_queries is not None}
+    return f"{' + '.join(f'{count:,}' for count in counts.values())} queries" if counts else ""
+
+
+def _draw_sizes(axes: Any, points: Sequence[tuple[str, Point]]) -> None:
+    """Draw a line for each method through its points (x: bytes, y: retention); bytes are on a logarithmic axis."""
+    for method in dict.fromkeys(method for method, _ in points if method != "dense"):
+        line = [point for name, point in points if name == method]
+        draw_line(axes, line, label=method, **_STYLES.get(method, {"marker": "o"}))
+    set_log_axis(
+        axes, {point.x for method, point in points if method.startswith("CSR") or method in ("int8", "binary")}
+    )
     axes.set_xlabel("bytes stored for a document")
-    axes.grid(alpha=0.25)
 
 
-def _set_log_axis(axes: Any, values: set[int]) -> None:
-    """Make the x axis logarithmic, with a tick at each of these values."""
-    ticks = sorted(values)
+def draw_line(axes: Any, points: Sequence[Point], **style: Any) -> None:
+    """Draw a line from left to right, with a bar at every point that has an interval."""
+    points = sorted(points)
+    # A resampled interval need not hold the score itself.
+    below = [max(point.y - point.low, 0) for point in points]
+    above = [max(point.high - point.y, 0) for point in points]
+    bars = {"yerr": (below, above), "elinewidth": 1, "capsize": 2} if any([*below, *above]) else {}
+    axes.errorbar([point.x for point in points], [point.y for point in points], **bars, **style)
+
+
+def set_log_axis(axes: Any, values: set[float]) -> None:
+    """Make the x axis logarithmic, with ticks at these values, as far as their numbers have room."""
+    ticks: list[float] = []
+    for value in sorted(values):
+        if not ticks or value >= _APART * ticks[-1]:
+            ticks.append(value)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xticks([], minor=True)
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def set_title(axes: Any, title: str, below: str) -> None:
+    """Write a title, and in a second line what the figures stand on."""
+    axes.set_title(f"{title}\n{below}" if below else title, fontsize=10, wrap=True)
+
+
+def finish_axes(axes: Any, *, has_error_bars: bool) -> None:
+    """Keep the axis of a share at or above 0, and explain lines and bars."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), high)
+    axes.grid(alpha=0.25)
+    title = "bars: 95 % confidence" if has_error_bars else None
+    axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, title=title, title_fontsize=8)
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with write_whole(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 _SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 _MTEB = "mteb"
 # Details that rows of one file have in common.
-_SAME = ("head", "backbone", "similarity", "instruction_template")
+_SAME = ("head", "backbone", "similarity", "instruction_template", "query_k_factor", "candidates")
 
 
 @dataclass
@@ -93,8 +94,7 @@ def evaluate_tasks(
     """Measure every method on every task; `results.json` and mteb's own files are written after each task.
 
     A second call goes on at the task and method where the first one stopped: results of the same model, head and
-    settings are taken from `output_dir/mteb`. Rows of other tasks, measured earlier with the same head and backbone,
-    stay.
+    settings, on the same revision of the data, are taken from `output_dir/mteb`. Rows of other tasks stay.
 
     Args:
         tasks: of `load_tasks`.
@@ -106,6 +106,9 @@ def evaluate_tasks(
 
     Returns:
         Rows of each task's main score, and the tasks that failed.
+
+    Raises:
+        ValueError: if `output_dir` holds results of another head, backbone or settings, see `check_earlier`.
     """
     import mteb
 
@@ -166,7 +169,9 @@ class _Measurement:
             known["adapted_from"] = backbone.name
         encoder = MTEBEncoder(self.cached, method, model_meta(self.cached, method, **known))
         began = time.perf_counter()
-        is_known = self.cache.load_task_result(task.metadata.name, encoder.mteb_model_meta) is not None
+        earlier = self.cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
+        # mteb itself takes a whole result of any revision of the data set.
+        is_known = earlier is not None and earlier.dataset_revision == task.metadata.revision
         self.is_resumed = self.is_resumed or is_known
         if not task.data_loaded and not is_known:
             task.load_data()
@@ -178,6 +183,7 @@ class _Measurement:
             co2_tracker=False,
             show_progress_bar=False,
             encode_kwargs=ENCODE_KWARGS,
+            overwrite_strategy="only-missing" if is_known else "always",
         )
         self.seconds["dense" if isinstance(method, DenseMethod) else "all others"] += time.perf_counter() - began
         return {task.metadata.main_score: _main_score(found.task_results[0].scores, task)}
@@ -198,21 +204,48 @@ def _record(results: Results, name: str, rows: list[Row], measurement: _Measurem
         details["seconds"][name] = {key: round(value, 1) for key, value in measurement.seconds.items()}
 
 
+def check_earlier(output_dir: str | Path, details: Mapping[str, Any]) -> None:
+    """Check that results in a folder are of the same head, backbone and settings as those to come.
+
+    Args:
+        output_dir: it need not exist.
+        details: of the results to come, as for `evaluate_tasks`.
+
+    Raises:
+        ValueError: if they are not, naming what differs.
+    """
+    path = Path(output_dir) / RESULTS
+    if not path.is_file():
+        return
+    earlier = Results.load(path).details
+    differing = [name for name in _SAME if earlier.get(name) != details.get(name)]
+    if differing:
+        raise ValueError(
+            f"{path} holds results of another {' and '.join(differing)}. Choose another output_dir, or start over "
+            "with --overwrite."
+        )
+
+
+def remove_earlier(output_dir: str | Path) -> None:
+    """Remove the results that an evaluation left in a folder, mteb's own files too."""
+    path = Path(output_dir) / RESULTS
+    for file in (path, path.with_suffix(".md")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(Path(output_dir) / _MTEB, ignore_errors=True)
+
+
 def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mapping[str, Any]) -> Results:
-    """Load the results of other tasks that were measured with the same head and backbone before."""
+    """Load the results of other tasks that were measured with the same head and settings before."""
+    check_earlier(output_dir, details)
     kept: dict[str, Any] = {"task_types": {}, "datasets": {}, "seconds": {}, "seen": []}
     rows: list[Row] = []
     if (output_dir / RESULTS).is_file():
         earlier = Results.load(output_dir)
-        differing = [name for name in _SAME if earlier.details.get(name) != details.get(name)]
-        if differing:
-            logger.info("figures of another %s in %s are replaced", " and ".join(differing), output_dir / RESULTS)
-        else:
-            rows = [row for row in earlier.rows if row.task not in tasks]
-            for name in ("task_types", "datasets", "seconds"):
-                known = earlier.details.get(name, {})
-                kept[name] = {task: value for task, value in known.items() if task not in tasks}
-            kept["seen"] = [task for task in earlier.details.get("seen", []) if task not in tasks]
+        rows = [row for row in earlier.rows if row.task not in tasks]
+        for name in ("task_types", "datasets", "seconds"):
+            known = earlier.details.get(name, {})
+            kept[name] = {task: value for task, value in known.items() if task not in tasks}
+        kept["seen"] = [task for task in earlier.details.get("seen", []) if task not in tasks]
     return Results(rows, {**kept, **details})
 
 

@@ -10,13 +10,16 @@ from pydantic import Field
 from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.settings import Flag, read_overrides, settings
 
+_OWN_FLAGS = {"model.hidden_dim": "hidden-dim", "model.k": "k", "training.max_steps": "max-steps"}
+_SHARED = ("data", "backbone", "output_dir", "cache_dir", "index")
+
 
 @settings
 class SweepArguments:
     """What a sweep varies; every combination is trained and measured.
 
     Raises:
-        ValueError: for a variant that sets a preset.
+        ValueError: for a variant that sets what has a flag of its own, or what all combinations share.
     """
 
     hidden_dim: list[int | str] = field(default_factory=list)
@@ -34,12 +37,25 @@ class SweepArguments:
 
     def __post_init__(self) -> None:
         for keys in self.variant:
-            if "training.preset" in keys:
-                # A variant changes keys of a recipe whose preset has been resolved.
-                raise ValueError(
-                    f"`variant` sets `training.preset` ({keys['training.preset']!r}), which would change nothing. "
-                    f"Set `preset` instead: --preset {keys['training.preset']}."
-                )
+            for key, value in keys.items():
+                _check_variant(key, value)
+
+
+def _check_variant(key: str, value: Any) -> None:
+    """Refuse keys that a variant would set without effect, or that name its results wrong."""
+    if key == "training.preset":
+        # A variant changes keys of a recipe whose preset has been resolved.
+        raise ValueError(
+            f"`variant` sets `training.preset` ({value!r}), which would change nothing. "
+            f"Set `preset` instead: --preset {value}."
+        )
+    if key in _OWN_FLAGS:
+        raise ValueError(f"`variant` sets `{key}`, which has a flag of its own: --{_OWN_FLAGS[key]} {value}.")
+    if key.partition(".")[0] in _SHARED:
+        raise ValueError(
+            f"`variant` sets `{key}`, but all combinations of a sweep share data, backbone and folders. Set it in the "
+            "recipe, or start a sweep for each value."
+        )
 
 
 @settings
@@ -52,8 +68,9 @@ class MTEBArguments:
 
     ks: Annotated[list[Annotated[int, Field(ge=1)]], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
     """Active latents of a document (default: 4,8,16,32,64)."""
-    baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary", "pq"])
-    """What to compare with (default: truncate,pca,int8,binary,pq)."""
+    baselines: list[Baseline] | None = None
+    """What to compare with: truncate, pca, int8, binary, pq. PCA, int8 and PQ are fitted on what the head was trained
+    on (default: all, but those three only while the embeddings of the training are in the cache)."""
     rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16 (default: int8)."""
     query_k_factor: Annotated[int, Field(ge=1)] | None = None
@@ -64,6 +81,8 @@ class MTEBArguments:
     """Where results go (default: evaluation/ in the run, or evaluation/NAME)."""
     submit_dir: str | None = None
     """Also lay out results of a published head as the leaderboard wants them, in this folder."""
+    overwrite: bool = False
+    """Start over: remove the results in the output folder first."""
     trained_on: list[str] | None = None
     """Tasks whose data the head was trained on, in mteb's names; they are marked wherever they are shown. A task whose
     data set is the source of the run counts without being named."""

@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "sweep.png"
 
     @property
+    def sweep_record(self) -> Path:
+        """JSON file of what the combinations of a sweep have in common."""
+        return self.path / "sweep.json"
+
+    @property
     def mteb(self) -> Path:
         """Folder of results on MTEB tasks, with a `results.json` and a plot of its own."""
         return self.path / "evaluation"

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 logger = logging.getLogger(__name__)
-_FEWEST = 20
+FEWEST = 20
+"""Held-out rows that a measurement needs."""
 
 
 def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Results | None:
@@ -42,8 +43,8 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     from csr_hf.evaluation.methods import Width, all_methods
 
     across, arguments = bool(head.config.modalities) and data.has_captions, recipe.evaluation
-    count = len(data.held_out_captions()[0] if across else data.held_out_documents())
-    if count < _FEWEST:
+    count = count_held_out(data, captions=across)
+    if count < FEWEST:
         logger.info("results    none: %d rows are held out, too few to measure (`data.held_out`)", count)
         return None
     methods = all_methods(
@@ -76,6 +77,16 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     results.save(folder.path)
     _plot(results, folder, metric)
     return results
+
+
+def count_held_out(data: RunData, *, captions: bool) -> int:
+    """Count the held-out rows, embedded or not, that a head is measured on.
+
+    Args:
+        data: of the run.
+        captions: whether images are measured by their texts, so that rows without both do not count.
+    """
+    return sum(int(source.held_out.sum()) for source in data.sources if not captions or source.query_role == "text")
 
 
 def similarity_of(recipe: RunRecipe, data: RunData) -> Similarity:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -18,12 +18,14 @@ from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.methods import Width, all_methods
+from csr_hf.evaluation.names import Baseline
 from csr_hf.evaluation.results import Results
-from csr_hf.evaluation.tasks import Benchmark, HeadMeta, evaluate_tasks, load_tasks
+from csr_hf.evaluation.tasks import Benchmark, HeadMeta, check_earlier, evaluate_tasks, load_tasks, remove_earlier
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import check_writable
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.repository import open_repository
+from csr_hf.runs import pipeline
 from csr_hf.runs.arguments import MTEBArguments
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _TRAIN_ROWS = 100_000
+_NOTE = (
+    "In a search, queries keep {} k latents; CSR, decoded and CSR + a copy rerank the best {} documents. Bytes are "
+    "those stored for a document. Each method: recipes/evaluation.md."
+)
+_BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+_FITTED: tuple[Baseline, ...] = ("pca", "int8", "pq")
 
 
 def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArguments | None = None) -> Benchmark:
@@ -53,8 +61,8 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         in the output folder, where the same call goes on after an interruption.
 
     Raises:
-        ValueError: for an unknown task (the nearest name is given), a source that holds no head, or a
-            folder that cannot be written.
+        ValueError: for an unknown task (the nearest name is given), a source that holds no head, or an output folder
+            that cannot be written, or holds results of another head or other settings.
         ImportError: if mteb is missing, with the line to type.
     """
     arguments = arguments or MTEBArguments()
@@ -67,18 +75,25 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         # Fails before hours of work if the head cannot be submitted.
         published_meta(str(source), model.backbone, model.head, model.head.config.k)
     trained_on = _find_trained_on(arguments.trained_on, recipe, loaded)
-    began = time.perf_counter()
-    methods, note = _make_methods(model, recipe, arguments)
-    details = {
+    search = recipe.evaluation if recipe else EvaluationArguments()
+    width = Width(arguments.query_k_factor or search.query_k_factor, arguments.candidates or search.candidates)
+    details: dict[str, Any] = {
         **provenance(),
-        "note": note,
+        "note": _NOTE.format(*width),
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
         "similarity": model.backbone.similarity_fn_name,
         "instruction_template": arguments.instruction_template,
-        "fit_seconds": round(time.perf_counter() - began, 1),
+        **width._asdict(),
     }
+    if arguments.overwrite:
+        remove_earlier(output.path)
+        output.plot.unlink(missing_ok=True)
+    check_earlier(output.path, details)
+    began = time.perf_counter()
+    methods = _make_methods(model, recipe, arguments, width)
+    details["fit_seconds"] = round(time.perf_counter() - began, 1)
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
     template = arguments.instruction_template
     cached = CachedBackbone(model.backbone, cache_dir, batch_size=arguments.batch_size, instruction_template=template)
@@ -131,40 +146,50 @@ def _load_model(source: str | Path, recipe: RunRecipe | None, arguments: MTEBArg
     return _Model(name, repository.commit or head_fingerprint(head), backbone, head)
 
 
-def _make_methods(model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments) -> tuple[list[Method], str]:
-    """Make the methods to compare, baselines fitted, and a note that explains them."""
-    search = recipe.evaluation if recipe else EvaluationArguments()
-    query_k_factor = arguments.query_k_factor or search.query_k_factor
-    candidates = arguments.candidates or search.candidates
-    methods = all_methods(
+def _make_methods(model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments, width: Width) -> list[Method]:
+    """Make the methods to compare, baselines fitted."""
+    return all_methods(
         model.head,
-        _embed_train(recipe, model.backbone) if recipe else None,
+        _embed_train(recipe, model.backbone, arguments.baselines),
         ks=arguments.ks,
-        baselines=arguments.baselines,
+        baselines=_BASELINES if arguments.baselines is None else arguments.baselines,
         rerank=arguments.rerank,
-        width=Width(query_k_factor, candidates),
+        width=width,
         similarity=model.backbone.similarity_fn_name,
     )
-    note = (
-        f"Search: queries keep their {query_k_factor} k largest projections on the dictionary. CSR: score over those "
-        f"latents, documents with least-squares values. CSR, decoded: documents by matching pursuit, top {candidates} "
-        f"reranked by the full dense query against decoded documents. CSR + a copy: top {candidates} reranked against "
-        "int8, binary or float16 vectors. Other tasks: CSR compares plain codes, CSR, decoded decoded codes, "
-        "baselines vectors as stored, on both sides. Bytes are those stored for a document. Baselines are fitted on "
-        "the training embeddings."
-    )
-    return methods, note
 
 
-def _embed_train(recipe: RunRecipe, backbone: Backbone) -> np.ndarray | None:
-    """Embed what the head was trained on, or find it in the cache; None, with a warning, if the data is gone."""
-    from csr_hf.runs import pipeline
+def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[Baseline] | None) -> np.ndarray | None:
+    """Find the embeddings that the head was trained on, or make them again where a baseline was asked for by name.
 
-    try:
-        train = pipeline.embed(recipe, backbone=backbone).train_embeddings()
-    except ValueError as error:
-        logger.warning("baselines that are fitted are left out: the training data cannot be read (%s)", error)
+    Args:
+        recipe: of the run; None for a head without one.
+        backbone: of the head.
+        asked: baselines that the caller names; None for the default ones.
+
+    Returns:
+        An even sample, float32, shape (n, input_dim); None, with a line that says why, if baselines cannot be fitted.
+    """
+    wanted = [name for name in (_BASELINES if asked is None else asked) if name in _FITTED]
+    if not wanted:
         return None
+    left_out = f"baselines  {', '.join(wanted)} are left out: they are fitted on what the head was trained on, and "
+    if recipe is None:
+        logger.info("%sa head without its run does not have it", left_out)
+        return None
+    try:
+        data = pipeline.load(recipe, backbone=backbone)
+    except ValueError as error:
+        logger.warning("%sit cannot be read (%s)", left_out, error)
+        return None
+    if not data.is_embedded(recipe.embeddings_dir):
+        if asked is None:
+            again = "`--baselines` names them to embed it again"
+            logger.info("%sits embeddings are no longer in %s; %s", left_out, recipe.embeddings_dir, again)
+            return None
+        logger.info("baselines  %s need what the head was trained on, which is embedded again", ", ".join(wanted))
+    pipeline.embed_loaded(recipe, data)
+    train = data.train_embeddings()
     rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
     return train[np.sort(rows)].astype(np.float32)
 

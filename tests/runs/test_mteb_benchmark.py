@@ -103,6 +103,62 @@ def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_ta
 
 
 @pytest.mark.slow
+def test_results_of_another_head_are_refused_and_overwrite_starts_over(mock_tasks, tmp_path, backbone, capsys):
+    for name in ("first", "second"):
+        head = make_head()
+        head.pre_bias.data += name == "second"
+        head.save_pretrained(tmp_path / name)
+    flags = ["--k", "4", "--baselines", "binary", "--output-dir", tmp_path / "out"]
+    assert evaluate(tmp_path / "first", "--tasks", "MockSTSTask", *flags) == 0
+    before = Results.load(tmp_path / "out")
+    # Other tasks join the results of the same head.
+    assert evaluate(tmp_path / "first", "--tasks", "MockClassificationTask", *flags) == 0
+    assert [row for row in Results.load(tmp_path / "out").rows if row.task == "MockSTSTask"] == before.rows
+    capsys.readouterr()
+    assert evaluate(tmp_path / "second", "--tasks", "MockSTSTask", *flags) == 2
+    assert "holds results of another head. Choose another output_dir, or start over" in capsys.readouterr().err
+    assert evaluate(tmp_path / "first", "--tasks", "MockSTSTask", *flags, "--candidates", "7") == 2
+    assert "results of another candidates" in capsys.readouterr().err
+    assert evaluate(tmp_path / "second", "--tasks", "MockSTSTask", *flags, "--overwrite") == 0
+    results = Results.load(tmp_path / "out")
+    assert {row.task for row in results.rows} == {"MockSTSTask"}
+    assert results.details["head"] != before.details["head"]
+    metas = [json.loads(path.read_text()) for path in (tmp_path / "out" / "mteb").rglob("model_meta.json")]
+    assert before.details["head"] not in {meta["revision"] for meta in metas}
+
+
+def test_scores_on_another_revision_of_the_data_are_measured_again(mock_tasks, tmp_path, backbone):
+    make_head().save_pretrained(tmp_path / "head")
+    flags = ["--tasks", "MockSTSTask", "--k", "4", "--baselines", "binary", "--output-dir", tmp_path / "out"]
+    assert evaluate(tmp_path / "head", *flags) == 0
+    files = list((tmp_path / "out" / "mteb").rglob("MockSTSTask.json"))
+    assert len(files) > 2
+    for file in files:
+        content = json.loads(file.read_text())
+        content["dataset_revision"] = "another"
+        for entry in content["scores"]["test"]:
+            entry["main_score"] = 0.123
+        file.write_text(json.dumps(content))
+    assert evaluate(tmp_path / "head", *flags) == 0
+    assert 0.123 not in {row.score for row in Results.load(tmp_path / "out").rows}
+
+
+def test_training_data_is_embedded_again_for_named_baselines_alone(run_folder, mock_tasks, tmp_path, capsys):
+    run = shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    text = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(text.replace("cache_dir: null", f"cache_dir: {tmp_path / 'cache'}"))
+    flags = ["--tasks", "MockSTSTask", "--k", "4", "--output-dir", tmp_path / "out"]
+    assert evaluate(run, *flags) == 0
+    said = capsys.readouterr().out
+    assert "pca, int8, pq are left out: they are fitted on what the head was trained on, and its embeddings" in said
+    plain = {"dense", "CSR", "CSR, decoded"}
+    assert {row.method for row in Results.load(tmp_path / "out").rows} == {*plain, "truncation", "binary"}
+    assert evaluate(run, *flags, "--baselines", "int8") == 0
+    assert "int8 need what the head was trained on, which is embedded again" in capsys.readouterr().out
+    assert {row.method for row in Results.load(tmp_path / "out").rows} == {*plain, "int8"}
+
+
+@pytest.mark.slow
 def test_dense_model_scores_what_is_published_for_it(backbone, shared_data, tmp_path):
     """all-MiniLM-L6-v2 on STSBenchmark: Spearman 0.820."""
     home = shutil.copytree(shared_data / "hf_home", tmp_path / "home", copy_function=os.link)
