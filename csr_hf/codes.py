@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from csr_hf.plumbing.float_rows import as_float_rows
 from csr_hf.sparse_codes import QueryProjections, SparseCodes, index_dtype
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def head_fingerprint(head: CSRModel) -> str:
 
 def encode_embeddings(
     head: CSRModel,
-    embeddings: np.ndarray,
+    embeddings: Any,
     k: int | None = None,
     *,
     refine: bool | Literal["pursuit"] = False,
@@ -71,19 +72,20 @@ def encode_embeddings(
 
     Args:
         head: the CSR head.
-        embeddings: shape (n, input_dim), any float type, without the mean of their modality.
+        embeddings: an array, a tensor or a list of vectors, shape (n, input_dim), any float type, without the mean of
+            their modality.
         k: active latents; default the head's.
         refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
         dtype: of the values; an index stores float16.
         batch_size: rows in one pass.
 
     Raises:
-        ValueError: if an embedding is NaN or infinite (the first such row is named), the width is wrong, `k` exceeds
-            hidden_dim, or a value overflows `dtype`.
+        ValueError: if they are no floats, one is NaN or infinite (the first such row is named), the width is wrong,
+            `k` exceeds hidden_dim, or a value overflows `dtype`.
     """
     import torch
 
-    config = head.config
+    config, embeddings = head.config, as_float_rows(embeddings, "`embeddings`")
     k = config.k if k is None else k
     indices = values = np.empty(0)
     # One pass even without rows: the head checks k and the width before arrays of width k are allocated.
@@ -133,25 +135,29 @@ def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) 
             yield head.decode(values, indices).float()
 
 
-def project_queries(head: CSRModel, embeddings: np.ndarray) -> QueryProjections:
+def project_queries(head: CSRModel, embeddings: Any) -> QueryProjections:
     """Compute the inner products of dense queries with the decoder, for an index with decoded norms.
 
     Args:
         head: of the index.
-        embeddings: shape (n, input_dim), without the mean of their modality.
+        embeddings: as for `encode_embeddings`, shape (n, input_dim), without the mean of their modality.
     """
     import torch
 
+    embeddings = as_float_rows(embeddings, "`embeddings`")
     with torch.inference_mode():
         latents, offset = head.project(_to_tensor(head, embeddings, 0, len(embeddings)))
     return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
 
 
-def _to_tensor(head: CSRModel, embeddings: np.ndarray, start: int, size: int) -> torch.Tensor:
+def _to_tensor(head: CSRModel, embeddings: np.ndarray | torch.Tensor, start: int, size: int) -> torch.Tensor:
     """Move some rows to the head's device and type; raise ValueError for rows that are not finite."""
     import torch
 
-    block = _writable(embeddings[start : start + size])
+    rows = embeddings[start : start + size]
+    # What is beyond float32 becomes infinite.
+    with np.errstate(over="ignore"):
+        block = _writable(rows.float().cpu().numpy() if isinstance(rows, torch.Tensor) else rows)
     finite = np.isfinite(block).all(axis=-1)
     if not finite.all():
         row = start + int(np.argmin(finite))

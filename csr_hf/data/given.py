@@ -16,7 +16,7 @@ import numpy as np
 from csr_hf.data.arguments import LAYOUTS
 from csr_hf.data.columns import number_labels
 from csr_hf.data.sources import Source
-from csr_hf.data.vectors import arrow_arrays, column_vectors, holds_vectors
+from csr_hf.data.vectors import arrow_arrays, as_vectors, column_vectors, holds_vectors
 from csr_hf.plumbing.distributed import from_first_process, wait_for_files
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ def make_sources(given: GivenEmbeddings, folder: Path) -> list[Source]:
     step alone, which no stream can follow.
 
     Args:
-        given: an array, a tensor, a cache, a data set, a stream, role -> array, or a source; or a list of these.
+        given: an array, a tensor, a list or Series of vectors, a cache, a data set, a stream, role -> any of these, or
+            a source; or a list of these.
         folder: where streams are kept, by a hash of what they hold.
 
     Raises:
         ValueError: for integers, texts, or rows of several widths, naming the column and the row; without any data.
     """
-    each = given if isinstance(given, list | tuple) else [given]
+    each = given if isinstance(given, list | tuple) and not _are_vectors(given) else [given]
     return [_make_source(one, number, folder) for number, one in enumerate(each)]
 
 
@@ -77,7 +78,15 @@ def _make_source(given: Any, number: int, folder: Path) -> Source:
     roles = {role: vectors for role, vectors in columns.items() if role != "label"}
     if not roles:
         raise ValueError(f"{name} has no embeddings. Give them by role, for example {{'embedding': array}}.")
-    return Source.from_arrays(roles, labels=labels, name=name)
+    vectors = {role: as_vectors(rows, f"{role} of {name}") for role, rows in roles.items()}
+    return Source.from_arrays(vectors, labels=labels, name=name)
+
+
+def _are_vectors(given: Sequence[Any]) -> bool:
+    """Tell whether the elements of a list are the vectors of one array, rather than arrays."""
+    first = given[0] if given else None
+    is_list = isinstance(first, list | tuple) and bool(first) and isinstance(first[0], float)
+    return is_list or getattr(first, "ndim", None) == 1
 
 
 def _read_columns(dataset: Dataset, name: str) -> dict[str, Any]:

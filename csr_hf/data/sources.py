@@ -15,7 +15,7 @@ from csr_hf.data.columns import find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.image_folder import is_image_folder, read_image_folder
 from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
-from csr_hf.data.vectors import Vectors, as_vectors, column_vectors
+from csr_hf.data.vectors import Vectors, as_vectors, check_finite, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
 from csr_hf.embedding.images import ImageColumn
 
@@ -174,6 +174,7 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
             vectors["embedding"] = column_vectors(dataset, columns["embedding"], source.source)
         else:
             vectors["embedding"] = as_vectors(embeddings, source.source)
+        check_finite(vectors["embedding"], name)
         rows = select_columns(dataset, {role: column for role, column in columns.items() if role == "label"})
         keys = _embedding_keys(vectors["embedding"])
     else:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from csr_hf.embedding.cache import EmbeddingCache
+from csr_hf.plumbing.float_rows import NEXT_STEP, as_float_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
     from datasets import Dataset
 
-_NEXT_STEP = "Give floats; embed texts and images first: by `csr-hf run`, or in Python by `load_backbone(...).embed`."
+_BLOCK_VALUES = 2**22
 _FLOATS = ("halffloat", "float", "double")
 
 
 class ChunkedVectors:
-    """Rows of several arrays one after the other; float64 is read as float32.
+    """Rows of several arrays one after the other; float64, bfloat16 and another byte order are read as float32.
 
     Args:
         arrays: at least one, each of shape (rows, dim), memory-mapped or not, of one dtype.
@@ -41,7 +42,7 @@ class ChunkedVectors:
     @property
     def dtype(self) -> np.dtype:
         """What is read: float16 or float32."""
-        return np.dtype(np.float16 if self.arrays[0].dtype == np.float16 else np.float32)
+        return np.dtype(np.float16 if self.arrays[0].dtype.newbyteorder("=") == np.float16 else np.float32)
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
         """Read the rows of a slice, a bool mask or row numbers; no other rows are read."""
@@ -100,30 +101,47 @@ class TensorVectors:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
+def check_finite(vectors: Vectors, name: str) -> None:
+    """Check that embeddings are numbers, all of them, whether they are trained on or not.
+
+    Args:
+        vectors: shape (n, input_dim), read in blocks.
+        name: of the source whose rows they are, for messages.
+
+    Raises:
+        ValueError: for NaN or infinity, also of values beyond float32; the first such row of the source is named.
+    """
+    block = max(1, _BLOCK_VALUES // vectors.shape[1])
+    for start in range(0, len(vectors), block):
+        finite = np.isfinite(vectors[start : start + block]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise ValueError(
+                f"{name}, row {row} holds NaN or infinity. Leave that row out, or embed its text in float32 again."
+            )
+
+
 Vectors: TypeAlias = np.ndarray | EmbeddingCache | ChunkedVectors | TensorVectors
 """Embeddings, shape (n, input_dim), in memory or memory-mapped: `vectors[rows]` gives an array of those rows."""
 
 
 def as_vectors(given: Any, name: str) -> Vectors:
-    """Take an array or a tensor as embeddings, without a copy.
+    """Take an array or a tensor as embeddings, without a copy; stack a list of vectors.
 
     Args:
-        given: floats of shape (n, input_dim): float16, bfloat16, float32 or float64; vectors already.
+        given: what `as_float_rows` of `csr_hf.plumbing.float_rows` takes, or vectors already.
         name: for messages.
 
     Raises:
-        ValueError: for integers, texts or anything else, and for another number of axes.
+        ValueError: as `as_float_rows` does.
     """
     if isinstance(given, EmbeddingCache | ChunkedVectors | TensorVectors):
         return given
-    if isinstance(given, np.ndarray):
-        if given.dtype.kind != "f" or given.dtype.itemsize not in (2, 4, 8):
-            raise ValueError(f"{name} does not hold embeddings but {_kind_of(given)}. {_NEXT_STEP}")
-        _check_axes(given.shape, name)
-        return given if given.dtype.itemsize < 8 else ChunkedVectors([given])
-    if type(given).__module__.partition(".")[0] == "torch":
-        return _tensor_vectors(given, name)
-    raise ValueError(f"{name} does not hold embeddings but {_describe(given)}. {_NEXT_STEP}")
+    rows = as_float_rows(given, name)
+    if not isinstance(rows, np.ndarray):
+        return TensorVectors(rows)
+    is_read_as_it_is = rows.dtype.isnative and rows.dtype in (np.float16, np.float32)
+    return rows if is_read_as_it_is else ChunkedVectors([rows])
 
 
 def column_vectors(dataset: Dataset, column: str, name: str) -> ChunkedVectors:
@@ -159,7 +177,7 @@ def arrow_arrays(column: pa.ChunkedArray, name: str, first: int = 0) -> list[np.
         ValueError: if it does not hold lists of floats, all of one length; the first such row is named.
     """
     if not holds_vectors(column.type):
-        raise ValueError(f"{name} does not hold embeddings but {column.type}. {_NEXT_STEP}")
+        raise ValueError(f"{name} does not hold embeddings but {column.type}. {NEXT_STEP}")
     arrays: list[np.ndarray] = []
     for chunk in column.chunks:
         if len(chunk):
@@ -194,34 +212,3 @@ def _row_numbers(rows: np.ndarray | slice, count: int) -> np.ndarray:
     if isinstance(rows, slice):
         return np.arange(*rows.indices(count))
     return np.flatnonzero(rows) if rows.dtype == bool else rows
-
-
-def _tensor_vectors(given: Any, name: str) -> Vectors:
-    import torch
-
-    if not isinstance(given, torch.Tensor) or given.layout != torch.strided or not given.is_floating_point():
-        is_tensor = isinstance(given, torch.Tensor)
-        kind = f"{given.dtype}, {given.layout}" if is_tensor else f"a {type(given).__name__}"
-        raise ValueError(f"{name} does not hold embeddings but {kind}. {_NEXT_STEP}")
-    _check_axes(tuple(given.shape), name)
-    given = given.detach()
-    if given.device.type == "cpu" and given.dtype in (torch.float16, torch.float32, torch.float64):
-        return as_vectors(given.numpy(), name)
-    return TensorVectors(given)
-
-
-def _check_axes(shape: tuple[int, ...], name: str) -> None:
-    if len(shape) != 2 or shape[1] < 1:
-        raise ValueError(f"{name} has the shape {shape}. Embeddings must have the shape (n, input_dim).")
-
-
-def _kind_of(array: np.ndarray) -> str:
-    return "texts" if array.dtype.kind in "US" else str(array.dtype)
-
-
-def _describe(given: Any) -> str:
-    if isinstance(given, str):
-        return f"a text ({given[:40]!r})"
-    if isinstance(given, list | tuple) and given and isinstance(given[0], str):
-        return f"a list of texts ({given[0][:40]!r}, ...)"
-    return f"a {type(given).__name__}"

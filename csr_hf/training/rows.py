@@ -10,10 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from csr_hf.data.sources import Source
-from csr_hf.data.vectors import Vectors
+from csr_hf.data.vectors import Vectors, check_finite
 from csr_hf.embedding.cache import EmbeddingCache
-
-_BLOCK_VALUES = 2**22
 
 
 class _Part(NamedTuple):
@@ -229,13 +227,4 @@ def _check_vectors(sources: Sequence[Source]) -> None:
             vectors = source.vectors[role]
             # A cache was checked when it was written.
             if not isinstance(vectors, EmbeddingCache):
-                _check_finite(vectors, f"{source.name}, {role}")
-
-
-def _check_finite(vectors: Vectors, name: str) -> None:
-    block = max(1, _BLOCK_VALUES // vectors.shape[1])
-    for start in range(0, len(vectors), block):
-        finite = np.isfinite(vectors[start : start + block]).all(axis=1)
-        if not finite.all():
-            row = start + int(np.argmin(finite))
-            raise ValueError(f"training embeddings hold NaN or infinity, first in {name}, row {row}.")
+                check_finite(vectors, source.name if role == "embedding" else f"{source.name}, {role}")

@@ -132,3 +132,20 @@ def test_streams_are_kept_once_by_what_they_hold(tmp_path):
     assert len(list(folder.iterdir())) == 2
     half = make_sources(stream(embedding=ROWS[:30].astype(np.float16)), folder)[0].vectors["embedding"]
     assert half.dtype == np.float16 and np.array_equal(half, ROWS[:30].astype(np.float16))
+
+
+def test_vectors_in_a_list_or_series_are_one_source(tmp_path):
+    import pandas as pd
+
+    rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    series = pd.Series(list(rows), index=range(6, 0, -1))
+    for given in (list(rows), tuple(torch.from_numpy(rows)), rows.tolist(), series, (row for row in rows)):
+        (source,) = make_sources(given, tmp_path)
+        np.testing.assert_array_equal(source.vectors["embedding"][:], rows)
+    (source,) = make_sources({"anchor": iter(rows), "positive": series}, tmp_path)
+    np.testing.assert_array_equal(source.vectors["positive"][:], rows)
+    assert len(make_sources([rows, torch.from_numpy(rows)], tmp_path)) == 2
+    with pytest.raises(ValueError, match=r"embedding of array 0 is a DataFrame, no embeddings. Give its numbers"):
+        make_sources(pd.DataFrame(rows), tmp_path)
+    with pytest.raises(ValueError, match=r"embedding of array 0 has the shape \(4,\).*one is vector\[None\]"):
+        make_sources(rows[0], tmp_path)

@@ -165,3 +165,24 @@ def test_roles_that_are_no_layout_are_refused(roles):
         ValueError, match=rf"^`roles` \({', '.join(roles)}\) of mine are no layout.*; anchor \+ positive;"
     ):
         Source("mine", roles, np.zeros(3, bool))
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "parquet"])
+@pytest.mark.parametrize("row", [37, 3])
+def test_embeddings_that_are_no_numbers_are_named_by_file_and_row(tmp_path, kind, row):
+    rows = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    path = tmp_path / f"nan.{kind}"
+    # Half of the rows are held out, whichever these are.
+    options = {"source": str(path), "held_out": 0.5}
+    for value in (np.nan, 1.0):
+        rows[row, 5] = value
+        if kind == "npy":
+            np.save(path, rows)
+        elif kind == "npz":
+            np.savez(path, embedding=rows)
+        else:
+            Dataset.from_dict({"embedding": list(rows)}).to_parquet(path)
+        if np.isnan(value):
+            with pytest.raises(ValueError, match=rf"nan.{kind}, row {row} holds NaN or infinity"):
+                load_sources(DataArguments(**options))
+    assert len(load_sources(DataArguments(**options))[0]) == 200

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, LargeList, List, Value, concatenate_datasets
 
-from csr_hf.data.vectors import ChunkedVectors, as_vectors, column_vectors
+from csr_hf.data.vectors import ChunkedVectors, as_vectors, check_finite, column_vectors
 
 ROWS = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
 
@@ -35,14 +35,16 @@ def test_arrays_and_tensors_are_shared_not_copied():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.ones((4, 2), np.int64), "mine does not hold embeddings but int64. Give floats; embed texts and images first"),
+        (
+            np.ones((4, 2), np.int64),
+            "mine does not hold embeddings but int64. Give floats; embed texts and images first",
+        ),
         (np.ones((4, 2), bool), "but bool"),
         (np.array([["a"]]), "but texts"),
         (torch.ones(4, 2, dtype=torch.int32), r"but torch.int32"),
         (torch.eye(3).to_sparse(), r"but torch.float32, torch.sparse_coo"),
         (["a text", "another"], r"but a list of texts \('a text', ...\).*`csr-hf run`"),
         ("a text", r"but a text \('a text'\)"),
-        ([[0.5, 1.0]], "but a list"),
         (np.ones(4), r"mine has the shape \(4,\). Embeddings must have the shape \(n, input_dim\)"),
         (torch.ones(4, 2, 2), r"mine has the shape \(4, 2, 2\)"),
     ],
@@ -116,3 +118,15 @@ def test_bad_rows_are_counted_over_all_chunks():
     empty = pa.chunked_array([], pa.list_(pa.float32()))
     with pytest.raises(ValueError, match="column 'x' of mine is empty"):
         column_vectors(Dataset(pa.table({"x": empty})), "x", "mine")
+
+
+def test_what_is_no_number_is_named_by_source_and_row():
+    rows = ROWS.copy()
+    check_finite(rows, "mine.npy")
+    for bad in (np.nan, -np.inf):
+        rows[37, 5] = bad
+        for vectors in (rows, as_vectors(torch.from_numpy(rows).bfloat16(), "mine"), ChunkedVectors([rows])):
+            with pytest.raises(ValueError, match=r"mine.npy, row 37 holds NaN or infinity. Leave that row out"):
+                check_finite(vectors, "mine.npy")
+    with pytest.raises(ValueError, match=r"mine.npy, row 0 holds NaN"):
+        check_finite(as_vectors(np.full((2, 3), 1e300), "mine"), "mine.npy")

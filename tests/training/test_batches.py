@@ -73,11 +73,11 @@ def test_columns_are_contrasted(tmp_path, embeddings):
 def test_rows_that_are_not_finite_are_named(tmp_path, embeddings):
     bad = embeddings.astype(np.float64)
     bad[411, 3] = 1e200
-    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, embedding, row 411"):
+    with pytest.raises(ValueError, match="array 0, row 411 holds NaN or infinity"):
         make_trainer(tmp_path, bad)
     bad = torch.from_numpy(embeddings).bfloat16()
     bad[17, 2] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, embedding, row 17"):
+    with pytest.raises(ValueError, match="array 0, row 17 holds NaN or infinity"):
         make_trainer(tmp_path, bad)
 
 

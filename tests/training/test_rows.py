@@ -78,7 +78,7 @@ def test_unusable_sources_are_refused():
         TrainingRows([single(rows), single(rows[:, :2])])
     broken = np.ones((70_000, 3), np.float32)
     broken[65_541, 1] = np.nan
-    with pytest.raises(ValueError, match="first in mine, embedding, row 65541"):
+    with pytest.raises(ValueError, match="mine, row 65541 holds NaN or infinity"):
         TrainingRows([single(rows), single(broken, name="mine")])
 
 

@@ -222,7 +222,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, embeddings):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_embeddings_that_are_not_finite_are_named(tmp_path, embeddings, bad):
     embeddings[17, 2] = bad
-    with pytest.raises(ValueError, match="NaN or infinity, first in array 0, embedding, row 17"):
+    with pytest.raises(ValueError, match="array 0, row 17 holds NaN or infinity"):
         make_trainer(tmp_path, embeddings)
 
 
