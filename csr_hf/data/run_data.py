@@ -14,7 +14,7 @@ import numpy as np
 from csr_hf.codes import subtract_modality_mean
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
-from csr_hf.embedding.cache import embed_dataset, is_embedded
+from csr_hf.embedding.cache import embed_dataset, locate_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,19 +116,10 @@ class RunData:
                     self._embed_role(source, role, self.backbone, cache_dir, batch_size)
 
     def is_embedded(self, cache_dir: str | Path) -> bool:
-        """Return whether every role of every source has embeddings, at hand or in a cache."""
+        """Return whether every role of every source has embeddings, at hand or whole in a cache."""
         return all(
             role in source.vectors
-            or (
-                self.backbone is not None
-                and is_embedded(
-                    source.inputs(role),
-                    self.backbone,
-                    cache_dir,
-                    prompt_name=_prompt_name(role, self.backbone),
-                    task=source.task(role),
-                )
-            )
+            or (self.backbone is not None and _is_cached(source, role, self.backbone, cache_dir))
             for source in self.sources
             for role in source.roles
         )
@@ -243,6 +234,13 @@ class RunData:
 def _prompt_name(role: str, backbone: Backbone) -> str | None:
     # What the user says of a role goes before what is said of its task.
     return role if role in backbone.settings.prompts else None
+
+
+def _is_cached(source: Source, role: str, backbone: Backbone, cache_dir: str | Path) -> bool:
+    prompt = backbone.prompt(_prompt_name(role, backbone), source.task(role))
+    folder, _ = locate_cache(source.inputs(role), backbone, cache_dir, prompt, source.task(role), "float16")
+    # The manifest is written last.
+    return (folder / "manifest.json").is_file()
 
 
 def _held_out(source: Source) -> np.ndarray:

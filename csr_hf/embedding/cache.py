@@ -154,8 +154,8 @@ def embed_dataset(
     if len(inputs) == 0:
         raise ValueError("`inputs` is empty: there is nothing to embed.")
     prompt = backbone.prompt(prompt_name, task) if prompt is None else prompt
-    origin, fingerprint = _identify(inputs, backbone, prompt, task, dtype)
-    folder = Path(cache_dir) / fingerprint
+    folder, origin = locate_cache(inputs, backbone, cache_dir, prompt, task, dtype)
+    fingerprint = folder.name
     rank, world = rank_and_world()
     if from_first_process((folder / _MANIFEST).exists):
         wait_for_files(from_first_process(lambda: _verify(folder, fingerprint)))
@@ -180,20 +180,6 @@ def embed_dataset(
     manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
     wait_for_files(from_first_process(lambda: _write_manifest(folder, manifest)))
     return EmbeddingCache.load(folder)
-
-
-def is_embedded(
-    inputs: Sequence[Any],
-    backbone: Backbone,
-    cache_dir: str | Path,
-    *,
-    prompt_name: str | None = None,
-    task: Task | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
-) -> bool:
-    """Return whether `embed_dataset` would find a whole cache of these inputs; its arguments mean the same."""
-    _, fingerprint = _identify(inputs, backbone, backbone.prompt(prompt_name, task), task, dtype)
-    return (Path(cache_dir) / fingerprint / _MANIFEST).exists()
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
@@ -225,12 +211,13 @@ def _sizes(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
     return {**sizes, folder / _MANIFEST: (folder / _MANIFEST).stat().st_size}
 
 
-def _identify(
-    inputs: Sequence[Any], backbone: Backbone, prompt: str | None, task: Task | None, dtype: str
-) -> tuple[dict[str, Any], str]:
-    """Return what a cache is made from, and its hash: the name of its folder."""
+def locate_cache(
+    inputs: Sequence[Any], backbone: Backbone, cache_dir: str | Path, prompt: str | None, task: Task | None, dtype: str
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a cache, named after a hash of what it is made from, and that."""
     origin = _origin(inputs, backbone, prompt, task, dtype)
-    return origin, hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=12)
+    return Path(cache_dir) / digest.hexdigest(), origin
 
 
 def _origin(
