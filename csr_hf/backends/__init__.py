@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import import_module
 
+from csr_hf.backends.address import EMBEDDED
 from csr_hf.backends.backend import Backend, BackendError, Hits, Limits, Schema, Unavailable
 from csr_hf.backends.upload import UploadSettings, upload
 
@@ -62,8 +64,7 @@ def open_backend(url: str, collection: str = "documents", *, api_key: str | None
     if not colon or not scheme:
         # The rest may hold a password.
         raise ValueError("`url` has no scheme. Begin it with one, as in milvus-lite:./file.db or qdrant://localhost.")
-    if scheme not in _BACKENDS:
-        raise ValueError(f"`url`: {scheme!r} is unknown. Choose one of {', '.join(_BACKENDS)}.")
+    _check_scheme(scheme, is_path=not url[len(scheme) + 1 :].startswith("//"))
     if api_key is not None and scheme not in _WITH_KEY:
         raise ValueError(f"`api_key`: {scheme} takes none. Put user and password into the URL.")
     module, kind = _BACKENDS[scheme]
@@ -74,3 +75,22 @@ def open_backend(url: str, collection: str = "documents", *, api_key: str | None
         reason = str(error).rstrip(".\n")
         raise ImportError(f'{scheme}: {reason}. Install its client: pip install "csr_hf[{extra}]"') from error
     return opened
+
+
+def _check_scheme(scheme: str, *, is_path: bool) -> None:
+    """Check what a URL begins with, and name the scheme that was perhaps meant.
+
+    Args:
+        scheme: what stands before the colon.
+        is_path: whether a path of this machine follows instead of a host.
+    """
+    fitting = {name.removesuffix("-lite").removesuffix("-local"): name for name in EMBEDDED}
+    if not is_path:
+        fitting = {name: name for name in _BACKENDS if name not in EMBEDDED}
+    if scheme in _BACKENDS and not (is_path and scheme in fitting):
+        return
+    known = fitting if scheme in fitting else {**dict(zip(_BACKENDS, _BACKENDS, strict=True)), **fitting}
+    near = next(iter(difflib.get_close_matches(scheme, known, n=1, cutoff=0.6)), None)
+    meant = f" Did you mean {known[near]}:{'' if known[near] in EMBEDDED else '//'}?" if near else ""
+    wrong = "takes a host, not a path" if scheme in _BACKENDS else "is unknown"
+    raise ValueError(f"`url`: {scheme!r} {wrong}.{meant} There are {', '.join(_BACKENDS)}.")

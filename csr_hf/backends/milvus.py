@@ -47,6 +47,10 @@ class Milvus(Backend):
         """Close the connection, and the file."""
         self._client.close()
 
+    def _describe(self, error: Exception) -> str:
+        # The text of the client's own errors is that of the object.
+        return str(getattr(error, "message", error))
+
     def _is_transient(self, error: Exception) -> bool:
         from grpc import RpcError, StatusCode
         from pymilvus.client.types import Status

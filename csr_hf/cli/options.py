@@ -193,6 +193,8 @@ class SearchOptions(BackendOptions):
     """Questions, quoted; without any, they are asked for."""
     top_k: Count = 5
     """Hits to show (default: 5)."""
+    show: list[str] = field(default_factory=list)
+    """Fields of the documents to show, by the names of their columns: question,answer (default: the text)."""
     html: Path | None = None
     """Also write the hits as a page, with thumbnails of images."""
     query_k: Count | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from csr_hf.publishing.export import Exported
     from csr_hf.runs.searcher import Hit
 
-_SHOWN_CHARACTERS = 100
+_INDENT = "     "
+_MORE = " ..."
 
 
 def print_line(line: str) -> None:
@@ -28,8 +30,20 @@ def print_tables(results: Results | None) -> None:
         console.print(table)
 
 
-def print_hits(question: str, hits: Sequence[Hit], milliseconds: float | None = None) -> None:
-    """Print a question and the documents that were found for it."""
+def print_hits(
+    question: str,
+    hits: Sequence[Hit],
+    milliseconds: float | None = None,
+    fields: Mapping[str, str] = MappingProxyType({"text": "text"}),
+) -> None:
+    """Print a question and the documents that were found for it, each text on one line of the terminal.
+
+    Args:
+        question: as it was asked.
+        hits: the best first.
+        milliseconds: that the search took.
+        fields: what to show beside the id, name -> column; names are shown where there are several.
+    """
     from rich.text import Text
 
     console = _console()
@@ -40,9 +54,25 @@ def print_hits(question: str, hits: Sequence[Hit], milliseconds: float | None = 
     if not hits:
         console.print("  nothing found", highlight=False)
     for rank, hit in enumerate(hits, 1):
-        text = " ".join(hit.text.split())[:_SHOWN_CHARACTERS]
         console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"     {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
+        for name, column in fields.items():
+            value = hit.read(column)
+            line = ("" if value is None else str(value)) if len(fields) == 1 else f"{name}: {value}"
+            text = shorten(line, console.width - len(_INDENT))
+            console.print(_INDENT + text, markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
+def shorten(text: str, width: int) -> str:
+    """Put a text on one line of at most `width` cells of a terminal; it ends at a word, and says that more follows."""
+    from rich.cells import cell_len, set_cell_size
+
+    line = " ".join(text.split())
+    if cell_len(line) <= width:
+        return line
+    kept = set_cell_size(line, max(width - len(_MORE), 1)).rstrip()
+    whole = kept if line[len(kept) :].startswith(" ") else kept.rpartition(" ")[0]
+    # Some languages write no spaces, and some words are longer than a line.
+    return (whole if len(whole) > len(kept) // 2 else kept) + _MORE
 
 
 def print_export(exported: Exported) -> None:

@@ -25,25 +25,28 @@ def read_recipe(called: Invocation) -> RunRecipe:
         "backbone.device": called.device,
         "backbone.name_or_path": options.backbone,
         **_keys_of_head(options),
-        **_keys_of_corpus(options),
+        **_keys_of_corpus(options, called.keys),
     }
     given = {**{key: value for key, value in flags.items() if value is not None}, **called.keys}
     return RunRecipe.from_dict({}, given) if options.recipe is None else RunRecipe.load(options.recipe, given)
 
 
-def _keys_of_corpus(options: RecipeSource) -> dict[str, Any]:
-    """Say what `--corpus` says as keys of a recipe."""
-    if options.corpus is None:
-        if options.recipe is None:
+def _keys_of_corpus(options: RecipeSource, given: dict[str, Any]) -> dict[str, Any]:
+    """Say what `--corpus` says as keys of a recipe; `--data.source` without a recipe says the same."""
+    corpus = options.corpus
+    if corpus is None and options.recipe is None and isinstance(given.get("data.source"), str):
+        corpus = given["data.source"]
+    if corpus is None:
+        if options.recipe is None and not given.get("data.sources"):
             raise ValueError("give a recipe, or the texts to learn from: --corpus docs.parquet --text-column body.")
         if options.text_column:
             raise ValueError("--text-column goes with --corpus. In a recipe it is `data.columns`.")
         return {}
-    keys: dict[str, Any] = {"data.source": options.corpus, "data.sources": []}
+    keys: dict[str, Any] = {"data.source": corpus, "data.sources": []}
     if options.text_column:
         keys["data.columns"] = {"text": options.text_column}
     if options.recipe is None and options.output_dir is None:
-        keys["output_dir"] = str(Path("runs") / Path(options.corpus).stem)
+        keys["output_dir"] = str(Path("runs") / Path(corpus).stem)
     return keys
 
 

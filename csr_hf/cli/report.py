@@ -74,8 +74,25 @@ def results_data(results: Results | None) -> dict[str, Any] | None:
     return {**results.details, "rows": [dataclasses.asdict(row) for row in results.rows]}
 
 
-def hits_data(question: str, hits: Sequence[Hit], milliseconds: float | None = None) -> dict[str, Any]:
-    """Return the answer to a question for `--json`: whole texts, without thumbnails."""
+def hits_data(
+    question: str, hits: Sequence[Hit], milliseconds: float | None = None, fields: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the answer to a question for `--json`: whole texts, and what else is kept of a document.
+
+    Args:
+        question: as it was asked.
+        hits: the best first.
+        milliseconds: that the search took; None leaves them out.
+        fields: what the user asked for, name -> column.
+    """
     timed = {} if milliseconds is None else {"milliseconds": milliseconds}
-    found = [{"id": hit.id, "score": hit.score, "text": hit.text} for hit in hits]
+    found = [
+        {
+            "id": hit.id,
+            "score": hit.score,
+            "text": hit.text,
+            **(hit.fields if fields is None else {name: hit.read(column) for name, column in fields.items()}),
+        }
+        for hit in hits
+    ]
     return {"question": question, **timed, "hits": found}

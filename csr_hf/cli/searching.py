@@ -18,6 +18,8 @@ from csr_hf.plumbing.redaction import without_secrets
 if TYPE_CHECKING:
     from csr_hf.backends import Backend
     from csr_hf.cli.invocation import Invocation
+    from csr_hf.cli.options import SearchOptions
+    from csr_hf.runs.searcher import Hit, RunSearcher
 
 
 def encode(called: Invocation) -> Report:
@@ -70,24 +72,40 @@ def search(called: Invocation) -> Report:
     (options,) = called.options
     if options.html:
         check_writable(options.html.parent)
-    answers = []
+    for question in options.question:
+        if not question.strip():
+            raise ValueError('a question is empty. Ask in words: csr-hf search RUN "how do I ...".')
+    answers: list[tuple[str, list[Hit], float]] = []
     with _open_backend(options.backend, options.collection, options.run) as backend:
         searcher = RunSearcher.load(
             options.run, device=called.device, backend=backend, trust_remote_code=called.trust_remote_code
         )
+        fields = searcher.find_fields(options.show)
         if not options.question and not called.quiet:
             print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
-            began = time.perf_counter()
-            hits = searcher.search(question, options.top_k, query_k=options.query_k, candidates=options.candidates)
-            answers.append((question, hits, 1000 * (time.perf_counter() - began)))
+            answers.append((question, *_answer(searcher, question, options, is_first=not answers)))
             # An answer is shown as soon as it is found; a program reads all of them at the end.
             if not called.json:
-                print_hits(*answers[-1])
+                print_hits(*answers[-1], fields)
     if options.html:
         write_gallery(options.html, [(question, hits) for question, hits, _ in answers])
     advice = [f"\nThe hits with images are in {options.html}"] if options.html else []
-    return Report({"run": options.run, "answers": [hits_data(*answer) for answer in answers]}, advice=advice)
+    asked = fields if options.show else None
+    return Report({"run": options.run, "answers": [hits_data(*answer, asked) for answer in answers]}, advice=advice)
+
+
+def _answer(
+    searcher: RunSearcher, question: str, options: SearchOptions, *, is_first: bool
+) -> tuple[list[Hit], float]:
+    """Search for a question, and time it in milliseconds."""
+    keywords = {"query_k": options.query_k, "candidates": options.candidates}
+    if is_first:
+        # The first search loads and compiles what all others find ready; a user asks how long a search takes.
+        searcher.search(question, options.top_k, **keywords)
+    began = time.perf_counter()
+    hits = searcher.search(question, options.top_k, **keywords)
+    return hits, 1000 * (time.perf_counter() - began)
 
 
 def collection_name(folder: str | Path) -> str:

@@ -121,13 +121,17 @@ class Source:
         return "query" if role == self.query_role else TASKS_OF_ROLES[role]
 
     def show_documents(self) -> Dataset | None:
-        """Return columns `id` and `text` of the documents, and `thumbnail` of images; None without texts or images."""
+        """Return columns `id` and `text` of the documents, `thumbnail` of images, and `anchor` of pairs.
+
+        None without texts or images.
+        """
         role = self.document_role
         if self.rows is None or role not in self.rows.column_names:
             return None
         if role == "image":
             return make_previews(self.rows)
-        return self.rows.select_columns(["id", role]).rename_columns({role: "text"})
+        columns = ["id", role, *(["anchor"] if self.query_role == "anchor" else [])]
+        return self.rows.select_columns(columns).rename_columns({role: "text"})
 
 
 def _order_roles(roles: Sequence[str], name: str) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_me
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
+from csr_hf.plumbing.settings import suggest
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
@@ -35,6 +38,12 @@ class Hit(NamedTuple):
     text: str
     thumbnail: bytes | None = None
     """A small JPEG of an image; None for texts, and where the id is the path of the image."""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """What else is kept of the document, by column: its question in a set of pairs (`anchor`), and `data.keep`."""
+
+    def read(self, column: str) -> Any:
+        """Return the value of a column of the documents."""
+        return getattr(self, column) if column in ("id", "text") else self.fields[column]
 
 
 class RunSearcher:
@@ -46,6 +55,7 @@ class RunSearcher:
         index: of the documents' codes, or a search backend that holds them.
         documents: rows with `id` and `text`; the index calls them 0, 1, ...
         settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
+        names: what the user calls columns of `documents`, by column; `load` takes the names of the recipe.
     """
 
     def __init__(
@@ -55,12 +65,14 @@ class RunSearcher:
         index: InvertedIndex | Backend,
         documents: Dataset,
         settings: EvaluationArguments,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self.backbone = backbone
         self.head = head
         self.index = index
         self.documents = documents
         self.settings = settings
+        self.names = dict(names or {})
 
     @classmethod
     def load(
@@ -98,10 +110,36 @@ class RunSearcher:
                 f"{where} with another head ({indexed_head}) than {files.model} ({head_fingerprint(head)}). Run the "
                 "recipe again, or index the documents with this head."
             )
-        settings = RunRecipe.load(files.recipe).evaluation
+        recipe = RunRecipe.load(files.recipe)
         backbone = load_backbone_of(repository, head, device=device, trust_remote_code=trust_remote_code)
         head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
-        return cls(backbone, head, index, Dataset.from_parquet(str(files.documents)), settings)
+        documents = Dataset.from_parquet(str(files.documents))
+        return cls(backbone, head, index, documents, recipe.evaluation, _name_columns(recipe, documents.column_names))
+
+    def find_fields(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """Find the columns of the documents that the user means.
+
+        Args:
+            names: of columns, as the data has them or by role; none: the text, and the question of pairs before it.
+
+        Returns:
+            Name -> column, for `Hit.read`.
+
+        Raises:
+            ValueError: for a name that no column has; the nearest one is named.
+        """
+        columns = [name for name in self.documents.column_names if name != "thumbnail"]
+        known = {**{name: name for name in columns}, **{name: column for column, name in self.names.items()}}
+        if not names:
+            shown = [column for column in ("anchor", "text") if column in columns]
+            return {self.names.get(column, column): column for column in shown}
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is no field of the documents. {suggest(name, list(known))} Other columns are kept by "
+                    "`data.keep` when the documents are indexed."
+                )
+        return {name: known[name] for name in names}
 
     def search(
         self, question: Any, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
@@ -117,7 +155,12 @@ class RunSearcher:
             top_k: hits wanted.
             query_k: latents of the query; default as the run was measured.
             candidates: documents to rerank; default as the run was measured.
+
+        Raises:
+            ValueError: for an empty question.
         """
+        if isinstance(question, str) and not question.strip():
+            raise ValueError('the question is empty. Ask in words: csr-hf search RUN "how do I ...".')
         index = self.index
         k = index.k if isinstance(index, InvertedIndex) else index.schema.k
         query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)
@@ -159,5 +202,16 @@ class RunSearcher:
             if number >= len(self.documents):
                 raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
             row = self.documents[int(number)]
-            hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail")))
+            fields = {name: value for name, value in row.items() if name not in ("id", "text", "thumbnail")}
+            hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail"), fields))
         return hits
+
+
+def _name_columns(recipe: RunRecipe, columns: Sequence[str]) -> dict[str, str]:
+    """Find what the data of a recipe calls the columns of its documents: `positive` and `text` are their `text`."""
+    sources, names = recipe.data.sources or [recipe.data], {}
+    for role, name in sources[0].columns.items() if len(sources) == 1 else ():
+        column = "text" if role == "positive" else role
+        if column in columns and name not in columns:
+            names[column] = name
+    return names

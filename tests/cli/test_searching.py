@@ -1,0 +1,115 @@
+"""What `csr-hf search` shows of documents, to readers and to programs."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from csr_hf.cli.main import main
+from csr_hf.cli.output import shorten
+from tests.conftest import make_head
+
+ANSWERS = [
+    "Take the manual from the box, read its first two pages, and press the green button until the lamp is on.",
+    "Open the lid. Close the lid.",
+    "Nobody knows.",
+]
+
+
+@pytest.fixture(scope="module")
+def faq(tiny_folder, tmp_path_factory):
+    """A folder of questions and answers, indexed with a head of random weights."""
+    folder = tmp_path_factory.mktemp("faq")
+    make_head(input_dim=32, base_model_name_or_path=str(tiny_folder("router"))).save_pretrained(folder / "head")
+    rows = zip(["How do I start?", "How do I clean it?", "What is it for?"], ANSWERS, strict=True)
+    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+    (folder / "faq.jsonl").write_text("\n".join(lines))
+    words = ["index", "--data.source", str(folder / "faq.jsonl"), "--head", str(folder / "head"), "--device", "cpu"]
+    columns = ["--data.columns", "{anchor: question, positive: answer}"]
+    assert main([*words, *columns, "--output-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def search(faq, *words):
+    return main(["search", str(faq), *words, "--device", "cpu"])
+
+
+def test_pairs_show_question_and_answer(faq, capsys):
+    capsys.readouterr()
+    assert search(faq, "press the green button", "--top-k", "3") == 0
+    said = capsys.readouterr().out
+    assert "     question: How do I start?\n" in said
+    # At the width of no terminal, 80 columns, and at the end of a word.
+    assert "     answer: Take the manual from the box, read its first two pages, and ...\n" in said
+
+
+def test_fields_are_shown_where_they_are_asked_for(faq, capsys):
+    capsys.readouterr()
+    assert search(faq, "lid", "--show", "question", "--top-k", "3") == 0
+    said = capsys.readouterr().out
+    assert "     How do I clean it?\n" in said
+    assert "lid. Close" not in said
+
+
+def test_programs_get_whole_texts_and_nothing_else(faq, capsys):
+    capsys.readouterr()
+    assert search(faq, "lid", "box", "--json", "--top-k", "3", "--show", "question,id") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [answer["question"] for answer in found["answers"]] == ["lid", "box"]
+    first = {hit["id"]: hit for hit in found["answers"][0]["hits"]}
+    assert first.keys() == {"0", "1", "2"}
+    assert (first["0"]["text"], first["1"]["question"]) == (ANSWERS[0], "How do I clean it?")
+    assert found["answers"][0]["milliseconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lid", "--show", "qestion"], "'qestion' is no field of the documents. Did you mean `question`?"),
+        (["lid", " "], "a question is empty. Ask in words"),
+    ],
+)
+def test_what_cannot_be_shown_or_asked_is_refused(faq, words, message, capsys):
+    capsys.readouterr()
+    assert search(faq, *words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "client"),
+    [
+        ("qdrant://localhost:1", "qdrant_client"),
+        ("milvus://localhost:1", "pymilvus"),
+        ("postgresql://localhost:1/db", "psycopg"),
+        ("elasticsearch://localhost:1", "elasticsearch"),
+        ("opensearch://localhost:1", "opensearchpy"),
+    ],
+)
+def test_an_engine_that_is_down_gives_one_line(faq, url, client, capfd):
+    pytest.importorskip(client)
+    capfd.readouterr()
+    assert search(faq, "lid", "--backend", url) == 2
+    shown = capfd.readouterr()
+    assert "Check that the server runs" in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+@given(st.text(max_size=60), st.integers(6, 40))
+def test_shortened_texts_fit_and_begin_as_the_text_does(text, width):
+    line, short = " ".join(text.split()), shorten(text, width)
+    assert cell_len(short) <= width
+    assert short == line or line.startswith(short.removesuffix(" ..."))
+
+
+def test_texts_end_at_words():
+    assert shorten("one two three four", 14) == "one two ..."
+    assert shorten("one two three four", 17) == "one two three ..."
+    assert shorten("one\ntwo", 7) == "one two"
+    assert shorten("a" * 30, 14) == "a" * 10 + " ..."
+    assert shorten("\u4e2d" * 30, 14) == "\u4e2d" * 5 + " ..."
