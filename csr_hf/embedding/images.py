@@ -50,6 +50,12 @@ def is_image(value: object) -> bool:
     return isinstance(value, Path | bytes) or _is_pil_image(value)
 
 
+def names_missing_image(text: str) -> bool:
+    """Tell whether a text is the path of an image file that is not there, rather than words that end like one."""
+    is_path = len(text.split()) == 1 or os.sep in text
+    return is_path and text.lower().endswith(SUFFIXES) and not is_image(text)
+
+
 def missing_reader(suffix: str) -> str | None:
     """Return the pip command that installs a reader of image files with an ending; None where there is a reader."""
     if suffix.lower() in _HEIF_SUFFIXES and importlib.util.find_spec("pillow_heif") is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_mean
 from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.images import names_missing_image
 from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
 from csr_hf.plumbing.settings import suggest
@@ -157,10 +158,12 @@ class RunSearcher:
             candidates: documents to rerank; default as the run was measured.
 
         Raises:
-            ValueError: for an empty question.
+            ValueError: for an empty question, the path of an image file that is not there, or as `Backbone.embed` does.
         """
         if isinstance(question, str) and not question.strip():
             raise ValueError('the question is empty. Ask in words: csr-hf search RUN "how do I ...".')
+        if isinstance(question, str) and "image" in self.backbone.modalities and names_missing_image(question):
+            raise ValueError(f"{question} is no file, though it ends like an image. Correct the path, or add words.")
         index = self.index
         k = index.k if isinstance(index, InvertedIndex) else index.schema.k
         query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)

@@ -8,7 +8,14 @@ import torch
 from PIL import Image, ImageFile
 from transformers.image_utils import load_image
 
-from csr_hf.embedding.images import ImageColumn, is_image, make_thumbnail, missing_reader, open_image
+from csr_hf.embedding.images import (
+    ImageColumn,
+    is_image,
+    make_thumbnail,
+    missing_reader,
+    names_missing_image,
+    open_image,
+)
 
 RED = (200, 20, 10)
 
@@ -181,6 +188,14 @@ def test_strings_are_images_only_if_they_name_a_file(tmp_path):
     assert not is_image("a long text " * 500 + ".png")
     assert not is_image("a\0.png")
     assert not is_image(3)
+
+
+def test_paths_of_missing_images_are_told_from_words(tmp_path):
+    Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
+    for path in ("photo.jpg", "./photo.JPG", "my photos/a cat.heic", str(tmp_path / "b.png")):
+        assert names_missing_image(path)
+    for text in ("a photo of photo.jpg", "how do I read a.png", "photo", "", str(tmp_path / "a.png")):
+        assert not names_missing_image(text)
 
 
 def test_texts_do_without_pillow(monkeypatch):

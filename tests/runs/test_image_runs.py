@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 import torch
 
 from csr_hf import CSRModel
@@ -87,6 +88,16 @@ def test_search_finds_images_by_text_and_by_image(photo_run, photos, tmp_path, c
     assert content.count("data:image/jpeg;base64,") == 11
     assert "red stripes" in content and caption(12) in content
     assert (photos / "012.png").resolve().as_uri() in content
+
+
+def test_the_path_of_a_missing_image_is_not_searched_as_a_text(photo_run, clip, photos, capsys):
+    assert main(["search", str(photo_run), "missing photo.jpg", "--top-k", "1"]) == 0
+    capsys.readouterr()
+    assert main(["search", str(photo_run), str(photos / "missing.jpg")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"missing.jpg is no file, though it ends like an image. Correct the path, or add words", said)
+    with pytest.raises(ValueError, match=r"missing.jpg cannot be read as an image: .*No such file"):
+        clip.embed([photos / "missing.jpg"])
 
 
 def test_images_beside_precomputed_embeddings_are_refused(clip, photos, tmp_path, capsys):
