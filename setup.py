@@ -52,6 +52,7 @@ setup(
         "psutil>=7",
         "tqdm>=4.67",
         "rich>=15",
+        "shtab>=1.7",
     ],
     extras_require={
         "quickstart": QUICKSTART,

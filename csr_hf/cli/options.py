@@ -6,7 +6,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from csr_hf.plumbing.settings import Flag, settings
 
@@ -209,3 +209,44 @@ class InfoOptions:
 
     path: Annotated[Path, Flag(nargs="")]
     """Folder or file."""
+
+
+def _read_days(given: str | float | None) -> float | None:
+    """Read a number of days: 30d, or 30."""
+    try:
+        return None if given is None else float(str(given).removesuffix("d"))
+    except ValueError:
+        raise ValueError(f"--older-than {given!r} is no number of days. Give one such as 30d.") from None
+
+
+Days = Annotated[float | None, BeforeValidator(_read_days)]
+
+
+@settings
+class CacheOptions:
+    """Flags of `csr-hf cache`."""
+
+    name: Annotated[list[str], Flag(nargs="*")] = field(default_factory=list)
+    """Caches to list or remove, by name or path (default: all)."""
+    cache_dir: Path = Path("runs/embeddings")
+    """Folder of the caches (default: runs/embeddings)."""
+    clear: bool = False
+    """Remove them. What is needed is embedded again."""
+    older_than: Days = None
+    """Only those that were written this long ago or longer: 30d."""
+
+
+@settings
+class GlossaryOptions:
+    """Flags of `csr-hf glossary`."""
+
+    word: Annotated[list[str], Flag(nargs="*")] = field(default_factory=list)
+    """Words to explain (default: all)."""
+
+
+@settings
+class CompletionOptions:
+    """Flags of `csr-hf completion`."""
+
+    shell: Annotated[Literal["bash", "zsh"], Flag(nargs="")]
+    """bash or zsh."""

@@ -114,7 +114,7 @@ def build_overview() -> argparse.ArgumentParser:
         prog="csr-hf",
         usage="csr-hf COMMAND ...",
         description=f"Sparse, adaptive embeddings from any sentence-transformers model.\n\ncommands:\n{listing}",
-        epilog="`csr-hf COMMAND --help` shows examples.",
+        epilog="`csr-hf COMMAND --help` shows examples, `csr-hf glossary` explains the words.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -198,4 +198,39 @@ COMMANDS = {
 """,
         embeds=False,
     ),
+    "cache": Command(
+        "list the embeddings that are kept, and remove them",
+        "inspecting:cache",
+        ("cli.options:CacheOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf cache
+  csr-hf cache --clear --older-than 30d
+  csr-hf cache --clear 0123456789abcdef01234567
+""",
+        embeds=False,
+    ),
+    "glossary": Command(
+        "explain the words that tables and flags use",
+        "inspecting:glossary",
+        ("cli.options:GlossaryOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf glossary
+  csr-hf glossary k "explained variance"
+""",
+        embeds=False,
+    ),
+    "completion": Command(
+        "print a script that completes commands and flags in bash or zsh",
+        "inspecting:completion",
+        ("cli.options:CompletionOptions",),
+        takes_recipe=False,
+        examples="""
+  source <(csr-hf completion bash)
+  csr-hf completion bash > ~/.local/share/bash-completion/completions/csr-hf
+  csr-hf completion zsh > "${fpath[1]}/_csr-hf"
+""",
+        embeds=False,
+    ),
 }

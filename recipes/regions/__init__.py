@@ -2,6 +2,12 @@
 
 from collections.abc import Callable
 
-from regions import images, quality, speed, training
+from regions import images, quality, speed, training, words
 
-REGIONS: dict[str, Callable[[], str]] = {**quality.REGIONS, **training.REGIONS, **images.REGIONS, **speed.REGIONS}
+REGIONS: dict[str, Callable[[], str]] = {
+    **quality.REGIONS,
+    **training.REGIONS,
+    **images.REGIONS,
+    **speed.REGIONS,
+    **words.REGIONS,
+}
