@@ -158,7 +158,8 @@ class RunSearcher:
             candidates: documents to rerank; default as the run was measured.
 
         Raises:
-            ValueError: for an empty question, the path of an image file that is not there, or as `Backbone.embed` does.
+            ValueError: for an empty question, the path of an image file that is not there, or as `Backbone.embed`
+                does.
         """
         if isinstance(question, str) and not question.strip():
             raise ValueError('the question is empty. Ask in words: csr-hf search RUN "how do I ...".')

@@ -1,7 +1,6 @@
 """The words of the command line."""
 
 from csr_hf.cli.glossary import GLOSSARY
-
 from regions.markdown import table
 
 
