@@ -24,9 +24,13 @@ def print_line(line: str) -> None:
 
 
 def print_tables(results: Results | None) -> None:
-    """Print the tables of results."""
+    """Print the tables of results; in files and pipes with lines of plain characters."""
+    from rich.box import ASCII
+
     console = _console()
     for table in results.to_tables() if results else ():
+        if not console.is_terminal:
+            table.box = ASCII
         console.print(table)
 
 

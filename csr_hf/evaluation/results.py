@@ -182,7 +182,8 @@ class Results:
             for number, name in enumerate(header):
                 # A shorter name lets several metrics fit on a line.
                 name = "kept" if name == "retention" and not is_narrow else name
-                table.add_column(name, justify="right" if number else "left", no_wrap=True)
+                # Where a line is too long, names of methods break, never a figure.
+                table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
             for line in body:
                 table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)
             tables.append(table)

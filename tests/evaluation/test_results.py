@@ -1,10 +1,12 @@
 import dataclasses
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
+from csr_hf.cli.output import print_tables
 from csr_hf.evaluation.results import Results, Row
 
 
@@ -120,3 +122,20 @@ def test_few_queries_are_named_as_such():
     assert results.doubts("pairs") == ["60 queries are few: some hundreds tell methods apart."]
     results.rows = [dataclasses.replace(row, n_queries=None) for row in results.rows]
     assert results.doubts("pairs") == []
+
+
+def test_a_table_of_long_names_shows_every_figure_at_80_columns(capsys):
+    rows = [Row("t", "nDCG@10", "dense", None, 1536, 0.8, 1.0)]
+    for k in (4, 8, 16):
+        name = f"CSR, decoded, distillation 0, gamma 0.1, contrast pairs, init data, batch {k} of a long name"
+        rows.append(Row("t", "nDCG@10", name, k, 4 * k, 0.5 + k / 100, 0.6 + k / 100))
+        rows.append(Row("t", "dense top 10", name, k, 4 * k, 0.5 + k / 50, 0.6 + k / 50))
+    print_tables(Results(rows))
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert all(len(line) <= 80 for line in said.splitlines())
+    lines = [re.split(r"\s*\|\s*", line)[1:-1] for line in said.splitlines() if line.startswith("| ")]
+    assert [line[1] for line in lines if line[1].isdigit()] == ["4", "8", "16"]
+    assert {"0.5400", "0.5800", "0.6600"} <= {cell for line in lines for cell in line}
+    words = " ".join(line[0] for line in lines)
+    assert "of a long name" in words and "…" not in said
