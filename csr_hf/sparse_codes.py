@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -184,16 +185,25 @@ class SparseCodes:
         indices = np.concatenate([part.indices for part in parts])
         return first._like(indices, np.concatenate([part.values for part in parts]))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, ids: Sequence[str] | None = None) -> None:
         """Write one safetensors file, whole or not at all.
 
+        Args:
+            path: the file.
+            ids: names of the rows, which `load_ids` reads.
+
         Raises:
+            ValueError: if there are not as many ids as rows.
             OSError: if the folder cannot be written; nothing is left behind.
         """
         from safetensors.numpy import save_file
 
         metadata = {"format": _FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
+        if ids is not None:
+            if len(ids) != len(self):
+                raise ValueError(f"`ids` has {len(ids)} names for {len(self)} rows. Give one for each.")
+            tensors["ids"] = np.frombuffer(json.dumps([str(name) for name in ids]).encode(), np.uint8)
         with write_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -223,6 +233,33 @@ class SparseCodes:
             raise ValueError(
                 f"{path} is truncated, damaged, or no file of sparse codes ({error}). Encode and save again."
             ) from error
+
+    @staticmethod
+    def load_ids(path: str | Path) -> list[str] | None:
+        """Read the names of the rows that a file of codes holds; None if it holds none.
+
+        Args:
+            path: the safetensors file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, or has not as many names as rows.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                if "ids" not in file.keys():
+                    return None
+                ids = json.loads(file.get_tensor("ids").tobytes())
+                rows = file.get_slice("indices").get_shape()[0]
+            if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(name, str) for name in ids):
+                raise ValueError(f"its ids are not one text for each of {rows} rows")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} has no ids that can be read ({error}). Encode and save again.") from error
+        return ids
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head_fingerprint, check=False)

@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from csr_hf import SparseCodes
 
@@ -221,3 +222,21 @@ def test_damaged_rows_are_refused(tmp_path, codes, name, value, message):
 def test_bad_arrays_are_named(indices, values, message):
     with pytest.raises(ValueError, match=message):
         SparseCodes(np.array(indices), np.array(values), 9)
+
+
+def test_names_of_rows_are_kept_beside_codes(tmp_path):
+    codes = SparseCodes(np.array([[1, 0], [2, 0]]), np.array([[2.0, 1.0], [1.0, 0.0]], np.float32), 8)
+    codes.save(tmp_path / "named", ids=["007", "two\nlines \u2028"])
+    assert SparseCodes.load_ids(tmp_path / "named") == ["007", "two\nlines \u2028"]
+    np.testing.assert_array_equal(SparseCodes.load(tmp_path / "named").indices, codes.indices)
+    codes.save(tmp_path / "unnamed")
+    assert SparseCodes.load_ids(tmp_path / "unnamed") is None
+    with pytest.raises(ValueError, match=r"^`ids` has 1 names for 2 rows\. Give one for each\.$"):
+        codes.save(tmp_path / "named", ids=["a"])
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        SparseCodes.load_ids(tmp_path / "gone")
+    for ids in (b'["a"]', b"[1, 2]", b'"ab"', b"\xff", b"[["):
+        tensors = {"indices": codes.indices, "values": codes.values, "ids": np.frombuffer(ids, np.uint8)}
+        save_file(tensors, tmp_path / "bad")
+        with pytest.raises(ValueError, match=r"bad has no ids that can be read \(.*\)\. Encode and save again\."):
+            SparseCodes.load_ids(tmp_path / "bad")

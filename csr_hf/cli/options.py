@@ -94,9 +94,9 @@ class EncodeOptions:
     model: Annotated[str, Flag(nargs="")]
     """Folder or Hub id of a head."""
     input: Annotated[str, Flag(nargs="")]
-    """One text a line (.txt, - for stdin), or csv, jsonl, parquet with --column."""
+    """One text a line (.txt, - for stdin), or csv, jsonl, parquet with --column; each line or row has its code."""
     output: Path
-    """Safetensors file to write."""
+    """Safetensors file to write; it keeps the ids of a column `id` (SparseCodes.load_ids)."""
     column: str = "text"
     """Column of a data file (default: text)."""
     k: Count | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
 
 def encode(called: Invocation) -> Report:
     """Encode texts into a file."""
+    from csr_hf.data.texts import read_texts
     from csr_hf.encoder import CSREncoder
     from csr_hf.plumbing.atomic import check_writable
 
     (options,) = called.options
     check_writable(options.output.parent)
-    texts = _read_texts(options.input, options.column)
+    texts, ids = read_texts(options.input, options.column)
     encoder = CSREncoder.from_pretrained(
         options.model, device=called.device, trust_remote_code=called.trust_remote_code
     )
@@ -41,7 +41,7 @@ def encode(called: Invocation) -> Report:
         task=options.task,
         batch_size=options.batch_size,
     )
-    codes.astype("float16").save(options.output)
+    codes.astype("float16").save(options.output, ids=ids)
     data = {"output": options.output, "rows": len(codes), "k": codes.k, "latents": codes.dim}
     return Report(data, lambda: print_line(f"{codes} in {options.output}"))
 
@@ -123,17 +123,3 @@ def _open_backend(
     from csr_hf.backends import open_backend
 
     return open_backend(url, collection or collection_name(folder), api_key=os.environ.get("CSR_HF_BACKEND_API_KEY"))
-
-
-def _read_texts(source: str, column: str) -> list[str]:
-    if source == "-":
-        return sys.stdin.read().splitlines()
-    if Path(source).suffix in ("", ".txt"):
-        if not Path(source).is_file():
-            raise ValueError(f"input {source} does not exist.")
-        return Path(source).read_text(encoding="utf-8").splitlines()
-    from csr_hf.data.arguments import DataArguments
-    from csr_hf.data.sources import load_sources
-
-    (loaded,) = load_sources(DataArguments(source=source, columns={"text": column}, held_out=0))
-    return list(loaded.inputs("text"))

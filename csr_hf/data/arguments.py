@@ -46,8 +46,8 @@ class SourceArguments:
     """
 
     source: str = ""
-    """A file (csv, tsv, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk` or of
-    images (captions in its `metadata.csv`, columns `file_name` and `text` or `caption`), or a Hub id."""
+    """A file (csv, tsv, txt, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk` or
+    of images (captions in its `metadata.csv`, columns `file_name` and `text` or `caption`), or a Hub id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"
@@ -58,6 +58,8 @@ class SourceArguments:
     """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
     `text` (and `label`), or `image` (and `text`, its caption, or `label`), or `embedding` (and `label`): a column of
     floats, or the name of an array in an npz file."""
+    keep: list[str] = field(default_factory=list)
+    """Columns that are kept as text beside the roles, for searches to show."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take at most this many rows."""
     streaming: bool = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
+import logging
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -11,46 +13,73 @@ import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, SourceArguments
 from csr_hf.data.image_columns import select_images
+from csr_hf.data.mapped import as_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 _PART_ROWS = 10_000
+_NAMED_ROWS = 10
 
 
-def find_columns(dataset: Dataset, source: SourceArguments) -> dict[str, str]:
+def find_columns(present: Sequence[str], source: SourceArguments, option: str = "`data.columns`") -> dict[str, str]:
     """Find the column of every role, by what the user says or by names that are those of roles.
+
+    Args:
+        present: names of the columns that there are.
+        source: what the user says.
+        option: by what the user says it, for messages.
 
     Returns:
         Role -> column.
 
     Raises:
-        ValueError: if a column is missing, or none is named like a role; those present are named.
+        ValueError: if a column is missing, or none is named like a role (those present are named), or there are two of
+            the name.
     """
-    present = dataset.column_names
     columns = source.columns or _columns_by_name(present, source.source)
-    for role, column in columns.items():
-        if column not in present:
+    named = [(f"{option} gives {role}", column) for role, column in columns.items()]
+    for what, column in [*named, *(("`data.keep` gives", column) for column in source.keep), ("", "id")]:
+        if column not in present and what:
             raise ValueError(
-                f"`data.columns` gives {role}: {column!r}, but {source.source} has no such column. "
-                f"Its columns: {', '.join(present)}."
+                f"{what}: {column!r}, but {source.source} has no such column. Its columns: {', '.join(present)}."
+            )
+        if present.count(column) > 1:
+            raise ValueError(f"{source.source} has {present.count(column)} columns {column!r}. Rename all but one.")
+    roles = {"text", "thumbnail", *columns}
+    for column in source.keep:
+        if column in roles and columns.get(column) != column:
+            raise ValueError(
+                f"`data.keep` names {column!r}, which is what the column of a role is called. Rename that column."
             )
     return columns
 
 
-def select_columns(dataset: Dataset, columns: dict[str, str], max_characters: int | None = None) -> Dataset:
-    """Select one column for each role, named like it, and `id`; drop rows with an empty text.
+def select_columns(
+    dataset: Dataset,
+    columns: dict[str, str],
+    max_characters: int | None = None,
+    *,
+    keep: Sequence[str] = (),
+    name: str = "the data",
+) -> Dataset:
+    """Select one column for each role, named like it, and `id`; drop rows without a text, and log which.
 
-    Texts that need no change stay where they lie, in memory or memory-mapped.
+    Texts that need no change stay where they lie, in memory or memory-mapped. A row without an id has its number in
+    the data set for one, from 0; ids that occur more than once are kept. The log names both.
 
     Args:
         dataset: the rows.
         columns: role -> column.
         max_characters: cut texts to this length.
+        keep: further columns, as text.
+        name: of the data set, for the log.
 
     Raises:
-        ValueError: if a column of texts holds anything else, with the row, or one of images no images.
+        ValueError: if a column of texts holds anything else, with the row, one of images no images, or one of labels
+            or ids lists.
     """
     from datasets import concatenate_datasets
 
@@ -59,7 +88,17 @@ def select_columns(dataset: Dataset, columns: dict[str, str], max_characters: in
     arrays = {role: _text_column(dataset, column, kept, max_characters) for role, column in texts.items()}
     if "label" in columns:
         arrays["label"] = _label_column(dataset, columns["label"])
-    rows, names = np.flatnonzero(kept), _row_names(dataset)
+    for column in keep:
+        arrays.setdefault(column, _kept_column(dataset, column))
+    rows, names = np.flatnonzero(kept), row_ids(dataset, name)
+    if len(rows) < len(kept):
+        logger.warning(
+            "%s: %s of %s rows have no text and are left out: %s",
+            name,
+            f"{len(kept) - len(rows):,}",
+            f"{len(kept):,}",
+            name_rows(np.flatnonzero(~kept), names if "id" in dataset.column_names else None),
+        )
     if "image" not in columns:
         return _make_dataset({"id": names, **arrays}, rows)
     images = select_images(dataset, columns["image"]).select(rows)
@@ -71,24 +110,79 @@ def select_columns(dataset: Dataset, columns: dict[str, str], max_characters: in
     return concatenate_datasets([_make_dataset(beside), images], axis=1)
 
 
+def all_texts(dataset: Dataset, column: str) -> list[str]:
+    """Read the text of every row of a column; one without a text has the empty one.
+
+    Raises:
+        ValueError: if the column holds anything else, with the row.
+    """
+    array = _text_column(dataset, column, np.ones(len(dataset), bool), None)
+    return [text or "" for text in array.to_pylist()]
+
+
+def name_rows(rows: Sequence[int] | np.ndarray, ids: pa.ChunkedArray | None = None) -> str:
+    """Name the first of some rows, by their ids or by their numbers, as messages do."""
+    few = [f"{row:,}" if ids is None else str(ids[int(row)].as_py()) for row in rows[:_NAMED_ROWS]]
+    return ", ".join(few) + (", ..." if len(rows) > _NAMED_ROWS else "")
+
+
+def class_names(rows: Dataset) -> list[str]:
+    """Return the names of the classes of column `label`, in the order of their numbers.
+
+    Where all are numbers they are sorted as such, else as texts. Null, NaN, the empty text and -1 (where all classes
+    are numbers) are none.
+    """
+    found = {*chain(*(map(_class_name, part.dictionary.to_pylist()) for part in _encode_labels(rows)))}
+    names = found - {""}
+    values = {name: _as_number(name) for name in names}
+    if all(value is not None for value in values.values()):
+        return sorted(names - {"-1"}, key=lambda name: (values[name], name))
+    return sorted(names)
+
+
 def number_labels(rows: Dataset) -> np.ndarray | None:
-    """Number the classes of column `label` in sorted order, int64, shape (n,); -1 for none; None without labels."""
+    """Number the classes of column `label`, int64, shape (n,), as `class_names` orders them; -1 for none.
+
+    None without labels.
+    """
     if "label" not in rows.column_names:
         return None
-    parts = [part.dictionary_encode() for part in _read_arrow(rows, "label")]
-    found = [["" if value in (None, -1) else str(value) for value in part.dictionary.to_pylist()] for part in parts]
-    classes = {value: number for number, value in enumerate(sorted({*chain(*found)} - {""}))}
+    classes = {value: number for number, value in enumerate(class_names(rows))}
     numbers = [np.zeros(0, np.int64)]
-    for part, values in zip(parts, found, strict=True):
+    for part in _encode_labels(rows):
+        values = [_class_name(value) for value in part.dictionary.to_pylist()]
         of_values = np.array([*(classes.get(value, -1) for value in values), -1], np.int64)
         numbers.append(of_values[part.indices.fill_null(len(values)).to_numpy()])
     return np.concatenate(numbers)
+
+
+def _encode_labels(rows: Dataset) -> Iterator[pa.DictionaryArray]:
+    return (part if hasattr(part, "dictionary") else part.dictionary_encode() for part in _read_arrow(rows, "label"))
+
+
+def _class_name(value: object) -> str:
+    """Name a class; the empty text stands for none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_number(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def _columns_by_name(present: Sequence[str], source: str) -> dict[str, str]:
     for layout in LAYOUTS:
         if set(layout) <= set(present):
             return {role: role for role in layout}
+    if len(present) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in present[0]), None)):
+        raise ValueError(
+            f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. Its columns: "
+            f"{present[0]}. Its cells are separated by {delimiter!r}: give tabs the ending .tsv, or write commas."
+        )
     raise ValueError(
         f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. "
         f"Its columns: {', '.join(present)}. "
@@ -129,6 +223,8 @@ def _label_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 
     names = getattr(dataset.features[column], "names", None)
     parts = list(_read_arrow(dataset, column))
+    if parts and (pa.types.is_nested(parts[0].type) or pa.types.is_binary(parts[0].type)):
+        raise ValueError(f"column {column!r} holds {parts[0].type}, not classes. Give texts or numbers.")
     if names is not None:
         numbers = [part.to_pylist() for part in parts]
         found = [[None if value is None or value < 0 else names[value] for value in part] for part in numbers]
@@ -136,33 +232,74 @@ def _label_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
     return pa.chunked_array(parts, parts[0].type if parts else pa.string())
 
 
-def _row_names(dataset: Dataset) -> pa.ChunkedArray:
-    """Read the column `id` as strings; without one, number the rows."""
+def _kept_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """Read a column as text: lists of texts joined, numbers by their digits, nulls as nulls."""
     import pyarrow as pa
 
-    if "id" in dataset.column_names:
-        found = _read_arrow(dataset, "id")
-        parts = [
-            part
-            if pa.types.is_string(part.type) and not part.null_count
-            else pa.array([str(value) for value in part.to_pylist()], pa.string())
-            for part in found
-        ]
-    else:
+    parts = []
+    for part in _read_arrow(dataset, column):
+        if not pa.types.is_string(part.type):
+            values = [" ".join(map(str, value)) if isinstance(value, list) else value for value in part.to_pylist()]
+            part = pa.array([None if value is None else str(value) for value in values], pa.string())
+        parts.append(part)
+    return pa.chunked_array(parts, pa.string())
+
+
+def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """Read the column `id` as strings; rows without one have their number in the data set, which the log says.
+
+    Ids that occur more than once are kept, and the log names them.
+
+    Args:
+        dataset: with or without a column `id`.
+        name: of the data set, for the log.
+
+    Raises:
+        ValueError: if the ids are neither texts nor numbers.
+    """
+    import pyarrow as pa
+
+    if "id" not in dataset.column_names:
         starts = range(0, len(dataset), _PART_ROWS)
         ends = [min(start + _PART_ROWS, len(dataset)) for start in starts]
-        parts = [pa.array(np.arange(*span).astype(str)) for span in zip(starts, ends, strict=True)]
-    return pa.chunked_array(parts, pa.string())
+        return pa.chunked_array(
+            [pa.array(np.arange(*span).astype(str)) for span in zip(starts, ends, strict=True)], pa.string()
+        )
+    parts, missing, row = [], [], 0
+    for part in _read_arrow(dataset, "id"):
+        if pa.types.is_nested(part.type) or pa.types.is_binary(part.type):
+            raise ValueError(f"column 'id' of {name} holds {part.type}. Give texts or numbers.")
+        if not pa.types.is_string(part.type) or part.null_count:
+            values = [_class_name(value) for value in part.to_pylist()]
+            without = [number for number, value in enumerate(values) if not value]
+            missing += [row + number for number in without]
+            for number in without:
+                values[number] = str(row + number)
+            part = pa.array(values, pa.string())
+        parts.append(part)
+        row += len(part)
+    names = pa.chunked_array(parts, pa.string())
+    if missing:
+        logger.warning(
+            "%s: %s rows have no id and go by their numbers: %s", name, f"{len(missing):,}", name_rows(missing)
+        )
+    _warn_of_repeated(names, name)
+    return names
+
+
+def _warn_of_repeated(names: pa.ChunkedArray, name: str) -> None:
+    if len(names.unique()) == len(names):
+        return
+    repeated = [id_ for id_, count in Counter(names.to_pylist()).items() if count > 1]
+    few = ", ".join(repeated[:_NAMED_ROWS]) + (", ..." if len(repeated) > _NAMED_ROWS else "")
+    logger.warning("%s: %s ids are shared by several rows: %s", name, f"{len(repeated):,}", few)
 
 
 def _make_dataset(arrays: Mapping[str, Any], rows: np.ndarray | None = None) -> Dataset:
     """Make a data set of columns, which are not copied, or of chosen rows of them."""
     import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
-    # By itself it would hash all rows for a fingerprint.
-    dataset = Dataset(InMemoryTable(pa.table(dict(arrays))), fingerprint=uuid.uuid4().hex)
+    dataset = as_dataset(pa.table(dict(arrays)))
     return dataset if rows is None or len(rows) == len(dataset) else dataset.select(rows)
 
 

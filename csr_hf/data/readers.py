@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
+import glob
+import logging
+import re
+import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.data.columns import find_columns
+from csr_hf.data.mapped import as_dataset
+from csr_hf.data.tables import Table, table_format
+
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
     from csr_hf.data.arguments import SourceArguments
+    from csr_hf.data.json_files import Kind
 
-FILE_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".tar": "webdataset",
-}
+logger = logging.getLogger(__name__)
+
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
+_SAVED = ("state.json", "dataset_dict.json")
 # Parts of webdataset shards are named after the suffixes of files.
 _SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
+_KINDS: dict[str, Kind] = {"label": "label", "embedding": "vectors", "image": "image"}
 
 
-def read_dataset(source: SourceArguments) -> Dataset:
-    """Read the rows of a file, a folder or a Hub data set; of a stream the first `limit` ones.
+def is_file_name(source: str) -> bool:
+    """Tell whether a source names a file, by its ending; else it is a folder or a data set of the Hub."""
+    path = Path(source)
+    return table_format(path) is not None or path.suffix.lower() in (".tar", *ARRAY_FORMATS)
+
+
+def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dataset:
+    """Read the columns that a source needs, of a file, a folder or a Hub data set; of a stream the first `limit` rows.
+
+    A file that is a table is read as it is now, and only its columns of roles, `id` and `keep`. It is kept in a mapped
+    file, not in memory.
+
+    Args:
+        source: what is read.
+        option: what the user names columns by, for messages.
 
     Raises:
-        ValueError: for whatever the reading libraries raise for a bad file or an unknown name.
+        ValueError: for a source that cannot be read, with the reason, or that lacks a column; those present are named.
     """
-    import datasets
-
     path = Path(source.source).expanduser()
-    try:
-        if source.streaming:
-            return _read_stream(source, path)
-        if path.is_dir():
-            loaded: Any = datasets.load_from_disk(str(path))
-        elif path.suffix in FILE_FORMATS or path.exists():
-            return _read_file(path)
-        else:
-            loaded = datasets.load_dataset(
-                source.source, source.config_name, split=source.split, revision=source.revision
-            )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"data set {source.source!r} cannot be read: {_causes(error)}") from error
-    if isinstance(loaded, dict):
-        if source.split not in loaded:
-            raise ValueError(f"`data.split` ({source.split!r}) is not in {path}. Its splits: {', '.join(loaded)}.")
-        loaded = loaded[source.split]
-    return loaded
+    if table_format(path) is not None and not path.is_dir():
+        with _named(source, str):
+            table = Table(path)
+            names = table.names(source.limit)
+        kinds = _find_kinds(names, source, option)
+        with _named(source, str):
+            if source.streaming:
+                return as_dataset(_sample_rows(table.batches(kinds), source.limit or 0))
+            return table.read(kinds, source.limit)
+    with _named(source, _causes):
+        rows = _read_stream(source, path) if source.streaming else _read_other(source, path)
+    if source.limit is not None and len(rows) > source.limit:
+        rows = rows.select(range(source.limit))
+    _find_kinds(rows.column_names, source, option)
+    return rows
 
 
 def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -87,30 +103,49 @@ def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[st
     return embeddings, others
 
 
-def _read_file(path: Path) -> Dataset:
-    from datasets import Dataset
-
-    if not path.is_file():
-        raise ValueError("there is no such file.")
-    if path.suffix not in FILE_FORMATS:
-        raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(FILE_FORMATS)}.")
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty.")
-    kind = FILE_FORMATS[path.suffix]
-    if kind == "arrow":
-        return Dataset.from_file(str(path))
-    if kind == "webdataset":
-        return _read_shard(path)
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    reader = {"csv": Dataset.from_csv, "json": Dataset.from_json, "parquet": Dataset.from_parquet}[kind]
-    return reader(str(path), **options)
+def _find_kinds(names: list[str], source: SourceArguments, option: str) -> dict[str, Kind]:
+    """Find the columns that a source needs, and what each holds."""
+    columns = find_columns(names, source, option)
+    kinds: dict[str, Kind] = {column: _KINDS.get(role, "text") for role, column in columns.items()}
+    others = [*(["id"] if "id" in names else []), *source.keep]
+    return {**dict.fromkeys(others, "text"), **kinds}
 
 
-def _read_shard(path: Path) -> Dataset:
-    """Read a file of webdataset, its parts named like roles."""
+def _read_other(source: SourceArguments, path: Path) -> Dataset:
+    """Read what is no table: folders, tars of webdataset, the Hub."""
     import datasets
 
-    return _name_by_role(datasets.load_dataset("webdataset", data_files=str(path), split="train"))
+    if path.is_dir():
+        if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source.source):
+            logger.info("source     %s is a folder here: it is read, not a data set of that name on the Hub", path)
+        if not any((path / name).is_file() for name in _SAVED):
+            tables = sorted(file.name for file in path.iterdir() if table_format(file))
+            found = f"It has {', '.join(tables[:3])}: name one of them." if tables else "Name a file."
+            raise ValueError(f"the folder holds neither images nor what `Dataset.save_to_disk` writes. {found}")
+        loaded: Any = datasets.load_from_disk(str(path))
+        if not isinstance(loaded, dict):
+            return loaded
+        if source.split not in loaded:
+            raise ValueError(f"`data.split` ({source.split!r}) is not in {path}. Its splits: {', '.join(loaded)}.")
+        return loaded[source.split]
+    if path.suffix.lower() == ".tar" and path.is_file():
+        return _load_shard(path)
+    if path.exists() or is_file_name(source.source):
+        # It names the formats that there are, or says that there is no such file.
+        Table(path)
+    return datasets.load_dataset(source.source, source.config_name, split=source.split, revision=source.revision)
+
+
+def _load_shard(path: Path) -> Dataset:
+    """Load a tar of webdataset as it is now: the cache of `datasets` knows a file by its name and time alone."""
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as fresh:
+        # What is mapped stays readable when its file is gone.
+        files = glob.escape(str(path))
+        return _name_by_role(datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=fresh))
 
 
 def _name_by_role(rows: Any) -> Any:
@@ -124,24 +159,54 @@ def _name_by_role(rows: Any) -> Any:
 def _read_stream(source: SourceArguments, path: Path) -> Dataset:
     import datasets
 
-    if path.suffix in FILE_FORMATS:
+    if path.suffix.lower() == ".tar":
         if not path.is_file():
             raise ValueError("there is no such file.")
-        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        stream: Any = datasets.load_dataset(
-            FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=True, **options
-        )
+        files = glob.escape(str(path))
+        stream: Any = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+        stream = _name_by_role(stream) if not source.columns else stream
     else:
         stream = datasets.load_dataset(
             source.source, source.config_name, split=source.split, revision=source.revision, streaming=True
         )
-    if path.suffix == ".tar" and not source.columns:
-        stream = _name_by_role(stream)
     rows = list(stream.shuffle(seed=0, buffer_size=_SHUFFLE_BUFFER).take(source.limit))
     if not rows:
         raise ValueError("the stream has no rows.")
-    wanted = {*source.columns.values(), "id"} & rows[0].keys() if source.columns else rows[0].keys()
+    wanted = {*source.columns.values(), *source.keep, "id"} & rows[0].keys() if source.columns else rows[0].keys()
     return datasets.Dataset.from_list([{name: row[name] for name in wanted} for row in rows])
+
+
+def _sample_rows(batches: Iterator[pa.RecordBatch], limit: int) -> pa.Table:
+    """Read the first `limit` rows of what comes out of a buffer that shuffles them."""
+    import pyarrow as pa
+
+    def shuffle() -> Iterator[pa.RecordBatch]:
+        rng = np.random.default_rng(0)
+        buffer: list[pa.RecordBatch] = []
+        for row in (batch.slice(place, 1) for batch in batches for place in range(len(batch))):
+            if len(buffer) < _SHUFFLE_BUFFER:
+                buffer.append(row)
+                continue
+            place = int(rng.integers(_SHUFFLE_BUFFER))
+            yield buffer[place]
+            buffer[place] = row
+        yield from (buffer[place] for place in rng.permutation(len(buffer)))
+
+    rows = list(islice(shuffle(), limit))
+    if not rows:
+        raise ValueError("it has no rows.")
+    return pa.Table.from_batches(rows).combine_chunks()
+
+
+@contextmanager
+def _named(source: SourceArguments, describe: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn the errors of reading into those of wrong input that name the source."""
+    import datasets
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"data set {source.source!r} cannot be read: {describe(error)}") from error
 
 
 def _causes(error: BaseException) -> str:

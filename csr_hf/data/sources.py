@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
-from csr_hf.data.columns import find_columns, number_labels, select_columns
+from csr_hf.data.columns import class_names, find_columns, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.image_folder import is_image_folder, read_image_folder
-from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS, read_array, read_dataset
+from csr_hf.data.readers import ARRAY_FORMATS, is_file_name, read_array, read_dataset
 from csr_hf.data.vectors import Vectors, as_vectors, check_finite, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
 from csr_hf.embedding.images import ImageColumn
@@ -46,6 +46,10 @@ class Source:
     """Role -> embeddings, shape (n, input_dim)."""
     labels: np.ndarray | None = None
     """Classes as integers, shape (n,); -1 where a row has none."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class, where the data has names."""
+    kept: tuple[str, ...] = ()
+    """Columns of `rows` that are kept as text beside the roles."""
     weight: float | None = None
     """Share of the rows of a training batch, relative to other sources; None: the number of rows."""
     skipped: tuple[str, ...] = ()
@@ -121,7 +125,9 @@ class Source:
         return "query" if role == self.query_role else TASKS_OF_ROLES[role]
 
     def show_documents(self) -> Dataset | None:
-        """Return columns `id` and `text` of the documents, `thumbnail` of images, and `anchor` of pairs.
+        """Return what a search shows of the documents.
+
+        Columns `id` and `text`, `thumbnail` of images, `anchor` of pairs, and those that are kept.
 
         None without texts or images.
         """
@@ -129,9 +135,14 @@ class Source:
         if self.rows is None or role not in self.rows.column_names:
             return None
         if role == "image":
-            return make_previews(self.rows)
-        columns = ["id", role, *(["anchor"] if self.query_role == "anchor" else [])]
-        return self.rows.select_columns(columns).rename_columns({role: "text"})
+            shown = make_previews(self.rows)
+        else:
+            columns = ["id", role, *(["anchor"] if self.query_role == "anchor" else [])]
+            shown = self.rows.select_columns(columns).rename_columns({role: "text"})
+        for name in self.kept:
+            if name not in shown.column_names:
+                shown = shown.add_column(name, list(self.rows[name]))
+        return shown
 
 
 def _order_roles(roles: Sequence[str], name: str) -> tuple[str, ...]:
@@ -162,14 +173,15 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     if not source.source:
         raise ValueError("`data.source` is missing. Name a file, a folder or a Hub id of texts, images or embeddings.")
     limits = [limit for limit in (source.limit, arguments.limit) if limit is not None]
-    source = replace(source, limit=min(limits, default=None))
-    path = Path(source.source)
+    source = replace(source, limit=min(limits, default=None), keep=source.keep or arguments.keep)
+    path = Path(source.source).expanduser()
     # The name stands in tables, plots and model cards, where the folders of this machine have no place.
-    name = path.name if path.suffix in (*FILE_FORMATS, *ARRAY_FORMATS) or path.exists() else source.source
-    folder = read_image_folder(source) if is_image_folder(path.expanduser()) else None
+    name = path.name if is_file_name(source.source) or path.exists() else source.source
+    folder = read_image_folder(source) if is_image_folder(path) else None
+    dataset: Any
     dataset, embeddings = (folder.rows, None) if folder else _read_rows(source)
     keys: Iterable[str]
-    columns = find_columns(dataset, source)
+    columns = find_columns(dataset.column_names, source)
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
     skipped: tuple[str, ...] = ()
     vectors: dict[str, Vectors] = {}
@@ -179,10 +191,15 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
         else:
             vectors["embedding"] = as_vectors(embeddings, source.source)
         check_finite(vectors["embedding"], name)
-        rows = select_columns(dataset, {role: column for role, column in columns.items() if role == "label"})
+        rows = select_columns(
+            dataset,
+            {role: column for role, column in columns.items() if role == "label"},
+            keep=source.keep,
+            name=name,
+        )
         keys = _embedding_keys(vectors["embedding"])
     else:
-        rows = select_columns(dataset, columns, arguments.max_characters)
+        rows = select_columns(dataset, columns, arguments.max_characters, keep=source.keep, name=name)
         if "image" in layout:
             rows, skipped = check_images(rows, arguments.skip_bad)
             if folder:
@@ -200,6 +217,8 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
         rows=rows,
         vectors=vectors,
         labels=number_labels(rows),
+        class_names=tuple(class_names(rows)) if "label" in layout else (),
+        kept=tuple(source.keep),
         weight=source.weight,
         skipped=skipped,
     )
@@ -209,8 +228,9 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
     """Read at most `limit` rows, and the embeddings of an npy or npz file."""
     from datasets import Dataset
 
-    if Path(source.source).suffix in ARRAY_FORMATS:
-        embeddings, others = read_array(Path(source.source), source.columns)
+    path = Path(source.source).expanduser()
+    if path.suffix.lower() in ARRAY_FORMATS:
+        embeddings, others = read_array(path, source.columns)
         # The array itself is no column of a data set: row numbers stand for it.
         columns: dict[str, Any] = {
             source.columns.get("embedding", "embedding"): np.arange(len(embeddings)),
@@ -218,10 +238,7 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
         }
         rows = {name: column[: source.limit] for name, column in columns.items()}
         return Dataset.from_dict(rows), embeddings[: source.limit]
-    dataset = read_dataset(source)
-    if source.limit is not None and len(dataset) > source.limit:
-        dataset = dataset.select(range(source.limit))
-    return dataset, None
+    return read_dataset(source), None
 
 
 def _embedding_keys(vectors: Vectors) -> Iterator[str]:

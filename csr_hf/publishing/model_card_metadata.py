@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from csr_hf.data.readers import ARRAY_FORMATS, FILE_FORMATS
+from csr_hf.data.readers import is_file_name
 from csr_hf.evaluation.results import Row
 from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import CardFacts
@@ -60,7 +59,7 @@ def make_card_data(facts: CardFacts, layout: str, options: CardOptions, backbone
     datasets = options.datasets or [
         source
         for source in list_data_sources(facts.recipe)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and Path(source).suffix not in (*FILE_FORMATS, *ARRAY_FORMATS)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not is_file_name(source)
     ]
     fields = {
         "base_model": facts.base_model,

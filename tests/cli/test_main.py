@@ -125,7 +125,7 @@ def test_wrong_arguments_give_one_line(arguments, message, capsys):
         (["search", "nowhere", "q"], "nowhere has no model"),
         (["search", "nowhere", "q", "--fast"], "unknown argument '--fast'"),
         (["info", "nowhere"], "nowhere does not exist"),
-        (["encode", "nowhere", "none.txt", "-o", "codes"], "none.txt does not exist"),
+        (["encode", "nowhere", "none.txt", "-o", "codes"], "'none.txt' cannot be read: there is no such file"),
     ],
 )
 def test_wrong_input_gives_one_line(arguments, message, capsys, tmp_path, monkeypatch):

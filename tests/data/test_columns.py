@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
-from csr_hf.data.arguments import DataArguments
-from csr_hf.data.columns import number_labels, select_columns
+from csr_hf.data.arguments import DataArguments, SourceArguments
+from csr_hf.data.columns import class_names, find_columns, number_labels, select_columns
 from csr_hf.data.sources import load_sources
 
 TEXTS = ["one", "", "three words here", None, "  ", "six", "seven"]
@@ -76,3 +76,108 @@ def test_texts_stay_in_their_file(tmp_path, monkeypatch):
     assert np.count_nonzero(source.held_out) == pytest.approx(3000, rel=0.05)
     # All of them are 3 MB.
     assert peak < 2e6
+
+
+def test_rows_without_a_text_are_counted_and_named(caplog):
+    with caplog.at_level("WARNING", "csr_hf"):
+        select_columns(make_dataset(), {"text": "body"}, name="faq.csv")
+    assert caplog.messages == ["faq.csv: 3 of 7 rows have no text and are left out: 1, 3, 4"]
+    caplog.clear()
+    with caplog.at_level("WARNING", "csr_hf"):
+        select_columns(make_dataset(ids=list("abcdefg")), {"text": "body"}, name="faq.csv")
+        select_columns(Dataset.from_dict({"text": ["", *"x" * 1000, *[None] * 20]}), {"text": "text"}, name="b.csv")
+    assert caplog.messages[0] == "faq.csv: 3 of 7 rows have no text and are left out: b, d, e"
+    assert caplog.messages[1] == (
+        "b.csv: 21 of 1,021 rows have no text and are left out: "
+        "0, 1,001, 1,002, 1,003, 1,004, 1,005, 1,006, 1,007, 1,008, 1,009, ..."
+    )
+
+
+def test_missing_ids_are_row_numbers_and_shared_ones_are_named(caplog):
+    ids = ["a", None, "", "a", "7", "None", "b", "b", "b"]
+    with caplog.at_level("WARNING", "csr_hf"):
+        rows = select_columns(Dataset.from_dict({"id": ids, "text": ["t"] * 9}), {"text": "text"}, name="a.csv")
+    assert list(rows["id"]) == ["a", "1", "2", "a", "7", "None", "b", "b", "b"]
+    assert caplog.messages == [
+        "a.csv: 2 rows have no id and go by their numbers: 1, 2",
+        "a.csv: 2 ids are shared by several rows: a, b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (pa.array([2**63 - 1, None, -(2**63)]), ["9223372036854775807", "1", "-9223372036854775808"]),
+        (pa.array([1.5, None, float("nan")]), ["1.5", "1", "2"]),
+        (pa.array(["x", "y", None], pa.large_string()), ["x", "y", "2"]),
+    ],
+)
+def test_ids_of_other_types(ids, names):
+    rows = select_columns(Dataset(pa.table({"id": ids, "text": ["a", "b", "c"]})), {"text": "text"})
+    assert list(rows["id"]) == names
+
+
+@pytest.mark.parametrize("ids", [pa.array([b"a"]), pa.array([["a"]])])
+def test_ids_that_are_no_names_are_refused(ids):
+    with pytest.raises(ValueError, match=r"column 'id' of mine holds .*\. Give texts or numbers\."):
+        select_columns(Dataset(pa.table({"id": ids, "text": ["a"]})), {"text": "text"}, name="mine")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        ([0, 7, 5, None, 7], ["0", "5", "7"], [0, 2, 1, -1, 2]),
+        ([10, 9, 1], ["1", "9", "10"], [2, 1, 0]),
+        (["10", "9", "", "1"], ["1", "9", "10"], [2, 1, -1, 0]),
+        (["10", "9", "x"], ["10", "9", "x"], [0, 1, 2]),
+        ([1.5, float("nan"), 0.0, None], ["0.0", "1.5"], [1, -1, 0, -1]),
+        (["NA", "EU", None, "None", "nan"], ["EU", "NA", "None", "nan"], [1, 0, -1, 2, 3]),
+        ([True, None, False], ["false", "true"], [1, -1, 0]),
+        ([-1, 0, 1], ["0", "1"], [-1, 0, 1]),
+        (["-1", "a"], ["-1", "a"], [0, 1]),
+        ([None, None], [], [-1, -1]),
+    ],
+)
+def test_classes_keep_their_names(labels, names, numbers):
+    rows = Dataset.from_dict({"text": ["t"] * len(labels), "label": labels})
+    for dataset in (rows, select_columns(rows, {"text": "text", "label": "label"})):
+        assert class_names(dataset) == names
+        assert number_labels(dataset).tolist() == numbers
+
+
+def test_labels_that_are_no_classes_are_refused():
+    rows = Dataset.from_dict({"text": ["a"], "label": [[1, 2]]})
+    with pytest.raises(ValueError, match=r"column 'label' holds list.*, not classes\. Give texts or numbers\."):
+        select_columns(rows, {"text": "text", "label": "label"})
+
+
+def test_columns_are_kept_as_text():
+    rows = Dataset.from_dict({"body": ["a", "", "b"], "n": [1, 2, None], "tags": [["x", "y"], [], None]})
+    kept = select_columns(rows, {"text": "body"}, keep=["n", "tags", "body"])
+    assert kept.column_names == ["id", "text", "n", "tags", "body"]
+    assert kept[:] == {
+        "id": ["0", "2"],
+        "text": ["a", "b"],
+        "n": ["1", None],
+        "tags": ["x y", None],
+        "body": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (
+            ["gone"],
+            r"^`data\.keep` gives: 'gone', but a\.csv has no such column\. Its columns: id, question, answer, text\.$",
+        ),
+        (
+            ["text"],
+            r"^`data\.keep` names 'text', which is what the column of a role is called\. Rename that column\.$",
+        ),
+    ],
+)
+def test_columns_that_cannot_be_kept_are_refused(keep, message):
+    source = SourceArguments(source="a.csv", columns={"anchor": "question", "positive": "answer"}, keep=keep)
+    with pytest.raises(ValueError, match=message):
+        find_columns(["id", "question", "answer", "text"], source)

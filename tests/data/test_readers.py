@@ -1,6 +1,13 @@
+import io
+import json
+import os
+import tarfile
+
 import numpy as np
+import polars as pl
 import pytest
 from datasets import Dataset
+from PIL import Image
 
 from csr_hf.data.arguments import DataArguments
 from csr_hf.data.sources import load_sources
@@ -22,7 +29,7 @@ def test_every_format_gives_the_same_texts(tmp_path, kind):
     ("name", "content", "reason"),
     [
         ("empty.csv", "", "the file is empty"),
-        ("header.csv", "text\n", "no data"),
+        ("header.csv", "text\n", "it has no rows"),
         ("blank.jsonl", '{"text": " "}\n', "no rows with text"),
         ("broken.parquet", "not parquet", "cannot be read"),
         ("rows.docx", "x", "'.docx' are unknown. Known: .csv"),
@@ -106,3 +113,123 @@ def test_embeddings_that_cannot_be_used_are_named(tmp_path, vectors):
     Dataset.from_dict({"embedding": [[1.0, 2.0], [1.0]]}).to_parquet(tmp_path / "ragged.parquet")
     with pytest.raises(ValueError, match=r"column 'embedding' of .*ragged.parquet does not hold .* width: row 1"):
         load_sources(DataArguments(source=str(tmp_path / "ragged.parquet")))
+
+
+def load(path, **options):
+    return load_sources(DataArguments(source=str(path), **{"held_out": 0, **options}))[0]
+
+
+@pytest.mark.parametrize("name", ["docs[34].csv", "docs*.csv", "docs?.jsonl", "{a,b}.parquet", "docs[!x].arrow"])
+@pytest.mark.parametrize("streaming", [{}, {"streaming": True, "limit": 9}])
+def test_names_are_no_patterns(tmp_path, name, streaming):
+    def write(path, text):
+        frame = pl.DataFrame({"text": [text]})
+        writers = {".csv": "csv", ".jsonl": "ndjson", ".parquet": "parquet", ".arrow": "ipc_stream"}
+        getattr(frame, f"write_{writers[path.suffix]}")(path)
+
+    for other in ("docs3", "docs", "docs4", "a", "docsy"):
+        write((tmp_path / other).with_suffix((tmp_path / name).suffix), "THE WRONG FILE")
+    write(tmp_path / name, "the right file")
+    assert list(load(tmp_path / name, **streaming).rows["text"]) == ["the right file"]
+
+
+def test_folders_of_images_and_shards_may_have_brackets_in_their_names(tmp_path):
+    folder = tmp_path / "photos [2023]"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    assert len(load(folder)) == 1
+    shard = write_shard(tmp_path / "shard[1].tar", ["b"])
+    write_shard(tmp_path / "shard1.tar", ["x", "y"])
+    assert list(load(shard).rows["text"]) == ["b"]
+    assert list(load(shard, streaming=True, limit=5).rows["text"]) == ["b"]
+
+
+def write_shard(path, texts):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for number, text in enumerate(texts):
+            for name, content in ((f"{number}.png", buffer.getvalue()), (f"{number}.txt", text.encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet", ".arrow", ".tar"])
+def test_a_file_is_read_as_it_is_now(tmp_path, suffix):
+    writers = {
+        ".csv": lambda path, text: path.write_text(f"text\n{text}\n"),
+        ".jsonl": lambda path, text: path.write_text(json.dumps({"text": text})),
+        ".json": lambda path, text: path.write_text(json.dumps([{"text": text}])),
+        ".parquet": lambda path, text: pl.DataFrame({"text": [text]}).write_parquet(path),
+        ".arrow": lambda path, text: pl.DataFrame({"text": [text]}).write_ipc(path),
+        ".tar": lambda path, text: write_shard(path, [text]),
+    }
+    path = tmp_path / f"rows{suffix}"
+    for text in ("old text", "new text"):
+        writers[suffix](path, text)
+        os.utime(path, (1e9, 1e9))
+        assert list(load(path).rows["text"]) == [text]
+
+
+def test_columns_that_no_role_needs_are_not_read(tmp_path):
+    rows = [{"anchor": f"q {n}", "positive": f"a {n}", "note": None, "text": n} for n in range(11_000)]
+    rows.append({"anchor": "q", "positive": "a", "note": "late", "text": {"not": "text"}})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = load(tmp_path / "a.jsonl")
+    assert len(source) == 11_001
+    assert source.rows.column_names == ["id", "anchor", "positive"]
+    (tmp_path / "b.csv").write_text("id,text\n" + "".join(f"{n},some text\n" for n in range(10_500)) + "A-1,404\n")
+    source = load(tmp_path / "b.csv")
+    assert [source.rows["id"][-1], source.rows["text"][-1], source.rows["id"][0]] == ["A-1", "404", "0"]
+
+
+def test_a_folder_goes_before_a_data_set_of_the_hub(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_dict({"text": ["here"]}).save_to_disk(tmp_path / "user" / "texts")
+    with caplog.at_level("INFO", "csr_hf"):
+        assert list(load("user/texts").rows["text"]) == ["here"]
+    assert "user/texts is a folder here: it is read, not a data set of that name on the Hub" in caplog.text
+
+
+def test_a_folder_of_tables_names_them(tmp_path):
+    (tmp_path / "train.csv").write_text("text\na\n")
+    with pytest.raises(ValueError, match=r"holds neither images nor .*It has train\.csv: name one of them"):
+        load(tmp_path)
+
+
+def test_columns_of_one_name_are_refused_where_they_are_needed(tmp_path):
+    (tmp_path / "a.csv").write_text("text,note,note\na,b,c\n")
+    assert list(load(tmp_path / "a.csv").rows["text"]) == ["a"]
+    with pytest.raises(ValueError, match=r"a\.csv has 2 columns 'note'\. Rename all but one"):
+        load(tmp_path / "a.csv", columns={"text": "note"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "l.csv",
+            "text\ncaf\xe9\n".encode("latin1"),
+            r"l\.csv' cannot be read: line 2 is not UTF-8 .*: iconv -f latin1",
+        ),
+        ("l.jsonl", '{"text":"caf\xe9"}\n'.encode("latin1"), r"l\.jsonl' .*: line 1 is not UTF-8 \(byte 0xe9\)"),
+        (
+            "m.jsonl",
+            b'{"text":"a","label":1}\n{"text":"b","label":"two"}\n',
+            r"'label' holds text in row 1 \(line 2\), but",
+        ),
+        (
+            "s.csv",
+            b"id;text\n1;a\n",
+            r"s\.csv has none of the columns `text`.* Its columns: id;text\. .* are separated by",
+        ),
+    ],
+)
+def test_messages_name_file_row_column_and_next_step(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert "codec" not in str(error.value)

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
 from csr_hf.data.sources import Source, load_sources
@@ -72,7 +74,7 @@ def test_missing_column_names_those_present(tmp_path):
 
 def test_column_of_numbers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="column 'n' holds int, not text, in row 0"):
-        load_sources(DataArguments(source=write("csv", tmp_path), columns={"text": "n"}))[0]
+        load_sources(DataArguments(source=write("parquet", tmp_path), columns={"text": "n"}))[0]
 
 
 @pytest.mark.parametrize(
@@ -186,3 +188,54 @@ def test_embeddings_that_are_no_numbers_are_named_by_file_and_row(tmp_path, kind
             with pytest.raises(ValueError, match=rf"nan.{kind}, row {row} holds NaN or infinity"):
                 load_sources(DataArguments(**options))
     assert len(load_sources(DataArguments(**options))[0]) == 200
+
+
+def test_classes_have_names_and_gaps(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,7\nb,0\nc,\nd,5\ne,7\n")
+    (source,) = load_sources(DataArguments(source=str(path), held_out=0))
+    assert source.class_names == ("0", "5", "7")
+    assert source.labels.tolist() == [2, 0, -1, 1, 2]
+
+
+def test_columns_to_show_are_beside_the_documents(tmp_path):
+    path = tmp_path / "faq.csv"
+    path.write_text("id,question,answer,url\n1,q1,a1,007\n2,q2,a2,\n3,q3,,x\n")
+    (source,) = load_sources(DataArguments(source=str(path), columns=COLUMNS, keep=["question", "url"]))
+    assert source.show_documents()[:] == {
+        "id": ["1", "2"],
+        "text": ["a1", "a2"],
+        "anchor": ["q1", "q2"],
+        "question": ["q1", "q2"],
+        "url": ["007", None],
+    }
+    path.write_text("anchor,positive\nq1,a1\n")
+    (source,) = load_sources(DataArguments(source=str(path), keep=["anchor", "positive"]))
+    assert source.show_documents()[:] == {"id": ["0"], "text": ["a1"], "anchor": ["q1"], "positive": ["a1"]}
+
+
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), min_size=1, max_size=30),
+    more=st.lists(st.sampled_from(["a", "A ", " a", "b", "c", "x y", "X  Y"]), max_size=10),
+    share=st.floats(0, 0.9),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_document_is_on_both_sides_and_more_rows_move_none(tmp_path, texts, more, share, seed):
+    def load(rows):
+        (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in rows]))
+        (source,) = load_sources(DataArguments(source=str(tmp_path / "a.json"), held_out=share, seed=seed))
+        return {name: bool(out) for name, out in zip(source.rows["id"], source.held_out, strict=True)}, source
+
+    first, _ = load([*texts, "a"])
+    second, source = load([*texts, "a", *more])
+    assert first.items() <= second.items()
+    sides = [
+        {
+            " ".join(text.lower().split())
+            for text, out in zip(source.rows["text"], source.held_out, strict=True)
+            if out == side
+        }
+        for side in (False, True)
+    ]
+    assert not sides[0] & sides[1]

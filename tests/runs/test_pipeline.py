@@ -132,6 +132,20 @@ def test_encode_command_equals_the_library(finished, tmp_path):
     expected = CSREncoder.from_pretrained(model).encode(["a first text", "another one"], k=5).astype("float16")
     assert np.array_equal(codes.indices, expected.indices)
     assert np.array_equal(codes.values, expected.values)
+    assert SparseCodes.load_ids(output) is None
+
+
+def test_encode_command_gives_every_row_its_code_and_id(finished, tmp_path, capsys):
+    (tmp_path / "faq.csv").write_text("id,answer\n007,first answer\nx,\n9,None\n")
+    model, output = str(finished / "first" / "model"), tmp_path / "codes.safetensors"
+    arguments = ["encode", model, str(tmp_path / "faq.csv"), "-o", str(output), "--no-progress"]
+    assert main(arguments) == 2
+    assert "--column gives text: 'text', but" in capsys.readouterr().err
+    assert main([*arguments, "--column", "answer"]) == 0
+    assert "1 of 3 rows have no text and get the code of the empty text: 1" in "".join(capsys.readouterr())
+    expected = CSREncoder.from_pretrained(model).encode(["first answer", "", "None"]).astype("float16")
+    assert np.array_equal(SparseCodes.load(output).indices, expected.indices)
+    assert SparseCodes.load_ids(output) == ["007", "x", "9"]
 
 
 @pytest.mark.parametrize("part", ["", "model", "index", "results.json"])
