@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "csr_hf.sparse_codes"
 _MAX_UINT16_DIM = 65_536
+_LARGEST_DIM = 2**31 - 1
 
 
 class QueryProjections(NamedTuple):
@@ -59,13 +60,13 @@ class SparseCodes:
     Args:
         indices: active latents, integers in [0, dim), shape (n, k). Stored as uint16 when `dim` allows, else int32.
         values: their values, shape (n, k), descending. float16 stays float16; every other type becomes float32.
-        dim: length of the latents axis (the head's `hidden_dim`).
+        dim: length of the latents axis (the head's `hidden_dim`), below 2**31.
         head_fingerprint: of the head that made the codes; None when unknown. An index refuses codes of another head.
         check: verify ranges, order and finiteness, one pass over the arrays; False where they are known to be valid.
 
     Raises:
-        ValueError: if shapes differ, indices are not integers or out of range, or values are unsorted, negative or
-            not finite.
+        ValueError: if shapes differ, `dim` or indices are not integers or out of range, or values are unsorted,
+            negative or not finite as they are stored.
     """
 
     __slots__ = ("dim", "head_fingerprint", "indices", "values")
@@ -83,10 +84,15 @@ class SparseCodes:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
         if indices.dtype.kind not in "iu":
             raise ValueError(f"`indices` ({indices.dtype}) must be integers.")
+        if not 1 <= dim <= _LARGEST_DIM:
+            raise ValueError(f"`dim` ({dim}) must be between 1 and {_LARGEST_DIM}: the number of latents of the head.")
+        # What is beyond float32 becomes infinite, and is refused.
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False)
         if check and indices.size:
             _check_arrays(indices, values, dim)
         self.indices = indices.astype(index_dtype(dim), copy=False)
-        self.values = values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False)
+        self.values = values
         self.dim = int(dim)
         self.head_fingerprint = head_fingerprint
 

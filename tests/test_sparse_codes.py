@@ -240,3 +240,15 @@ def test_names_of_rows_are_kept_beside_codes(tmp_path):
         save_file(tensors, tmp_path / "bad")
         with pytest.raises(ValueError, match=r"bad has no ids that can be read \(.*\)\. Encode and save again\."):
             SparseCodes.load_ids(tmp_path / "bad")
+
+
+def test_what_would_wrap_or_overflow_is_refused():
+    one = np.zeros((1, 1), int)
+    for dim in (0, -1, 2**31, 2**40):
+        with pytest.raises(ValueError, match=rf"`dim` \({dim}\) must be between 1 and 2147483647"):
+            SparseCodes(one, np.ones((1, 1)), dim)
+        with pytest.raises(ValueError, match="`dim`"):
+            SparseCodes(np.zeros((0, 1), int), np.zeros((0, 1)), dim)
+    with np.errstate(all="raise"), pytest.raises(ValueError, match="`values` holds NaN or infinity, first in row 0"):
+        SparseCodes(one, np.full((1, 1), 1e300), 5)
+    assert SparseCodes(one + 2**31 - 2, np.ones((1, 1)), 2**31 - 1).indices.tolist() == [[2**31 - 2]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,19 @@ class Ids:
         """From what a caller gives.
 
         Raises:
-            ValueError: for a wrong length, a mixture of strings and numbers, fractions, numbers beyond 64 bits, or ids
-                that repeat.
+            ValueError: for a set, None among them, a wrong length, a mixture of strings and numbers, fractions,
+                numbers beyond 64 bits, or ids that repeat.
             TypeError: for an id that is not hashable.
         """
         if ids is None:
             if first + n > _LARGEST:
                 raise ValueError(f"`ids` must be given: there is no number after {first - 1}.")
             return cls(None, n, first)
+        if isinstance(ids, Set):
+            raise ValueError("`ids` is a set, which has no order. Give a list, in the order of the documents.")
         array = _stored(ids)
+        if array.dtype == object and any(one is None for one in array):
+            raise ValueError("`ids` holds None, which stands for no document. Give every document an id.")
         if len(array) != n:
             raise ValueError(f"`ids` holds {len(array)} ids, but there are {n} documents. Give one id a document.")
         found = cls(array, n)

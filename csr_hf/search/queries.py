@@ -194,9 +194,13 @@ def checked_dense(embeddings: np.ndarray | None, n: int, input_dim: int | None) 
         raise ValueError("a copy is compared with the dense queries. Pass `embeddings`.")
     if np.shape(embeddings) != (n, input_dim):
         raise ValueError(f"`embeddings` has the shape {np.shape(embeddings)} instead of ({n}, {input_dim}).")
-    if not np.isfinite(embeddings).all():
-        raise ValueError("`embeddings` holds NaN or infinity. Check the queries.")
-    return frozen(embeddings, np.float32)
+    # What is beyond float32 becomes infinite.
+    with np.errstate(over="ignore"):
+        dense = frozen(embeddings, np.float32)
+    if not np.isfinite(dense).all():
+        row = int(np.argmin(np.isfinite(dense).all(axis=1)))
+        raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that query.")
+    return dense
 
 
 def checked_projections(

@@ -32,8 +32,13 @@ class Settings(NamedTuple):
         """Refuse codes of another head.
 
         Raises:
-            ValueError: for codes of another dim or head.
+            ValueError: for what is no codes, and for codes of another dim or head.
         """
+        if not isinstance(codes, SparseCodes):
+            raise ValueError(
+                f"`codes` is a {type(codes).__name__}, not SparseCodes. Encode first: encoder.encode_query(texts), or "
+                "csr_hf.codes.encode_embeddings(head, embeddings)."
+            )
         if codes.dim != self.dim:
             raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({self.dim}). Encode with its head.")
         if None not in (codes.head_fingerprint, self.head) and codes.head_fingerprint != self.head:

@@ -312,3 +312,20 @@ def test_searching_while_another_thread_writes(documents, queries):
         thread.join()
     assert failures == []
     assert len(index) == 300 + 11 * 30
+
+
+def test_inputs_without_order_or_range_are_refused():
+    rng = np.random.default_rng(0)
+    documents, dense = random_codes(5, 3, 16, 0), rng.standard_normal((5, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"`ids` is a set, which has no order. Give a list"):
+        InvertedIndex.build(documents, {"a", "b", "c", "d", "e"})
+    with pytest.raises(ValueError, match="`ids` holds None, which stands for no document"):
+        InvertedIndex.build(documents, [None] * 5)
+    index = InvertedIndex.build(documents, embeddings=dense, copies=["binary", "int8"])
+    with pytest.raises(ValueError, match=r"`codes` is a list, not SparseCodes. Encode first: encoder.encode_query"):
+        index.search(["a text"])
+    for bad in (1e300, np.nan):
+        queries = dense[:2].astype(np.float64)
+        queries[1, 3] = bad
+        with np.errstate(all="raise"), pytest.raises(ValueError, match=r"`embeddings\[1\]` holds NaN or infinity"):
+            index.search(documents[:2], 3, rescore="int8", embeddings=queries)
