@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SAVED = ("state.json", "dataset_dict.json")
 # Parts of webdataset shards are named after the suffixes of files.
 _SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
@@ -55,6 +56,9 @@ def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dat
     Raises:
         ValueError: for a source that cannot be read, with the reason, or that lacks a column; those present are named.
     """
+    if _URL.match(source.source):
+        shown = source.source.partition("?")[0]
+        raise ValueError(f"data set {shown!r} cannot be read: it is a URL. Download the file, and give its path.")
     path = Path(source.source).expanduser()
     if table_format(path) is not None and not path.is_dir():
         with _named(source, str):

@@ -41,8 +41,11 @@ class Table:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
+        if not path.exists():
             raise ValueError("there is no such file.")
+        if not path.is_file():
+            # It is read twice, which a pipe cannot be.
+            raise ValueError("it is a device or a pipe. Save what it gives into a file, and name that.")
         if path.stat().st_size == 0:
             raise ValueError("the file is empty.")
         self._file = _open(path)

@@ -69,6 +69,14 @@ def test_streams_that_cannot_be_read_are_named(tmp_path):
         load_sources(DataArguments(source=str(tmp_path / "gone.csv"), streaming=True, limit=3))
 
 
+def test_a_url_is_named_without_its_query_and_not_taken_for_a_file():
+    source = "https://example.com/docs.csv?X-Signature=secret"
+    with pytest.raises(
+        ValueError, match=r"^data set 'https://example.com/docs.csv' cannot be read: it is a URL\. Down"
+    ):
+        load_sources(DataArguments(source=source))
+
+
 @pytest.fixture
 def vectors():
     return np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)

@@ -132,3 +132,10 @@ def test_files_that_are_no_tables(tmp_path, name, message):
         (tmp_path / name).write_text("" if name == "a.csv" else "x")
     with pytest.raises(ValueError, match=message):
         Table(tmp_path / name)
+
+
+def test_a_device_is_no_table():
+    with pytest.raises(
+        ValueError, match=r"^it is a device or a pipe\. Save what it gives into a file, and name that\.$"
+    ):
+        Table(Path("/dev/null"))
