@@ -173,10 +173,16 @@ def test_metadata_lie_anywhere_and_name_files_from_there(tmp_path):
         ("file_name,text\n../a.png,x\n", r"names '../a.png' in row 0, which is outside of its folder"),
         ("file_name,text\n/etc/hostname,x\n", r"names '/etc/hostname' in row 0, which is outside"),
         ("file_name,text\na.png,x\n,y\n", "names no file in row 1: `file_name` is empty"),
-        ("file_name,text\na.png,x,y\n", "line 2 has 3 cells for 2 columns"),
-        ("file_name,text,text\na.png,x,y\n", "two columns have one name: file_name, text, text"),
+        ("file_name,text\na.png,x,y\n", r"metadata.csv cannot be read: line 2 \(row 0\) has 3 cells, the header 2"),
+        (
+            "file_name,text,text\na.png,x,y\n",
+            "two columns of one name. Rename one. Its columns: file_name, text, text",
+        ),
         ("file_name,image\na.png,x\n", "has a column 'image', which is that of the image itself. Rename it"),
-        ("file_name,text\na.png,caf\xe9\n".encode("latin-1"), "metadata.csv cannot be read: .*Save it as UTF-8"),
+        (
+            "file_name,text\na.png,caf\xe9\n".encode("latin-1"),
+            "metadata.csv cannot be read: line 2 is not UTF-8 .*iconv -f latin1",
+        ),
     ],
 )
 def test_damaged_metadata_are_refused(tmp_path, content, message):
