@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Width(NamedTuple):
     """How much a search by CSR looks at."""
 
-    query_k_factor: int = 2
+    query_k_factor: int = 4
     """Queries keep this many times k."""
-    candidates: int = 100
+    candidates: int = 300
     """Documents to rerank."""
 
 

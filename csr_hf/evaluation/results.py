@@ -156,12 +156,25 @@ class Results:
             lines += [*map(_markdown_row, body), ""]
             basis = self._describe_basis(task, with_intervals=True)
             lines += [" ".join(basis), ""] if basis else []
-        if self.compared_by:
-            lines.append(f"{self.compared_by}  ")
+        lines += [f"{sentence}  " for sentence in (self.describe_index(), self.compared_by) if sentence]
         for name in ("command", "machine", "note"):
             if name in self.details:
                 lines.append(f"{name.capitalize()}: {self.details[name]}  ")
         return "\n".join(lines).rstrip()
+
+    def describe_index(self) -> str:
+        """Say in a sentence what the index of the run finds of the dense model's hits; empty where nothing says."""
+        found = self.details.get("index")
+        if not found:
+            return ""
+        low, high = found["interval"] or (found["score"], found["score"])
+        copies = f", {' and '.join(found['copies'])} copies" if found["copies"] else ""
+        size = f"k={found['k']}{copies}, {found['bytes_per_vector']:,} bytes a document"
+        return (
+            f"`csr-hf search` at its defaults finds {found['score']:.3f} ± {(high - low) / 2:.3f} of the "
+            f"{found['metric']} among all {found['n_documents']:,} documents of the index ({size}), asked for "
+            f"{found['n_queries']:,} held-out ones."
+        )
 
     @property
     def compared_by(self) -> str:

@@ -82,6 +82,13 @@ def export(
         # Every library then computes with it alike: one of 16 bits would be what each makes of it.
         head = head.float()
     config, base = head.config, base_model or head.config.base_model_name_or_path
+    if config.base_model_name_or_path is None and not repository.is_packed:
+        if base is None:
+            raise ValueError(
+                f"{source} names no backbone: its embeddings came with the data. Say which model made them with "
+                "--base-model user/name. `csr-hf card` needs none."
+            )
+        config.base_model_name_or_path = base
     revision = config.base_model_revision if base == config.base_model_name_or_path else None
     facts = find_backbone_facts(base, revision=revision) if base else None
     if layout is None:

@@ -22,7 +22,8 @@ from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.plumbing.launcher import launched_settings
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import measure_held_out, similarity_of
-from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
+from csr_hf.runs.index_recall import measure_index
+from csr_hf.runs.recipe import DEFAULT_BACKBONE, FRESH_HEADS, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(recipe: RunRecipe, *, resume: bool = False, trust_remote_code: bool = Fa
     if rank_and_world()[0] > 0:
         return None
     results = measure_held_out(recipe, data, head)
-    build_index(recipe, data, head)
+    measure_index(recipe, data, head, build_index(recipe, data, head), results)
     return results
 
 
@@ -75,7 +76,7 @@ def load(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_co
     arguments, sources = recipe.backbone, load_sources(recipe.data)
     if backbone is None and not all(source.vectors for source in sources):
         backbone = load_backbone(
-            arguments.name_or_path,
+            arguments.name_or_path or DEFAULT_BACKBONE,
             revision=arguments.revision,
             device=arguments.device,
             trust_remote_code=trust_remote_code,

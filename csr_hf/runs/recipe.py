@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from dataclasses import field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from csr_hf.data.arguments import DataArguments
+from csr_hf.data.arguments import DataArguments, SourceArguments
+from csr_hf.data.readers import ARRAY_FORMATS
 from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
@@ -18,6 +20,11 @@ from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, known_keys, settings, suggest
 from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import PRESETS, CSRTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+"""What embeds texts where a recipe names no backbone."""
 
 FRESH_HEADS = ("kaiming", "data")
 """Values of `model.init` that name no head."""
@@ -30,8 +37,9 @@ _RECORDED = ("versions", "results")
 class BackboneArguments(BackboneSettings):
     """The frozen model that makes the embeddings, and how; heads record the settings."""
 
-    name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub id or folder."""
+    name_or_path: str | None = None
+    """Hub id or folder; default sentence-transformers/all-MiniLM-L6-v2 where there is something to embed, and none for
+    embeddings that come with the data."""
     revision: str | None = None
     """Branch, tag or commit."""
     device: str | None = None
@@ -75,9 +83,9 @@ class EvaluationArguments:
 
     ks: list[Annotated[int, Field(ge=1)]] = field(default_factory=lambda: [8, 16, 32, 64])
     """Active latents to report."""
-    query_k_factor: Annotated[int, Field(ge=1)] = 2
+    query_k_factor: Annotated[int, Field(ge=1)] = 4
     """A query keeps this many times the documents' latents, at no cost in storage."""
-    candidates: Annotated[int, Field(ge=1)] = 100
+    candidates: Annotated[int, Field(ge=1)] = 300
     """Documents that the first stage hands to the second."""
     baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
     """What CSR is compared with: truncate, pca, int8, binary, pq."""
@@ -143,7 +151,8 @@ class RunRecipe:
 
         Args:
             path: YAML file.
-            overrides: dotted key ("training.max_steps") -> value; they win over the file.
+            overrides: dotted key ("training.max_steps") -> value; they win over the file. Where they name other data
+                than the file, what the file says of its own data does not hold for it: that is left out, and logged.
 
         Raises:
             ValueError: for a missing file, broken YAML, or an unknown key (the nearest known one is named).
@@ -157,7 +166,7 @@ class RunRecipe:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
-        return cls.from_dict(content, overrides)
+        return cls.from_dict(_leave_out_other_data(content, overrides or {}, path), overrides)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], overrides: dict[str, Any] | None = None) -> RunRecipe:
@@ -215,7 +224,51 @@ class RunRecipe:
             temporary.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
 
 
+# What is said of one data set, and of no other.
+_OF_SOURCE = {field.name for field in dataclasses.fields(SourceArguments)} | {"sources", "max_characters"}
 _SECTIONS = ("backbone", "data", "model", "training", "evaluation", "index")
+
+
+def _leave_out_other_data(content: Any, overrides: dict[str, Any], path: Path) -> Any:
+    """Leave out what a recipe says of data that the overrides replace; say so in the log.
+
+    Args:
+        content: of the file.
+        overrides: dotted key -> value.
+        path: of the file, for the log.
+    """
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict):
+        return content
+    source, sources = overrides.get("data.source"), overrides.get("data.sources")
+    own = [name for name in ("source", "sources") if data.get(name)]
+    if not own or not (source or sources) or (source or sources) in (data.get("source"), data.get("sources")):
+        return content
+    kept = {key: value for key, value in data.items() if key not in _OF_SOURCE}
+    defaults = DataArguments()
+    changed = [key for key in data if key in _OF_SOURCE and data[key] != getattr(defaults, key)]
+    dropped = [f"data.{key}" for key in changed if key not in own and f"data.{key}" not in overrides]
+    index, backbone = content.get("index"), content.get("backbone")
+    content = {**content, "data": kept}
+    if isinstance(index, dict) and index.get("questions") and "index.questions" not in overrides:
+        content["index"] = {key: value for key, value in index.items() if key != "questions"}
+        dropped.append("index.questions")
+    is_named = isinstance(backbone, dict) and backbone.get("name_or_path") and "backbone.name_or_path" not in overrides
+    if is_named and _holds_embeddings(overrides):
+        content["backbone"] = {
+            key: value for key, value in backbone.items() if key not in ("name_or_path", "revision")
+        }
+        dropped.append("backbone.name_or_path")
+    if dropped:
+        logger.info("recipe     %s: left out what it says of %s: %s", path, data[own[0]], ", ".join(dropped))
+    return content
+
+
+def _holds_embeddings(overrides: dict[str, Any]) -> bool:
+    """Tell whether the data that overrides name are embeddings, whose backbone no recipe for other data knows."""
+    columns = overrides.get("data.columns")
+    roles = columns if isinstance(columns, dict) else [key.removeprefix("data.columns.") for key in overrides]
+    return "embedding" in roles or Path(str(overrides.get("data.source"))).suffix in ARRAY_FORMATS
 
 
 def _check_preset_counts(training: Any) -> None:

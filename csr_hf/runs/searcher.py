@@ -13,6 +13,7 @@ from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_me
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import names_missing_image
 from csr_hf.embedding.loading import load_backbone_of
+from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.heads import load_head
 from csr_hf.plumbing.settings import suggest
 from csr_hf.repository import open_repository
@@ -48,23 +49,23 @@ class Hit(NamedTuple):
 
 
 class RunSearcher:
-    """Head, index and texts of a finished run, searched by questions.
+    """Head, index and texts of a finished run, searched by questions or by their embeddings.
 
     Args:
-        backbone: embeds the questions.
+        backbone: embeds the questions; None where there are embeddings alone.
         head: encodes them.
         index: of the documents' codes, or a search backend that holds them.
-        documents: rows with `id` and `text`; the index calls them 0, 1, ...
+        documents: rows with `id` and `text`; the index calls them 0, 1, ... None where there are embeddings alone.
         settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
         names: what the user calls columns of `documents`, by column; `load` takes the names of the recipe.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | None,
         head: CSRModel,
         index: InvertedIndex | Backend,
-        documents: Dataset,
+        documents: Dataset | None,
         settings: EvaluationArguments,
         names: Mapping[str, str] | None = None,
     ) -> None:
@@ -82,6 +83,7 @@ class RunSearcher:
         *,
         device: str | None = None,
         backend: Backend | None = None,
+        texts: bool = True,
         trust_remote_code: bool = False,
     ) -> RunSearcher:
         """Open the output folder of `csr-hf run` or `csr-hf index`.
@@ -90,6 +92,7 @@ class RunSearcher:
             folder: with head and texts, and the index.
             device: of backbone and head; default the best there is.
             backend: the search backend that `csr-hf index --backend` put the codes into.
+            texts: False takes embeddings as queries alone, for a run that was given embeddings: no backbone is loaded.
             trust_remote_code: run code of the backbone's repository.
 
         Raises:
@@ -98,9 +101,14 @@ class RunSearcher:
         from datasets import Dataset
 
         files = RunFolder.of(folder)
-        needed = [files.model, *([files.index] if backend is None else []), files.documents, files.recipe]
+        needed = [files.model, *([files.index] if backend is None else []), files.recipe]
         for name in files.missing(*needed):
             raise ValueError(f"{folder} has no {name}: it is not a finished run. `csr-hf run RECIPE` makes one.")
+        if texts and not files.documents.is_file():
+            raise ValueError(
+                f"{folder} has no {files.documents.name}, so no question finds anything: a run of embeddings has no "
+                f'texts. Search it in Python: RunSearcher.load("{folder}", texts=False).search_embeddings(queries).'
+            )
         index = InvertedIndex.load(files.index) if backend is None else backend
         indexed_head = index.head if isinstance(index, InvertedIndex) else index.schema.head
         repository = open_repository(files.model)
@@ -112,6 +120,8 @@ class RunSearcher:
                 "recipe again, or index the documents with this head."
             )
         recipe = RunRecipe.load(files.recipe)
+        if not texts:
+            return cls(None, head.eval(), index, None, recipe.evaluation)
         backbone = load_backbone_of(repository, head, device=device, trust_remote_code=trust_remote_code)
         head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
         documents = Dataset.from_parquet(str(files.documents))
@@ -129,7 +139,8 @@ class RunSearcher:
         Raises:
             ValueError: for a name that no column has; the nearest one is named.
         """
-        columns = [name for name in self.documents.column_names if name != "thumbnail"]
+        found = self.documents.column_names if self.documents is not None else []
+        columns = [name for name in found if name != "thumbnail"]
         known = {**{name: name for name in columns}, **{name: column for column, name in self.names.items()}}
         if not names:
             shown = [column for column in ("anchor", "text") if column in columns]
@@ -145,11 +156,7 @@ class RunSearcher:
     def search(
         self, question: Any, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
     ) -> list[Hit]:
-        """Find the best documents for a question.
-
-        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists,
-        always so by dot product, since signs know no norms; the most exact copy reranks them, or the decoded codes
-        without copies. A search backend ranks by the codes of both sides alone.
+        """Find the best documents for a question, as `search_embeddings` does.
 
         Args:
             question: any text, or an image or its path, if the backbone takes images.
@@ -158,54 +165,78 @@ class RunSearcher:
             candidates: documents to rerank; default as the run was measured.
 
         Raises:
-            ValueError: for an empty question, the path of an image file that is not there, or as `Backbone.embed`
-                does.
+            ValueError: for an empty question, the path of an image file that is not there, a run that was given
+                embeddings instead of texts or images, or as `Backbone.embed` does.
         """
         if isinstance(question, str) and not question.strip():
             raise ValueError('the question is empty. Ask in words: csr-hf search RUN "how do I ...".')
+        if self.backbone is None or self.documents is None:
+            raise ValueError("`question` is nothing that embeddings alone can find. Use `search_embeddings`.")
         if isinstance(question, str) and "image" in self.backbone.modalities and names_missing_image(question):
             raise ValueError(f"{question} is no file, though it ends like an image. Correct the path, or add words.")
-        index = self.index
-        k = index.k if isinstance(index, InvertedIndex) else index.schema.k
-        query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)
-        embedding = self._embed(question)
-        projections = project_queries(self.head, embedding)
-        if isinstance(index, InvertedIndex):
-            kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
-            by_signs = "binary" in index.copies and kind != "binary" and index.similarity == "cosine"
-            found = index.search(
-                projections.codes(query_k),
-                top_k,
-                rescore=kind or "self",
-                scan="binary" if by_signs else None,
-                candidates=max(candidates or self.settings.candidates, top_k),
-                projections=projections,
-                embeddings=embedding,
-            )
-            numbers = np.where(found.positions[0] >= 0, found.ids[0], -1)
-            return self._hits(numbers, found.scores[0])
-        sparse = index.search(projections.codes(query_k), top_k)
-        return self._hits(sparse.ids[0], sparse.scores[0])
-
-    def _embed(self, question: Any) -> np.ndarray:
-        """Embed one question as the head takes it, of unit norm unless norms count, shape (1, input_dim)."""
         embedding = self.backbone.embed([question], task="query")
         (modality,) = self.backbone.modalities_of([question])
         embedding = subtract_modality_mean(self.head, embedding, modality)
-        index = self.index
-        if (index.similarity if isinstance(index, InvertedIndex) else self.backbone.similarity_fn_name) == "dot":
-            return embedding
-        return embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        numbers, scores = self.search_embeddings(embedding, top_k, query_k=query_k, candidates=candidates)
+        return self._hits(self.documents, numbers[0], scores[0])
 
-    def _hits(self, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    def search_embeddings(
+        self, queries: np.ndarray, top_k: int = 5, *, query_k: int | None = None, candidates: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the best documents for embeddings of the backbone.
+
+        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists,
+        always so by dot product, since signs know no norms; the most exact copy reranks them, or the decoded codes
+        without copies. A search backend ranks by the codes of both sides alone.
+
+        Args:
+            queries: shape (n, input_dim), less the mean of their modality for a head of several.
+            top_k: hits wanted.
+            query_k: latents of the query; default as the run was measured.
+            candidates: documents to rerank; default as the run was measured.
+
+        Returns:
+            Numbers of the documents, best first, and their scores, both of shape (n, top_k); -1 where there are no
+            more.
+        """
+        index = self.index
+        k = index.k if isinstance(index, InvertedIndex) else index.schema.k
+        query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)
+        queries = queries if self._by_dot else unit_rows(queries)
+        projections = project_queries(self.head, queries)
+        if not isinstance(index, InvertedIndex):
+            sparse = index.search(projections.codes(query_k), top_k)
+            return sparse.ids, sparse.scores
+        kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
+        by_signs = "binary" in index.copies and kind != "binary" and index.similarity == "cosine"
+        found = index.search(
+            projections.codes(query_k),
+            top_k,
+            rescore=kind or "self",
+            scan="binary" if by_signs else None,
+            candidates=max(candidates or self.settings.candidates, top_k),
+            projections=projections,
+            embeddings=queries,
+        )
+        return np.where(found.positions >= 0, found.ids, -1), found.scores
+
+    @property
+    def _by_dot(self) -> bool:
+        """Whether norms of queries count."""
+        if isinstance(self.index, InvertedIndex):
+            return self.index.similarity == "dot"
+        return self.backbone is not None and self.backbone.similarity_fn_name == "dot"
+
+    @staticmethod
+    def _hits(documents: Dataset, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
         """Look up documents by their numbers; -1 is none."""
         hits = []
         for number, score in zip(numbers, scores, strict=True):
             if number < 0:
                 continue
-            if number >= len(self.documents):
-                raise ValueError(f"the index has a document {number}, but there are {len(self.documents)} texts.")
-            row = self.documents[int(number)]
+            if number >= len(documents):
+                raise ValueError(f"the index has a document {number}, but there are {len(documents)} texts.")
+            row = documents[int(number)]
             fields = {name: value for name, value in row.items() if name not in ("id", "text", "thumbnail")}
             hits.append(Hit(float(score), row["id"], row["text"], row.get("thumbnail"), fields))
         return hits

@@ -198,6 +198,30 @@ def test_embeddings_need_no_backbone(folder):
     assert log[-1]["contrast"] > 0
 
 
+def test_embeddings_of_an_unnamed_model_get_no_backbone(folder, capsys):
+    rng = np.random.default_rng(1)
+    rows = (rng.standard_normal((260, 5)) @ rng.standard_normal((5, 32))).astype(np.float32)
+    np.save(folder / "own.npy", rows)
+    sizes = ["--model.hidden_dim", "64", "--k", "8", "--evaluation.ks", "[8]", "--evaluation.baselines", "[]"]
+    run, output = str(folder / "own"), ["--output-dir", str(folder / "own"), "--no-progress"]
+    call = ["run", "--corpus", str(folder / "own.npy"), *sizes, "--training.max_steps", "40", *output]
+    assert main([*call, "--data.held_out", "0.4"]) == 0
+    assert CSRModel.from_pretrained(folder / "own" / "model").config.base_model_name_or_path is None
+    assert "MiniLM" not in (folder / "own" / "recipe.yaml").read_text()
+    assert main(["card", run, str(folder / "card")]) == 0
+    front = (folder / "card" / "README.md").read_text()
+    for invented in ("MiniLM", "license:", "language:", "base_model:"):
+        assert invented not in front
+    capsys.readouterr()
+    assert main(["search", run, "a question"]) == 2
+    assert f'RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in capsys.readouterr().err
+    numbers, scores = RunSearcher.load(run, texts=False).search_embeddings(rows[[3, 200]], 4)
+    assert numbers[:, 0].tolist() == [3, 200]
+    assert scores[:, 0] == pytest.approx(1, abs=0.01)
+    assert main(["export", run, str(folder / "exported")]) == 2
+    assert "names no backbone: its embeddings came with the data" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes_run_the_whole_command(folder):
     recipe = of_several_sources(folder, folder / "two")

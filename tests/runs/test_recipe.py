@@ -130,3 +130,56 @@ def test_files_that_cannot_be_read(tmp_path):
         RunRecipe.load(path)
     with pytest.raises(ValueError, match=r"`model.k.x` is unknown"):
         RunRecipe.from_dict({"model": {"k": 3}}, {"model.k.x": 1})
+
+
+OTHER_DATA = {
+    "backbone": {"name_or_path": "some/backbone", "batch_size": 7},
+    "data": {"source": "docs.csv", "limit": 30, "max_characters": 300, "columns": {"text": "body"}, "held_out": 0.2},
+    "index": {"questions": ["How?"], "k": 8},
+}
+
+
+def load_with(tmp_path, caplog, **overrides):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(OTHER_DATA))
+    with caplog.at_level("INFO"):
+        return RunRecipe.load(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def test_what_a_recipe_says_of_its_data_does_not_hold_for_other_data(tmp_path, caplog):
+    recipe = load_with(tmp_path, caplog, data__source="faq.csv", data__columns={"anchor": "q", "positive": "a"})
+    assert (recipe.data.source, recipe.data.limit, recipe.data.max_characters) == ("faq.csv", None, None)
+    assert recipe.data.columns == {"anchor": "q", "positive": "a"}
+    assert recipe.index.questions == []
+    # What is said of the run stays.
+    assert (recipe.data.held_out, recipe.index.k, recipe.backbone.name_or_path) == (0.2, 8, "some/backbone")
+    said = "left out what it says of docs.csv: data.limit, data.max_characters, index.questions"
+    assert said in caplog.text
+
+
+def test_what_flags_say_of_other_data_holds(tmp_path, caplog):
+    questions = ["Why?"]
+    recipe = load_with(tmp_path, caplog, data__source="faq.csv", data__limit=9, index__questions=questions)
+    assert (recipe.data.limit, recipe.index.questions) == (9, questions)
+    assert "data.limit" not in caplog.text
+    several = load_with(tmp_path, caplog, data__sources=[{"source": "a.csv"}, {"source": "b.csv"}])
+    assert (several.data.source, several.data.limit) == ("", None)
+
+
+def test_the_same_data_keeps_what_the_recipe_says_of_it(tmp_path, caplog):
+    recipe = load_with(tmp_path, caplog, data__source="docs.csv", data__sources=[])
+    assert (recipe.data.limit, recipe.data.columns, recipe.index.questions) == (30, {"text": "body"}, ["How?"])
+    assert load_with(tmp_path, caplog, model__k=8).data.limit == 30
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "given", [{"data__source": "a.npy"}, {"data__source": "a.parquet", "data__columns": {"embedding": "vector"}}]
+)
+def test_embeddings_take_no_backbone_from_a_recipe_for_texts(tmp_path, caplog, given):
+    recipe = load_with(tmp_path, caplog, **given)
+    assert recipe.backbone.name_or_path is None
+    assert recipe.backbone.batch_size == 7
+    assert "backbone.name_or_path" in caplog.text
+    named = load_with(tmp_path, caplog, **given, backbone__name_or_path="own/model")
+    assert named.backbone.name_or_path == "own/model"

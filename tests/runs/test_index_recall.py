@@ -1,0 +1,75 @@
+"""The recall of a run's index, against a search written out."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from csr_hf import InvertedIndex, Results, RunData, RunRecipe, Source
+from csr_hf.codes import decoded_norms, encode_embeddings
+from csr_hf.runs.index_recall import measure_index
+from tests.conftest import make_head
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((90, 4)) @ rng.standard_normal((4, 12))).astype(np.float32)
+    source = Source.from_arrays({"embedding": rows}, name="rows")
+    source.held_out[::3] = True
+    return RunData(None, [source])
+
+
+def build(head, data, copies=()):
+    rows = data.documents()
+    codes = encode_embeddings(head, rows, refine="pursuit", dtype="float16")
+    return InvertedIndex.build(codes, decoded_norms=decoded_norms(head, codes), embeddings=rows, copies=copies)
+
+
+def measure(tmp_path, data, copies=(), **search):
+    recipe = RunRecipe.from_dict({"output_dir": str(tmp_path), "evaluation": search})
+    head, results = make_head(), Results([])
+    measure_index(recipe, data, head, build(head, data, copies), results)
+    return results.details["index"]
+
+
+def test_exact_copies_of_all_candidates_find_all(tmp_path, data):
+    found = measure(tmp_path, data, ["float16"], candidates=90, query_k_factor=8)
+    assert (found["score"], found["interval"]) == (pytest.approx(1, abs=0.01), pytest.approx((1, 1), abs=0.02))
+    assert (found["n_queries"], found["n_documents"], found["copies"]) == (30, 90, ["float16"])
+    assert Results.load(tmp_path).details["index"]["n_queries"] == 30
+
+
+def test_recall_is_that_of_a_search_written_out(tmp_path, data, caplog):
+    with caplog.at_level(logging.INFO):
+        found = measure(tmp_path, data, candidates=12)
+    rows = data.documents()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    head = make_head()
+    index = build(head, data)
+    from csr_hf.codes import project_queries
+
+    shares = []
+    for query in range(0, 90, 3):
+        projections = project_queries(head, unit[query : query + 1])
+        hits = index.search(
+            projections.codes(4 * index.k), 12, rescore="self", candidates=12, projections=projections
+        ).positions[0]
+        true = [row for row in np.argsort(-(unit @ unit[query])) if row != query][:10]
+        shares.append(len(set(true) & set([row for row in hits[:11] if row != query][:10])) / 10)
+    assert found["score"] == pytest.approx(np.mean(shares), abs=1e-9)
+    assert 0.1 < found["score"] < 1
+    assert "`csr-hf search` at its defaults finds" in caplog.text
+
+
+def test_many_queries_are_sampled(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("csr_hf.runs.index_recall._MOST_QUERIES", 7)
+    assert measure(tmp_path, data)["n_queries"] == 7
+
+
+def test_nothing_is_measured_without_held_out_rows_or_results(tmp_path, data):
+    recipe, head = RunRecipe(output_dir=str(tmp_path)), make_head()
+    measure_index(recipe, data, head, build(head, data), None)
+    data.sources[0].held_out[:] = False
+    measure_index(recipe, data, head, build(head, data), Results([]))
+    assert not list(tmp_path.iterdir())
