@@ -28,6 +28,7 @@ _PUBLIC = {
     "InvertedIndex": "csr_hf.search.index",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
+    "RunSearcher": "csr_hf.runs.searcher",
     "evaluate_mteb": "csr_hf.runs.mteb_benchmark",
     "MTEBArguments": "csr_hf.runs.arguments",
     "set_verbosity_debug": "csr_hf.plumbing.logs",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from csr_hf.runs.arguments import MTEBArguments
     from csr_hf.runs.mteb_benchmark import evaluate_mteb
     from csr_hf.runs.recipe import RunRecipe
+    from csr_hf.runs.searcher import RunSearcher
     from csr_hf.search.index import InvertedIndex
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import CSRTrainingArguments

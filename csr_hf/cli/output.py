@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from csr_hf.evaluation.results import Results
     from csr_hf.publishing.export import Exported
+    from csr_hf.runs.folder import RunFolder
     from csr_hf.runs.searcher import Hit
 
 _INDENT = "     "
@@ -77,6 +78,11 @@ def shorten(text: str, width: int) -> str:
     whole = kept if line[len(kept) :].startswith(" ") else kept.rpartition(" ")[0]
     # Some languages write no spaces, and some words are longer than a line.
     return (whole if len(whole) > len(kept) // 2 else kept) + _MORE
+
+
+def python_search(folder: RunFolder) -> str:
+    """Return what searches a run of embeddings in Python."""
+    return f'csr_hf.RunSearcher.load("{folder.path}", texts=False).search_embeddings(queries)  # in Python'
 
 
 def print_export(exported: Exported) -> None:

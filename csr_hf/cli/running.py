@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.cli.output import print_hits, print_line, print_tables
+from csr_hf.cli.output import print_hits, print_line, print_tables, python_search
 from csr_hf.cli.recipes import read_recipe
 from csr_hf.cli.report import Report, hits_data, results_data
 
@@ -27,16 +27,17 @@ def run(called: Invocation) -> Report | None:
         results = pipeline.run(recipe, resume=called.options[0].resume, trust_remote_code=called.trust_remote_code)
     if not is_first:
         return None
-    answers = []
-    if recipe.index.questions:
+    answers, folder = [], RunFolder.of(recipe.output_dir)
+    if recipe.index.questions and folder.documents.is_file():
         searcher = RunSearcher.load(
             recipe.output_dir, device=recipe.backbone.device, trust_remote_code=called.trust_remote_code
         )
         answers = [(question, searcher.search(question, 3)) for question in recipe.index.questions]
-    folder = RunFolder.of(recipe.output_dir)
 
     def show() -> None:
         print_tables(results)
+        if results is not None and results.describe_index():
+            print_line(results.describe_index())
         for question, hits in answers:
             print_hits(question, hits)
         print_line(f"\nEverything is in {folder.path}/ ({', '.join(_written(folder))}).")
@@ -49,14 +50,20 @@ def run(called: Invocation) -> Report | None:
             "answers": [hits_data(*answer) for answer in answers],
         },
         show,
-        [
-            "Go on with:",
-            f'  csr-hf search {folder.path} "how do I ..."',
-            f"  csr-hf info {folder.path}",
-            f"  csr-hf encode {folder.model} texts.txt --output codes.safetensors",
-            f"  csr-hf push {folder.path} user/name",
-        ],
+        ["Go on with:", *_list_next(folder)],
     )
+
+
+def _list_next(folder: RunFolder) -> list[str]:
+    """List what can be done with a run; one of embeddings has no texts, and nothing that embeds a question."""
+    if not folder.documents.is_file():
+        return [f"  {python_search(folder)}", f"  csr-hf info {folder.path}"]
+    return [
+        f'  csr-hf search {folder.path} "how do I ..."',
+        f"  csr-hf info {folder.path}",
+        f"  csr-hf encode {folder.model} texts.txt --output codes.safetensors",
+        f"  csr-hf push {folder.path} user/name",
+    ]
 
 
 def embed(called: Invocation) -> Report | None:

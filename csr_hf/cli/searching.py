@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr_hf.cli.output import print_hits, print_line, typed_questions
+from csr_hf.cli.output import print_hits, print_line, python_search, typed_questions
 from csr_hf.cli.recipes import read_recipe
 from csr_hf.cli.report import Report, hits_data
 from csr_hf.plumbing.redaction import without_secrets
@@ -49,6 +49,7 @@ def encode(called: Invocation) -> Report:
 def index(called: Invocation) -> Report:
     """Index a corpus with a head that was trained before."""
     from csr_hf.runs import pipeline
+    from csr_hf.runs.folder import RunFolder
 
     (options,) = called.options
     recipe = read_recipe(called)
@@ -57,10 +58,10 @@ def index(called: Invocation) -> Report:
     url = without_secrets(options.backend) if options.backend else None
     there = f" --backend {url}" if url else ""
     there += f" --collection {options.collection}" if url and options.collection else ""
-    return Report(
-        {"output_dir": Path(recipe.output_dir), "backend": url},
-        advice=["\nSearch it:", f"  csr-hf search {recipe.output_dir}{there}"],
-    )
+    folder = RunFolder.of(recipe.output_dir)
+    is_shown = folder.documents.is_file()
+    advice = f"csr-hf search {recipe.output_dir}{there}" if is_shown else python_search(folder)
+    return Report({"output_dir": folder.path, "backend": url}, advice=["\nSearch it:", f"  {advice}"])
 
 
 def search(called: Invocation) -> Report:
@@ -82,7 +83,7 @@ def search(called: Invocation) -> Report:
         )
         fields = searcher.find_fields(options.show)
         if not options.question and not called.quiet:
-            print_line(f"{len(searcher.documents):,} documents. Type a question; an empty line ends.")
+            print_line(f"{len(searcher.documents or ()):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
             answers.append((question, *_answer(searcher, question, options, is_first=not answers)))
             # An answer is shown as soon as it is found; a program reads all of them at the end.

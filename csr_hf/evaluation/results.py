@@ -168,12 +168,10 @@ class Results:
         if not found:
             return ""
         low, high = found["interval"] or (found["score"], found["score"])
-        copies = f", {' and '.join(found['copies'])} copies" if found["copies"] else ""
-        size = f"k={found['k']}{copies}, {found['bytes_per_vector']:,} bytes a document"
         return (
             f"`csr-hf search` at its defaults finds {found['score']:.3f} ± {(high - low) / 2:.3f} of the "
-            f"{found['metric']} among all {found['n_documents']:,} documents of the index ({size}), asked for "
-            f"{found['n_queries']:,} held-out ones."
+            f"{found['metric']} among all {found['n_documents']:,} documents, asked for {found['n_queries']:,} "
+            f"held-out ones. The index has k={found['k']} and takes {found['size']}."
         )
 
     @property

@@ -55,7 +55,7 @@ def render_results(measured: list[Results], folder: str) -> str:
         return "Not evaluated yet."
     tables = "\n\n".join(results.to_markdown() for results in measured)
     return (
-        f"{tables}\n\n*bytes* are those stored for a document, *retention* is the share of the dense "
+        f"{tables}\n\n*bytes* are those of a document's code or vector, *retention* is the share of the dense "
         f"score that is kept. All figures are in [`{folder}/`]({folder})."
     )
 
@@ -169,7 +169,8 @@ def _describe_optimization(training: dict[str, Any]) -> str:
 def _describe_figures(figures: dict[str, float]) -> list[tuple[str, str]]:
     """Word the figures that training reported; missing ones are left out."""
     shown = {
-        "explained_variance": ("explained variance", "{:.3f}"),
+        "held_out_explained_variance": ("explained variance of held-out rows", "{:.3f}"),
+        "explained_variance": ("explained variance of rows trained on", "{:.3f}"),
         "dead_fraction": ("dead latents", "{:.1%}"),
         "postings_per_document": ("postings a document and query", "{:.2f}"),
         "most_used_latent": ("the most used latent is in", "{:.1%} of the codes"),

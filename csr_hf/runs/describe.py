@@ -103,6 +103,7 @@ def _name_backbone(facts: dict[str, Any]) -> str:
 
 
 def _describe_index(path: Path) -> Description:
+    from csr_hf.runs.index_recall import describe_size
     from csr_hf.search.index import InvertedIndex
 
     index = InvertedIndex.load(path)
@@ -113,14 +114,14 @@ def _describe_index(path: Path) -> Description:
         "copies": list(index.copies),
         "head": index.head,
         "bytes_per_document": index.bytes_per_vector,
+        "table_bytes": index.table_bytes,
         "postings_per_query": index.postings_per_query,
         "segments": index.segments,
     }
-    copies = f", {' and '.join(index.copies)} copies" if index.copies else ""
     lines = [
-        f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents{copies}, head {index.head}",
-        f"  {index.bytes_per_vector:.0f} bytes a document, {index.postings_per_query:.2f} postings a document and "
-        f"query, segments: {index.segments}",
+        f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents, head {index.head}",
+        f"  {describe_size(index)}",
+        f"  {index.postings_per_query:.2f} postings a document and query, segments: {index.segments}",
     ]
     return Description(facts, lines)
 

@@ -64,7 +64,8 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
         f"Queries keep their {arguments.query_k_factor} k largest projections on the dictionary. CSR: score over "
         "those latents, documents with least-squares values. CSR, decoded: documents by matching pursuit, top "
         f"{arguments.candidates} reranked by the full dense query against decoded documents. CSR + int8: top "
-        f"{arguments.candidates} reranked against int8 vectors. Bytes are those stored for a document."
+        f"{arguments.candidates} reranked against int8 vectors. Bytes are those of a document's code or vector; the "
+        "lists of an index come on top."
     )
     if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
         note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."

@@ -62,12 +62,18 @@ def measure_index(
         "n_queries": measured.count,
         "n_documents": len(documents),
         "k": index.k,
-        "copies": list(index.copies),
-        "bytes_per_vector": round(index.bytes_per_vector),
+        "size": describe_size(index),
     }
     results.details["index"] = figures
     results.save(RunFolder.of(recipe.output_dir).path)
     logger.info("recall     %s", results.describe_index())
+
+
+def describe_size(index: InvertedIndex) -> str:
+    """Say how many bytes an index takes: those of each document, and those of tables that a few documents need too."""
+    *others, last = ["code", "inverted lists", *(f"{copy} copy" for copy in index.copies)]
+    of_document = index.bytes_per_vector - index.table_bytes / max(len(index), 1)
+    return f"{of_document:,.0f} bytes a document ({', '.join(others)} and {last}), and {index.table_bytes:,} of tables"
 
 
 def _leave_out(positions: np.ndarray, own: np.ndarray) -> np.ndarray:

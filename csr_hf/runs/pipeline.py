@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.codes import decoded_norms, encode_embeddings
+from csr_hf.data.checks import check_embeddings
 from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import load_sources
 from csr_hf.embedding.arguments import BackboneSettings
@@ -22,7 +23,7 @@ from csr_hf.plumbing.distributed import rank_and_world, wait_for_all
 from csr_hf.plumbing.launcher import launched_settings
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import measure_held_out, similarity_of
-from csr_hf.runs.index_recall import measure_index
+from csr_hf.runs.index_recall import describe_size, measure_index
 from csr_hf.runs.recipe import DEFAULT_BACKBONE, FRESH_HEADS, RunRecipe
 from csr_hf.search.index import InvertedIndex
 
@@ -126,13 +127,17 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
         resume: go on from the newest checkpoint of the output folder.
 
     Raises:
-        ValueError: for sizes that do not fit, embeddings that are not finite, or nothing to train on.
+        ValueError: for sizes that do not fit, embeddings that are not finite, too large or all equal, or nothing to
+            train on.
         NonFiniteLossError: if the training diverges; the last good checkpoint is kept.
     """
+    from csr_hf.training.head_metrics import describe_variance, measure_held_out_variance
     from csr_hf.training.trainer import CSRTrainer
 
     folder, is_main = RunFolder.of(recipe.output_dir), rank_and_world()[0] == 0
     recipe = _follow_launcher(recipe)
+    for doubt in check_embeddings(data, recipe.model.hidden_dim_for(data.dim)):
+        logger.warning("%s", doubt)
     head = first_head(recipe, data)
     held_out = [replace(source, held_out=~source.held_out) for source in data.sources]
     args = replace(recipe.training, output_dir=recipe.output_dir)
@@ -145,14 +150,15 @@ def train(recipe: RunRecipe, data: RunData, *, resume: bool = False) -> CSRModel
     if not is_main:
         return head
     config = head.config
+    figures |= measure_held_out_variance(head, held_out)
     save_model(head, recipe, {"results": {name: round(value, 6) for name, value in figures.items()}})
     logger.info(
-        "head       %d -> %d, k %d: explained variance %.3f, dead %s, %.2f postings a document and query (even use: "
+        "head       %d -> %d, k %d: explained variance %s, dead %s, %.2f postings a document and query (even use: "
         "%.2f; the busiest latent is in %.0f%% of the codes), %.0f s",
         config.input_dim,
         config.hidden_dim,
         config.k,
-        figures["explained_variance"],
+        describe_variance(figures),
         _describe_dead(figures),
         figures["postings_per_document"],
         figures["postings_per_document_if_even"],
@@ -282,13 +288,7 @@ def build_index(recipe: RunRecipe, data: RunData, head: CSRModel) -> InvertedInd
     )
     built.save(folder.index)
     _save_documents(data, folder)
-    logger.info(
-        "index      %s documents, %.0f bytes each with postings and %s copies, in %s",
-        f"{len(built):,}",
-        built.bytes_per_vector,
-        " and ".join(built.copies) or "no",
-        folder.index,
-    )
+    logger.info("index      %s documents in %s: %s", f"{len(built):,}", folder.index, describe_size(built))
     return built
 
 

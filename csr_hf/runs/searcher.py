@@ -107,7 +107,8 @@ class RunSearcher:
         if texts and not files.documents.is_file():
             raise ValueError(
                 f"{folder} has no {files.documents.name}, so no question finds anything: a run of embeddings has no "
-                f'texts. Search it in Python: RunSearcher.load("{folder}", texts=False).search_embeddings(queries).'
+                "texts. Search it in Python: "
+                f'csr_hf.RunSearcher.load("{folder}", texts=False).search_embeddings(queries).'
             )
         index = InvertedIndex.load(files.index) if backend is None else backend
         indexed_head = index.head if isinstance(index, InvertedIndex) else index.schema.head

@@ -25,7 +25,7 @@ from csr_hf.runs.recipe import RunRecipe
 
 logger = logging.getLogger(__name__)
 
-_FIGURES = ("seconds", "explained_variance", "postings_per_document")
+_FIGURES = ("seconds", "explained_variance", "held_out_explained_variance", "postings_per_document")
 
 
 def sweep(

@@ -27,13 +27,7 @@ from csr_hf.search.parts import (
     to_store,
     two_stages,
 )
-from csr_hf.search.queries import (
-    checked_depth,
-    checked_nprobe,
-    checked_positions,
-    checked_threads,
-    prepare_queries,
-)
+from csr_hf.search.queries import checked_depth, checked_nprobe, checked_positions, checked_threads, prepare_queries
 from csr_hf.search.segment import Segment
 from csr_hf.search.settings import Settings
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -331,6 +325,11 @@ class InvertedIndex:
     def bytes_per_vector(self) -> float:
         """Bytes stored for a document: code, norm, postings, copies, and its share of the list table; not its id."""
         return sum(part.segment.nbytes for part in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the summaries of blocks alone, which take as much for a few documents as for thousands."""
+        return sum(part.segment.arrays["summary"].nbytes for part in self._parts)
 
     @property
     def first_stage_bytes_per_vector(self) -> float:

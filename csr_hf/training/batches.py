@@ -23,6 +23,7 @@ TrainDataset: TypeAlias = GivenEmbeddings
 """Embeddings in any form that `make_sources` takes."""
 
 _SCALE_SAMPLE = 16_384
+_ROUNDING = 1e-12
 
 
 class Batch(NamedTuple):
@@ -152,7 +153,8 @@ def _measure_scale(rows: TrainingRows) -> tuple[float, float]:
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(np.int64)
     sample = rows.rows(chosen).astype(np.float64)
     variance = float(np.square(sample - sample.mean(0)).sum(1).mean())
-    if not variance > 0:
+    # What rounding makes of equal rows is no variance.
+    if not variance > _ROUNDING * float(np.square(sample).sum(1).mean()):
         return 1.0, 1.0
     scale = 2.0 ** round(math.log2(variance) / 2)
     return scale, variance / scale**2

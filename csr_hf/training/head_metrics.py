@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from csr_hf.codes import modality_means
+from csr_hf.data.sources import Source
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.training.dead_latents import compute_dead_fractions
 from csr_hf.training.rows import TrainingRows
@@ -15,6 +19,7 @@ _SAMPLE = 16_384
 _QUERIES = 512
 _NEIGHBORS = 10
 _ENCODED_AT_A_TIME = 2048
+_ROUNDING = 1e-12
 
 
 @torch.inference_mode()
@@ -27,7 +32,8 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
         sample: rows to look at.
 
     Returns:
-        explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2.
+        explained_variance: 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2; not there if all rows are equal, for
+            which it is not defined.
         dead_fraction: see `compute_dead_fractions`.
         active_latents: mean number of positive values in a code.
         postings_per_document: sum_j p_j^2 with p_j the share of codes that use latent j: the postings that a query
@@ -47,9 +53,11 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
         float((model.decode(*codes) - block).pow(2).sum()) for codes, block in zip(encoded, blocks, strict=True)
     )
     spread = float((embeddings - embeddings.mean(0)).pow(2).sum())
+    # What rounding makes of equal rows is no variance.
+    is_defined = spread > _ROUNDING * float(embeddings.pow(2).sum())
     share = torch.bincount(indices[values > 0].flatten().cpu(), minlength=config.hidden_dim) / len(chosen)
     return {
-        "explained_variance": 1 - error / max(spread, 1e-12),
+        **({"explained_variance": 1 - error / spread} if is_defined else {}),
         **compute_dead_fractions(model),
         "active_latents": float(share.sum()),
         "postings_per_document": float(share.pow(2).sum()),
@@ -57,6 +65,30 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
         "most_used_latent": float(share.max()),
         "neighbor_recall": _compute_neighbor_recall(embeddings, Codes(values, indices), config.hidden_dim),
     }
+
+
+def measure_held_out_variance(model: CSRModel, sources: Sequence[Source]) -> dict[str, float]:
+    """Measure `held_out_explained_variance` on the rows of sources that are not marked as held out.
+
+    Args:
+        model: the head.
+        sources: of a run, with `held_out` turned round.
+
+    Returns:
+        Empty where there are no two such rows, or all of them are equal.
+    """
+    if sum(int((~source.held_out).sum()) for source in sources) < 2:
+        return {}
+    found = measure_head(model, TrainingRows(sources, modality_means=modality_means(model)))
+    return {f"held_out_{name}": value for name, value in found.items() if name == "explained_variance"}
+
+
+def describe_variance(figures: dict[str, float]) -> str:
+    """Word the explained variance of the rows that are held out, and beside it that of the rows trained on."""
+    trained, held_out = figures.get("explained_variance"), figures.get("held_out_explained_variance")
+    if trained is None:
+        return "not defined, all rows are equal"
+    return f"{trained:.3f}" if held_out is None else f"{held_out:.3f} of held-out rows ({trained:.3f} in training)"
 
 
 def _compute_neighbor_recall(embeddings: torch.Tensor, codes: Codes, hidden_dim: int) -> float:

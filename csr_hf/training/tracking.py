@@ -154,9 +154,12 @@ class Reports:
         self._track(figures, step)
 
     def last_logged(self) -> dict[str, float]:
-        """Return the figures of the newest line of the log that is not of an evaluation; none before the first."""
+        """Return the figures of the newest line of the log that is not of an evaluation; none before the first.
+
+        Explained variance is left out: `measure_head` has that of all rows, unless it is not defined.
+        """
         lines = (line for line in reversed(self.state.log_history) if "loss" in line)
-        return {name: value for name, value in next(lines, {}).items() if name != "step"}
+        return {name: value for name, value in next(lines, {}).items() if name not in ("step", "explained_variance")}
 
     def fire(self, hook: str, **figures: Any) -> None:
         """Call a hook of every callback, see `CallbackHandler.fire`."""

@@ -70,7 +70,7 @@ def test_body_says_what_the_files_say(card):
     for line in (
         "| data | `faq.csv`, at most 500 rows, 10% of them held out |",
         "| head | 384 -> 256 latents, k 16, tied decoder |",
-        "| explained variance | 0.853 |",
+        "| explained variance of rows trained on | 0.853 |",
         "| dead latents | 1.0% |",
         "| postings a document and query | 2.28 |",
         "| training time | 53 s |",

@@ -7,7 +7,7 @@ import pytest
 
 from csr_hf import InvertedIndex, Results, RunData, RunRecipe, Source
 from csr_hf.codes import decoded_norms, encode_embeddings
-from csr_hf.runs.index_recall import measure_index
+from csr_hf.runs.index_recall import describe_size, measure_index
 from tests.conftest import make_head
 
 
@@ -36,7 +36,7 @@ def measure(tmp_path, data, copies=(), **search):
 def test_exact_copies_of_all_candidates_find_all(tmp_path, data):
     found = measure(tmp_path, data, ["float16"], candidates=90, query_k_factor=8)
     assert (found["score"], found["interval"]) == (pytest.approx(1, abs=0.01), pytest.approx((1, 1), abs=0.02))
-    assert (found["n_queries"], found["n_documents"], found["copies"]) == (30, 90, ["float16"])
+    assert (found["n_queries"], found["n_documents"]) == (30, 90)
     assert Results.load(tmp_path).details["index"]["n_queries"] == 30
 
 
@@ -73,3 +73,15 @@ def test_nothing_is_measured_without_held_out_rows_or_results(tmp_path, data):
     data.sources[0].held_out[:] = False
     measure_index(recipe, data, head, build(head, data), Results([]))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_size_of_a_document_does_not_depend_on_how_many_there_are(data):
+    index = build(make_head(), data, ["int8"])
+    stored = (index.nbytes - index.table_bytes) / 90
+    size = describe_size(index)
+    assert (
+        size
+        == f"{stored:.0f} bytes a document (code, inverted lists and int8 copy), and {index.table_bytes:,} of tables"
+    )
+    assert index.bytes_per_vector * 90 == index.nbytes
+    assert index.table_bytes > 0

@@ -206,6 +206,9 @@ def test_embeddings_of_an_unnamed_model_get_no_backbone(folder, capsys):
     run, output = str(folder / "own"), ["--output-dir", str(folder / "own"), "--no-progress"]
     call = ["run", "--corpus", str(folder / "own.npy"), *sizes, "--training.max_steps", "40", *output]
     assert main([*call, "--data.held_out", "0.4"]) == 0
+    said = capsys.readouterr().out
+    assert f'csr_hf.RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in said
+    assert "csr-hf search" not in said.partition("Everything is in")[2]
     assert CSRModel.from_pretrained(folder / "own" / "model").config.base_model_name_or_path is None
     assert "MiniLM" not in (folder / "own" / "recipe.yaml").read_text()
     assert main(["card", run, str(folder / "card")]) == 0
@@ -214,7 +217,7 @@ def test_embeddings_of_an_unnamed_model_get_no_backbone(folder, capsys):
         assert invented not in front
     capsys.readouterr()
     assert main(["search", run, "a question"]) == 2
-    assert f'RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in capsys.readouterr().err
+    assert f'csr_hf.RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in capsys.readouterr().err
     numbers, scores = RunSearcher.load(run, texts=False).search_embeddings(rows[[3, 200]], 4)
     assert numbers[:, 0].tolist() == [3, 200]
     assert scores[:, 0] == pytest.approx(1, abs=0.01)
