@@ -1,4 +1,4 @@
-"""Check embeddings before a head is trained on them: refuse or warn of those that nothing or little is learned from."""
+"""Check embeddings before a training: refuse those that nothing can be learned from, warn of others."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def _with_intervals(row: Row, found: Resampled | float, reference: Resampled | f
     return replace(
         row,
         n_queries=found.count,
+        unit=found.unit,
         n_documents=n_documents,
         interval=found.interval(),
         retention_interval=share,

@@ -28,6 +28,8 @@ class Resampled:
     """Queries, pairs or draws that it stands on."""
     resamples: np.ndarray
     """Its value on each resample, float64, shape (RESAMPLES,)."""
+    unit: str = "queries"
+    """What is counted: "queries", "pairs" or "draws"."""
 
     def interval(self) -> Interval | None:
         """Return the 95 % confidence interval of the score; None if some resample has no score."""
@@ -44,11 +46,12 @@ class Resampled:
         return _interval(self.resamples / reference.resamples)
 
 
-def resample_means(scores: Sequence[np.ndarray]) -> list[Resampled]:
+def resample_means(scores: Sequence[np.ndarray], stream: int = 0) -> list[Resampled]:
     """Compute means over queries, and those of every resample; all scores see the same resamples.
 
     Args:
         scores: of single queries, each of shape (n_queries,).
+        stream: of draws, see `draw`.
 
     Returns:
         One for each of `scores`.
@@ -63,17 +66,21 @@ def resample_means(scores: Sequence[np.ndarray]) -> list[Resampled]:
         raise ValueError(f"`scores` are of {lengths} queries. Give one for each query, the same queries for all.")
     columns = np.stack([np.asarray(each, np.float64) for each in scores], axis=1)
     count, exact = len(columns), columns.mean(axis=0)
-    means = np.concatenate([_count_draws(drawn, count) @ columns for drawn in draw(count)]) / count
+    means = np.concatenate([_count_draws(drawn, count) @ columns for drawn in draw(count, stream)]) / count
     return [Resampled(float(exact[number]), count, means[:, number]) for number in range(len(scores))]
 
 
-def draw(count: int) -> Iterator[np.ndarray]:
+def draw(count: int, stream: int = 0) -> Iterator[np.ndarray]:
     """Draw `count` of `count` queries with replacement, for every resample; each call gives the same.
+
+    Args:
+        count: of the queries.
+        stream: number of these draws among those that are independent of each other.
 
     Yields:
         Positions of queries, int64, shape (some resamples, count).
     """
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng([_SEED, stream])
     block = max(1, min(RESAMPLES, _NUMBERS_AT_A_TIME // max(1, count)))
     for start in range(0, RESAMPLES, block):
         yield rng.integers(0, count, (min(block, RESAMPLES - start), count))

@@ -50,6 +50,8 @@ class Row:
     """Score divided by the dense model's score on the same task and metric."""
     n_queries: int | None = None
     """Queries, pairs or draws that the score stands on; None where nothing says."""
+    unit: str = "queries"
+    """What `n_queries` counts: "queries", "pairs" or "draws"."""
     n_documents: int | None = None
     """Documents that are searched; None where nothing is."""
     interval: Interval | None = None
@@ -60,7 +62,8 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON holds of it; what is unknown is left out, `k` aside."""
         fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if value is not None or name == "k"}
+        known = {name: value for name, value in fields.items() if value is not None or name == "k"}
+        return {name: value for name, value in known.items() if (name, value) != ("unit", "queries")}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Row:
@@ -213,8 +216,8 @@ class Results:
         rows = [row for row in rows if row.metric == rows[0].metric]
         count = next((row.n_queries for row in rows if row.n_queries is not None), None)
         found = []
-        if count is not None and count < _FEW_QUERIES:
-            found.append(f"{count} queries are few: some hundreds tell methods apart.")
+        if count is not None and count < _FEW_QUERIES and rows[0].unit != "draws":
+            found.append(f"{count} {rows[0].unit} are few: some hundreds tell methods apart.")
         alike: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             for other in rows if row.method.startswith("CSR") else ():
@@ -225,7 +228,7 @@ class Results:
                     alike.setdefault((row.method, other.method), []).append(row.bytes_per_vector)
         pairs = [f"{' and '.join(pair)} ({_join(sizes)} bytes)" for pair, sizes in alike.items()]
         if pairs:
-            found.append(f"Not told apart by these queries: {'; '.join(pairs)}.")
+            found.append(f"Not told apart by these {rows[0].unit}: {'; '.join(pairs)}.")
         return found
 
     def _describe_basis(self, task: str, *, with_intervals: bool) -> list[str]:
@@ -239,10 +242,10 @@ class Results:
         if not rows:
             return []
         documents = f" and {rows[0].n_documents:,} documents" if rows[0].n_documents is not None else ""
-        found = [f"On {rows[0].n_queries:,} queries{documents}."]
+        found = [f"On {rows[0].n_queries:,} {rows[0].unit}{documents}."]
         intervals = [each for row in rows for each in (row.interval, row.retention_interval) if each]
         if intervals:
-            means = f"95 % confidence, by the bootstrap over queries ({RESAMPLES:,} resamples)"
+            means = f"95 % confidence, by the bootstrap over {rows[0].unit} ({RESAMPLES:,} resamples)"
             widest = max(map(_half, intervals))
             found.append(f"±: {means}." if with_intervals else f"At most ± {widest:.3f}: {means}.")
         return found + self.doubts(task)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
-from csr_hf.evaluation.comparison import compare_methods
+from csr_hf.evaluation.comparison import Measured, compare_methods
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.mteb import ENCODE_KWARGS, MTEBEncoder, model_meta
 from csr_hf.evaluation.results import SEEN, Results, Row
+from csr_hf.evaluation.single_scores import SingleScores
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.runs.folder import RESULTS
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
-_MTEB = "mteb"
+_MTEB, _QUERIES = "mteb", "queries"
 # Details that rows of one file have in common.
 _SAME = ("head", "backbone", "similarity", "instruction_template", "query_k_factor", "candidates")
 
@@ -100,7 +101,7 @@ def evaluate_tasks(
         tasks: of `load_tasks`.
         methods: of `all_methods`; the first is the dense model.
         cached: the backbone.
-        output_dir: gets `results.json`, `results.md` and `mteb/`.
+        output_dir: gets `results.json`, `results.md`, `mteb/`, and `queries/` with the scores of single queries.
         head: how mteb names the head.
         details: recorded with the results.
 
@@ -118,7 +119,7 @@ def evaluate_tasks(
     for name, task in tasks.items():
         is_seen = task.metadata.name in (head.trained_on or ())
         logger.info("%s: %s, %s%s", name, task.metadata.type, task.metadata.main_score, SEEN if is_seen else "")
-        measurement = _Measurement(task, cached, cache, head)
+        measurement = _Measurement(task, cached, cache, head, SingleScores(task, output_dir / _QUERIES))
         try:
             rows = measurement.compare(name, methods)
         # Whatever a task raises, missing data or a defect of its own: the others go on, and the caller is told.
@@ -141,6 +142,7 @@ class _Measurement:
     cached: CachedBackbone
     cache: ResultCache
     head: HeadMeta
+    single: SingleScores
     seconds: dict[str, float] = field(default_factory=lambda: {"dense": 0.0, "all others": 0.0})
     """Time of evaluation, data loading included."""
     is_resumed: bool = False
@@ -156,7 +158,7 @@ class _Measurement:
             if self.task.data_loaded:
                 self.task.unload_data()
 
-    def measure(self, method: Method) -> dict[str, float]:
+    def measure(self, method: Method) -> dict[str, Measured]:
         """Compute the main score of a method, or take it from mteb's cache."""
         import mteb
 
@@ -168,6 +170,8 @@ class _Measurement:
             known = {"name": head.name, "revision": head.revision, "training_datasets": head.trained_on}
             known["adapted_from"] = backbone.name
         encoder = MTEBEncoder(self.cached, method, model_meta(self.cached, method, **known))
+        meta = encoder.mteb_model_meta
+        identity = {"name": meta.name, "revision": meta.revision, "settings": meta.experiment_kwargs}
         began = time.perf_counter()
         earlier = self.cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
         # mteb itself takes a whole result of any revision of the data set.
@@ -176,17 +180,20 @@ class _Measurement:
         if not task.data_loaded and not is_known:
             task.load_data()
             read_columns_at_once(task.dataset)
-        found = mteb.evaluate(
-            encoder,
-            task,
-            cache=self.cache,
-            co2_tracker=False,
-            show_progress_bar=False,
-            encode_kwargs=ENCODE_KWARGS,
-            overwrite_strategy="only-missing" if is_known else "always",
-        )
+        with self.single.recorded(identity):
+            found = mteb.evaluate(
+                encoder,
+                task,
+                cache=self.cache,
+                co2_tracker=False,
+                show_progress_bar=False,
+                encode_kwargs=ENCODE_KWARGS,
+                overwrite_strategy="only-missing" if is_known else "always",
+            )
         self.seconds["dense" if isinstance(method, DenseMethod) else "all others"] += time.perf_counter() - began
-        return {task.metadata.main_score: _main_score(found.task_results[0].scores, task)}
+        entries = _list_entries(found.task_results[0].scores, task)
+        score = float(sum(entry["main_score"] for entry in entries) / len(entries))
+        return {task.metadata.main_score: self.single.resample(identity, score, entries)}
 
 
 def _record(results: Results, name: str, rows: list[Row], measurement: _Measurement, *, is_seen: bool) -> None:
@@ -249,12 +256,8 @@ def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mappi
     return Results(rows, {**kept, **details})
 
 
-def _main_score(scores: Mapping[str, Sequence[Mapping[str, Any]]], task: AbsTask) -> float:
-    """Average over the splits and subsets of the task; mteb's cache may hold more of them."""
-    found = [
-        entry["main_score"]
-        for split in task.eval_splits
-        for entry in scores.get(split, [])
-        if entry["hf_subset"] in task.hf_subsets
+def _list_entries(scores: Mapping[str, Sequence[Mapping[str, Any]]], task: AbsTask) -> list[Mapping[str, Any]]:
+    """List the results of the splits and subsets of the task; mteb's cache may hold more of them."""
+    return [
+        entry for split in task.eval_splits for entry in scores.get(split, []) if entry["hf_subset"] in task.hf_subsets
     ]
-    return float(sum(found) / len(found))

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
-from csr_hf.data.readers import ARRAY_FORMATS
 from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.evaluation.names import Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
@@ -266,6 +265,8 @@ def _leave_out_other_data(content: Any, overrides: dict[str, Any], path: Path) -
 
 def _holds_embeddings(overrides: dict[str, Any]) -> bool:
     """Tell whether the data that overrides name are embeddings, whose backbone no recipe for other data knows."""
+    from csr_hf.data.readers import ARRAY_FORMATS
+
     columns = overrides.get("data.columns")
     roles = columns if isinstance(columns, dict) else [key.removeprefix("data.columns.") for key in overrides]
     return "embedding" in roles or Path(str(overrides.get("data.source"))).suffix in ARRAY_FORMATS

@@ -70,7 +70,7 @@ SURE = {"n_queries": 250, "n_documents": 1_000, "interval": (0.7, 0.8), "retenti
 
 
 def with_intervals(**changes):
-    dense = Row("pairs", "nDCG@10", "dense", None, 1536, 0.8, 1.0, 250, 1_000, (0.75, 0.85), (1.0, 1.0))
+    dense = Row("pairs", "nDCG@10", "dense", None, 1536, 0.8, 1.0, 250, "queries", 1_000, (0.75, 0.85), (1.0, 1.0))
     rows = [
         dense,
         Row("pairs", "nDCG@10", "CSR", 8, 36, 0.76, 0.95, **{**SURE, **changes}),
