@@ -234,11 +234,12 @@ def check_earlier(output_dir: str | Path, details: Mapping[str, Any]) -> None:
 
 
 def remove_earlier(output_dir: str | Path) -> None:
-    """Remove the results that an evaluation left in a folder, mteb's own files too."""
+    """Remove the results that an evaluation left in a folder, mteb's own files and scores of single queries too."""
     path = Path(output_dir) / RESULTS
     for file in (path, path.with_suffix(".md")):
         file.unlink(missing_ok=True)
-    shutil.rmtree(Path(output_dir) / _MTEB, ignore_errors=True)
+    for folder in (_MTEB, _QUERIES):
+        shutil.rmtree(Path(output_dir) / folder, ignore_errors=True)
 
 
 def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mapping[str, Any]) -> Results:

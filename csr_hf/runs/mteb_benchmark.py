@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _TRAIN_ROWS = 100_000
 _NOTE = (
     "In a search, queries keep {} k latents; CSR, decoded and CSR + a copy rerank the best {} documents. Bytes are "
-    "those stored for a document. Each method: recipes/evaluation.md."
+    "those of a document's code or vector. Each method: recipes/evaluation.md."
 )
 _BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 _FITTED: tuple[Baseline, ...] = ("pca", "int8", "pq")
