@@ -10,6 +10,7 @@ from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.mteb import MTEBEncoder
+from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks, load_tasks
 from tests.helpers.mteb_tasks import TEXT_TASKS, by_name, often, scores_of
 
@@ -54,21 +55,11 @@ def test_rows_of_earlier_calls_stay_with_the_same_head_alone(cached, minilm_head
     assert set(found.results.details["task_types"]) == set(tasks)
     assert "### MockSTSTask (the head was trained on its data)" in found.results.to_markdown()
     assert set(found.results.details["datasets"]) == {"MockRetrievalTask"}
-    other = evaluate_tasks(
-        {"MockSTSTask": tasks["MockSTSTask"]},
-        [DenseMethod(384)],
-        cached,
-        tmp_path,
-        META,
-        {"head": "b"},
-    )
-    assert {row.task for row in other.results.rows} == {"MockSTSTask"}
     retrieval = {"MockRetrievalTask": tasks["MockRetrievalTask"]}
-    for name, value in (("backbone", "b"), ("similarity", "dot")):
-        before = {"head": "b", "backbone": "a", "similarity": "cosine"}
-        evaluate_tasks({"MockSTSTask": tasks["MockSTSTask"]}, [DenseMethod(384)], cached, tmp_path, META, before)
-        after = evaluate_tasks(retrieval, [DenseMethod(384)], cached, tmp_path, META, {**before, name: value})
-        assert {row.task for row in after.results.rows} == {"MockRetrievalTask"}, name
+    for name, value in (("head", "b"), ("backbone", "b"), ("similarity", "dot")):
+        with pytest.raises(ValueError, match=f"holds results of another {name}. Choose another output_dir"):
+            evaluate_tasks(retrieval, [DenseMethod(384)], cached, tmp_path, META, {"head": "a", name: value})
+    assert {row.task for row in Results.load(tmp_path).rows} == set(tasks)
 
 
 class Interrupted(CSRMethod):
