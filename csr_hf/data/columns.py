@@ -120,9 +120,9 @@ def all_texts(dataset: Dataset, column: str) -> list[str]:
     return [text or "" for text in array.to_pylist()]
 
 
-def name_rows(rows: Sequence[int] | np.ndarray, ids: pa.ChunkedArray | None = None) -> str:
+def name_rows(rows: Sequence[int] | np.ndarray, ids: Sequence[str] | None = None) -> str:
     """Name the first of some rows, by their ids or by their numbers, as messages do."""
-    few = [f"{row:,}" if ids is None else str(ids[int(row)].as_py()) for row in rows[:_NAMED_ROWS]]
+    few = [f"{row:,}" if ids is None else str(ids[int(row)]) for row in rows[:_NAMED_ROWS]]
     return ", ".join(few) + (", ..." if len(rows) > _NAMED_ROWS else "")
 
 

@@ -38,7 +38,8 @@ class DelimitedFile:
 
     def __init__(self, path: Path, delimiter: str) -> None:
         self.path, self.delimiter = path, delimiter
-        self._quoted = delimiter != "\t" or _quotes_are_marks(path)
+        self._newline = _find_newline(path)
+        self._quoted = delimiter != "\t" or _quotes_are_marks(path, self._newline)
         self._header = self._read_header()
         if not self._header:
             raise ValueError("the file is empty.")
@@ -58,7 +59,7 @@ class DelimitedFile:
 
         places = {name: self._header.index(name) for name in names}
         schema = pa.schema([(name, pa.string()) for name in places])
-        with open_text(self.path, newline="") as file:
+        with open_text(self.path, self._newline) as file:
             for block in self._blocks(file):
                 columns = [[row[place] or None for row in block.rows] for place in places.values()]
                 if block.is_first:
@@ -69,11 +70,11 @@ class DelimitedFile:
 
     def _read_header(self) -> list[str]:
         lines: list[str] = []
-        with open_text(self.path, newline="") as file:
+        with open_text(self.path, self._newline) as file:
             try:
                 return next((cells for cells in _parse(file, self.delimiter, lines, self._quoted) if cells), [])
             except csv.Error as error:
-                raise ValueError(_describe_quotes(1, lines, "end of data" in str(error))) from error
+                raise ValueError(_describe_fault(1, lines, str(error))) from error
 
     def _blocks(self, file: TextIO) -> Iterator[_Block]:
         """Yield the records of the file in blocks, each with as many cells as the header, which is the first."""
@@ -110,7 +111,7 @@ class DelimitedFile:
                 line += len(lines)
                 lines.clear()
         except csv.Error as error:
-            raise ValueError(_describe_quotes(line, lines, "end of data" in str(error))) from error
+            raise ValueError(_describe_fault(line, lines, str(error))) from error
 
     def _fit(self, cells: list[str], line: int, row: int) -> list[str]:
         width = len(self._header)
@@ -165,11 +166,22 @@ def _has_stray_quote(lines: list[str], delimiter: str) -> bool:
     return any('\\"' in line for line in lines) and not _written_by_rule(delimiter).fullmatch("".join(lines))
 
 
-def _describe_quotes(begin: int, lines: list[str], never_closed: bool) -> str:
+def _find_newline(path: Path) -> str:
+    r"""Find where lines end, as `open` takes it: at "\n" where the first one does, else at "\r" too.
+
+    Some writers leave a "\r" of a text outside of quotes: it must not pass for the end of a row.
+    """
+    with open_text(path, newline="") as file:
+        return "\n" if next(file, "").endswith("\n") else ""
+
+
+def _describe_fault(begin: int, lines: list[str], reason: str) -> str:
     place = f"line {begin}" if len(lines) < 2 else f"lines {begin} to {begin + len(lines) - 1}"
     if any('\\"' in line for line in lines):
         return f'{place}: a quote is escaped by a backslash (\\"). Write the file again with doubled quotes ("").'
-    if never_closed:
+    if "new-line character" in reason:
+        return f"{place}: a carriage return stands outside of quotes. Put the cell into quotes, or end lines alike."
+    if "end of data" in reason:
         return (
             f"line {begin}: the quote before a cell is never closed. Close it, or double it if it is part of the text."
         )
@@ -183,7 +195,7 @@ def _written_by_rule(delimiter: str) -> re.Pattern[str]:
     return re.compile(f"{cell}(?:{delimiter}{cell})*+[\r\n]*")
 
 
-def _quotes_are_marks(path: Path) -> bool:
+def _quotes_are_marks(path: Path, newline: str) -> bool:
     """Tell whether the quotes of a tsv file are around cells; else each is a character of its text.
 
     Raises:
@@ -192,7 +204,7 @@ def _quotes_are_marks(path: Path) -> bool:
     written = _written_by_rule("\t")
     lines: list[str] = []
     begin, width = 1, 0
-    with open_text(path, newline="") as file:
+    with open_text(path, newline) as file:
         try:
             for cells in _parse(file, "\t", lines, quoted=True):
                 width = width or len(cells)

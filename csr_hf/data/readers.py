@@ -93,9 +93,15 @@ def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[st
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"embedding": loaded}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"data set {str(path)!r} cannot be read: {error}") from error
-    name = columns.get("embedding") if path.suffix == ".npz" else "embedding"
+    name = columns.get("embedding") if path.suffix.lower() == ".npz" else "embedding"
     wide = [key for key, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
     name = name or (wide[0] if len(wide) == 1 else "embedding")
+    if name not in wide and path.suffix.lower() == ".npy":
+        array = arrays["embedding"]
+        next_step = 'array.astype("float32")' if array.ndim == 2 else "one embedding a row"
+        raise ValueError(
+            f"{path} holds {array.dtype} of shape {array.shape}, not floats of shape (n, input_dim). Save {next_step}."
+        )
     if name not in wide:
         held = ", ".join(f"{key} {array.dtype}{array.shape}" for key, array in arrays.items())
         raise ValueError(

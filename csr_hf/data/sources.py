@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
-from csr_hf.data.columns import class_names, find_columns, number_labels, select_columns
+from csr_hf.data.columns import class_names, find_columns, name_rows, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.image_folder import is_image_folder, read_image_folder
 from csr_hf.data.readers import ARRAY_FORMATS, is_file_name, read_array, read_dataset
@@ -22,7 +23,9 @@ from csr_hf.embedding.images import ImageColumn
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 _BLOCK_ROWS = 4096
+_CONTENTS = {"image": "images", "embedding": "embeddings"}
 
 
 @dataclass
@@ -208,15 +211,20 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
         else:
             keys = rows[LAYOUTS[layout]]
     if len(rows) == 0:
-        kind = "images" if "image" in layout else "text"
+        kind = next((kind for role, kind in _CONTENTS.items() if role in layout), "text")
         raise ValueError(f"data set {source.source} has no rows with {kind}. Check `data.source` and `data.columns`.")
+    labels = number_labels(rows)
+    if labels is not None and (labels < 0).any():
+        without = np.flatnonzero(labels < 0)
+        named = name_rows(without, rows["id"])
+        logger.info("%s: %s of %s rows have no class: %s", name, f"{len(without):,}", f"{len(rows):,}", named)
     return Source(
         name=name,
         roles=tuple(role for role in layout if role != "label"),
         held_out=_hold_out(keys, len(rows), arguments.held_out, arguments.seed),
         rows=rows,
         vectors=vectors,
-        labels=number_labels(rows),
+        labels=labels,
         class_names=tuple(class_names(rows)) if "label" in layout else (),
         kept=tuple(source.keep),
         weight=source.weight,

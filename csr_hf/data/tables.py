@@ -120,4 +120,4 @@ def _open(path: Path) -> DelimitedFile | JSONFile | ParquetFile | ArrowFile | _L
             return ParquetFile(path)
         case "arrow":
             return ArrowFile(path)
-    raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(_FORMATS)}, .tar, .npy, .npz.")
+    raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(_FORMATS)}.")

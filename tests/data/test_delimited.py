@@ -78,6 +78,7 @@ def test_delimiters_at_the_end_of_rows_are_no_cells(tmp_path):
         ('1,"says "hi" to"', 0, r'line {}: a quote inside of a cell in quotes is not doubled\. Write "" for it\.'),
         (r'1,"says \"hi\" to"', 0, r'line {}: a quote is escaped by a backslash \(\\"\)\. Write the file again with'),
         (r'1,"a \", b"', 0, r'line {}: a quote is escaped by a backslash \(\\"\)\.'),
+        ("1,two\rparts", 0, r"line {}: a carriage return stands outside of quotes\. Put the cell into quotes"),
         ('1,"never closed', 0, r"line {}: the quote before a cell is never closed\. Close it, or double it"),
     ],
 )

@@ -106,6 +106,20 @@ def test_embeddings_that_are_there_already(tmp_path, vectors):
     assert list(load_sources(DataArguments(source=str(tmp_path / "column.parquet")))[0].rows["id"])[:2] == ["d0", "d1"]
 
 
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((4, 8), np.int8), r'holds int8 of shape \(4, 8\), not floats .* Save array\.astype\("float32"\)\.$'),
+        (np.ones(4, np.float32), r"holds float32 of shape \(4,\), not floats of shape .* Save one embedding a row\.$"),
+        (np.zeros((0, 8), np.float32), r"has no rows with embeddings\."),
+    ],
+)
+def test_arrays_that_are_no_embeddings_are_named(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=r"a\.npy " + message):
+        load_sources(DataArguments(source=str(tmp_path / "a.npy")))
+
+
 def test_embeddings_that_cannot_be_used_are_named(tmp_path, vectors):
     np.savez(tmp_path / "several.npz", first=vectors, second=vectors)
     with pytest.raises(

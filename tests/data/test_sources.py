@@ -190,10 +190,12 @@ def test_embeddings_that_are_no_numbers_are_named_by_file_and_row(tmp_path, kind
     assert len(load_sources(DataArguments(**options))[0]) == 200
 
 
-def test_classes_have_names_and_gaps(tmp_path):
+def test_classes_have_names_and_gaps(tmp_path, caplog):
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,7\nb,0\nc,\nd,5\ne,7\n")
-    (source,) = load_sources(DataArguments(source=str(path), held_out=0))
+    with caplog.at_level("INFO", "csr_hf"):
+        (source,) = load_sources(DataArguments(source=str(path), held_out=0))
+    assert "a.csv: 1 of 5 rows have no class: 2" in caplog.messages
     assert source.class_names == ("0", "5", "7")
     assert source.labels.tolist() == [2, 0, -1, 1, 2]
 

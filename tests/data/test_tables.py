@@ -29,6 +29,7 @@ SPECIAL = [
     "\n",
     " ",
     "\0",
+    "\r",
 ]
 TEXT = st.lists(
     st.sampled_from(SPECIAL) | st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=4
@@ -50,6 +51,10 @@ def pandas_csv(rows, path):
 
 def polars_csv(rows, path):
     frame(rows).write_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
+
+
+def texts_of(rows):
+    return [text for row in rows for text in row.values()]
 
 
 def frame(rows):
@@ -91,9 +96,9 @@ def test_what_others_wrote_comes_back(tmp_path, suffix, rows):
         try:
             found = Table(path).read(KINDS)
         except ValueError as error:
-            # A tsv cannot say whether quotes around whole rows are part of the text.
-            assert suffix == ".tsv"
-            assert "are one row with a text of several lines" in str(error)
+            # A tsv cannot say whether quotes around whole rows are part of the text; pandas quotes no "\r".
+            is_ambiguous = suffix == ".tsv" and "are one row with a text of several lines" in str(error)
+            assert is_ambiguous or (write is pandas_csv and any("\r" in (text or "") for text in texts_of(rows)))
             continue
         for name in KINDS:
             texts = [row[name] for row in rows]
