@@ -68,6 +68,8 @@ def _call(called: Invocation) -> int:
         if not called.debug:
             _quiet_libraries(show_transfers=called.name == "push" and not called.no_progress)
         (disable_progress_bars if called.no_progress else enable_progress_bars)()
+        if called.device is not None:
+            _check_device(called.device)
         call = COMMANDS[called.name].load_call()
         if not called.json:
             report = call(called)
@@ -80,6 +82,17 @@ def _call(called: Invocation) -> int:
             if report is not None:
                 report.write_json(stdout)
     return 0 if report is None else report.code
+
+
+def _check_device(name: str) -> None:
+    """Check that torch can use a device, before anything is read."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"--device {name} cannot be used: {reason}. Leave it out, or give cpu.") from error
 
 
 @contextmanager

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from csr_hf.runs.recipe import RunRecipe
 
 
+# Nothing is trained or measured, so nothing is held out.
+_INDEXED_WHOLE = {
+    "data.held_out": 0,
+    "training.eval_steps": 0,
+    "training.load_best_model_at_end": False,
+    "training.early_stopping_patience": None,
+}
+
+
 def read_recipe(called: Invocation) -> RunRecipe:
     """Make the recipe that a file, `--corpus`, `--head` and the keys given as flags say together; flags win."""
     from csr_hf.runs.recipe import RunRecipe
@@ -27,7 +36,8 @@ def read_recipe(called: Invocation) -> RunRecipe:
         **_keys_of_head(options),
         **_keys_of_corpus(options, called.keys),
     }
-    given = {**{key: value for key, value in flags.items() if value is not None}, **called.keys}
+    fixed = _INDEXED_WHOLE if called.name == "index" else {}
+    given = {**fixed, **{key: value for key, value in flags.items() if value is not None}, **called.keys}
     return RunRecipe.from_dict({}, given) if options.recipe is None else RunRecipe.load(options.recipe, given)
 
 

@@ -102,11 +102,11 @@ class RunData:
         for source in self.sources:
             held_out = int(source.held_out.sum())
             logger.info(
-                "data       %s: %s rows of %s, %s held out",
+                "data       %s: %s rows of %s%s",
                 source.name,
                 f"{len(source):,}",
                 " + ".join(source.roles),
-                f"{held_out:,}",
+                f", {held_out:,} held out" if held_out else "",
             )
             if source.skipped:
                 few = ", ".join(source.skipped[:_NAMED]) + (", ..." if len(source.skipped) > _NAMED else "")

@@ -173,6 +173,37 @@ def test_texts_are_encoded_for_a_task(tiny_folder, tmp_path):
         assert np.array_equal(found.indices, expected.indices)
 
 
+def test_a_device_that_is_not_there_gives_one_line(capsys):
+    assert main(["info", "nowhere", "--device", "toaster"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("csr-hf: error: --device toaster cannot be used: ")
+    assert error.endswith(" Leave it out, or give cpu.\n")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, AttributeError, RuntimeError])
+def test_a_bug_stays_a_traceback(kind, monkeypatch):
+    def fail(*_):
+        raise kind("a bug")
+
+    monkeypatch.setattr("csr_hf.runs.describe.examine", fail)
+    with pytest.raises(kind, match="a bug"):
+        main(["info", "nowhere"])
+
+
+def test_a_source_alone_is_a_corpus():
+    recipe = read_recipe(parse(["train", "--data.source", "vec/rows.npy"]))
+    assert (recipe.data.source, recipe.output_dir) == ("vec/rows.npy", "runs/rows")
+    assert read_recipe(parse(["train", "--data.source", "a.npy", "--corpus", "b.npy"])).output_dir == "runs/b"
+
+
+def test_a_corpus_is_indexed_whole(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("training: {eval_steps: 5, early_stopping_patience: 2}\n")
+    words = ["index", str(tmp_path / "recipe.yaml"), "--corpus", "a.csv"]
+    assert read_recipe(parse(words)).data.held_out == 0
+    assert read_recipe(parse(["train", *words[1:]])).data.held_out == 0.1
+
+
 def test_folders_of_a_recipe_have_flags():
     recipe = read_recipe(parse(["train", "--corpus", "a.csv", "--output-dir", "out", "--cache-dir", "kept"]))
     assert (recipe.output_dir, recipe.cache_dir) == ("out", "kept")
