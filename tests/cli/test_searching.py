@@ -24,10 +24,13 @@ def faq(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faq")
     make_head(input_dim=32, base_model_name_or_path=str(tiny_folder("router"))).save_pretrained(folder / "head")
     rows = zip(["How do I start?", "How do I clean it?", "What is it for?"], ANSWERS, strict=True)
-    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+    lines = [
+        json.dumps({"question": question, "answer": answer, "page": f"0{number}"})
+        for number, (question, answer) in enumerate(rows)
+    ]
     (folder / "faq.jsonl").write_text("\n".join(lines))
     words = ["index", "--data.source", str(folder / "faq.jsonl"), "--head", str(folder / "head"), "--device", "cpu"]
-    columns = ["--data.columns", "{anchor: question, positive: answer}"]
+    columns = ["--data.columns", "{anchor: question, positive: answer}", "--data.keep", "[page]"]
     assert main([*words, *columns, "--output-dir", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -55,12 +58,13 @@ def test_fields_are_shown_where_they_are_asked_for(faq, capsys):
 
 def test_programs_get_whole_texts_and_nothing_else(faq, capsys):
     capsys.readouterr()
-    assert search(faq, "lid", "box", "--json", "--top-k", "3", "--show", "question,id") == 0
+    assert search(faq, "lid", "box", "--json", "--top-k", "3", "--show", "question,page") == 0
     found = json.loads(capsys.readouterr().out)
     assert [answer["question"] for answer in found["answers"]] == ["lid", "box"]
     first = {hit["id"]: hit for hit in found["answers"][0]["hits"]}
     assert first.keys() == {"0", "1", "2"}
     assert (first["0"]["text"], first["1"]["question"]) == (ANSWERS[0], "How do I clean it?")
+    assert (first["2"]["page"], found["answers"][1]["hits"][0].keys()) == ("02", first["0"].keys())
     assert found["answers"][0]["milliseconds"] > 0
 
 
