@@ -32,8 +32,18 @@ def summarize(config: dict[str, Any], base_model: str | None, results: Results |
     dense = results.select(task=best.task, metric=best.metric, method="dense")[0]
     return (
         f"{text}; at k={best.k} a document takes {best.bytes_per_vector} bytes instead of {dense.bytes_per_vector:,} "
-        f"and keeps {best.retention:.1%} of the dense {best.metric} ({best.method}; {best.task})."
+        f"and {_say_kept(best)} ({best.method}; {best.task})."
     )
+
+
+def _say_kept(row: Row) -> str:
+    """Say what a row keeps of the dense model's score, how sure that is, and on how many queries."""
+    low, high = row.retention_interval or (row.retention, row.retention)
+    sure = f" ± {(high - low) / 2:.1%}" if low < high else ""
+    queries = f" on {row.n_queries:,} {row.unit}" if row.n_queries is not None else ""
+    # The recall of the dense model's hits has its name already.
+    metric = row.metric if row.metric.startswith("dense ") else f"dense {row.metric}"
+    return f"keeps {row.retention:.1%}{sure} of the {metric}{queries}"
 
 
 def find_best_row(results: Results | None, k: int) -> Row | None:

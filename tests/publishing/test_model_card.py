@@ -1,6 +1,7 @@
 """The model card is made from the files of a run, and from nothing else."""
 
 import ast
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -259,6 +260,14 @@ def test_best_figure_and_smaller_methods():
     assert [line for line in found if "size alone" in line] == [
         "By size alone it is not the best: 15 bytes of int8 keep 92.0%."
     ]
+
+
+def test_the_headline_says_how_sure_it_is_and_names_a_recall_once():
+    sure = {"n_queries": 759, "retention_interval": (0.68, 0.7)}
+    rows = [Row("t", "dense top 10", "dense", None, 100, 1.0, 1.0), Row("t", "dense top 10", "CSR", 4, 16, 0.69, 0.69)]
+    results = Results([rows[0], dataclasses.replace(rows[1], **sure)])
+    text = summarize({"k": 4, "hidden_dim": 64}, None, results)
+    assert "keeps 69.0% ± 1.0% of the dense top 10 on 759 queries (CSR; t)." in text
 
 
 def test_secrets_and_folders_are_masked():
