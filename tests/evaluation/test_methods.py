@@ -163,7 +163,7 @@ def test_baselines_approximate_distances_and_csr_is_searched_by_cosine(minilm_he
     for method in methods:
         hits = method.index(documents).search(queries, 5)
         if isinstance(method, CSRMethod):
-            by_cosine = CSRMethod(minilm_head, 32, method.rerank, query_k_factor=2, candidates=100)
+            by_cosine = CSRMethod(minilm_head, 32, method.rerank, query_k_factor=4, candidates=300)
             assert np.array_equal(hits.positions, by_cosine.index(documents).search(queries, 5).positions)
             continue
         kept, asked = method.store(documents), method.query(queries)
