@@ -66,10 +66,15 @@ def test_what_stands_behind_two_dashes_is_taken_as_it_is(questions):
 
 
 def test_lists_are_split_at_commas_and_variants_repeat():
-    variants = ["--variant", "training.balance=0", "--variant", "training.reconstruction={0.5: 1, 1: 2},model.k=4"]
+    variants = [
+        "--variant",
+        "training.balance=0",
+        "--variant",
+        "training.reconstruction={0.5: 1, 1: 2},training.beta=0.5",
+    ]
     (_, arguments) = parse(["sweep", "recipe.yaml", "--hidden-dim", "1x,2x", "--k", "4, 8", *variants]).options
     assert (arguments.hidden_dim, arguments.k, arguments.preset) == (["1x", "2x"], [4, 8], [])
     assert arguments.variant == [
         {"training.balance": 0},
-        {"training.reconstruction": {0.5: 1, 1: 2}, "model.k": 4},
+        {"training.reconstruction": {0.5: 1, 1: 2}, "training.beta": 0.5},
     ]
