@@ -46,19 +46,21 @@ class RecipeOptions(RecipeSource):
 
 
 @settings
-class TrainOptions(RecipeOptions):
-    """Flags of the commands that train."""
+class Overwriting:
+    """A flag of the commands that write a folder as a whole."""
 
-    resume: bool = False
-    """Go on from the newest checkpoint of the output folder."""
+    overwrite: bool = False
+    """Start over, and replace what is there."""
 
 
 @settings
-class SweepOptions(RecipeSource):
-    """Flags of `csr-hf sweep`, beside `SweepArguments`."""
+class TrainOptions(RecipeOptions, Overwriting):
+    """Flags of the commands that train."""
 
-    overwrite: bool = False
-    """Start over, and remove the heads and results of an earlier sweep in the output folder."""
+
+@settings
+class SweepOptions(RecipeSource, Overwriting):
+    """Flags of `csr-hf sweep`, beside `SweepArguments`."""
 
 
 @settings
@@ -73,7 +75,7 @@ class BackendOptions:
 
 
 @settings
-class IndexOptions(RecipeOptions, BackendOptions):
+class IndexOptions(RecipeOptions, Overwriting, BackendOptions):
     """Flags of `csr-hf index`."""
 
 
@@ -126,8 +128,8 @@ class CardSettings:
 
 
 @settings
-class ExportOptions(CardSettings):
-    """Flags of `csr-hf export`."""
+class FolderOptions(CardSettings):
+    """Flags of the commands that write a card into a folder."""
 
     model: Annotated[str, Flag(nargs="")]
     """Output folder of `csr-hf run`, or folder or Hub id of a head."""
@@ -138,7 +140,12 @@ class ExportOptions(CardSettings):
 
 
 @settings
-class CardOptions(ExportOptions):
+class ExportOptions(FolderOptions, Overwriting):
+    """Flags of `csr-hf export`."""
+
+
+@settings
+class CardOptions(FolderOptions):
     """Flags of `csr-hf card`."""
 
     overwrite_card: bool = False
@@ -166,7 +173,7 @@ class PushOptions(CardSettings):
 
 
 @settings
-class ImportOptions:
+class ImportOptions(Overwriting):
     """Flags of `csr-hf import`."""
 
     source: Annotated[str, Flag(nargs="")]

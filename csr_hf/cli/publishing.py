@@ -23,7 +23,12 @@ def export(called: Invocation) -> Report:
     (options,) = called.options
     check_writable(options.output.parent)
     exported = write(
-        options.model, options.output, **_layout(options), card=_card(options, options.repo_id), device=called.device
+        options.model,
+        options.output,
+        **_layout(options),
+        card=_card(options, options.repo_id),
+        device=called.device,
+        overwrite=options.overwrite,
     )
 
     def show() -> None:
@@ -101,13 +106,15 @@ def import_head(called: Invocation) -> Report:
     from csr_hf.embedding.loading import load_packed_backbone
     from csr_hf.heads import import_head as read
     from csr_hf.plumbing.atomic import check_writable, write_whole
-    from csr_hf.publishing.export import check_target
+    from csr_hf.publishing.export import check_same_head, check_target
     from csr_hf.publishing.sentence_transformers import write_full
 
     (options,) = called.options
     target = check_target(options.output, options.source)
     check_writable(target.parent)
     head, repository = read(options.source, k=options.k, file=options.file, revision=options.revision)
+    if not options.overwrite:
+        check_same_head(target, head)
     backbone = None
     if repository is not None and options.base_model is None:
         # Sentence-transformers trains the backbone too: the head fits the one it comes with.

@@ -24,7 +24,9 @@ def run(called: Invocation) -> Report | None:
 
     recipe = read_recipe(called)
     with processes() as is_first:
-        results = pipeline.run(recipe, resume=called.options[0].resume, trust_remote_code=called.trust_remote_code)
+        results = pipeline.run(
+            recipe, overwrite=called.options[0].overwrite, trust_remote_code=called.trust_remote_code
+        )
     if not is_first:
         return None
     answers, folder = [], RunFolder.of(recipe.output_dir)
@@ -86,8 +88,9 @@ def train(called: Invocation) -> Report | None:
 
     recipe = read_recipe(called)
     with processes() as is_first:
-        data = pipeline.embed(recipe, trust_remote_code=called.trust_remote_code)
-        pipeline.train(recipe, data, resume=called.options[0].resume)
+        pipeline.embed_and_train(
+            recipe, overwrite=called.options[0].overwrite, trust_remote_code=called.trust_remote_code
+        )
     if not is_first:
         return None
     folder = RunFolder.of(recipe.output_dir)

@@ -54,7 +54,9 @@ def index(called: Invocation) -> Report:
     (options,) = called.options
     recipe = read_recipe(called)
     with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
-        pipeline.index(recipe, backend=backend, trust_remote_code=called.trust_remote_code)
+        pipeline.index(
+            recipe, backend=backend, overwrite=options.overwrite, trust_remote_code=called.trust_remote_code
+        )
     url = without_secrets(options.backend) if options.backend else None
     there = f" --backend {url}" if url else ""
     there += f" --collection {options.collection}" if url and options.collection else ""

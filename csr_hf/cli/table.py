@@ -71,7 +71,7 @@ COMMANDS = {
         takes_recipe=True,
         examples="""
   csr-hf train recipes/quickstart.yaml --k 16
-  csr-hf train recipes/quickstart.yaml --resume
+  csr-hf train recipes/quickstart.yaml --overwrite
   csr-hf train --corpus docs.parquet --text-column body
   csr-hf train --corpus docs.parquet --text-column body --head user/minilm-csr
   torchrun --nproc_per_node 2 -m csr_hf.cli train recipes/quickstart.yaml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csr_hf.codes import subtract_modality_mean
+from csr_hf.data.fingerprints import fingerprint_source
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import embed_dataset, locate_cache
@@ -125,19 +127,9 @@ class RunData:
         )
 
     def fingerprint(self) -> str:
-        """Hash all that a run learns from and measures with: every embedding, what is held out, labels and weights."""
-        digest = hashlib.blake2b(digest_size=16)
-        for source in self.sources:
-            digest.update(f"{source.roles} {len(source)} {source.weight}".encode())
-            digest.update(np.packbits(source.held_out).tobytes())
-            if source.labels is not None:
-                digest.update(source.labels.astype(np.int64).tobytes())
-            for role in source.roles:
-                vectors = source.vectors[role]
-                digest.update(f"{vectors.shape} {vectors[:0].dtype}".encode())
-                for start in range(0, len(source), _BLOCK_ROWS):
-                    digest.update(np.ascontiguousarray(vectors[start : start + _BLOCK_ROWS]).tobytes())
-        return digest.hexdigest()
+        """Hash all that a run learns from, measures with and shows, see `fingerprint_source`."""
+        described = json.dumps([fingerprint_source(source) for source in self.sources])
+        return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
     def modality_mean(self, modality: str) -> np.ndarray:
         """Compute the mean embedding of what may be trained on in a modality, float32, shape (dim,).

@@ -19,6 +19,7 @@ from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
 from csr_hf.embedding.inputs import as_sequence, iter_texts
+from csr_hf.embedding.shards import piece_path, read_piece, read_shard, remove_pieces, way_out, write_shard
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank_and_world, wait_for_files
 from csr_hf.plumbing.logs import progress_bar
@@ -47,6 +48,8 @@ class EmbeddingCache:
     """A hash of backbone, prompt, task, dtype and inputs: equal fingerprints mean equal embeddings."""
     arrays: tuple[np.ndarray, ...]
     """The shards, memory-mapped, each of shape (rows, dim), float16 or float32."""
+    checksum: str
+    """A hash of `fingerprint` and of the bytes of all files: equal ones mean equal bits."""
     reused: bool = False
     """Whether `embed_dataset` found the cache complete and computed nothing."""
 
@@ -67,11 +70,13 @@ class EmbeddingCache:
         for shard in manifest["shards"]:
             path = folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise ValueError(f"embedding cache file {path} is missing or truncated. {_way_out(folder)}")
+                raise ValueError(f"embedding cache file {path} is missing or truncated. {way_out(folder)}")
             if verify and zlib.crc32(path.read_bytes()) != shard["crc32"]:
-                raise ValueError(f"embedding cache file {path} is corrupt (checksum). {_way_out(folder)}")
-            arrays.append(_read_shard(path, shard["rows"], manifest["dim"]))
-        return cls(folder, manifest["fingerprint"], tuple(arrays))
+                raise ValueError(f"embedding cache file {path} is corrupt (checksum). {way_out(folder)}")
+            arrays.append(read_shard(path, shard["rows"], manifest["dim"]))
+        hashed = json.dumps([manifest["fingerprint"], *(shard["crc32"] for shard in manifest["shards"])])
+        checksum = hashlib.blake2b(hashed.encode(), digest_size=12).hexdigest()
+        return cls(folder, manifest["fingerprint"], tuple(arrays), checksum)
 
     def __len__(self) -> int:
         return sum(len(array) for array in self.arrays)
@@ -146,8 +151,8 @@ def embed_dataset(
 
     Raises:
         ValueError: if there are no inputs, one is no text (its position is named), an image cannot be opened, an
-            embedding is NaN, infinite or beyond the range of `dtype` (the row is named; finished shards are kept for
-            the next call), or the cache is damaged.
+            embedding is NaN, infinite or beyond the range of `dtype` (the row is named; what was embedded is kept
+            for the next call), or the cache is damaged.
         OSError: if the folder cannot be written; no shard is left half-written.
     """
     inputs = as_sequence(inputs)
@@ -173,8 +178,9 @@ def embed_dataset(
             if _is_complete(path, size, backbone.dim):
                 bar.update(size)
             else:
-                embeddings = _embed(inputs, range(start, start + size), embed, (backbone.dim, np.dtype(dtype)), bar)
-                _write_atomically(path, _to_arrow(embeddings))
+                shape = backbone.dim, np.dtype(dtype)
+                write_shard(path, _embed(inputs, range(start, start + size), embed, shape, bar, path))
+                remove_pieces(path)
             shards.append(_describe(path, size))
     shards = sorted(chain(*gather_objects(shards)), key=lambda shard: shard["file"])
     manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
@@ -195,14 +201,15 @@ def _verify(folder: Path, fingerprint: str) -> dict[Path, int]:
     """Read a complete cache, compare its checksums, and return the sizes of its files."""
     cache = EmbeddingCache.load(folder, verify=True)
     if cache.fingerprint != fingerprint:
-        raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {_way_out(folder)}")
+        raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {way_out(folder)}")
     logger.debug("embeddings found in %s", folder)
     return _sizes(folder, _read_manifest(folder))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
     """Write the manifest, which completes a cache, and return the sizes of its files."""
-    _write_atomically(folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
+    with write_whole(folder / _MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return _sizes(folder, manifest)
 
 
@@ -250,10 +257,12 @@ def _embed(
     embed: Callable[[list[Any]], np.ndarray],
     shape: tuple[int, np.dtype],
     bar: Bar | LoggedProgress,
+    path: Path,
 ) -> np.ndarray:
     """Embed the inputs at `positions`, one shard, as rows of a width and type.
 
-    Texts are sorted by length, which saves padding.
+    Texts are sorted by length, which saves padding. Every few hundred rows are kept in a file of their own beside
+    `path`, until the whole shard is: an interruption costs no more.
     """
     dim, dtype = shape
     embeddings = np.empty((len(positions), dim), dtype)
@@ -263,9 +272,13 @@ def _embed(
         # One shard of texts is in memory at a time. An ImageColumn opens each image when it is embedded.
         texts = list(inputs[positions.start : positions.stop])
         order = np.argsort([len(text) for text in texts], kind="stable")
+    is_image = isinstance(inputs, ImageColumn)
     for start in range(0, len(order), _BLOCK_ROWS):
-        rows = order[start : start + _BLOCK_ROWS]
-        is_image = isinstance(inputs, ImageColumn)
+        rows, piece = order[start : start + _BLOCK_ROWS], piece_path(path, start)
+        if (kept := read_piece(piece, len(rows), dim)) is not None:
+            embeddings[rows] = kept
+            bar.update(len(rows))
+            continue
         block = embed([inputs[positions[row]] if is_image else texts[row] for row in rows])
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
@@ -278,43 +291,15 @@ def _embed(
             )
             raise ValueError(f"the embedding of {named} is {kind}. Check the backbone's precision, or store float32.")
         embeddings[rows] = block
+        if len(order) > _BLOCK_ROWS:
+            write_shard(piece, embeddings[rows])
         bar.update(len(rows))
     return embeddings
 
 
-def _to_arrow(embeddings: np.ndarray) -> bytes:
-    """Serialize embeddings as an Arrow stream of one record batch, as `datasets` writes it."""
-    import pyarrow as pa
-    from datasets import Features, List, Value
-
-    features = Features({"embedding": List(Value(str(embeddings.dtype)), length=embeddings.shape[1])})
-    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, features.arrow_schema) as writer:
-        writer.write_batch(pa.record_batch([column], schema=features.arrow_schema))
-    return sink.getvalue().to_pybytes()
-
-
-def _read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
-    """Map a shard into memory, without a copy."""
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(path)) as source:
-            column = pa.ipc.open_stream(source).read_next_batch().column("embedding")
-        array = column.values.to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
-    except (pa.ArrowInvalid, StopIteration, KeyError, AttributeError, OSError) as error:
-        raise ValueError(f"embedding cache file {path} is corrupt: {error}. {_way_out(path.parent)}") from error
-    if array.shape != (rows, dim):
-        raise ValueError(
-            f"embedding cache file {path} is {array.shape}, expected {(rows, dim)}. {_way_out(path.parent)}"
-        )
-    return array
-
-
 def _is_complete(path: Path, rows: int, dim: int) -> bool:
     """Tell whether an earlier run finished this shard; files get their name only when they are complete."""
-    return path.is_file() and len(_read_shard(path, rows, dim)) == rows
+    return path.is_file() and len(read_shard(path, rows, dim)) == rows
 
 
 def _describe(path: Path, rows: int) -> dict[str, Any]:
@@ -331,16 +316,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is corrupt: {error}. {_way_out(folder)}") from error
+        raise ValueError(f"{path} is corrupt: {error}. {way_out(folder)}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{path} does not describe an embedding cache ({_FORMAT}). {_way_out(folder)}")
+        raise ValueError(f"{path} does not describe an embedding cache ({_FORMAT}). {way_out(folder)}")
     return manifest
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    with write_whole(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _way_out(folder: Path) -> str:
-    return f"Delete {folder} and embed again."

@@ -196,8 +196,12 @@ def _machine() -> int:
 
 def _leftovers(path: Path) -> list[Path]:
     """List temporary files and folders of `path`."""
-    name = re.compile(re.escape(f".{path.name}") + TEMPORARY)
-    return [each for each in path.parent.glob(".*") if name.fullmatch(each.name)] if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        return []
+    begin, name = f".{path.name}.", re.compile(re.escape(f".{path.name}") + TEMPORARY)
+    with os.scandir(path.parent) as entries:
+        found = [entry.name for entry in entries if entry.name.startswith(begin)]
+    return [path.with_name(each) for each in found if name.fullmatch(each)]
 
 
 def _remove_leftovers(path: Path) -> None:

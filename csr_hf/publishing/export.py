@@ -11,7 +11,7 @@ from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
 from csr_hf.heads import find_fingerprint, is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
-from csr_hf.publishing.files import find_written
+from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
 from csr_hf.publishing.model_card_metadata import CardOptions
@@ -53,6 +53,7 @@ def export(
     base_model: str | None = None,
     card: CardOptions | None = None,
     device: str | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a head as a folder that can be uploaded to the Hub.
 
@@ -62,15 +63,17 @@ def export(
 
     Args:
         source: output folder of `csr-hf run`, folder or Hub id of a head.
-        folder: the folder to write, whole or not at all; an earlier export is replaced.
+        folder: the folder to write, whole or not at all; an earlier export of the same head is replaced.
         layout: default "full", and "head" above 1 GB of backbone weights.
         base_model: Hub id of the backbone; default what the head's config says.
         card: what the author adds to the model card.
         device: for the backbone.
+        overwrite: also replace an export of another head, or with a card that a person changed.
 
     Raises:
-        ValueError: if `source` is no head, `folder` holds something else or more than an earlier export, the backbone
-            of a `layout="head"` is a folder, or that of a `layout="full"` cannot be loaded or needs code of its own.
+        ValueError: if `source` is no head, `folder` holds something else or more than an earlier export of it, the
+            backbone of a `layout="head"` is a folder, or that of a `layout="full"` cannot be loaded or needs code of
+            its own.
         OSError: if the folder cannot be written; nothing is left behind.
     """
     import torch
@@ -78,6 +81,8 @@ def export(
     folder = check_target(folder, source)
     repository = open_repository(source, extra=[f"{RESULTS}/*"])
     head = load_head(repository)
+    if not overwrite:
+        check_same_head(folder, head)
     if head.dtype in (torch.float16, torch.bfloat16):
         # Every library then computes with it alike: one of 16 bits would be what each makes of it.
         head = head.float()
@@ -222,6 +227,34 @@ def check_target(folder: str | Path, source: str | Path) -> Path:
             "or choose another folder to write."
         )
     return folder
+
+
+def check_same_head(folder: Path, head: CSRModel) -> None:
+    """Refuse to replace an export of another head, or one whose card a person changed, where nobody has asked for it.
+
+    Args:
+        folder: where to write, see `check_target`.
+        head: what is written.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    way_out = "Choose another folder to write, or replace it with --overwrite."
+    if not (folder / "config.json").is_file():
+        return
+    readme = folder / CARD
+    if readme.is_file() and not is_generated(readme.read_text(encoding="utf-8")):
+        raise ValueError(f"{readme} was written or changed by a person, and would be replaced. {way_out}")
+    try:
+        earlier = load_head(open_repository(folder)).state_dict()
+    except ValueError as error:
+        raise ValueError(f"{folder} holds a head that cannot be read ({error}). {way_out}") from error
+    weights = head.state_dict()
+    # A head of 16 bits is exported in float32.
+    if weights.keys() != earlier.keys() or any(
+        not weight.float().equal(earlier[name].float()) for name, weight in weights.items()
+    ):
+        raise ValueError(f"{folder} holds another head than the one to write. {way_out}")
 
 
 def _list_others(folder: Path) -> list[str]:

@@ -111,9 +111,45 @@ class RunFolder:
         return self.path / "upload.journal"
 
     @property
+    def state(self) -> Path:
+        """JSON file of what the run is made of, and which steps of it are done."""
+        return self.path / "state.json"
+
+    @property
     def embeddings(self) -> Path:
         """Default folder of embedding caches, beside the run: shared by its neighbors."""
         return self.path.parent / "embeddings"
+
+    @property
+    def measured(self) -> list[Path]:
+        """Files and folders of what was measured and built of the head, as far as they exist."""
+        files = (
+            self.results,
+            self.results.with_suffix(".md"),
+            self.plot,
+            self.sweep_plot,
+            self.documents,
+            self.journal,
+        )
+        return [path for path in (*files, self.index, self.mteb) if path.exists()]
+
+    def check_unmeasured(self) -> None:
+        """Refuse a folder with figures or an index of an earlier head, before another head is trained into it.
+
+        Raises:
+            ValueError: naming them.
+        """
+        if self.measured:
+            names = ", ".join(path.name for path in self.measured)
+            raise ValueError(
+                f"{self.path} holds {names} of an earlier head. Choose another `output_dir`, or remove them first."
+            )
+
+    @property
+    def contents(self) -> list[Path]:
+        """All that runs and trainings write into the folder, as far as it exists."""
+        trained = (self.model, self.recipe, self.checkpoints, self.log, self.streams, self.trackers, self.state)
+        return [*self.measured, *(path for path in trained if path.exists())]
 
     def missing(self, *paths: Path) -> Iterator[str]:
         """Yield the names, inside the folder, of those paths that do not exist."""

@@ -138,7 +138,7 @@ def _measure(each: Combination, data: RunData, data_fingerprint: str, progress: 
     logger.info("%s: %s", progress, each.name)
     for file in (folder.results, folder.results.with_suffix(".md"), folder.plot):
         file.unlink(missing_ok=True)
-    head = pipeline.train(each.recipe, data, resume=True)
+    head = pipeline.train(each.recipe, data)
     results = measure_held_out(each.recipe, data, head)
     if results is None:
         raise ValueError("nothing is held out to measure on: raise `data.held_out`.")

@@ -88,7 +88,7 @@ class CSRTrainingArguments:
     """Steps between two lines of the training log."""
     report_to: list[str] = field(default_factory=list)
     """Trackers of Accelerate that get the log too: tensorboard, wandb, ..."""
-    save_steps: Natural = 500
+    save_steps: Natural = 250
     """Steps between two checkpoints; 0: none."""
     save_total_limit: Count = 2
     """Newest checkpoints kept; that of the best evaluation is kept beside them."""

@@ -1,8 +1,10 @@
-"""Checkpoints of a training run: written whole or not at all, found again, pruned."""
+"""Checkpoints of a training run: written whole or not at all, checked by their hashes, found again, pruned."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,10 @@ import torch
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import write_whole
 
+logger = logging.getLogger(__name__)
+
 _STATE = "trainer_state.json"
+_WEIGHTS = "model.safetensors"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -49,8 +54,11 @@ def save_checkpoint(
     with write_whole(target) as temporary:
         model.save_pretrained(temporary)
         for name, state in states.items():
-            torch.save(state, temporary / f"{name}.pt")
-        (temporary / _STATE).write_text(json.dumps(record, indent=2))
+            # An open file lets torch say that the disk is full.
+            with (temporary / f"{name}.pt").open("wb") as file:
+                torch.save(state, file)
+        sealed = _seal({**record, "checksums": _hash_files(temporary)})
+        (temporary / _STATE).write_text(json.dumps(sealed, indent=2))
     checkpoints = list_checkpoints(folder)
     end = checkpoints.index(target) + 1
     kept = checkpoints[max(0, end - keep) : end]
@@ -65,6 +73,12 @@ def save_checkpoint(
 def list_checkpoints(folder: Path) -> list[Path]:
     """List the complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if (path / _STATE).is_file())
+
+
+def name_newest(folder: Path) -> str:
+    """Say which checkpoint is the newest, for messages."""
+    kept = list_checkpoints(folder)
+    return f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written yet"
 
 
 class Checkpoint(NamedTuple):
@@ -87,16 +101,27 @@ def find_checkpoint(folder: Path, checkpoint: bool | str | Path, names: Sequence
 
     Args:
         folder: where checkpoints live.
-        checkpoint: a folder; True for the newest of `folder`, or None if there is none yet.
+        checkpoint: a folder; True for the newest of `folder` that is whole, or None if there is none yet. Damaged ones
+            are named in the log.
         names: of the states to load.
 
     Raises:
-        ValueError: if the folder is no complete checkpoint.
+        ValueError: if the folder is no checkpoint or damaged, or all checkpoints of `folder` are damaged.
     """
     if not isinstance(checkpoint, bool):
         return load_checkpoint(Path(checkpoint), names)
-    found = list_checkpoints(folder)
-    return load_checkpoint(found[-1], names) if found else None
+    found = sorted(folder.glob("step_*"), reverse=True)
+    for path in found:
+        try:
+            return load_checkpoint(path, names)
+        except ValueError as error:
+            logger.warning("passed over a checkpoint: %s", error)
+    if found:
+        raise ValueError(
+            f"no checkpoint in {folder} is whole: {', '.join(path.name for path in found)}. Start over with "
+            "--overwrite, or remove them."
+        )
+    return None
 
 
 def load_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
@@ -107,16 +132,65 @@ def load_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
         names: of the states to load.
 
     Raises:
-        ValueError: if the folder is no complete checkpoint.
+        ValueError: if the folder is no checkpoint, or a file of it is missing or damaged; it is named.
     """
     from safetensors.torch import load_file
 
     if not (path / _STATE).is_file():
         raise ValueError(f"{path} is not a checkpoint (no {_STATE}). Give a step_* folder, or True for the newest.")
+    record = _read_record(path)
     states = {name: torch.load(path / f"{name}.pt", map_location="cpu", weights_only=True) for name in names}
-    record = json.loads((path / _STATE).read_text())
     step = record.get("best", {}).get("best_global_step")
     best = None if step is None else checkpoint_path(path.parent, step)
     if best not in list_checkpoints(path.parent):
         best = None
-    return Checkpoint(path, load_file(path / "model.safetensors"), states, record, best)
+    return Checkpoint(path, load_file(path / _WEIGHTS), states, record, best)
+
+
+def find_weights(path: str | Path | None) -> dict[str, torch.Tensor] | None:
+    """Load the weights of a checkpoint; None if it is gone or damaged, which is then named in the log."""
+    try:
+        return None if path is None else load_checkpoint(Path(path)).weights
+    except ValueError as error:
+        logger.warning("passed over a checkpoint: %s", error)
+        return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read the JSON values of a checkpoint, and compare all its files with their checksums.
+
+    Raises:
+        ValueError: if a file is missing or is not as it was written; it is named.
+    """
+    try:
+        record: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        is_whole = record == _seal(record)
+    except (ValueError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{path / _STATE} is damaged. Give another checkpoint, or True for the newest whole one.")
+    found = _hash_files(path)
+    for name, checksum in record["checksums"].items():
+        if found.get(name) != checksum:
+            state = "damaged" if name in found else "missing"
+            raise ValueError(
+                f"{path / name} is {state}. Give another checkpoint, or True for the newest that is whole."
+            )
+    return record
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Hash the files of a checkpoint, by name, but for its JSON values."""
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != _STATE:
+            with path.open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return hashes
+
+
+def _seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a hash of all other values to a record, or replace the one it has."""
+    values = {name: value for name, value in record.items() if name != "checksum"}
+    content = json.dumps(values, sort_keys=True).encode()
+    return {**values, "checksum": hashlib.blake2b(content, digest_size=16).hexdigest()}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csr_hf.data.fingerprints import fingerprint_vectors
 from csr_hf.data.sources import Source
 from csr_hf.data.vectors import Vectors, check_finite
 from csr_hf.embedding.cache import EmbeddingCache
@@ -92,16 +93,21 @@ class TrainingRows:
         """Whether any source has triplets."""
         return any(len(source.roles) > 2 for source in self.sources)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the number of rows, weights and labels, and of an even sample of the rows."""
+        """Hash of all that a training reads: the rows of every role, their weights and labels."""
         digest = hashlib.blake2b(f"{self._starts} {self.dim} {self.weights} {self.paired}".encode(), digest_size=8)
-        chosen = np.linspace(0, len(self) - 1, min(len(self), 1024)).astype(np.int64)
-        digest.update(self.rows(chosen).tobytes())
-        if self._modalities.any() or self._positive_modalities.any():
-            digest.update(self._modalities.tobytes() + self._positive_modalities.tobytes())
+        # Without pairs, all roles are among the parts already.
+        parts = [*self._parts, *self._positives, *self._negatives] if self.paired else self._parts
+        hashes: dict[int, str] = {}
+        for part in parts:
+            # The last role of a source stands for those that it lacks: it is read once.
+            key = id(part.vectors)
+            hashes[key] = hashes.get(key) or fingerprint_vectors(part.vectors)
+            digest.update(f"{hashes[key]} {part.modality}".encode() + part.rows.tobytes())
+            digest.update(b"" if part.mean is None else part.mean.tobytes())
         if self.paired and self.has_labels:
-            digest.update(self.labels(np.arange(len(self))).tobytes())
+            digest.update(self._labels.tobytes())
         return digest.hexdigest()
 
     def rows(self, indices: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ class CSRTrainer:
         """Train to `max_steps`, or until a callback or the patience ends it, with a progress bar on terminals.
 
         Args:
-            resume_from_checkpoint: a checkpoint folder; True for the newest of this output folder, if there is one.
+            resume_from_checkpoint: a checkpoint folder; True for the newest whole one of this output folder, if any.
             until: stop after this step, as an interruption would; the schedule stays that of the whole run.
 
         Returns:
@@ -129,13 +129,15 @@ class CSRTrainer:
 
         Raises:
             NonFiniteLossError: when the loss or a gradient is not finite. The step is not taken.
-            ValueError: if the checkpoint is none, or of other arguments or data; if `metric_for_best_model` is not
-                evaluated; if the head may not be pushed.
+            ValueError: for a checkpoint that is damaged or of other arguments or data, figures of another head in the
+                output folder, a `metric_for_best_model` that is not evaluated, or a head that may not be pushed.
             OSError: if a push failed; the head is in the folder `model` of the output folder.
         """
         repo_id = from_first_process(lambda: prepare_push(self.args, self.model)) if self.args.push_to_hub else ""
         if resume_from_checkpoint:
             self.resume(resume_from_checkpoint)
+        if self.step == 0:
+            from_first_process(self.folder.check_unmeasured)
         last = self.args.max_steps if until is None else min(until, self.args.max_steps)
         first, started = self.step, time.perf_counter()
         shown: dict[str, float] = {}
@@ -147,8 +149,7 @@ class CSRTrainer:
                     shown |= new
                     bar.set_postfix(describe_progress(shown))
                 bar.update()
-        seconds = time.perf_counter() - started
-        speed = (self.step - first) * self.batch_size / max(seconds, 1e-9)
+        seconds = max(time.perf_counter() - started, 1e-9)
         if self._reports.is_stopped:
             logger.info("stopped    at step %d of %d", self.step, self.args.max_steps)
         is_over = self.step >= self.args.max_steps or self._reports.is_stopped
@@ -156,7 +157,8 @@ class CSRTrainer:
             self._load_best()
         self.model.eval()
         figures = self._reports.last_logged() | self._measure()
-        figures |= {"steps": self.step, "seconds": seconds, "examples_per_second": speed}
+        examples = (self.step - first) * self.batch_size
+        figures |= {"steps": self.step, "seconds": seconds, "examples_per_second": examples / seconds}
         if is_over:
             self._fire("on_train_end", metrics=dict(figures))
             if repo_id and self._is_main:
@@ -277,11 +279,7 @@ class CSRTrainer:
         return output
 
     def _report(self, output: LossOutput, last: int) -> dict[str, float]:
-        """Log, evaluate and save what is due at this step.
-
-        Returns:
-            New figures.
-        """
+        """Log, evaluate and save what is due at this step, and return new figures."""
         args, step = self.args, self.step
         figures: dict[str, float] = {}
         if step % args.logging_steps == 0 or step == last:
@@ -318,13 +316,14 @@ class CSRTrainer:
             self._reports.fire(hook, **figures)
 
     def _load_best(self) -> None:
-        best, where = self.state.best_global_step, self.state.best_model_checkpoint
-        if best is None or best == self.step:
+        best = self.state.best_global_step
+        if best in (None, self.step):
             return
-        if where is None:
+        weights = from_first_process(lambda: checkpoints.find_weights(self.state.best_model_checkpoint))
+        if weights is None:
             logger.warning("the checkpoint of the best step, %d, is gone: the last step counts", best)
             return
-        self.model.load_state_dict(from_first_process(lambda: checkpoints.load_checkpoint(Path(where)).weights))
+        self.model.load_state_dict(weights)
         logger.info("best step  %d of %d", best, self.step)
 
     def _measure(self) -> dict[str, float]:
@@ -338,10 +337,8 @@ class CSRTrainer:
 
     def _non_finite_error(self, what: str, figures: dict[str, torch.Tensor]) -> NonFiniteLossError:
         parts = {name: f"{float(part):.4g}" for name, part in figures.items()}
-        kept = checkpoints.list_checkpoints(self.folder.checkpoints)
-        where = f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written yet"
         return NonFiniteLossError(
-            f"{what} is not finite at step {self.step}: {parts}. {where}. "
+            f"{what} is not finite at step {self.step}: {parts}. {checkpoints.name_newest(self.folder.checkpoints)}. "
             "Lower learning_rate, use mixed_precision no or bf16, or check the embeddings' scale."
         )
 

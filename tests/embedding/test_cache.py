@@ -129,13 +129,26 @@ def test_interrupted_run_goes_on_where_it_stopped(backbone, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         embed(Interrupting(backbone, calls=3), tmp_path / "cut")
     (folder,) = (tmp_path / "cut").iterdir()
-    assert [path.name for path in folder.iterdir()] == ["shard-00000.arrow"]
+    names = ["piece-shard-00001-00000.arrow", "shard-00000.arrow"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     with pytest.raises(ValueError, match="unfinished"):
         EmbeddingCache.load(folder)
     resumed = Interrupting(backbone)
     cache = embed(resumed, tmp_path / "cut")
-    assert resumed.embedded == 21 - 8
+    assert resumed.embedded == 21 - 12
     assert np.array_equal(cache.to_numpy(), whole)
+    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"manifest.json", "shard"}
+
+
+def test_damaged_pieces_are_embedded_again(backbone, tmp_path, caplog):
+    whole = embed(backbone, tmp_path / "whole").to_numpy()
+    with pytest.raises(KeyboardInterrupt):
+        embed(Interrupting(backbone, calls=3), tmp_path / "cut")
+    ((piece,),) = [list(folder.glob("piece-*")) for folder in (tmp_path / "cut").iterdir()]
+    piece.write_bytes(piece.read_bytes()[:40])
+    caplog.set_level("WARNING")
+    assert np.array_equal(embed(backbone, tmp_path / "cut").to_numpy(), whole)
+    assert f"embedded again: embedding cache file {piece}" in caplog.text
 
 
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "NaN or infinite"), (np.inf, "infinite"), (1e5, "too large")])

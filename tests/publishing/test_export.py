@@ -153,6 +153,29 @@ def test_nothing_but_an_earlier_export_is_replaced(exported, tmp_path, capsys):
         assert main(["export", str(tmp_path / "runs" / "one"), str(tmp_path / "out"), "--layout", "head"]) == 0
 
 
+def test_another_head_or_a_changed_card_is_replaced_with_the_flag_alone(tmp_path, capsys):
+    for name, seed in (("one", 0), ("two", 1)):
+        make_head(seed).save_pretrained(tmp_path / name)
+    out = tmp_path / "out"
+    call = ["export", str(tmp_path / "one"), str(out), "--layout", "head"]
+    assert main(call) == 0
+    before = (out / "model.safetensors").read_bytes()
+    for command in (["export", str(tmp_path / "two"), str(out)], ["import", str(tmp_path / "two"), str(out)]):
+        capsys.readouterr()
+        assert main(command) == 2
+        said = (
+            "out holds another head than the one to write. Choose another folder to write, or replace it with --over"
+        )
+        assert said in capsys.readouterr().err
+    with (out / "README.md").open("a") as file:
+        file.write("A sentence of a person.\n")
+    assert main(call) == 2
+    assert "README.md was written or changed by a person, and would be replaced. Choose" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == before
+    assert main(["export", str(tmp_path / "two"), str(out), "--layout", "head", "--overwrite"]) == 0
+    assert (out / "model.safetensors").read_bytes() != before
+
+
 def test_own_files_beside_an_export_are_not_replaced(exported, tmp_path):
     make_head(1).save_pretrained(tmp_path / "head")
     target = shutil.copytree(exported, tmp_path / "out")
@@ -163,11 +186,12 @@ def test_own_files_beside_an_export_are_not_replaced(exported, tmp_path):
     before = sorted(target.rglob("*"))
     found = r"\(\.git, 2024_notebooks, Router, notes\.txt, results/own\.json\).*choose another folder"
     with pytest.raises(ValueError, match=found):
-        export(tmp_path / "head", target, layout="head")
+        export(tmp_path / "head", target, layout="head", overwrite=True)
     assert sorted(target.rglob("*")) == before
     for name in own:
         (target / name).unlink()
-    assert not (export(tmp_path / "head", target, layout="head").folder / "modules.json").exists()
+    replaced = export(tmp_path / "head", target, layout="head", overwrite=True).folder
+    assert not (replaced / "modules.json").exists()
 
 
 def test_heads_of_runs_are_not_replaced(tmp_path):

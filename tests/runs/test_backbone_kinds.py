@@ -117,8 +117,9 @@ def test_run_is_resumed(folder, kind, tmp_path):
     assert {row.method for row in Results.load(folder / "run").rows} == {"dense", "CSR", "CSR, decoded", "binary"}
     again = shutil.copytree(folder / "run", tmp_path / "run")
     shutil.rmtree(again / "checkpoints" / "step_0000008")
+    shutil.rmtree(again / "model")
     cache = ["--cache-dir", folder / "embeddings"]
-    assert call(kind, "train", folder / "recipe.yaml", "--output-dir", again, *cache, "--resume") == 0
+    assert call(kind, "train", folder / "recipe.yaml", "--output-dir", again, *cache) == 0
     whole, resumed = (CSRModel.from_pretrained(path / "model").state_dict() for path in (folder / "run", again))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

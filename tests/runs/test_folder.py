@@ -3,7 +3,8 @@ from csr_hf.runs.folder import RunFolder
 
 def test_everything_a_run_writes_lies_inside_but_shared_embeddings(tmp_path):
     folder = RunFolder.of(tmp_path / "runs" / "mine")
-    names = [name for name, value in vars(RunFolder).items() if isinstance(value, property) and name != "is_run"]
+    names = [name for name, value in vars(RunFolder).items() if isinstance(value, property)]
+    names = [name for name in names if name not in ("is_run", "measured", "contents")]
     places = {name: getattr(folder, name) for name in names}
     assert len(set(places.values())) == len(places)
     outside = {name for name, place in places.items() if not place.is_relative_to(folder.path)}
@@ -27,5 +28,7 @@ def test_the_files_of_a_real_run_are_those_that_it_names(finished_run):
     assert folder.is_run
     needed = (folder.model_recipe, folder.index, folder.documents, folder.results, folder.plot, folder.log)
     assert not list(folder.missing(*needed, folder.checkpoints))
-    known = {path.name for path in (*needed, folder.model, folder.recipe, folder.checkpoints)} | {"results.md"}
+    known = {path.name for path in (*needed, folder.model, folder.recipe, folder.checkpoints, folder.state)} | {
+        "results.md"
+    }
     assert {path.name for path in folder.path.iterdir()} <= known

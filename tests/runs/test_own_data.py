@@ -70,10 +70,14 @@ def test_a_corpus_goes_into_a_backend_and_is_searched_there(folder, adapted, tmp
     engine = ["--backend", f"milvus-lite:{tmp_path / 'there.db'}"]
     call = ["index", "--corpus", str(folder / "pairs.parquet"), "--text-column", "a", "--no-progress", *engine]
     call += ["--head", str(adapted / "fresh"), "--output-dir", str(tmp_path / "run")]
-    for limit in ("40", "30"):
-        assert main([*call, "--limit", limit]) == 0
-        # Nothing stays of a larger corpus.
-        assert f"{limit} documents in" in capsys.readouterr().out
+    for said in ("40 documents in", "filled before"):
+        assert main([*call, "--limit", "40"]) == 0
+        assert said in capsys.readouterr().out
+    assert main([*call[:-2], "--output-dir", str(tmp_path / "else" / "run"), "--limit", "30"]) == 2
+    assert "collection run in Milvus holds 40 documents already: choose another" in capsys.readouterr().err
+    assert main([*call, "--limit", "30", "--overwrite"]) == 0
+    # Nothing stays of a larger corpus.
+    assert "30 documents in" in capsys.readouterr().out
     assert not (tmp_path / "run" / "index").exists()
     documents = Dataset.from_parquet(str(tmp_path / "run" / "documents.parquet"))
     assert main(["search", str(tmp_path / "run"), documents["text"][7], "--top-k", "2", *engine]) == 0

@@ -13,6 +13,7 @@ from csr_hf import CSREncoder, CSRModel, InvertedIndex, Results, RunRecipe, Spar
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
 from csr_hf.runs import pipeline
+from csr_hf.runs.first_head import first_head
 from csr_hf.runs.searcher import RunSearcher
 
 
@@ -99,11 +100,13 @@ def test_second_run_finds_the_cache_and_gives_the_same_weights(finished, capsys)
 def test_training_can_be_resumed(finished, capsys):
     train = ["train", str(finished / "recipe.yaml"), "--output-dir", str(finished / "resumed"), "--no-progress"]
     assert main(train) == 0
-    shutil.rmtree(finished / "resumed" / "checkpoints" / "step_0000040")
     whole = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
     log = finished / "resumed" / "training_log.jsonl"
     log.write_text("")
-    assert main([*train, "--resume"]) == 0
+    # What an interruption leaves.
+    shutil.rmtree(finished / "resumed" / "checkpoints" / "step_0000040")
+    shutil.rmtree(finished / "resumed" / "model")
+    assert main(train) == 0
     resumed = CSRModel.from_pretrained(finished / "resumed" / "model").state_dict()
     assert all((whole[name] == resumed[name]).all() for name in whole)
     # Only what came after the checkpoint of step 20 was done again.
@@ -240,9 +243,10 @@ def test_full_disk_gives_one_line_and_no_half_model(finished):
         [sys.executable, "-c", script, "train", *arguments, "--no-progress"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "File too large" in done.stderr
+    assert f"File too large. Free some space in {finished / 'full'}, or choose another folder" in done.stderr
+    assert "Then go on with: csr-hf train" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert [path.name for path in (finished / "full").iterdir()] == ["training_log.jsonl"]
+    assert sorted(path.name for path in (finished / "full").iterdir()) == ["state.json", "training_log.jsonl"]
 
 
 def test_heads_record_the_settings_of_their_backbone(tiny_folder, tmp_path):
@@ -252,7 +256,7 @@ def test_heads_record_the_settings_of_their_backbone(tiny_folder, tmp_path):
     content = {"backbone": backbone, "data": {"source": str(tmp_path / "texts.jsonl")}, "model": {"k": 4}}
     recipe = RunRecipe.from_dict({**content, "output_dir": str(tmp_path / "run")})
     data = pipeline.embed(recipe)
-    head = pipeline.first_head(recipe, data)
+    head = first_head(recipe, data)
     assert head.config.base_model_settings == settings
     assert (data.dim, data.backbone.similarity_fn_name) == (16, "dot")
     expected = data.backbone.embed(["text 3"], task="document")
@@ -261,4 +265,4 @@ def test_heads_record_the_settings_of_their_backbone(tiny_folder, tmp_path):
     head.config.base_model_settings = {"dtype": "float16"}
     head.save_pretrained(tmp_path / "head")
     recipe.model.init = str(tmp_path / "head")
-    assert pipeline.first_head(recipe, data).config.base_model_settings == settings
+    assert first_head(recipe, data).config.base_model_settings == settings

@@ -374,3 +374,77 @@ def test_clocks_of_modalities_count_their_own_examples(tmp_path, embeddings):
 def test_a_folder_to_write_is_needed(embeddings):
     with pytest.raises(ValueError, match=r"`args.output_dir` is missing: CSRTrainingArguments\(output_dir="):
         CSRTrainer(make_head(), CSRTrainingArguments(), embeddings)
+
+
+def test_every_row_counts_when_a_training_goes_on(tmp_path, embeddings):
+    """Of 3,000 rows any changed one is noticed, in arrays of any type and in every role."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((3000, 12)).astype(np.float16)
+    settings = {"max_steps": 2, "save_steps": 1}
+    pairs = {"gamma": 0.1, "contrast": "pairs", **settings}
+    make_trainer(tmp_path / "a", data, **settings).train(until=1)
+    make_trainer(tmp_path / "b", [Source.from_arrays({"anchor": data, "positive": data})], **pairs).train(until=1)
+    for row in rng.integers(0, 3000, 5):
+        changed = data.copy()
+        changed[row, 3] += 1
+        source = Source.from_arrays({"anchor": data, "positive": changed})
+        for other in (
+            make_trainer(tmp_path / "a", changed, **settings),
+            make_trainer(tmp_path / "b", [source], **pairs),
+        ):
+            with pytest.raises(ValueError, match=r"other arguments or data \(data\)"):
+                other.resume(True)
+    make_trainer(tmp_path / "a", data.astype(np.float64), **settings).resume(True)
+
+
+def damage(path):
+    """Ways in which a file gets lost or changed."""
+    content = path.read_bytes()
+    yield "truncated", lambda: path.write_bytes(content[: len(content) // 2])
+    yield "empty", lambda: path.write_bytes(b"")
+    yield "missing", path.unlink
+    middle = len(content) // 2
+    yield "flipped", lambda: path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, embeddings, caplog, file):
+    caplog.set_level("WARNING")
+    first = make_trainer(tmp_path, embeddings)
+    first.train()
+    path = tmp_path / "checkpoints" / "step_0000040" / file
+    for how, apply in damage(path):
+        apply()
+        caplog.clear()
+        again = make_trainer(tmp_path, embeddings)
+        again.resume(True)
+        assert again.step == 30, how
+        assert f"passed over a checkpoint: {path if file != 'trainer_state.json' else path.parent}" in caplog.text
+        with pytest.raises(ValueError, match=r"step_0000040.* (is damaged|is missing|is not a checkpoint)"):
+            again.resume(path.parent)
+    # It goes on to the same bits, and the damaged one is written anew.
+    again.train()
+    assert equal(state(first), state(again))
+    assert list_checkpoints(tmp_path / "checkpoints")[-1] == path.parent
+    load_checkpoint(path.parent, ["optimizer", "scheduler"])
+
+
+def test_without_a_whole_checkpoint_nothing_is_taken_for_one(tmp_path, embeddings):
+    make_trainer(tmp_path, embeddings).train()
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        (path / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"no checkpoint in .* is whole: step_0000040, step_0000030\. Start over with"
+    ):
+        make_trainer(tmp_path, embeddings).train(resume_from_checkpoint=True)
+
+
+def test_another_head_is_not_trained_beside_the_figures_of_the_first(tmp_path, embeddings):
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "index").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        ValueError, match=r"holds results\.json, index of an earlier head\. Choose another `output_dir`"
+    ):
+        make_trainer(tmp_path, embeddings).train()
+    assert sorted(tmp_path.iterdir()) == before
