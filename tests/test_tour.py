@@ -136,6 +136,8 @@ def test_tour_with_own_files(kind, work, start):
     check_published(kind, folder, start)
     if backbone == "bert":
         check_codes(folder, start)
+    if kind != "photos":
+        check_second_head(run, backbone, folder, start)
     check_index(kind, corpus, start)
 
 
@@ -198,6 +200,18 @@ def check_codes(folder, start):
     ours = codes.to_scipy().toarray()
     norms = np.linalg.norm(ours, axis=1, keepdims=True)
     np.testing.assert_allclose(theirs, ours / np.maximum(norms, 1e-9), atol=2e-3)
+
+
+def check_second_head(run, backbone, folder, start):
+    """Nothing of the first head is left once another is trained into the folder."""
+    first = CSRModel.from_pretrained(folder.model).fingerprint
+    assert "--overwrite" in start(*run, "--training.seed", "1", code=2, backbone=backbone)
+    assert CSRModel.from_pretrained(folder.model).fingerprint == first
+    start(*run, "--training.seed", "1", "--limit", "100", "--overwrite", backbone=backbone)
+    assert CSRModel.from_pretrained(folder.model).fingerprint != first
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            assert first.encode() not in path.read_bytes(), path
 
 
 def check_index(kind, corpus, start):
