@@ -8,7 +8,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 
 from csr_hf.cli.invocation import Invocation
 from csr_hf.cli.parsing import build_overview, parse
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _call(called: Invocation) -> int:
     """Run a command, print what it reports, and return its exit code."""
     stdout = sys.stdout
-    with _shown_log(logging.DEBUG if called.debug else logging.ERROR if called.quiet else logging.INFO):
-        if not called.debug:
-            _quiet_libraries(show_transfers=called.name == "push" and not called.no_progress)
+    level = logging.DEBUG if called.debug else logging.ERROR if called.quiet else logging.INFO
+    show_transfers = called.name == "push" and not called.no_progress
+    with _shown_log(level), nullcontext() if called.debug else _quiet_libraries(show_transfers):
         (disable_progress_bars if called.no_progress else enable_progress_bars)()
         if called.device is not None:
             _check_device(called.device)
@@ -139,8 +139,9 @@ def _shown_log(shown: int) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _quiet_libraries(show_transfers: bool) -> None:
-    """Silence the libraries below, which have bars and warnings for every file they touch.
+@contextmanager
+def _quiet_libraries(show_transfers: bool) -> Iterator[None]:
+    """Silence the libraries below while a command runs: they have bars and warnings for every file they touch.
 
     Args:
         show_transfers: let the Hub client show what it transfers.
@@ -151,10 +152,17 @@ def _quiet_libraries(show_transfers: bool) -> None:
     if not show_transfers:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in _LIBRARIES:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in (None, *_LIBRARIES)]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _goes_on(words: Sequence[str]) -> bool:

@@ -93,12 +93,16 @@ def test_what_others_wrote_comes_back(tmp_path, suffix, rows):
     for write in WRITERS[suffix]:
         path = tmp_path / f"rows{suffix}"
         write(rows, path)
+        # pandas does not quote "\r", so at the end of a row it is a part of the line break.
+        unquoted_return = write is pandas_csv and any("\r" in (text or "") for text in texts_of(rows))
         try:
             found = Table(path).read(KINDS)
         except ValueError as error:
-            # A tsv cannot say whether quotes around whole rows are part of the text; pandas quotes no "\r".
+            # A tsv cannot say whether quotes around whole rows are part of the text.
             is_ambiguous = suffix == ".tsv" and "are one row with a text of several lines" in str(error)
-            assert is_ambiguous or (write is pandas_csv and any("\r" in (text or "") for text in texts_of(rows)))
+            assert is_ambiguous or unquoted_return
+            continue
+        if unquoted_return:
             continue
         for name in KINDS:
             texts = [row[name] for row in rows]

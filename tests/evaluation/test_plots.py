@@ -75,7 +75,8 @@ def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, fi
     rows = []
     for task, kept, half in (("A", 0.9, 0.03), ("B", 0.7, 0.04), ("C", 0.5, 0.1)):
         rows.append(Row(task, "m", "dense", None, 48, 0.5, 1.0, 100))
-        rows.append(Row(task, "m", "CSR", 4, 16, 0.4, kept, 100, None, (0.3, 0.5), (kept - half, kept + half)))
+        interval = {"interval": (0.3, 0.5), "retention_interval": (kept - half, kept + half)}
+        rows.append(Row(task, "m", "CSR", 4, 16, 0.4, kept, 100, **interval))
     # A method that one task of the type lacks has no mean.
     rows.append(Row("A", "m", "int8", None, 12, 0.5, 0.99, 100))
     types = {"A": "Retrieval", "B": "Retrieval", "C": "STS"}

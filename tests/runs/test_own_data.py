@@ -126,7 +126,7 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     assert "parse [a] date" in said and " ms" in said and "never asked" not in said
     assert said.count("  1. ") == 2
     assert main(["info", str(indexed)]) == 0
-    assert "binary and int8 copies" in capsys.readouterr().out
+    assert "binary copy and int8 copy" in capsys.readouterr().out
 
 
 def test_head_of_another_width_is_refused(folder, adapted, capsys):

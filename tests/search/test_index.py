@@ -304,7 +304,7 @@ def projections_of(n, dim):
             {"rescore": "int8", "embeddings": np.ones((2, 6))},
             r"`embeddings` has the shape \(2, 6\) instead of \(2, 7\)",
         ),
-        ({"rescore": "int8", "embeddings": np.full((2, 7), np.inf)}, "`embeddings` holds NaN or infinity"),
+        ({"rescore": "int8", "embeddings": np.full((2, 7), np.inf)}, r"`embeddings\[0\]` holds NaN or infinity"),
         ({"allowed": np.ones(19, bool)}, r"`allowed` has the shape \(19,\), but there are 20 positions"),
         ({"rescore": "self", "candidates": 9, "projections": projections_of(2, 50)}, r"`candidates` \(9\)"),
         ({"rescore": "self", "projections": projections_of(3, 50)}, r"`projections.latents`.*\(3, 50\).*\(2, 50\)"),

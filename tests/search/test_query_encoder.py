@@ -63,7 +63,7 @@ def test_atoms_that_differ_by_less_than_a_step_are_told_apart(head, queries):
     ("rows", "k", "message"),
     [
         (np.zeros((1, 3), np.float32), 5, r"`embeddings` has the shape \(1, 3\) instead of \(1, 40\)"),
-        (np.full((1, DIM), np.nan, np.float32), 5, "`embeddings` holds NaN or infinity"),
+        (np.full((1, DIM), np.nan, np.float32), 5, r"`embeddings\[0\]` holds NaN or infinity"),
         (np.zeros((1, DIM), np.float32), HIDDEN + 1, r"`k` \(301\) must be between 1 and the hidden_dim"),
     ],
 )
