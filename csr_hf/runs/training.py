@@ -121,17 +121,19 @@ def _train(trainer: CSRTrainer, recipe: RunRecipe, held_out: list[Source], state
     save_model(head, recipe, {"results": {name: round(value, 6) for name, value in figures.items()}})
     state.mark_head(head.fingerprint)
     logger.info(
-        "head       %d -> %d, k %d: explained variance %s, dead %s, %.2f postings a document and query (even use: "
-        "%.2f; the busiest latent is in %.0f%% of the codes), %.0f s",
+        "head       %d dimensions -> %d latents, k %d: explained variance %s, %s dead latents, %.0f s",
         config.input_dim,
         config.hidden_dim,
         config.k,
         describe_variance(figures),
         _describe_dead(figures),
+        figures["seconds"],
+    )
+    logger.debug(
+        "%.2f postings a document and query (even use: %.2f); the busiest latent is in %.0f%% of the codes",
         figures["postings_per_document"],
         figures["postings_per_document_if_even"],
         100 * figures["most_used_latent"],
-        figures["seconds"],
     )
     return head
 

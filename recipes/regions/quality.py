@@ -43,12 +43,12 @@ def quickstart_table() -> str:
 
 def quickstart_head() -> str:
     """Show the line about the head that the quickstart prints."""
+    from csr_hf.training.head_metrics import describe_variance
+
     found = yaml.safe_load((_QUICKSTART / "recipe.yaml").read_text(encoding="utf-8"))["results"]
     return (
-        f"explained variance {found['explained_variance']:.3f}, dead {found['dead_fraction']:.1%}, "
-        f"{found['postings_per_document']:.2f} postings a document and query (even use: "
-        f"{found['postings_per_document_if_even']:.2f}; the busiest latent is in {found['most_used_latent']:.0%} of "
-        f"the codes), {found['seconds']:.0f} s"
+        f"explained variance {describe_variance(found)}, {found['dead_fraction']:.1%} dead latents, "
+        f"{found['seconds']:.0f} s"
     )
 
 
