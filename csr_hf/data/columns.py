@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _PART_ROWS = 10_000
-_NAMED_ROWS = 10
+_NAMED = 10
 
 
 def find_columns(present: Sequence[str], source: SourceArguments, option: str = "`data.columns`") -> dict[str, str]:
@@ -122,8 +122,13 @@ def all_texts(dataset: Dataset, column: str) -> list[str]:
 
 def name_rows(rows: Sequence[int] | np.ndarray, ids: Sequence[str] | None = None) -> str:
     """Name the first of some rows, by their ids or by their numbers, as messages do."""
-    few = [f"{row:,}" if ids is None else str(ids[int(row)]) for row in rows[:_NAMED_ROWS]]
-    return ", ".join(few) + (", ..." if len(rows) > _NAMED_ROWS else "")
+    few = [f"{row:,}" if ids is None else str(ids[int(row)]) for row in rows[: _NAMED + 1]]
+    return name_few(few)
+
+
+def name_few(names: Sequence[str]) -> str:
+    """Join the first of some names, as messages do."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def class_names(rows: Dataset) -> list[str]:
@@ -291,8 +296,8 @@ def _warn_of_repeated(names: pa.ChunkedArray, name: str) -> None:
     if len(names.unique()) == len(names):
         return
     repeated = [id_ for id_, count in Counter(names.to_pylist()).items() if count > 1]
-    few = ", ".join(repeated[:_NAMED_ROWS]) + (", ..." if len(repeated) > _NAMED_ROWS else "")
-    logger.warning("%s: %s ids are shared by several rows: %s", name, f"{len(repeated):,}", few)
+    are = "id is" if len(repeated) == 1 else "ids are"
+    logger.warning("%s: %s %s shared by several rows: %s", name, f"{len(repeated):,}", are, name_few(repeated))
 
 
 def _make_dataset(arrays: Mapping[str, Any], rows: np.ndarray | None = None) -> Dataset:

@@ -7,9 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csr_hf.data.columns import name_few
 from csr_hf.data.image_metadata import METADATA, Captions, read_captions
 from csr_hf.embedding.images import SUFFIXES, missing_reader
 
@@ -25,7 +27,6 @@ CAPTIONS = ("text", "caption", "captions", "description")
 _SAVED = ("state.json", "dataset_dict.json")
 # Written by file managers and archivers, also on disks that are shared.
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
-_NAMED = 5
 _BEYOND = "beyond `limit`"
 
 
@@ -47,29 +48,32 @@ class ImageFolder:
         """Count an image that is not used."""
         self.left_out.setdefault(reason, []).append(str(path.relative_to(self.folder)))
 
+    @property
+    def names_left_out(self) -> tuple[str, ...]:
+        """Paths of all images that are left out, within the folder."""
+        return tuple(chain(*self.left_out.values()))
+
     def report(self, rows: Dataset, broken: Sequence[str]) -> None:
         """Log one line that accounts for all images, then the names of those that are left out, and notes.
 
         Args:
             rows: with the column `image`, those that are used.
-            broken: names of images that cannot be opened.
+            broken: paths of images that cannot be opened.
         """
+        if broken:
+            self.left_out["broken"] = [os.path.relpath(path, self.folder) for path in broken]
         used = len({cell["path"] for cell in rows["image"]})
-        level = logging.WARNING if self.left_out or broken else logging.INFO
-        logger.log(level, "images     %s", self.count(used, len(broken)))
+        logger.log(logging.WARNING if self.left_out else logging.INFO, "images     %s", self.count(used))
         for reason, names in self.left_out.items():
-            if reason == _BEYOND:
-                continue
-            few = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            logger.info("left out   %s: %s", reason, few)
+            if reason != _BEYOND:
+                logger.info("left out   %s: %s", reason, name_few(names))
         for note in self.notes:
             logger.warning("images     %s", note)
 
-    def count(self, used: int, broken: int = 0) -> str:
+    def count(self, used: int) -> str:
         """Say in one line how many images are used, and why others are not."""
         parts = [f"{used:,} used", *(f"{len(names):,} {reason}" for reason, names in self.left_out.items())]
-        parts += [f"{broken:,} broken"] if broken else []
-        others = self.pictures - used - broken - sum(map(len, self.left_out.values()))
+        others = self.pictures - used - sum(map(len, self.left_out.values()))
         parts += [f"{others:,} without a caption"] if others else []
         return f"{self.pictures:,} picture{'' if self.pictures == 1 else 's'}: {', '.join(parts)}"
 
@@ -156,7 +160,7 @@ def _caption_rows(found: ImageFolder, tables: list[Captions], pictures: list[Pat
         rows += [row for row in table.rows if row["path"] in there]
         named.update(row["path"] for row in table.rows)
         if missing:
-            few = ", ".join(path.name for path in missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+            few = name_few([path.name for path in missing])
             found.notes.append(f"{table.file.name} names {len(missing):,} files that are not there: {few}")
     # What a row names is an image, whatever its ending.
     pictures += [path for path in others if path in named]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 logger = logging.getLogger(__name__)
-_NAMED = 5
 _BLOCK_ROWS = 16_384
 _MOST_ROWS = 1_000_000
 
@@ -110,9 +109,6 @@ class RunData:
                 " + ".join(source.roles),
                 f", {held_out:,} held out" if held_out else "",
             )
-            if source.skipped:
-                few = ", ".join(source.skipped[:_NAMED]) + (", ..." if len(source.skipped) > _NAMED else "")
-                logger.info("skipped    %s images that cannot be opened: %s", f"{len(source.skipped):,}", few)
             for role in source.roles:
                 if role not in source.vectors and self.backbone is not None:
                     self._embed_role(source, role, self.backbone, cache_dir, batch_size)

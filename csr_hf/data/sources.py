@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
-from csr_hf.data.columns import class_names, find_columns, name_rows, number_labels, select_columns
+from csr_hf.data.columns import class_names, find_columns, name_few, name_rows, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.image_folder import is_image_folder, read_image_folder
 from csr_hf.data.readers import ARRAY_FORMATS, is_file_name, read_array, read_dataset
@@ -56,7 +56,7 @@ class Source:
     weight: float | None = None
     """Share of the rows of a training batch, relative to other sources; None: the number of rows."""
     skipped: tuple[str, ...] = ()
-    """Images that were left out because they cannot be opened."""
+    """Images that are not used: those that cannot be opened, and of a folder all that its report leaves out."""
 
     def __post_init__(self) -> None:
         self.roles = _order_roles(self.roles, self.name)
@@ -207,6 +207,9 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
             rows, skipped = check_images(rows, arguments.skip_bad)
             if folder:
                 folder.report(rows, skipped)
+                skipped = folder.names_left_out
+            elif skipped:
+                logger.warning("%s: %s images cannot be opened: %s", name, f"{len(skipped):,}", name_few(skipped))
             keys = list(ImageColumn(rows, "image").hashes())
         else:
             keys = rows[LAYOUTS[layout]]

@@ -198,7 +198,9 @@ def _view(chunk: pa.Array, width: int | None, name: str, first: int) -> np.ndarr
     if len(odd) or width < 1:
         row = int(odd[0]) if len(odd) else 0
         held = "nothing" if lengths[row] < 1 else f"{lengths[row]} floats"
-        raise ValueError(f"{name} does not hold embeddings of one width: row {first + row} holds {held}.")
+        raise ValueError(
+            f"{name} does not hold embeddings of one width: row {first + row} holds {held}. Leave out such rows."
+        )
     values = chunk.flatten()
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width

@@ -63,9 +63,11 @@ def test_every_picture_is_accounted_for(tmp_path, caplog, no_heic):
         "out   not in metadata.csv: b.jpg",
         "out   HEIC (pip install pillow-heif): f.heic, g.heic",
         "out   linked to nothing: link.jpg",
+        "out   broken: broken.jpg",
         "metadata.csv names 1 files that are not there: lost.jpg",
         "passed over: 3 other files (2 .txt, 1 no ending)",
     ]
+    assert data.skipped == ("b.jpg", "f.heic", "g.heic", "link.jpg", "broken.jpg")
 
 
 def test_a_broken_picture_ends_a_run_that_does_not_skip_it(tmp_path):
