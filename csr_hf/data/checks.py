@@ -9,6 +9,8 @@ from csr_hf.data.run_data import RunData
 _SAMPLE = 16_384
 # Codes are stored in float16, whose largest number is 65,504, and are about as large as their embeddings.
 _LARGEST_NORM = 30_000.0
+# Below about 1e-4 its numbers lose digits.
+_SMALLEST_NORM = 1e-3
 _LEAST_SPREAD = 1e-6
 _WIDEST_RATIO = 100.0
 _MOST_REPEATED = 0.5
@@ -26,7 +28,8 @@ def check_embeddings(data: RunData, hidden_dim: int) -> list[str]:
         and norms of very different size.
 
     Raises:
-        ValueError: if all rows are equal, so that there is nothing to learn, or too large to be stored as codes.
+        ValueError: if all rows are equal, so that there is nothing to learn, or too large or too small to be stored as
+            codes.
     """
     count, rows = _sample(data)
     if count < 2:
@@ -39,10 +42,16 @@ def check_embeddings(data: RunData, hidden_dim: int) -> list[str]:
             f"all {count:,} embeddings to train on are equal: there is nothing to learn. Check that `data.columns` "
             "names what differs from row to row."
         )
+    scale = 10.0 ** np.ceil(np.log10(norms.max()))
     if norms.max() > _LARGEST_NORM:
         raise ValueError(
             f"embeddings have norms up to {norms.max():.3g}, and codes hold numbers up to 65,504. Divide all of them "
-            f"by {10.0 ** np.ceil(np.log10(norms.max())):.0e}; their cosines stay the same."
+            f"by {scale:.0e}; their cosines stay the same."
+        )
+    if norms.max() < _SMALLEST_NORM:
+        raise ValueError(
+            f"embeddings have norms of at most {norms.max():.3g}, and codes lose digits of numbers below 0.0001. "
+            f"Multiply all of them by {1 / scale:.0e}; their cosines stay the same."
         )
     found = []
     if count < hidden_dim:

@@ -65,6 +65,17 @@ class Row:
         known = {name: value for name, value in fields.items() if value is not None or name == "k"}
         return {name: value for name, value in known.items() if (name, value) != ("unit", "queries")}
 
+    def shown(self, *, with_intervals: bool = True) -> list[str]:
+        """Return score and retention as tables show them, with no more digits than their intervals make sense of."""
+        digits = 4 if self.interval is None else 3
+        found = [f"{self.score:.{digits}f}", f"{self.retention:.3f}"]
+        if with_intervals:
+            for place, interval in enumerate((self.interval, self.retention_interval)):
+                # The dense model keeps all of itself on every resample.
+                if interval is not None and interval[0] < interval[1]:
+                    found[place] += f" ± {_half(interval):.3f}"
+        return found
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Row:
         """Make one of what JSON holds.
@@ -269,7 +280,7 @@ class Results:
             figures = []
             for metric in metrics:
                 figure = found.get(metric)
-                shown = _show(figure, with_intervals) if figure else ["", ""]
+                shown = figure.shown(with_intervals=with_intervals) if figure else ["", ""]
                 figures += shown[:1] if metric in plain else shown
             body.append([method, "" if k is None else str(k), str(size), *figures])
         return header, body
@@ -290,18 +301,6 @@ def find_other_head(path: Path, head: str) -> str | None:
         return None
     of = f"of another head ({measured})" if measured else "of a head that they do not name"
     return f"{path} holds figures {of}, not of this one ({head}): they are left out; measure this one"
-
-
-def _show(row: Row, with_intervals: bool) -> list[str]:
-    """Show score and retention, with no more digits than their intervals make sense of."""
-    digits = 4 if row.interval is None else 3
-    shown = [f"{row.score:.{digits}f}", f"{row.retention:.3f}"]
-    if with_intervals:
-        for place, interval in enumerate((row.interval, row.retention_interval)):
-            # The dense model keeps all of itself on every resample.
-            if interval is not None and interval[0] < interval[1]:
-                shown[place] += f" ± {_half(interval):.3f}"
-    return shown
 
 
 def _half(interval: Interval) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from csr_hf.codes import head_fingerprint
 from csr_hf.data.run_data import RunData
+from csr_hf.data.sources import Source
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.provenance import provenance
@@ -117,7 +118,8 @@ def _measure_retrieval(methods: Sequence[Method], head: CSRModel, data: RunData)
         task = f"{data.name}, {len(queries):,} held-out pairs"
         return evaluate_retrieval(methods, queries, documents, task=task)
     is_query = np.arange(len(documents)) % 5 == 0
-    kinds = {source.modality(source.document_role) for source in data.sources}
+    roles = {source.document_role for source in data.sources}
+    kinds = {role if role == "embedding" else Source.modality(role) for role in roles}
     kind = f"{kinds.pop()}s" if len(kinds) == 1 else "rows"
     task = f"{data.name}, {is_query.sum():,} held-out {kind} among {(~is_query).sum():,}"
     return evaluate_retrieval(methods, documents[is_query], documents[~is_query], task=task, paired=False)

@@ -66,7 +66,7 @@ def measure_index(
     }
     results.details["index"] = figures
     results.save(RunFolder.of(recipe.output_dir).path)
-    logger.info("recall     %s", results.describe_index())
+    logger.info("recall     of the index: %.3f of the %s", measured.score, figures["metric"])
 
 
 def describe_size(index: InvertedIndex) -> str:

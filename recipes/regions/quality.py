@@ -36,7 +36,7 @@ def quickstart_table() -> str:
     cells = []
     for (method, k, size), found in lines.items():
         ndcg, neighbors = found["nDCG@10"], found["dense top 10"]
-        figures = [f"{ndcg.score:.4f}", f"{ndcg.retention:.3f}", f"{neighbors.score:.4f}"]
+        figures = [*ndcg.shown(), neighbors.shown()[0]]
         cells.append([method, str(k or ""), str(size), *figures])
     return table(["method", "k", "bytes", "nDCG@10", "retention", "dense top 10"], cells)
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -39,12 +41,20 @@ def test_equal_rows_are_refused_unless_they_are_held_out(rows):
 def test_embeddings_that_codes_cannot_hold_are_refused(rows, factor, advice):
     with pytest.raises(ValueError, match=f"codes hold numbers up to 65,504. Divide all of them {advice}"):
         check_embeddings(of(rows * factor), 64)
-    assert check_embeddings(of(rows * 1e-6), 64) == []
 
 
 def test_rows_that_hardly_differ(rows):
     (said,) = check_embeddings(of(1 + rows * 1e-5), 64)
     assert said.startswith("the embeddings hardly differ: their variance is 1")
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-6])
+def test_sizes_that_codes_do_not_hold_are_refused_and_the_advice_helps(rows, scale):
+    with pytest.raises(ValueError, match="embeddings have norms") as error:
+        check_embeddings(of(rows * scale), 64)
+    verb, factor = re.search(r"(Divide|Multiply) all of them by (\S+);", str(error.value)).groups()
+    helped = rows * scale * float(factor) if verb == "Multiply" else rows * scale / float(factor)
+    assert check_embeddings(of(helped), 64) == []
 
 
 def test_zeros_repeats_and_mixed_norms(rows):
