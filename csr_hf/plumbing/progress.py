@@ -116,6 +116,10 @@ class LoggedProgress:
         left = f", {tqdm.format_interval((self.total - self.n) / rate)} left" if rate else ""
         return f"{self._desc}: {self.n:,} of {self.total:,} ({share}%){left}"
 
+    def set_description(self, desc: str) -> None:
+        """Say what is being done from now on."""
+        self._desc = desc
+
     def set_postfix(self, ordered_dict: Mapping[str, Any] | None = None, **values: Any) -> None:
         """Ignore figures: the log of the training has them."""
 

@@ -75,9 +75,12 @@ def test_short_steps_leave_nothing_in_a_log(caplog):
 
 def test_what_has_no_length_is_counted(clock, caplog):
     caplog.set_level(logging.INFO, "csr_hf")
-    for _ in LoggedProgress(iter("abc"), desc="reading", unit="row"):
+    lines = LoggedProgress(iter("abcd"), desc="reading", unit="row")
+    for letter in lines:
         clock.now += 5
-    assert caplog.messages == ["reading: 2 rows"]
+        if letter == "c":
+            lines.set_description("reading on")
+    assert caplog.messages == ["reading: 2 rows", "reading on: 4 rows"]
 
 
 SCRIPT = """
