@@ -42,7 +42,7 @@ def test_unusable_files_are_named(tmp_path, name, content, reason):
     assert name in str(error.value)
 
 
-def test_absent_sources_are_named(tmp_path):
+def test_absent_sources_are_named(tmp_path, hub):
     with pytest.raises(ValueError, match=r"gone.csv.*no such file"):
         load_sources(DataArguments(source=str(tmp_path / "gone.csv")))[0]
     with pytest.raises(ValueError, match="'nobody/nothing' cannot be read"):
