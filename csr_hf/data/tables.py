@@ -27,6 +27,7 @@ _FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _BLOCK_ROWS = 10_000
 
 
@@ -120,4 +121,5 @@ def _open(path: Path) -> DelimitedFile | JSONFile | ParquetFile | ArrowFile | _L
             return ParquetFile(path)
         case "arrow":
             return ArrowFile(path)
-    raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(_FORMATS)}.")
+    advice = " Save the sheet as csv in UTF-8." if path.suffix.lower() in _SPREADSHEETS else ""
+    raise ValueError(f"files ending in {path.suffix!r} are unknown. Known: {', '.join(_FORMATS)}.{advice}")

@@ -33,6 +33,7 @@ def test_every_format_gives_the_same_texts(tmp_path, kind):
         ("blank.jsonl", '{"text": " "}\n', "no rows with text"),
         ("broken.parquet", "not parquet", "cannot be read"),
         ("rows.docx", "x", "'.docx' are unknown. Known: .csv"),
+        ("rows.XLSX", "x", "'.XLSX' are unknown. Known: .csv.*Save the sheet as csv in UTF-8"),
     ],
 )
 def test_unusable_files_are_named(tmp_path, name, content, reason):
