@@ -59,7 +59,7 @@ def test_recall_is_that_of_a_search_written_out(tmp_path, data, caplog):
         shares.append(len(set(true) & set([row for row in hits[:11] if row != query][:10])) / 10)
     assert found["score"] == pytest.approx(np.mean(shares), abs=1e-9)
     assert 0.1 < found["score"] < 1
-    assert "`csr-hf search` at its defaults finds" in caplog.text
+    assert f"recall     of the index: {found['score']:.3f} of the dense top 10" in caplog.text
 
 
 def test_many_queries_are_sampled(tmp_path, data, monkeypatch):

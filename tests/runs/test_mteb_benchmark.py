@@ -143,6 +143,7 @@ def test_scores_on_another_revision_of_the_data_are_measured_again(mock_tasks, t
     assert 0.123 not in {row.score for row in Results.load(tmp_path / "out").rows}
 
 
+@pytest.mark.slow
 def test_training_data_is_embedded_again_for_named_baselines_alone(run_folder, mock_tasks, tmp_path, capsys):
     run = shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     text = (run / "recipe.yaml").read_text()

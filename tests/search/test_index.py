@@ -68,7 +68,10 @@ def assert_brute_force(result, documents, queries, top_k):
     np.testing.assert_array_equal(result.positions[clear], positions[clear])
 
 
-@pytest.mark.parametrize(("n", "dim", "k"), [(2_500, 200, 8), (2_500, 70_000, 16), (100, 200, 8), (700, 1_500, 300)])
+@pytest.mark.parametrize(
+    ("n", "dim", "k"),
+    [(2_500, 200, 8), pytest.param(2_500, 70_000, 16, marks=pytest.mark.slow), (100, 200, 8), (700, 1_500, 300)],
+)
 def test_ranking_equals_brute_force(n, dim, k):
     documents, queries = random_codes(n, k, dim, 0), random_codes(37, k, dim, 1)
     queries = SparseCodes.concatenate([queries, documents[:5]])
