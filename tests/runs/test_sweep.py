@@ -100,7 +100,7 @@ def test_interrupted_sweep_goes_on_to_the_same_figures(recipe, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_head_that_was_replaced_is_measured_again(recipe, tmp_path, capsys):
+def test_head_that_was_replaced_is_refused_and_overwrite_trains_it_again(recipe, tmp_path, capsys):
     assert start(recipe, "--k", "2") == 0
     (run,) = Results.load(tmp_path / "sweep").details["runs"]
     folder = tmp_path / "sweep" / run["folder"] / "model"
@@ -108,8 +108,9 @@ def test_head_that_was_replaced_is_measured_again(recipe, tmp_path, capsys):
     head.pre_bias.data += 1
     head.save_pretrained(folder)
     capsys.readouterr()
-    assert start(recipe, "--k", "2") == 0
-    assert capsys.readouterr().out.count("\nhead ") == 1
+    assert start(recipe, "--k", "2") == 2
+    assert f"is another head ({head.fingerprint}) than the one of this run ({run['head']})" in capsys.readouterr().err
+    assert start(recipe, "--k", "2", "--overwrite") == 0
     assert Results.load(tmp_path / "sweep").details["runs"][0]["head"] == run["head"]
 
 
