@@ -65,7 +65,7 @@ def find_caches(folder: str | Path) -> list[CacheFolder]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder, so no embeddings are kept there. Name their folder with --cache-dir.")
+        raise ValueError(f"{folder} is no folder, so no embeddings are in it. Name their folder with --cache-dir.")
     found = [_read(path) for path in folder.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
     return sorted((cache for cache in found if cache is not None), key=lambda cache: -cache.modified)
 

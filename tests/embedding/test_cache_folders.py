@@ -51,6 +51,6 @@ def test_files_of_others_stay(caches):
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(
-        ValueError, match=r"nothing is no folder, so no embeddings are kept there\. Name their folder with --cache-dir"
+        ValueError, match=r"nothing is no folder, so no embeddings are in it\. Name their folder with --cache-dir"
     ):
         find_caches(tmp_path / "nothing")
