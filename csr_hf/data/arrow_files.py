@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,10 +45,7 @@ class ParquetFile:
         import pyarrow.parquet as pq
 
         with _named_errors(), pq.ParquetFile(self.path) as file:
-            row = 0
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(names)):
-                yield _use_plain_strings(_check_batch(batch.select(list(names)), row))
-                row += len(batch)
+            yield from _check_batches(file.iter_batches(_BATCH_ROWS, columns=list(names)), list(names))
 
 
 class ArrowFile:
@@ -85,10 +82,7 @@ class ArrowFile:
         options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
         with _named_errors():
             reader = self._open(pa.memory_map(str(self.path)), options)
-            row = 0
-            for batch in _read_batches(reader):
-                yield _use_plain_strings(_check_batch(batch.select(list(names)), row))
-                row += len(batch)
+            yield from _check_batches(_read_batches(reader), list(names))
 
     def read(self, names: Collection[str], limit: int | None) -> pa.Table:
         """Read the chosen columns of at most `limit` rows where they lie, unless they are to be converted.
@@ -122,19 +116,22 @@ def _read_batches(
     return iter(reader)
 
 
-def _check_batch(batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
-    """Check that the arrays fit their types, for what reads them later trusts them."""
+def _check_batches(batches: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield chosen columns, texts as strings; what reads them later trusts that the arrays fit their types."""
     import pyarrow as pa
 
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"column {name!r} is damaged between rows {row} and {row + len(batch) - 1}: "
-                f"{str(error).splitlines()[0]}. Write the file again."
-            ) from error
-    return batch
+    row = 0
+    for batch in batches:
+        for name in names:
+            try:
+                batch.column(name).validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"column {name!r} is damaged between rows {row} and {row + len(batch) - 1}: "
+                    f"{str(error).splitlines()[0]}. Write the file again."
+                ) from error
+        yield _use_plain_strings(batch.select(names))
+        row += len(batch)
 
 
 def _is_other_text(kind: pa.DataType) -> bool:
@@ -172,4 +169,6 @@ def _named_errors() -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()
-        raise ValueError(f"it is damaged, or no such file: {reason[0] if reason else type(error).__name__}") from error
+        raise ValueError(
+            f"it is damaged, or not of the format that its name says: {reason[0] if reason else type(error).__name__}"
+        ) from error

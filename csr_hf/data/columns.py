@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _PART_ROWS = 10_000
 _NAMED = 10
+_NAMED_COLUMNS = 50
 
 
 def find_columns(present: Sequence[str], source: SourceArguments, option: str = "`data.columns`") -> dict[str, str]:
@@ -40,12 +41,11 @@ def find_columns(present: Sequence[str], source: SourceArguments, option: str = 
             the name.
     """
     columns = source.columns or _columns_by_name(present, source.source)
+    listed = name_few(present, _NAMED_COLUMNS)
     named = [(f"{option} gives {role}", column) for role, column in columns.items()]
     for what, column in [*named, *(("`data.keep` gives", column) for column in source.keep), ("", "id")]:
         if column not in present and what:
-            raise ValueError(
-                f"{what}: {column!r}, but {source.source} has no such column. Its columns: {', '.join(present)}."
-            )
+            raise ValueError(f"{what}: {column!r}, but {source.source} has no such column. Its columns: {listed}.")
         if present.count(column) > 1:
             raise ValueError(f"{source.source} has {present.count(column)} columns {column!r}. Rename all but one.")
     roles = {"text", "thumbnail", *columns}
@@ -126,9 +126,9 @@ def name_rows(rows: Sequence[int] | np.ndarray, ids: Sequence[str] | None = None
     return name_few(few)
 
 
-def name_few(names: Sequence[str]) -> str:
+def name_few(names: Sequence[str], most: int = _NAMED) -> str:
     """Join the first of some names, as messages do."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def class_names(rows: Dataset) -> list[str]:
@@ -137,7 +137,7 @@ def class_names(rows: Dataset) -> list[str]:
     Where all are numbers they are sorted as such, else as texts. Null, NaN, the empty text and -1 (where all classes
     are numbers) are none.
     """
-    found = {*chain(*(map(_class_name, part.dictionary.to_pylist()) for part in _encode_labels(rows)))}
+    found = {*chain(*(map(_as_text, part.dictionary.to_pylist()) for part in _encode_labels(rows)))}
     names = found - {""}
     values = {name: _as_number(name) for name in names}
     if all(value is not None for value in values.values()):
@@ -155,7 +155,7 @@ def number_labels(rows: Dataset) -> np.ndarray | None:
     classes = {value: number for number, value in enumerate(class_names(rows))}
     numbers = [np.zeros(0, np.int64)]
     for part in _encode_labels(rows):
-        values = [_class_name(value) for value in part.dictionary.to_pylist()]
+        values = [_as_text(value) for value in part.dictionary.to_pylist()]
         of_values = np.array([*(classes.get(value, -1) for value in values), -1], np.int64)
         numbers.append(of_values[part.indices.fill_null(len(values)).to_numpy()])
     return np.concatenate(numbers)
@@ -165,8 +165,8 @@ def _encode_labels(rows: Dataset) -> Iterator[pa.DictionaryArray]:
     return (part if hasattr(part, "dictionary") else part.dictionary_encode() for part in _read_arrow(rows, "label"))
 
 
-def _class_name(value: object) -> str:
-    """Name a class; the empty text stands for none."""
+def _as_text(value: object) -> str:
+    """Write a class, an id or a cell as text; what is missing is the empty one."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -174,9 +174,11 @@ def _class_name(value: object) -> str:
 
 def _as_number(name: str) -> float | None:
     try:
-        return float(name)
+        value = float(name)
     except ValueError:
         return None
+    # NaN has no place in an order.
+    return None if math.isnan(value) else value
 
 
 def _columns_by_name(present: Sequence[str], source: str) -> dict[str, str]:
@@ -190,7 +192,7 @@ def _columns_by_name(present: Sequence[str], source: str) -> dict[str, str]:
         )
     raise ValueError(
         f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. "
-        f"Its columns: {', '.join(present)}. "
+        f"Its columns: {name_few(present, _NAMED_COLUMNS)}. "
         "Say which is which with `data.columns`, for example {anchor: question, positive: answer}."
     )
 
@@ -238,16 +240,21 @@ def _label_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 
 
 def _kept_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """Read a column as text: lists of texts joined, numbers by their digits, nulls as nulls."""
+    """Read a column as text: lists joined, numbers by their digits, nulls as nulls."""
     import pyarrow as pa
 
     parts = []
     for part in _read_arrow(dataset, column):
         if not pa.types.is_string(part.type):
-            values = [" ".join(map(str, value)) if isinstance(value, list) else value for value in part.to_pylist()]
-            part = pa.array([None if value is None else str(value) for value in values], pa.string())
+            part = pa.array([None if value is None else _join_shown(value) for value in part.to_pylist()], pa.string())
         parts.append(part)
     return pa.chunked_array(parts, pa.string())
+
+
+def _join_shown(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_as_text(part) for part in value if part is not None)
+    return _as_text(value)
 
 
 def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -275,7 +282,7 @@ def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
         if pa.types.is_nested(part.type) or pa.types.is_binary(part.type):
             raise ValueError(f"column 'id' of {name} holds {part.type}. Give texts or numbers.")
         if not pa.types.is_string(part.type) or part.null_count:
-            values = [_class_name(value) for value in part.to_pylist()]
+            values = [_as_text(value) for value in part.to_pylist()]
             without = [number for number, value in enumerate(values) if not value]
             missing += [row + number for number in without]
             for number in without:

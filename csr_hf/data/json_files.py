@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,8 @@ from csr_hf.data.text_files import open_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind: TypeAlias = Literal["text", "label", "vectors", "image"]
-"""What a column is read as."""
+Kind: TypeAlias = Literal["text", "label", "vectors", "image", "shown"]
+"""What a column is read as; "shown" is whatever can be written as text."""
 
 _BLOCK_ROWS = 10_000
 _BLOCK_CHARACTERS = 2**25
@@ -28,9 +29,9 @@ class _Number(str):
 
 
 class _Ambiguous(dict):
-    """An object that gives a key twice."""
+    """An object that gives some keys more than once."""
 
-    repeated: str
+    repeated: set[str]
 
 
 class _Record(NamedTuple):
@@ -106,8 +107,7 @@ def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) == len(pairs):
         return found
     ambiguous = _Ambiguous(found)
-    keys = [key for key, _ in pairs]
-    ambiguous.repeated = next(key for key in keys if keys.count(key) > 1)
+    ambiguous.repeated = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
     return ambiguous
 
 
@@ -167,9 +167,11 @@ def _read_object(content: dict[str, Any]) -> Iterator[_Record]:
     """Yield the rows of a document that is one object: rows under `data`, columns, or one row."""
     rows = content.get("data")
     if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+        _check_keys(content)
         yield from (_Record(None, row) for row in rows)
         return
     if content and all(isinstance(column, dict) for column in content.values()):
+        _check_keys(content, *content.values())
         keys = dict.fromkeys(key for column in content.values() for key in column)
         for key in keys:
             yield _Record(None, {name: column.get(key) for name, column in content.items()})
@@ -177,12 +179,20 @@ def _read_object(content: dict[str, Any]) -> Iterator[_Record]:
     if not content or not all(isinstance(column, list) for column in content.values()):
         yield _Record(1, content)
         return
+    _check_keys(content)
     lengths = {name: len(column) for name, column in content.items()}
     if len(set(lengths.values())) > 1:
         described = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"its columns differ in length: {described}. Give every column a value for each row.")
     for values in zip(*content.values(), strict=True):
         yield _Record(None, dict(zip(content, values, strict=True)))
+
+
+def _check_keys(*objects: dict[str, Any]) -> None:
+    """Check that objects whose keys are columns or rows give none of them twice."""
+    for content in objects:
+        if isinstance(content, _Ambiguous):
+            raise ValueError(f"it gives {min(content.repeated)!r} twice. Keep one.")
 
 
 def _decode(decoder: json.JSONDecoder, text: str, place: int) -> tuple[Any, int]:
@@ -254,7 +264,7 @@ class _Column:
 
     def _convert(self, record: _Record, row: int) -> Any:
         content = record.content
-        if isinstance(content, _Ambiguous) and content.repeated == self.name:
+        if isinstance(content, _Ambiguous) and self.name in content.repeated:
             raise ValueError(f"{_where(record, row)} gives {self.name!r} twice. Keep one.")
         value = content.get(self.name)
         if value is None or (type(value) is _Number and value == "NaN"):
@@ -289,6 +299,12 @@ def _as_text(value: Any) -> str:
     raise TypeError(_kind_of(value))
 
 
+def _as_shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_as_class(part) for part in value if part is not None)
+    return _as_class(value)
+
+
 def _as_class(value: Any) -> str:
     if isinstance(value, list | dict):
         raise TypeError(_kind_of(value))
@@ -316,6 +332,7 @@ _CONVERSIONS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
     "label": (_as_class, "a class"),
     "vectors": (_as_floats, "a list of numbers"),
     "image": (_as_path, "the path of an image"),
+    "shown": (_as_shown, "text"),
 }
 
 

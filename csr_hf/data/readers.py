@@ -117,8 +117,8 @@ def _find_kinds(names: list[str], source: SourceArguments, option: str) -> dict[
     """Find the columns that a source needs, and what each holds."""
     columns = find_columns(names, source, option)
     kinds: dict[str, Kind] = {column: _KINDS.get(role, "text") for role, column in columns.items()}
-    others = [*(["id"] if "id" in names else []), *source.keep]
-    return {**dict.fromkeys(others, "text"), **kinds}
+    ids: dict[str, Kind] = {"id": "text"} if "id" in names else {}
+    return {**dict.fromkeys(source.keep, "shown"), **ids, **kinds}
 
 
 def _read_other(source: SourceArguments, path: Path) -> Dataset:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO, cast
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Endings of compressed files -> what pyarrow calls them."""
@@ -88,11 +88,11 @@ def _describe_bad_byte(path: Path, encoding: str) -> str:
     if encoding.startswith(("utf-16", "utf-32")):
         return f"it begins as {encoding.upper()}, but is not. Save it again as UTF-8."
     with _open_bytes(path) as file:
-        number, byte = _find_bad_byte(cast(BinaryIO, file))
+        number, byte = _find_bad_byte(file)
     return f"line {number} is not UTF-8 (byte 0x{byte:02x}). {_convert(path, 'latin1')}"
 
 
-def _find_bad_byte(file: BinaryIO) -> tuple[int, int]:
+def _find_bad_byte(file: Iterable[bytes]) -> tuple[int, int]:
     lines = 0
     for line in file:
         try:

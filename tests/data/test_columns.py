@@ -135,6 +135,7 @@ def test_ids_that_are_no_names_are_refused(ids):
         ([True, None, False], ["false", "true"], [1, -1, 0]),
         ([-1, 0, 1], ["0", "1"], [-1, 0, 1]),
         (["-1", "a"], ["-1", "a"], [0, 1]),
+        (["2", "nan", "10", "inf"], ["10", "2", "inf", "nan"], [1, 3, 0, 2]),
         ([None, None], [], [-1, -1]),
     ],
 )
@@ -151,8 +152,15 @@ def test_labels_that_are_no_classes_are_refused():
         select_columns(rows, {"text": "text", "label": "label"})
 
 
+@pytest.mark.parametrize("columns", [{}, {"text": "body"}])
+def test_a_message_names_no_more_than_fifty_columns(columns):
+    with pytest.raises(ValueError, match=r"Its columns: c0, c1, .*, c49, \.\.\.\.") as error:
+        find_columns([f"c{number}" for number in range(60)], SourceArguments(source="a.json", columns=columns))
+    assert "c50" not in str(error.value)
+
+
 def test_columns_are_kept_as_text():
-    rows = Dataset.from_dict({"body": ["a", "", "b"], "n": [1, 2, None], "tags": [["x", "y"], [], None]})
+    rows = Dataset.from_dict({"body": ["a", "", "b"], "n": [1, 2, None], "tags": [["x", None, "y"], [], None]})
     kept = select_columns(rows, {"text": "body"}, keep=["n", "tags", "body"])
     assert kept.column_names == ["id", "text", "n", "tags", "body"]
     assert kept[:] == {

@@ -110,10 +110,22 @@ def test_embeddings_of_other_types_are_named(tmp_path):
         list(file.batches({"x": "vectors"}))
 
 
+def test_columns_to_show_may_hold_anything_but_objects(tmp_path):
+    values = [True, 1.50, "a", None, [1, "b", None, False], []]
+    file = open_json(tmp_path / "a.json", json.dumps([{"x": value} for value in values]))
+    assert read(file, {"x": "shown"}) == {"x": ["true", "1.5", "a", None, "1 b false", ""]}
+    file = open_json(tmp_path / "b.json", '[{"x": {"deep": 1}}]')
+    with pytest.raises(ValueError, match=r"column 'x' holds an object, not text, in row 0"):
+        list(file.batches({"x": "shown"}))
+
+
 def test_a_key_given_twice_is_refused_where_it_is_needed(tmp_path):
     file = open_json(tmp_path / "a.jsonl", '{"text": "a", "note": 1, "note": 2}\n{"text": "b", "text": "c"}\n')
     assert read(file, {"id": "text"}) == {"id": [None, None]}
     with pytest.raises(ValueError, match=r"row 1 \(line 2\) gives 'text' twice"):
+        list(file.batches({"text": "text"}))
+    file = open_json(tmp_path / "b.jsonl", '{"a": 1, "a": 2, "text": "b", "text": "c"}\n')
+    with pytest.raises(ValueError, match=r"row 0 \(line 1\) gives 'text' twice"):
         list(file.batches({"text": "text"}))
 
 
@@ -130,6 +142,9 @@ def test_a_key_given_twice_is_refused_where_it_is_needed(tmp_path):
         ("a.json", '{"text": ["a"], "id": [1, 2]}', r"its columns differ in length: text 1, id 2"),
         ("a.json", '[{"text": ' + "[" * 100_000, "line 1 is no JSON: lists or objects are nested too deeply"),
         ("a.jsonl", '{"text": ' + "[" * 100_000, "line 1 is no JSON: lists or objects are nested too deeply"),
+        ("a.json", '{"text": ["a"], "text": ["b"]}', r"it gives 'text' twice\. Keep one\."),
+        ("a.json", '{"data": [{"text": "a"}], "data": [{"text": "b"}]}', r"it gives 'data' twice"),
+        ("a.json", '{"text": {"0": "a", "0": "b"}}', r"it gives '0' twice"),
         ("a.json", "[]", "the file has no rows"),
         ("a.json", " \n", "the file has no rows|the file is empty"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n', r"line 2 is not UTF-8 \(byte 0xe9\)"),
