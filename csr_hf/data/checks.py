@@ -31,10 +31,10 @@ def check_embeddings(data: RunData, hidden_dim: int) -> list[str]:
         ValueError: if all rows are equal, so that there is nothing to learn, or too large or too small to be stored as
             codes.
     """
-    count, rows = _sample(data)
+    count = sum(int((~source.held_out).sum()) * len(source.roles) for source in data.sources)
     if count < 2:
         return []
-    rows = rows.astype(np.float64)
+    rows = data.train_embeddings(most=_SAMPLE).astype(np.float64)
     norms = np.linalg.norm(rows, axis=1)
     spread, size = float(np.square(rows - rows.mean(axis=0)).sum(axis=1).mean()), float(np.square(norms).mean())
     if (rows == rows[0]).all():
@@ -90,13 +90,3 @@ def _check_repeats(rows: np.ndarray) -> list[str]:
         f"only {distinct:,} of {len(rows):,} embeddings are different ones: figures of held-out rows mean less. Leave "
         "repeated rows out."
     ]
-
-
-def _sample(data: RunData) -> tuple[int, np.ndarray]:
-    """Count the embeddings of all roles that may be trained on, and read an even sample of them, shape (n, dim)."""
-    parts = [
-        (source.vectors[role], np.flatnonzero(~source.held_out)) for source in data.sources for role in source.roles
-    ]
-    count = sum(len(rows) for _, rows in parts)
-    every = max(1, -(-count // _SAMPLE))
-    return count, np.concatenate([vectors[rows[::every]] for vectors, rows in parts])

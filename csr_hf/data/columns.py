@@ -240,21 +240,22 @@ def _label_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 
 
 def _kept_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """Read a column as text: lists joined, numbers by their digits, nulls as nulls."""
+    """Read a column as text, see `cell_text`."""
     import pyarrow as pa
 
     parts = []
     for part in _read_arrow(dataset, column):
         if not pa.types.is_string(part.type):
-            part = pa.array([None if value is None else _join_shown(value) for value in part.to_pylist()], pa.string())
+            part = pa.array([cell_text(value) for value in part.to_pylist()], pa.string())
         parts.append(part)
     return pa.chunked_array(parts, pa.string())
 
 
-def _join_shown(value: object) -> str:
+def cell_text(value: object) -> str | None:
+    """Write a cell as text: lists joined, numbers by their digits; a null stays one."""
     if isinstance(value, list):
-        return " ".join(_as_text(part) for part in value if part is not None)
-    return _as_text(value)
+        return " ".join(filter(None, map(_as_text, value)))
+    return None if value is None else _as_text(value)
 
 
 def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:

@@ -13,6 +13,7 @@ from csr_hf.embedding.cache import EmbeddingCache
 
 _BLOCK_VALUES = 2**22
 _BLOCK_ROWS = 4096
+_SHOWN = ("string", "large_string", "int64", "int32")
 
 
 def fingerprint_vectors(vectors: Vectors) -> str:
@@ -64,8 +65,6 @@ def _add_texts(digest: Any, source: Source) -> None:
     for batch in source.rows.select_columns(names).with_format("arrow").iter(_BLOCK_ROWS):
         for name in names:
             for value in batch.column(name).to_pylist():
-                content = str(value).encode("utf-8", "surrogatepass")
-                digest.update(len(content).to_bytes(8, "little") + content)
-
-
-_SHOWN = ("string", "large_string", "int64", "int32")
+                content = b"" if value is None else str(value).encode("utf-8", "surrogatepass")
+                # A null is none of the texts.
+                digest.update((-1 if value is None else len(content)).to_bytes(8, "little", signed=True) + content)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csr_hf.data.columns import name_few
-from csr_hf.data.image_metadata import METADATA, Captions, read_captions
+from csr_hf.data.image_metadata import CAPTIONS, METADATA, Captions, read_captions
+from csr_hf.data.readers import is_saved_dataset
 from csr_hf.embedding.images import SUFFIXES, missing_reader
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CAPTIONS = ("text", "caption", "captions", "description")
-"""Names of columns that are taken for captions; the first that there is."""
-_SAVED = ("state.json", "dataset_dict.json")
 # Written by file managers and archivers, also on disks that are shared.
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 _BEYOND = "beyond `limit`"
@@ -42,7 +40,7 @@ class ImageFolder:
     notes: list[str] = field(default_factory=list)
     """What else is to be said, a line each."""
     rows: Dataset | None = None
-    """Column `image`, the columns of metadata files, all of texts, and `label` of sub-folders."""
+    """Column `image`, the columns of metadata files, empty where no role needs them, and `label` of sub-folders."""
 
     def leave_out(self, reason: str, path: Path) -> None:
         """Count an image that is not used."""
@@ -80,11 +78,7 @@ class ImageFolder:
 
 def is_image_folder(folder: Path) -> bool:
     """Tell whether a folder holds files that are images by their names, and is no saved data set."""
-    return (
-        folder.is_dir()
-        and not any((folder / name).is_file() for name in _SAVED)
-        and any(map(_is_picture, _walk(folder)))
-    )
+    return folder.is_dir() and not is_saved_dataset(folder) and any(map(_is_picture, _walk(folder)))
 
 
 def read_image_folder(source: SourceArguments) -> ImageFolder:
@@ -106,7 +100,7 @@ def read_image_folder(source: SourceArguments) -> ImageFolder:
     pictures: list[Path] = []
     for path in _walk(folder):
         if path.name in METADATA:
-            tables.append(read_captions(path))
+            tables.append(read_captions(path, source))
         elif _is_picture(path):
             pictures.append(path)
         else:

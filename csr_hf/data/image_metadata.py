@@ -1,15 +1,22 @@
-"""Read the metadata files of a folder of images: one row for an image, all cells as texts."""
+"""Read the metadata files of a folder of images: one row for an image, chosen cells as texts."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from csr_hf.data.columns import cell_text
 from csr_hf.data.json_files import Kind
 from csr_hf.data.tables import Table
 
+if TYPE_CHECKING:
+    from csr_hf.data.arguments import SourceArguments
+
+CAPTIONS = ("text", "caption", "captions", "description")
+"""Names of columns that are taken for captions; the first that there is."""
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
 
@@ -19,32 +26,25 @@ class Captions(NamedTuple):
 
     file: Path
     names: list[str]
-    """Columns beside `file_name`."""
+    """Columns beside `file_name`, read or not."""
     rows: list[dict[str, Any]]
-    """Column -> text or None, and `path` -> where the image lies, a `Path`."""
+    """Column that is read -> text or None, and `path` -> where the image lies, a `Path`."""
 
 
-def read_captions(file: Path) -> Captions:
-    """Read a metadata file; what is missing is None, everything else its text.
+def read_captions(file: Path, source: SourceArguments) -> Captions:
+    """Read the columns of a metadata file that a source needs; what is missing is None, everything else its text.
 
     Args:
         file: a csv, jsonl or parquet file with the column `file_name`: paths from the folder of the file.
+        source: its `columns` and `keep` are read, and `id`; without `columns` the first of `CAPTIONS`, else `label`.
 
     Raises:
         ValueError: if it is damaged, lacks the column, or a row names no file or one outside of the folder; file, row
             (counted from 0) and value are named.
     """
-    try:
+    with _named(file):
         table = Table(file)
         names = table.names()
-        kinds: dict[str, Kind] = dict.fromkeys(names, "text")
-        rows = [
-            {name: _as_text(value) for name, value in row.items()}
-            for batch in table.batches(kinds)
-            for row in batch.to_pylist()
-        ]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
     if _FILE_NAME not in names:
         raise ValueError(
             f"{file} has no column `file_name`, which names the image of a row. Its columns: {', '.join(names)}."
@@ -53,8 +53,29 @@ def read_captions(file: Path) -> Captions:
         raise ValueError(f"{file} has two columns of one name. Rename one. Its columns: {', '.join(names)}.")
     for reserved in {"path", "image"} & set(names):
         raise ValueError(f"{file} has a column {reserved!r}, which is that of the image itself. Rename it.")
-    placed = [{**row, "path": _image_path(file, row.get(_FILE_NAME), number)} for number, row in enumerate(rows)]
+    with _named(file):
+        cells = [row for batch in table.batches(_choose(names, source)) for row in batch.to_pylist()]
+    rows = [{name: cell_text(value) for name, value in row.items()} for row in cells]
+    placed = [{**row, "path": _image_path(file, row[_FILE_NAME], number)} for number, row in enumerate(rows)]
     return Captions(file, [name for name in names if name != _FILE_NAME], placed)
+
+
+def _choose(names: list[str], source: SourceArguments) -> dict[str, Kind]:
+    """Choose the columns to read, and what each is read as."""
+    caption = next((name for name in CAPTIONS if name in names), None)
+    roles = source.columns or ({"text": caption} if caption else {"label": "label"})
+    kinds: dict[str, Kind] = {**dict.fromkeys(source.keep, "shown"), "id": "text"}
+    kinds |= {column: "label" if role == "label" else "text" for role, column in roles.items()}
+    return {name: kind for name, kind in {**kinds, _FILE_NAME: "text"}.items() if name in names}
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in errors of reading."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def _image_path(file: Path, name: str | None, row: int) -> Path:
@@ -65,12 +86,3 @@ def _image_path(file: Path, name: str | None, row: int) -> Path:
     if "\0" in name or not path.is_relative_to(file.parent):
         raise ValueError(f"{file} names {name!r} in row {row}, which is outside of its folder. Correct `file_name`.")
     return path
-
-
-def _as_text(value: Any) -> str | None:
-    """Return a cell as a text; several captions are joined."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return " ".join(text for text in map(_as_text, value) if text)
-    return json.dumps(value, ensure_ascii=False, default=str)

@@ -301,7 +301,7 @@ def _as_text(value: Any) -> str:
 
 def _as_shown(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(_as_class(part) for part in value if part is not None)
+        return " ".join(_as_class(part) for part in value if part not in (None, ""))
     return _as_class(value)
 
 

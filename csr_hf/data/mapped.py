@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import tempfile
 import uuid
@@ -11,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csr_hf.plumbing.atomic import FULL
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def map_batches(batches: Iterable[pa.RecordBatch]) -> pa.Table:
@@ -46,7 +45,7 @@ def map_batches(batches: Iterable[pa.RecordBatch]) -> pa.Table:
             file.flush()
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in FULL:
             raise
         raise ValueError(
             f"its columns do not fit into {folder} ({error.strerror}). Make room there, or choose another folder by "

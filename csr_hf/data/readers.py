@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_SAVED = ("state.json", "dataset_dict.json")
 # Parts of webdataset shards are named after the suffixes of files.
 _SHARD_PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label"}
 _KINDS: dict[str, Kind] = {"label": "label", "embedding": "vectors", "image": "image"}
@@ -41,6 +40,11 @@ def is_file_name(source: str) -> bool:
     """Tell whether a source names a file, by its ending; else it is a folder or a data set of the Hub."""
     path = Path(source)
     return table_format(path) is not None or path.suffix.lower() in (".tar", *ARRAY_FORMATS)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell whether a folder is what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` writes."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dataset:
@@ -128,7 +132,7 @@ def _read_other(source: SourceArguments, path: Path) -> Dataset:
     if path.is_dir():
         if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source.source):
             logger.info("source     %s is a folder here: it is read, not a data set of that name on the Hub", path)
-        if not any((path / name).is_file() for name in _SAVED):
+        if not is_saved_dataset(path):
             tables = sorted(file.name for file in path.iterdir() if table_format(file))
             found = f"It has {', '.join(tables[:3])}: name one of them." if tables else "Name a file."
             raise ValueError(f"the folder holds neither images nor what `Dataset.save_to_disk` writes. {found}")

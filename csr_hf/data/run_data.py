@@ -17,6 +17,7 @@ from csr_hf.data.fingerprints import fingerprint_source
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import embed_dataset, locate_cache
+from csr_hf.embedding.shards import MANIFEST
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -144,10 +145,10 @@ class RunData:
                 count += len(rows)
         return (total / max(count, 1)).astype(np.float32)
 
-    def train_embeddings(self, head: CSRModel | None = None) -> np.ndarray:
-        """Return what may be trained on, every role a row, shape (n, dim): all, or an even sample of a million."""
+    def train_embeddings(self, head: CSRModel | None = None, most: int = _MOST_ROWS) -> np.ndarray:
+        """Return what may be trained on, every role a row, shape (n, dim): all, or an even sample of about `most`."""
         kept = [(source, role, np.flatnonzero(~source.held_out)) for source in self.sources for role in source.roles]
-        every = max(1, -(-sum(len(rows) for _, _, rows in kept) // _MOST_ROWS))
+        every = max(1, -(-sum(len(rows) for _, _, rows in kept) // most))
         return _gather([(source, role, rows[::every]) for source, role, rows in kept], head)
 
     def documents(self, head: CSRModel | None = None) -> np.ndarray:
@@ -227,8 +228,7 @@ def _prompt_name(role: str, backbone: Backbone) -> str | None:
 def _is_cached(source: Source, role: str, backbone: Backbone, cache_dir: str | Path) -> bool:
     prompt = backbone.prompt(_prompt_name(role, backbone), source.task(role))
     folder, _ = locate_cache(source.inputs(role), backbone, cache_dir, prompt, source.task(role), "float16")
-    # The manifest is written last.
-    return (folder / "manifest.json").is_file()
+    return (folder / MANIFEST).is_file()
 
 
 def _held_out(source: Source) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from csr_hf.embedding.cache import EmbeddingCache
+from csr_hf.embedding.shards import gather_rows, row_numbers
 from csr_hf.plumbing.float_rows import NEXT_STEP, as_float_rows
 
 if TYPE_CHECKING:
@@ -46,19 +47,11 @@ class ChunkedVectors:
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
         """Read the rows of a slice, a bool mask or row numbers; no other rows are read."""
-        places = _row_numbers(rows, len(self))
+        places = row_numbers(rows, len(self))
         if self.order is not None:
             places = self.order[places].astype(np.int64)
-        # In their order, the rows of an array lie side by side.
-        order = np.argsort(places, kind="stable")
-        ends = np.searchsorted(places[order], self._starts)
-        found = np.empty((len(places), self.shape[1]), self.dtype)
-        for number in np.flatnonzero(np.diff(ends)):
-            chosen = order[ends[number] : ends[number + 1]]
-            # What is beyond float32 becomes infinite, which training refuses by its row.
-            with np.errstate(over="ignore"):
-                found[chosen] = self.arrays[number][places[chosen] - self._starts[number]]
-        return found
+        # What is beyond float32 becomes infinite, which training refuses by its row.
+        return gather_rows(self.arrays, self._starts, places, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Copy all rows into memory."""
@@ -207,10 +200,3 @@ def _view(chunk: pa.Array, width: int | None, name: str, first: int) -> np.ndarr
         raise ValueError(f"{name} has a missing value in row {first + row}. Drop that row.")
     array: np.ndarray = values.to_numpy(zero_copy_only=True).reshape(-1, width)
     return array
-
-
-def _row_numbers(rows: np.ndarray | slice, count: int) -> np.ndarray:
-    """Return the numbers that a slice, a bool mask or numbers choose among `count` rows."""
-    if isinstance(rows, slice):
-        return np.arange(*rows.indices(count))
-    return np.flatnonzero(rows) if rows.dtype == bool else rows

@@ -19,7 +19,18 @@ from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import ImageColumn
 from csr_hf.embedding.inputs import as_sequence, iter_texts
-from csr_hf.embedding.shards import piece_path, read_piece, read_shard, remove_pieces, way_out, write_shard
+from csr_hf.embedding.shards import (
+    FORMAT,
+    MANIFEST,
+    gather_rows,
+    piece_path,
+    read_piece,
+    read_shard,
+    remove_pieces,
+    row_numbers,
+    way_out,
+    write_shard,
+)
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank_and_world, wait_for_files
 from csr_hf.plumbing.logs import progress_bar
@@ -29,8 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "csr_hf.embeddings/1"
-_MANIFEST = "manifest.json"
 _SHARD_ROWS = 2048
 _BLOCK_ROWS = 256
 
@@ -97,23 +106,8 @@ class EmbeddingCache:
         Raises:
             IndexError: for a number that is below 0 or beyond the last row.
         """
-        if isinstance(rows, slice):
-            rows = np.arange(len(self))[rows]
-        elif rows.dtype == bool:
-            rows = np.flatnonzero(rows)
         starts = np.cumsum([0, *(len(array) for array in self.arrays)])
-        # In their order, the rows of a shard lie side by side.
-        order = np.argsort(rows, kind="stable")
-        ends = np.searchsorted(rows[order], starts)
-        if ends[-1] - ends[0] < len(rows):
-            raise IndexError(
-                f"`rows` go from {rows.min()} to {rows.max()}, but the cache has rows 0 to {starts[-1] - 1}."
-            )
-        found = np.empty((len(rows), self.dim), self.arrays[0].dtype)
-        for shard in np.flatnonzero(np.diff(ends)):
-            chosen = order[ends[shard] : ends[shard + 1]]
-            found[chosen] = self.arrays[shard][rows[chosen] - starts[shard]]
-        return found
+        return gather_rows(self.arrays, starts, row_numbers(rows, len(self)), self.arrays[0].dtype)
 
     def to_numpy(self) -> np.ndarray:
         """Copy all rows into memory, in the stored dtype."""
@@ -162,7 +156,7 @@ def embed_dataset(
     folder, origin = locate_cache(inputs, backbone, cache_dir, prompt, task, dtype)
     fingerprint = folder.name
     rank, world = rank_and_world()
-    if from_first_process((folder / _MANIFEST).exists):
+    if from_first_process((folder / MANIFEST).exists):
         wait_for_files(from_first_process(lambda: _verify(folder, fingerprint)))
         return replace(EmbeddingCache.load(folder), reused=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +177,7 @@ def embed_dataset(
                 remove_pieces(path)
             shards.append(_describe(path, size))
     shards = sorted(chain(*gather_objects(shards)), key=lambda shard: shard["file"])
-    manifest = {"format": _FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
+    manifest = {"format": FORMAT, "fingerprint": fingerprint, "origin": origin, "dim": backbone.dim, "shards": shards}
     wait_for_files(from_first_process(lambda: _write_manifest(folder, manifest)))
     return EmbeddingCache.load(folder)
 
@@ -208,14 +202,14 @@ def _verify(folder: Path, fingerprint: str) -> dict[Path, int]:
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
     """Write the manifest, which completes a cache, and return the sizes of its files."""
-    with write_whole(folder / _MANIFEST) as temporary:
+    with write_whole(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return _sizes(folder, manifest)
 
 
 def _sizes(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
     sizes = {folder / shard["file"]: int(shard["bytes"]) for shard in manifest["shards"]}
-    return {**sizes, folder / _MANIFEST: (folder / _MANIFEST).stat().st_size}
+    return {**sizes, folder / MANIFEST: (folder / MANIFEST).stat().st_size}
 
 
 def locate_cache(
@@ -309,14 +303,14 @@ def _describe(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
+    path = folder / MANIFEST
     if not path.is_file():
         found = "unfinished: embed again to go on" if any(folder.glob("shard-*.arrow")) else "not an embedding cache"
-        raise ValueError(f"{folder} is {found} (no {_MANIFEST}).")
+        raise ValueError(f"{folder} is {found} (no {MANIFEST}).")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is corrupt: {error}. {way_out(folder)}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{path} does not describe an embedding cache ({_FORMAT}). {way_out(folder)}")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path} does not describe an embedding cache ({FORMAT}). {way_out(folder)}")
     return manifest

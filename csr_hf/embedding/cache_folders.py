@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csr_hf.embedding.shards import FORMAT, MANIFEST
+
 _NAME = re.compile(r"[0-9a-f]{24}")
 # What `embed_dataset` writes into a cache, and what it leaves there if it is killed.
 _FILES = re.compile(r"manifest\.json|(piece-)?shard-[0-9-]+\.arrow|\.((piece-)?shard-|manifest\.).*")
-_FORMAT = "csr_hf.embeddings/"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CacheFolder:
             Whether the folder is gone.
         """
         # Without its manifest a cache is unfinished: a kill in between leaves nothing that looks whole.
-        for path in sorted(self.files, key=lambda path: path.name != "manifest.json"):
+        for path in sorted(self.files, key=lambda path: path.name != MANIFEST):
             path.unlink(missing_ok=True)
         if any(self.folder.iterdir()):
             return False
@@ -75,7 +76,7 @@ def _read(folder: Path) -> CacheFolder | None:
     if not folder.is_dir():
         return None
     files = tuple(path for path in folder.iterdir() if _FILES.fullmatch(path.name) and path.is_file())
-    manifest = _read_manifest(folder / "manifest.json")
+    manifest = _read_manifest(folder / MANIFEST)
     if manifest is None or not files:
         return None
     stats = [path.stat() for path in files]
@@ -99,5 +100,5 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    is_ours = isinstance(content, dict) and str(content.get("format")).startswith(_FORMAT)
+    is_ours = isinstance(content, dict) and str(content.get("format")).startswith(FORMAT.rstrip("0123456789"))
     return content if is_ours and isinstance(content.get("origin"), dict) else None

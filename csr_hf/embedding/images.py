@@ -165,7 +165,7 @@ class ImageColumn(Sequence[Any]):
         try:
             return open_image(cell, f"image {cell.get('path') or row}")
         except ValueError as error:
-            raise ValueError(f"{error} `data.skip_bad` (--skip-bad) does that with all such files.") from error
+            raise ValueError(f"{error} `data.skip_bad` (--skip-bad) leaves out all that cannot be read.") from error
 
     def encoded(self, row: int) -> dict[str, Any]:
         """Return the cell of a row, not decoded: a mapping of `bytes` and `path`, of which one may be None."""

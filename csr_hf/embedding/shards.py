@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,11 @@ import numpy as np
 from csr_hf.plumbing.atomic import write_whole
 
 logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+"""The file that completes a cache."""
+FORMAT = "csr_hf.embeddings/1"
+"""What a manifest says that it describes."""
 
 
 def write_shard(path: Path, embeddings: np.ndarray) -> None:
@@ -58,6 +64,38 @@ def read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
             f"embedding cache file {path} is {array.shape}, expected {(rows, dim)}. {way_out(path.parent)}"
         )
     return array
+
+
+def row_numbers(rows: np.ndarray | slice, count: int) -> np.ndarray:
+    """Return the numbers that a slice, a bool mask or numbers choose among `count` rows."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count))
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def gather_rows(arrays: Sequence[np.ndarray], starts: np.ndarray, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Read chosen rows of arrays that lie one after the other, and no others.
+
+    Args:
+        arrays: each of shape (rows, dim).
+        starts: number of the first row of each array, and the number of all rows.
+        rows: numbers of rows, in any order.
+        dtype: of the result; what is beyond its range becomes infinite.
+
+    Raises:
+        IndexError: for a number that is below 0 or beyond the last row.
+    """
+    # In their order, the rows of an array lie side by side.
+    order = np.argsort(rows, kind="stable")
+    ends = np.searchsorted(rows[order], starts)
+    if ends[-1] - ends[0] < len(rows):
+        raise IndexError(f"`rows` go from {rows.min()} to {rows.max()}, but there are rows 0 to {starts[-1] - 1}.")
+    found = np.empty((len(rows), arrays[0].shape[1]), dtype)
+    for number in map(int, np.flatnonzero(np.diff(ends))):
+        chosen = order[ends[number] : ends[number + 1]]
+        with np.errstate(over="ignore"):
+            found[chosen] = arrays[number][rows[chosen] - starts[number]]
+    return found
 
 
 def way_out(folder: Path) -> str:

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -145,6 +146,32 @@ def test_numbers_of_json_keep_their_digits_and_lists_are_joined(tmp_path):
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join([*rows, json.dumps({"file_name": "c.png"})]))
     assert list(load(tmp_path).rows["text"]) == ["12345678901234567890.10", "one two"]
+
+
+def test_columns_of_metadata_that_no_role_needs_are_not_read(tmp_path):
+    save_pictures(tmp_path, "a.png", "b.png")
+    boxes = {"bbox": [[1, 2, 3, 4]]}
+    rows = [{"file_name": f"{name}.png", "text": name, "objects": boxes, "good": name == "a"} for name in "ab"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load(tmp_path, keep=["good"])
+    assert data.rows["text"][:] == ["a", "b"] and data.rows["good"][:] == ["true", "false"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_labels_of_metadata_are_classes_by_name(tmp_path, kind):
+    save_pictures(tmp_path, "a.png", "b.png", "c.png")
+    table = pl.DataFrame({"file_name": ["a.png", "b.png", "c.png"], "label": [True, None, False]})
+    if kind == "jsonl":
+        table.write_ndjson(tmp_path / "metadata.jsonl")
+    else:
+        table.write_parquet(tmp_path / "metadata.parquet")
+    data = load(tmp_path)
+    assert data.class_names == ("false", "true") and data.labels.tolist() == [1, -1, 0]
+    pl.DataFrame({"file_name": ["a.png", "b.png"], "label": [1.5, float("nan")]}).write_parquet(
+        tmp_path / "metadata.parquet"
+    )
+    (tmp_path / "metadata.jsonl").unlink(missing_ok=True)
+    assert load(tmp_path).labels.tolist() == [0, -1]
 
 
 def test_one_picture_may_have_several_captions(tmp_path, caplog):

@@ -86,7 +86,6 @@ def test_blocks_and_samples_of_many_rows(monkeypatch):
     assert np.array_equal(data.documents(), documents)
     assert np.array_equal(data.train_embeddings(), everything)
     assert np.array_equal(data.modality_mean("text"), mean)
-    monkeypatch.setattr("csr_hf.data.run_data._MOST_ROWS", 12)
-    sample, kept = data.train_embeddings(), np.flatnonzero(~single.held_out)
+    sample, kept = data.train_embeddings(most=12), np.flatnonzero(~single.held_out)
     assert len(sample) == 6 + 3 + 3
     assert np.array_equal(sample[:6], single.vectors["text"][kept[::3]])

@@ -120,6 +120,13 @@ def test_bad_rows_are_counted_over_all_chunks():
         column_vectors(Dataset(pa.table({"x": empty})), "x", "mine")
 
 
+def test_rows_beyond_the_arrays_are_refused():
+    vectors = ChunkedVectors([ROWS[:20], ROWS[20:]])
+    for beyond in (-1, 50):
+        with pytest.raises(IndexError, match=rf"`rows` go from .*{beyond}.* there are rows 0 to 49"):
+            vectors[np.array([3, beyond])]
+
+
 def test_what_is_no_number_is_named_by_source_and_row():
     rows = ROWS.copy()
     check_finite(rows, "mine.npy")

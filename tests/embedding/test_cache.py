@@ -56,7 +56,7 @@ def test_cache_holds_what_the_backbone_gives(backbone, tmp_path):
     for chosen in (rows, np.flatnonzero(rows)[::-1], slice(5, 18, 3), mixed, np.arange(0)):
         assert np.array_equal(cache[chosen], cache.to_numpy()[chosen])
     for beyond in (-1, 21):
-        with pytest.raises(IndexError, match=rf"`rows` go from .*{beyond}.* the cache has rows 0 to 20"):
+        with pytest.raises(IndexError, match=rf"`rows` go from .*{beyond}.* there are rows 0 to 20"):
             cache[np.array([3, beyond])]
     exact = embed(backbone, tmp_path, dtype="float32")
     np.testing.assert_allclose(exact.to_numpy(), expected, atol=1e-5)
