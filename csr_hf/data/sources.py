@@ -14,7 +14,7 @@ import numpy as np
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
 from csr_hf.data.columns import class_names, find_columns, name_few, name_rows, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
-from csr_hf.data.image_folder import is_image_folder, read_image_folder
+from csr_hf.data.image_folder import ImageFolder, is_image_folder, read_image_folder
 from csr_hf.data.readers import ARRAY_FORMATS, is_file_name, read_array, read_dataset
 from csr_hf.data.vectors import Vectors, as_vectors, check_finite, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
@@ -183,51 +183,33 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     folder = read_image_folder(source) if is_image_folder(path) else None
     dataset: Any
     dataset, embeddings = (folder.rows, None) if folder else _read_rows(source)
-    keys: Iterable[str]
     columns = find_columns(dataset.column_names, source)
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
+    selected = {role: column for role, column in columns.items() if role != "embedding"}
+    rows = select_columns(dataset, selected, arguments.max_characters, keep=source.keep, name=name)
     skipped: tuple[str, ...] = ()
     vectors: dict[str, Vectors] = {}
+    keys: Iterable[str]
     if "embedding" in layout:
-        if embeddings is None:
-            vectors["embedding"] = column_vectors(dataset, columns["embedding"], source.source)
-        else:
-            vectors["embedding"] = as_vectors(embeddings, source.source)
+        given = column_vectors(dataset, columns["embedding"], source.source) if embeddings is None else embeddings
+        vectors["embedding"] = as_vectors(given, source.source)
         check_finite(vectors["embedding"], name)
-        rows = select_columns(
-            dataset,
-            {role: column for role, column in columns.items() if role == "label"},
-            keep=source.keep,
-            name=name,
-        )
         keys = _embedding_keys(vectors["embedding"])
+    elif "image" in layout:
+        rows, skipped = _drop_images(rows, folder, name, arguments.skip_bad)
+        keys = list(ImageColumn(rows, "image").hashes())
     else:
-        rows = select_columns(dataset, columns, arguments.max_characters, keep=source.keep, name=name)
-        if "image" in layout:
-            rows, skipped = check_images(rows, arguments.skip_bad)
-            if folder:
-                folder.report(rows, skipped)
-                skipped = folder.names_left_out
-            elif skipped:
-                logger.warning("%s: %s images cannot be opened: %s", name, f"{len(skipped):,}", name_few(skipped))
-            keys = list(ImageColumn(rows, "image").hashes())
-        else:
-            keys = rows[LAYOUTS[layout]]
+        keys = rows[LAYOUTS[layout]]
     if len(rows) == 0:
         kind = next((kind for role, kind in _CONTENTS.items() if role in layout), "text")
         raise ValueError(f"data set {source.source} has no rows with {kind}. Check `data.source` and `data.columns`.")
-    labels = number_labels(rows)
-    if labels is not None and (labels < 0).any():
-        without = np.flatnonzero(labels < 0)
-        named = name_rows(without, rows["id"])
-        logger.info("%s: %s of %s rows have no class: %s", name, f"{len(without):,}", f"{len(rows):,}", named)
     return Source(
         name=name,
         roles=tuple(role for role in layout if role != "label"),
         held_out=_hold_out(keys, len(rows), arguments.held_out, arguments.seed),
         rows=rows,
         vectors=vectors,
-        labels=labels,
+        labels=_find_labels(rows, name),
         class_names=tuple(class_names(rows)) if "label" in layout else (),
         kept=tuple(source.keep),
         weight=source.weight,
@@ -250,6 +232,29 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
         rows = {name: column[: source.limit] for name, column in columns.items()}
         return Dataset.from_dict(rows), embeddings[: source.limit]
     return read_dataset(source), None
+
+
+def _drop_images(
+    rows: Dataset, folder: ImageFolder | None, name: str, skip_bad: bool
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Drop rows whose image is missing or, on request, broken; return the names of all images that are not used."""
+    rows, broken = check_images(rows, skip_bad)
+    if folder:
+        folder.report(rows, broken)
+        return rows, folder.names_left_out
+    if broken:
+        logger.warning("%s: %s images cannot be opened: %s", name, f"{len(broken):,}", name_few(broken))
+    return rows, broken
+
+
+def _find_labels(rows: Dataset, name: str) -> np.ndarray | None:
+    """Number the classes; log which rows have none."""
+    labels = number_labels(rows)
+    if labels is not None and (labels < 0).any():
+        without = np.flatnonzero(labels < 0)
+        named = name_rows(without, rows["id"])
+        logger.info("%s: %s of %s rows have no class: %s", name, f"{len(without):,}", f"{len(rows):,}", named)
+    return labels
 
 
 def _embedding_keys(vectors: Vectors) -> Iterator[str]:
