@@ -13,6 +13,7 @@ from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     import torch
+    from safetensors import safe_open
     from scipy.sparse import csr_matrix
 
 _FORMAT = "csr_hf.sparse_codes"
@@ -84,8 +85,10 @@ class SparseCodes:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
         if indices.dtype.kind not in "iu":
             raise ValueError(f"`indices` ({indices.dtype}) must be integers.")
-        if not 1 <= dim <= _LARGEST_DIM:
-            raise ValueError(f"`dim` ({dim}) must be between 1 and {_LARGEST_DIM}: the number of latents of the head.")
+        if not isinstance(dim, int | np.integer) or not 1 <= dim <= _LARGEST_DIM:
+            raise ValueError(
+                f"`dim` ({dim!r}) must be an integer from 1 to {_LARGEST_DIM}: the number of latents of the head."
+            )
         # What is beyond float32 becomes infinite, and is refused.
         with np.errstate(over="ignore"):
             values = values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False)
@@ -224,12 +227,10 @@ class SparseCodes:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is truncated, holds something else, or holds values that `SparseCodes` refuses.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
         try:
-            with safe_open(path, framework="numpy") as file:
+            with _open(path) as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError("it does not hold sparse codes")
@@ -251,12 +252,10 @@ class SparseCodes:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged, or has not as many names as rows.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
         try:
-            with safe_open(path, framework="numpy") as file:
+            with _open(path) as file:
                 if "ids" not in file.keys():
                     return None
                 ids = json.loads(file.get_tensor("ids").tobytes())
@@ -269,6 +268,14 @@ class SparseCodes:
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head_fingerprint, check=False)
+
+
+def _open(path: str | Path) -> safe_open:
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
+    return safe_open(path, framework="numpy")
 
 
 def index_dtype(dim: int) -> type[np.uint16] | type[np.int32]:

@@ -244,8 +244,8 @@ def test_names_of_rows_are_kept_beside_codes(tmp_path):
 
 def test_what_would_wrap_or_overflow_is_refused():
     one = np.zeros((1, 1), int)
-    for dim in (0, -1, 2**31, 2**40):
-        with pytest.raises(ValueError, match=rf"`dim` \({dim}\) must be between 1 and 2147483647"):
+    for dim in (0, -1, 2**31, 2**40, 5.5, "8"):
+        with pytest.raises(ValueError, match=rf"`dim` \({dim!r}\) must be an integer from 1 to 2147483647"):
             SparseCodes(one, np.ones((1, 1)), dim)
         with pytest.raises(ValueError, match="`dim`"):
             SparseCodes(np.zeros((0, 1), int), np.zeros((0, 1)), dim)

@@ -271,6 +271,7 @@ def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
         ValueError: if the ids are neither texts nor numbers.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if "id" not in dataset.column_names:
         starts = range(0, len(dataset), _PART_ROWS)
@@ -282,7 +283,7 @@ def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
     for part in _read_arrow(dataset, "id"):
         if pa.types.is_nested(part.type) or pa.types.is_binary(part.type):
             raise ValueError(f"column 'id' of {name} holds {part.type}. Give texts or numbers.")
-        if not pa.types.is_string(part.type) or part.null_count:
+        if not pa.types.is_string(part.type) or part.null_count or pc.any(pc.equal(part, "")).as_py():
             values = [_as_text(value) for value in part.to_pylist()]
             without = [number for number, value in enumerate(values) if not value]
             missing += [row + number for number in without]

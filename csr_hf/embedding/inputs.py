@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -42,7 +43,8 @@ def as_sequence(given: Any, name: str = "inputs") -> Sequence[Any]:
         return _array_items(given, name)
     if package in _COLUMN_PACKAGES:
         return _column_items(given)
-    if isinstance(given, Sequence) and kind.__name__ != "deque":
+    # A deque has no slices.
+    if isinstance(given, Sequence) and not isinstance(given, deque):
         return given
     if isinstance(given, Iterable):
         return list(given)

@@ -110,6 +110,7 @@ def test_missing_ids_are_row_numbers_and_shared_ones_are_named(caplog):
         (pa.array([2**63 - 1, None, -(2**63)]), ["9223372036854775807", "1", "-9223372036854775808"]),
         (pa.array([1.5, None, float("nan")]), ["1.5", "1", "2"]),
         (pa.array(["x", "y", None], pa.large_string()), ["x", "y", "2"]),
+        (pa.array(["x", "", "z"]), ["x", "1", "z"]),
     ],
 )
 def test_ids_of_other_types(ids, names):

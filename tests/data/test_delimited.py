@@ -67,22 +67,21 @@ def test_delimiters_at_the_end_of_rows_are_no_cells(tmp_path):
 
 @pytest.mark.parametrize("before", [0, 70, 20_000])
 @pytest.mark.parametrize(
-    ("bad", "place", "message"),
+    ("bad", "message"),
     [
         (
             "1,a,more",
-            0,
             r"line {} \(row {}\) has 3 cells, the header 2\. Put cells that hold the delimiter into quotes",
         ),
-        ("1", 0, r"line {} \(row {}\) has 1 cells, the header 2\."),
-        ('1,"says "hi" to"', 0, r'line {}: a quote inside of a cell in quotes is not doubled\. Write "" for it\.'),
-        (r'1,"says \"hi\" to"', 0, r'line {}: a quote is escaped by a backslash \(\\"\)\. Write the file again with'),
-        (r'1,"a \", b"', 0, r'line {}: a quote is escaped by a backslash \(\\"\)\.'),
-        ("1,two\rparts", 0, r"line {}: a carriage return stands outside of quotes\. Put the cell into quotes"),
-        ('1,"never closed', 0, r"line {}: the quote before a cell is never closed\. Close it, or double it"),
+        ("1", r"line {} \(row {}\) has 1 cells, the header 2\."),
+        ('1,"says "hi" to"', r'line {}: a quote inside of a cell in quotes is not doubled\. Write "" for it\.'),
+        (r'1,"says \"hi\" to"', r'line {}: a quote is escaped by a backslash \(\\"\)\. Write the file again with'),
+        (r'1,"a \", b"', r'line {}: a quote is escaped by a backslash \(\\"\)\.'),
+        ("1,two\rparts", r"line {}: a carriage return stands outside of quotes\. Put the cell into quotes"),
+        ('1,"never closed', r"line {}: the quote before a cell is never closed\. Close it, or double it"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_line(tmp_path, before, bad, place, message):
+def test_what_does_not_fit_is_named_by_its_line(tmp_path, before, bad, message):
     rows = '"0","two\nlines"\n' * before
     file = DelimitedFile(write(tmp_path / "a.csv", f"id,text\n{rows}{bad}\n2,last\n"), ",")
     with pytest.raises(ValueError, match="^" + message.format(2 * before + 2, before)):
