@@ -94,9 +94,7 @@ def test_damaged_files_are_named(tmp_path):
         whole = (tmp_path / name).read_bytes()
         for content in (whole[:-100], whole[: len(whole) // 2], whole[:8], b"no such thing"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(
-                ValueError, match="^it is damaged, or not of the format that its name says: ."
-            ) as error:
+            with pytest.raises(ValueError, match=r"^it is damaged, or not of the format that its name") as error:
                 Table(tmp_path / name).read({"text": "text"})
             assert "\n" not in str(error.value)
 
