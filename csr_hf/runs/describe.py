@@ -62,6 +62,18 @@ def _describe_run(path: Path) -> Description:
     return Description({name: part.facts for name, part in parts.items()}, [f"run {path}", *lines])
 
 
+def _describe_unfinished(path: Path) -> Description:
+    """Describe a run without a head, or a sweep without results: it was interrupted, or is at work."""
+    from csr_hf.runs.state import RunState
+
+    state = RunState.read(RunFolder.of(path))
+    kind = state.kind if state else "a run"
+    nothing = "results" if kind == "a sweep" else "head"
+    return Description(
+        {"begun": kind}, [f"{kind} in {path}, not finished: no {nothing} yet. The same command goes on with it."]
+    )
+
+
 def _describe_model(path: Path) -> Description:
     from csr_hf.configuration_csr import CSRConfig
 
@@ -174,10 +186,6 @@ def _describe_codes(path: Path) -> Description:
     return Description(facts, [line])
 
 
-def _is_index(path: Path) -> bool:
-    return path.is_dir() and any(path.glob("*.json")) and not RunFolder.of(path).results.exists()
-
-
 def _is_results(path: Path) -> bool:
     return path.name == RunFolder.of(path.parent).results.name or RunFolder.of(path).results.exists()
 
@@ -186,7 +194,8 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("run", lambda path: RunFolder.of(path).model_config.is_file(), _describe_run),
     ("head", lambda path: (path / "config.json").is_file(), _describe_model),
     ("embedding cache", lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
-    ("index", _is_index, _describe_index),
     ("results", _is_results, _describe_results),
+    ("unfinished", lambda path: RunFolder.of(path).state.is_file(), _describe_unfinished),
+    ("index", lambda path: path.is_dir() and any(path.glob("*.json")), _describe_index),
     ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

@@ -6,6 +6,7 @@ import pytest
 
 from csr_hf.publishing.sentence_transformers import native_head
 from csr_hf.runs.describe import describe
+from csr_hf.runs.state import RunState
 from tests.conftest import make_head
 from tests.publishing.conftest import change_json, make_results, write_run
 
@@ -35,6 +36,13 @@ def test_damaged_configs_are_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json of .* is not JSON"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("a run", "head"), ("a sweep", "results")])
+def test_what_was_interrupted_is_no_index(tmp_path, kind, missing):
+    RunState(str(tmp_path), kind, {}, []).mark("step")
+    (line,) = describe(tmp_path)
+    assert line == f"{kind} in {tmp_path}, not finished: no {missing} yet. The same command goes on with it."
 
 
 def test_figures_of_another_head_are_not_shown(tmp_path):
