@@ -15,6 +15,7 @@ from csr_hf.cli.parsing import build_overview, parse
 from csr_hf.cli.table import COMMANDS
 from csr_hf.plumbing.atomic import FULL
 from csr_hf.plumbing.errors import ExpectedError, explain
+from csr_hf.plumbing.launcher import launched_processes
 from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars, is_first_process
 from csr_hf.plumbing.provenance import record_command, recorded_command
 from csr_hf.plumbing.redaction import without_secrets
@@ -49,12 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return _stop_printing()
         is_full = isinstance(error, OSError) and error.errno in FULL and _goes_on(words)
-        way_on = f" Then go on with: {recorded_command()}" if is_full else ""
+        way_on = f" Then go on{_launcher()} with: {recorded_command()}" if is_full else ""
         sys.stderr.write(f"csr-hf: error: {without_secrets(explain(error))}{way_on}\n")
         return 2
     except KeyboardInterrupt:
-        way_on = f"; what was finished is kept. Go on with:\n  {recorded_command()}" if _goes_on(words) else ""
-        sys.stderr.write(f"csr-hf: interrupted{way_on}\n")
+        kept = f"; what was finished is kept. Go on{_launcher()} with:\n  {recorded_command()}"
+        if is_first_process():
+            sys.stderr.write(f"csr-hf: interrupted{kept if _goes_on(words) else ''}\n")
         return 130
     finally:
         # What Python does next in this process is not this command's work.
@@ -169,6 +171,11 @@ def _goes_on(words: Sequence[str]) -> bool:
     """Return whether the same command goes on where it stopped."""
     name = next((word for word in words if word in COMMANDS), "")
     return name == "evaluate" or (name in COMMANDS and COMMANDS[name].takes_recipe)
+
+
+def _launcher() -> str:
+    """Word that the command needs its launcher, whose own command line is not known here."""
+    return " by the same torchrun or accelerate launch" if launched_processes() > 1 else ""
 
 
 if __name__ == "__main__":

@@ -220,12 +220,26 @@ def test_what_was_stopped_names_the_command_that_goes_on(error, said, capsys, mo
     def stop(*_, **__):
         raise error
 
-    monkeypatch.setattr("csr_hf.runs.pipeline.embed", stop)
+    monkeypatch.setattr("csr_hf.runs.embedding.embed", stop)
     words = ["embed", "--corpus", "my docs.csv", "--output-dir", "runs/it's"]
     assert main(words) == (130 if isinstance(error, KeyboardInterrupt) else 2)
     shown = capsys.readouterr().err
     assert shown.startswith(said)
     assert shlex.split(shown.removeprefix(said)) == ["csr-hf", *words]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_says_what_goes_on(rank, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr_hf.runs.sweep.sweep", stop)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert main(["sweep", "--corpus", "docs.csv"]) == 130
+    said = "Go on by the same torchrun or accelerate launch with:\n  csr-hf sweep --corpus docs.csv\n"
+    shown = capsys.readouterr().err
+    assert shown.endswith(said) if rank == "0" else shown == ""
 
 
 def test_an_interrupted_look_names_no_command(capsys, monkeypatch):
