@@ -89,7 +89,7 @@ def _check_scheme(scheme: str, *, is_path: bool) -> None:
         fitting = {name: name for name in _BACKENDS if name not in EMBEDDED}
     if scheme in _BACKENDS and not (is_path and scheme in fitting):
         return
-    known = fitting if scheme in fitting else {**dict(zip(_BACKENDS, _BACKENDS, strict=True)), **fitting}
+    known = fitting if scheme in fitting else {name: name for name in _BACKENDS} | fitting
     near = next(iter(difflib.get_close_matches(scheme, known, n=1, cutoff=0.6)), None)
     meant = f" Did you mean {known[near]}:{'' if known[near] in EMBEDDED else '//'}?" if near else ""
     wrong = "takes a host, not a path" if scheme in _BACKENDS else "is unknown"
