@@ -71,11 +71,11 @@ def _list_next(folder: RunFolder) -> list[str]:
 def embed(called: Invocation) -> Report | None:
     """Embed the texts of a recipe."""
     from csr_hf.plumbing.distributed import processes
-    from csr_hf.runs import pipeline
+    from csr_hf.runs.embedding import embed as embed_roles
 
     recipe = read_recipe(called)
     with processes() as is_first:
-        data = pipeline.embed(recipe, trust_remote_code=called.trust_remote_code)
+        data = embed_roles(recipe, trust_remote_code=called.trust_remote_code)
     return Report({"sources": _describe_sources(data)}) if is_first else None
 
 

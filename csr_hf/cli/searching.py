@@ -48,15 +48,13 @@ def encode(called: Invocation) -> Report:
 
 def index(called: Invocation) -> Report:
     """Index a corpus with a head that was trained before."""
-    from csr_hf.runs import pipeline
     from csr_hf.runs.folder import RunFolder
+    from csr_hf.runs.indexing import index as index_corpus
 
     (options,) = called.options
     recipe = read_recipe(called)
     with _open_backend(options.backend, options.collection, recipe.output_dir) as backend:
-        pipeline.index(
-            recipe, backend=backend, overwrite=options.overwrite, trust_remote_code=called.trust_remote_code
-        )
+        index_corpus(recipe, backend=backend, overwrite=options.overwrite, trust_remote_code=called.trust_remote_code)
     url = without_secrets(options.backend) if options.backend else None
     there = f" --backend {url}" if url else ""
     there += f" --collection {options.collection}" if url and options.collection else ""

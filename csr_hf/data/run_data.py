@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csr_hf.codes import subtract_modality_mean
-from csr_hf.data.fingerprints import fingerprint_source
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import embed_dataset, locate_cache
@@ -122,11 +119,6 @@ class RunData:
             for source in self.sources
             for role in source.roles
         )
-
-    def fingerprint(self) -> str:
-        """Hash all that a run learns from, measures with and shows, see `fingerprint_source`."""
-        described = json.dumps([fingerprint_source(source) for source in self.sources])
-        return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
     def modality_mean(self, modality: str) -> np.ndarray:
         """Compute the mean embedding of what may be trained on in a modality, float32, shape (dim,).

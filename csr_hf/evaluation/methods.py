@@ -26,6 +26,14 @@ class Width(NamedTuple):
     candidates: int = 300
     """Documents to rerank."""
 
+    def describe(self) -> str:
+        """Explain the methods and their bytes, for the note below a table."""
+        return (
+            f"In a search, queries keep {self.query_k_factor} k latents; CSR, decoded and CSR + a copy rerank the "
+            f"best {self.candidates} documents. Bytes are those of a document's code or vector; the lists of an index "
+            "come on top. Each method: recipes/evaluation.md."
+        )
+
 
 def all_methods(
     head: CSRModel,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from typing import Any
 
 _VERSIONED = ("csr_hf", "torch", "transformers", "sentence-transformers", "datasets", "accelerate", "numpy", "numba")
@@ -20,6 +21,11 @@ def record_command(command: str) -> None:
 def recorded_command() -> str:
     """Return the command line of this process, empty when Python was called."""
     return _command
+
+
+def forget_flag(flag: str) -> None:
+    """Leave a flag out of the recorded command: what it asks for is done, and must not be done again on going on."""
+    record_command(re.sub(rf" {flag}(?= |$)", "", _command))
 
 
 def provenance() -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from csr_hf.data.run_data import RunData
-from csr_hf.runs import pipeline
 from csr_hf.runs.arguments import SweepArguments
+from csr_hf.runs.first_head import check_sizes
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import FEWEST, count_held_out
 from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
@@ -103,7 +103,7 @@ def check_combinations(combinations: Sequence[Combination], data: RunData) -> No
     known: dict[str, str] = {}
     for each in combinations:
         try:
-            pipeline.check_sizes(each.recipe, data)
+            check_sizes(each.recipe, data)
             check_contrast(each.recipe.training, data.sources)
         except ValueError as error:
             raise ValueError(f"combination {each.name}: {error}") from error

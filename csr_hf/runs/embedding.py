@@ -48,9 +48,9 @@ def embed(recipe: RunRecipe, *, backbone: Backbone | None = None, trust_remote_c
     """Load backbone and data as `load` does, and embed every role once, to train on.
 
     Args:
-        recipe: what to embed.
-        backbone: the recipe's, if it is loaded already.
-        trust_remote_code: run code of the backbone's repository.
+        recipe: as for `load`.
+        backbone: as for `load`.
+        trust_remote_code: as for `load`.
 
     Raises:
         ValueError: as `load` does, or for a contrast that needs pairs or labels that the data does not have.

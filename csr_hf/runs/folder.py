@@ -76,9 +76,9 @@ class RunFolder:
         return self.path / "sweep.png"
 
     @property
-    def sweep_record(self) -> Path:
-        """JSON file of what the combinations of a sweep have in common."""
-        return self.path / "sweep.json"
+    def combinations(self) -> list[Path]:
+        """Folders of a sweep's combinations, each a run of its own, as far as something of it exists."""
+        return sorted(path for path in self.path.glob("hidden_dim=*,k=*,max_steps=*") if RunFolder.of(path).contents)
 
     @property
     def mteb(self) -> Path:
@@ -147,7 +147,7 @@ class RunFolder:
 
     @property
     def contents(self) -> list[Path]:
-        """All that runs and trainings write into the folder, as far as it exists."""
+        """All that runs and trainings write into the folder but a sweep's combinations, as far as it exists."""
         trained = (self.model, self.recipe, self.checkpoints, self.log, self.streams, self.trackers, self.state)
         return [*self.measured, *(path for path in trained if path.exists())]
 

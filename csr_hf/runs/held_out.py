@@ -16,6 +16,7 @@ from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import RunRecipe
+from csr_hf.runs.state import RunState
 
 if TYPE_CHECKING:
     from csr_hf.evaluation.methods import Method
@@ -48,26 +49,21 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     if count < FEWEST:
         logger.info("results    none: %d rows are held out, too few to measure (`data.held_out`)", count)
         return None
+    width = Width(arguments.query_k_factor, arguments.candidates)
     methods = all_methods(
         head,
         data.train_embeddings(None if across else head),
         ks=arguments.ks,
         baselines=arguments.baselines,
         rerank=arguments.rerank,
-        width=Width(arguments.query_k_factor, arguments.candidates),
+        width=width,
         similarity=similarity_of(recipe, data),
     )
     rows = _measure_across_modalities(methods, data) if across else _measure_retrieval(methods, head, data)
     # The plot shows a task's first metric; of recall at several ranks, the last.
     metric = rows[-1 if across else 0].metric
     rows += _measure_labels(methods, head, data)
-    note = (
-        f"Queries keep their {arguments.query_k_factor} k largest projections on the dictionary. CSR: score over "
-        "those latents, documents with least-squares values. CSR, decoded: documents by matching pursuit, top "
-        f"{arguments.candidates} reranked by the full dense query against decoded documents. CSR + int8: top "
-        f"{arguments.candidates} reranked against int8 vectors. Bytes are those of a document's code or vector; the "
-        "lists of an index come on top."
-    )
+    note = width.describe()
     if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
         note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."
     details = {"note": note, "head": head_fingerprint(head), "similarity": methods[0].similarity}
@@ -79,6 +75,15 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     results.save(folder.path)
     _plot(results, folder, metric)
     return results
+
+
+def find_measured(state: RunState) -> Results | None:
+    """Load the results of a run that an earlier call measured to the end; None if there are none."""
+    folder = RunFolder.of(state.path)
+    if "results" not in state.done or not folder.results.is_file():
+        return None
+    logger.info("results    measured before: they are in %s", folder.results)
+    return Results.load(folder.results)
 
 
 def count_held_out(data: RunData, *, captions: bool) -> int:

@@ -23,10 +23,10 @@ from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, check_earlier, evaluate_tasks, load_tasks, remove_earlier
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import check_writable
-from csr_hf.plumbing.provenance import provenance
+from csr_hf.plumbing.provenance import forget_flag, provenance
 from csr_hf.repository import open_repository
-from csr_hf.runs import pipeline
 from csr_hf.runs.arguments import MTEBArguments
+from csr_hf.runs.embedding import embed_loaded, load
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
 
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _TRAIN_ROWS = 100_000
-_NOTE = (
-    "In a search, queries keep {} k latents; CSR, decoded and CSR + a copy rerank the best {} documents. Bytes are "
-    "those of a document's code or vector. Each method: recipes/evaluation.md."
-)
 _BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 _FITTED: tuple[Baseline, ...] = ("pca", "int8", "pq")
 
@@ -79,7 +75,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
     width = Width(arguments.query_k_factor or search.query_k_factor, arguments.candidates or search.candidates)
     details: dict[str, Any] = {
         **provenance(),
-        "note": _NOTE.format(*width),
+        "note": width.describe(),
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
@@ -90,6 +86,8 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
     if arguments.overwrite:
         remove_earlier(output.path)
         output.plot.unlink(missing_ok=True)
+        # Interrupted from here on, the command must not start over once more.
+        forget_flag("--overwrite")
     check_earlier(output.path, details)
     began = time.perf_counter()
     methods = _make_methods(model, recipe, arguments, width)
@@ -178,7 +176,7 @@ def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[B
         logger.info("%sa head without its run does not have it", left_out)
         return None
     try:
-        data = pipeline.load(recipe, backbone=backbone)
+        data = load(recipe, backbone=backbone)
     except ValueError as error:
         logger.warning("%sit cannot be read (%s)", left_out, error)
         return None
@@ -188,7 +186,7 @@ def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[B
             logger.info("%sits embeddings are no longer in %s; %s", left_out, recipe.embeddings_dir, again)
             return None
         logger.info("baselines  %s need what the head was trained on, which is embedded again", ", ".join(wanted))
-    pipeline.embed_loaded(recipe, data)
+    embed_loaded(recipe, data)
     train = data.train_embeddings()
     rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
     return train[np.sort(rows)].astype(np.float32)

@@ -1,24 +1,16 @@
-"""A run from beginning to end: embed -> train -> measure -> index. Each step stands alone too."""
+"""A run from beginning to end: embed -> train -> measure -> index. Each step has a module of its own."""
 
 from __future__ import annotations
 
-import logging
-
 from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.distributed import from_first_process, rank_and_world
-from csr_hf.runs.embedding import embed, embed_loaded, load
-from csr_hf.runs.first_head import check_sizes
-from csr_hf.runs.folder import RunFolder
-from csr_hf.runs.held_out import measure_held_out
+from csr_hf.runs.embedding import embed
+from csr_hf.runs.held_out import find_measured, measure_held_out
 from csr_hf.runs.index_recall import measure_index
-from csr_hf.runs.indexing import build_index, index
+from csr_hf.runs.indexing import build_index
 from csr_hf.runs.recipe import RunRecipe
 from csr_hf.runs.state import check_recipe
 from csr_hf.runs.training import open_training, train
-
-logger = logging.getLogger(__name__)
-
-__all__ = ["check_sizes", "embed", "embed_and_train", "embed_loaded", "index", "load", "run", "train"]
 
 
 def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool = False) -> Results | None:
@@ -44,11 +36,8 @@ def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool =
     with open_training(recipe, data, overwrite=overwrite) as (state, head):
         if rank_and_world()[0] > 0:
             return None
-        folder = RunFolder.of(recipe.output_dir)
-        if "results" in state.done and folder.results.is_file():
-            logger.info("results    measured before: they are in %s", folder.results)
-            results: Results | None = Results.load(folder.results)
-        else:
+        results = find_measured(state)
+        if results is None:
             results = measure_held_out(recipe, data, head)
             state.done.pop("recall", None)
             if results is not None:

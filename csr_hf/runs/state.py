@@ -16,7 +16,7 @@ from csr_hf.data.fingerprints import fingerprint_source
 from csr_hf.data.run_data import RunData
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process
-from csr_hf.plumbing.provenance import record_command, recorded_command
+from csr_hf.plumbing.provenance import forget_flag
 from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
 from csr_hf.runs.folder import RunFolder
@@ -29,7 +29,7 @@ except ImportError:  # Windows has none.
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["a run", "an index"]
+Kind = Literal["a run", "an index", "a sweep"]
 
 _FORMAT = "csr_hf.run/1"
 _NAMED = 3
@@ -47,6 +47,8 @@ _INDIFFERENT = {
     *(f"training.{name}" for name in ("push_to_hub", "hub_model_id", "hub_private_repo")),
 }
 """Keys of a recipe that change nothing of what a run makes."""
+_VARIED = {"model.hidden_dim", "model.k", "training.max_steps"}
+"""Keys of a recipe that each combination of a sweep has for itself."""
 
 
 @dataclass
@@ -72,13 +74,13 @@ class RunState:
         """Describe a run that is about to begin: nothing of it is done.
 
         Args:
-            kind: "a run" trains a head, "an index" takes one.
+            kind: "a run" trains a head, "an index" takes one, "a sweep" has a run for each combination.
             recipe: what to do.
             data: of the run, embedded.
             start: fingerprint of the head that it starts with; None for a fresh one.
         """
         sources = [fingerprint_source(source) for source in data.sources]
-        return cls(recipe.output_dir, kind, decisive_keys(recipe), sources, start)
+        return cls(recipe.output_dir, kind, _decisive_keys(kind, recipe), sources, start)
 
     @classmethod
     def read(cls, folder: RunFolder) -> RunState | None:
@@ -116,9 +118,7 @@ class RunState:
         Raises:
             ValueError: naming what differs.
         """
-        if self.kind != other.kind:
-            raise ValueError(f"{self.path} holds {self.kind}, and this would be {other.kind}: {_WAY_OUT}.")
-        check_same_keys(self, other.recipe)
+        self.check_same_recipe(other.kind, other.recipe)
         for then, now in zip(self.data, other.data, strict=True):
             if then["rows"] != now["rows"]:
                 raise ValueError(
@@ -134,6 +134,26 @@ class RunState:
                 f"{self.path} holds {self.kind} with the head {self.start}, and {self.recipe.get('model.init')} is "
                 f"now {other.start}: {_WAY_OUT}."
             )
+
+    def check_same_recipe(self, kind: Kind, recipe: dict[str, Any]) -> None:
+        """Refuse another kind of run, or a recipe that differs.
+
+        Args:
+            kind: of what is about to begin.
+            recipe: its dotted keys and their values.
+
+        Raises:
+            ValueError: naming the first keys with both values.
+        """
+        if self.kind != kind:
+            raise ValueError(f"{self.path} holds {self.kind}, and this would be {kind}: {_WAY_OUT}.")
+        keys = [key for key in {**self.recipe, **recipe} if self.recipe.get(key) != recipe.get(key)]
+        if not keys:
+            return
+        then = ", ".join(f"{key} {_show(self.recipe.get(key))}" for key in keys[:_NAMED])
+        now = ", ".join(_show(recipe.get(key)) for key in keys[:_NAMED])
+        more = f" ({len(keys) - _NAMED} more keys differ)" if len(keys) > _NAMED else ""
+        raise ValueError(f"{self.path} holds {self.kind} with {then}, this recipe says {now}{more}: {_WAY_OUT}.")
 
     def _save(self) -> None:
         folder = RunFolder.of(self.path)
@@ -184,37 +204,20 @@ def check_recipe(kind: Kind, recipe: RunRecipe, *, overwrite: bool = False) -> N
     state = RunState.read(folder)
     if state is None:
         _check_empty(folder)
-    elif state.kind == kind:
-        check_same_keys(state, decisive_keys(recipe))
     else:
-        raise ValueError(f"{folder.path} holds {state.kind}, and this would be {kind}: {_WAY_OUT}.")
+        state.check_same_recipe(kind, _decisive_keys(kind, recipe))
 
 
-def decisive_keys(recipe: RunRecipe) -> dict[str, Any]:
+def _decisive_keys(kind: Kind, recipe: RunRecipe) -> dict[str, Any]:
     """Return the keys of a recipe that change what a run makes, dotted, with their values as JSON holds them."""
-    keys = {}
+    keys, left_out = {}, _INDIFFERENT | (_VARIED if kind == "a sweep" else set())
     for section, value in recipe.to_dict().items():
         values = (
             {f"{section}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {section: value}
         )
-        keys.update({key: each for key, each in values.items() if key not in _INDIFFERENT})
+        keys.update({key: each for key, each in values.items() if key not in left_out})
     found: dict[str, Any] = json.loads(json.dumps(keys))
     return found
-
-
-def check_same_keys(state: RunState, recipe: dict[str, Any]) -> None:
-    """Refuse a recipe that differs from that of a run.
-
-    Raises:
-        ValueError: naming the first keys with both values.
-    """
-    keys = [key for key in {**state.recipe, **recipe} if state.recipe.get(key) != recipe.get(key)]
-    if not keys:
-        return
-    then = ", ".join(f"{key} {_show(state.recipe.get(key))}" for key in keys[:_NAMED])
-    now = ", ".join(_show(recipe.get(key)) for key in keys[:_NAMED])
-    more = f" ({len(keys) - _NAMED} more keys differ)" if len(keys) > _NAMED else ""
-    raise ValueError(f"{state.path} holds {state.kind} with {then}, this recipe says {now}{more}: {_WAY_OUT}.")
 
 
 def _show(value: Any) -> str:
@@ -225,6 +228,8 @@ def _begin(new: RunState, folder: RunFolder, overwrite: bool) -> RunState:
     """Compare a folder with what is about to begin, and write its state."""
     if overwrite:
         _remove_run(folder)
+        # Interrupted from here on, the command goes on where it stopped: it must not start over once more.
+        forget_flag("--overwrite")
     state = RunState.read(folder)
     if state is None:
         _check_empty(folder)
@@ -235,22 +240,27 @@ def _begin(new: RunState, folder: RunFolder, overwrite: bool) -> RunState:
 
 
 def _check_empty(folder: RunFolder) -> None:
-    if folder.contents:
-        names = ", ".join(path.name for path in folder.contents)
-        raise ValueError(f"{folder.path} holds {names} of an earlier run or training: {_WAY_OUT}.")
+    found = [*folder.contents, *folder.combinations]
+    if found:
+        names = ", ".join(path.name for path in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise ValueError(f"{folder.path} holds {names}{more} of an earlier run or training: {_WAY_OUT}.")
 
 
 def _check_removable(folder: RunFolder) -> None:
     """Refuse to start over beside a card that a person changed: it quotes the head that would go."""
-    card = folder.path / CARD
-    if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
-        raise ValueError(f"{card} was written or changed by a person, and may quote the head that is there. Move it.")
+    for path in (folder.path, *folder.combinations):
+        card = path / CARD
+        if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
+            raise ValueError(
+                f"{card} was written or changed by a person, and may quote the head that is there. Move it."
+            )
 
 
 def _remove_run(folder: RunFolder) -> None:
     """Remove all that a run wrote: figures first, so that none ever stands beside another head."""
     _check_removable(folder)
-    card = _find_card(folder)
+    card, combinations = _find_card(folder), folder.combinations
     found = [*folder.measured, *card, *folder.contents]
     # Without its state, a folder that is half removed is not taken for a run to go on with.
     folder.state.unlink(missing_ok=True)
@@ -259,15 +269,15 @@ def _remove_run(folder: RunFolder) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for parent in {path.parent for path in card} - {folder.path}:
+    for path in combinations:
+        _remove_run(RunFolder.of(path))
+    for path in ({path.parent for path in card} - {folder.path}).union(combinations):
         # Whatever a person has put there stays.
-        if not any(parent.iterdir()):
-            parent.rmdir()
+        if not any(path.iterdir()):
+            path.rmdir()
     if found:
         names = dict.fromkeys(path.relative_to(folder.path).parts[0] for path in found)
         logger.info("overwrite  removed %s of the run in %s", ", ".join(names), folder.path)
-    # Interrupted from here on, the command goes on where it stopped: it must not start over once more.
-    record_command(recorded_command().replace(" --overwrite", ""))
 
 
 def _find_card(folder: RunFolder) -> list[Path]:

@@ -26,7 +26,7 @@ from csr_hf.data.run_data import RunData
 from csr_hf.evaluation.cross_modal import CUTOFFS
 from csr_hf.evaluation.results import Row
 from csr_hf.plumbing.provenance import provenance, record_command
-from csr_hf.runs.pipeline import embed
+from csr_hf.runs.embedding import embed
 
 MODALITIES = ("image", "text")
 DIRECTIONS = (("text to image", "text", "image"), ("image to text", "image", "text"))

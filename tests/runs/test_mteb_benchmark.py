@@ -103,7 +103,9 @@ def test_head_without_its_run_leaves_out_what_must_be_fitted(run_folder, mock_ta
 
 
 @pytest.mark.slow
-def test_results_of_another_head_are_refused_and_overwrite_starts_over(mock_tasks, tmp_path, backbone, capsys):
+def test_results_of_another_head_are_refused_and_overwrite_starts_over(
+    mock_tasks, tmp_path, backbone, capsys, monkeypatch
+):
     for name in ("first", "second"):
         head = make_head()
         head.pre_bias.data += name == "second"
@@ -119,6 +121,16 @@ def test_results_of_another_head_are_refused_and_overwrite_starts_over(mock_task
     assert "holds results of another head. Choose another output_dir, or start over" in capsys.readouterr().err
     assert evaluate(tmp_path / "first", "--tasks", "MockSTSTask", *flags, "--candidates", "7") == 2
     assert "results of another candidates" in capsys.readouterr().err
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    # The command that goes on does not start over once more.
+    with monkeypatch.context() as patched:
+        patched.setattr("csr_hf.runs.mteb_benchmark.evaluate_tasks", stop)
+        assert evaluate(tmp_path / "second", "--tasks", "MockSTSTask", *flags, "--overwrite") == 130
+    said = capsys.readouterr().err
+    assert "Go on with:\n  csr-hf evaluate" in said and "--overwrite" not in said
     assert evaluate(tmp_path / "second", "--tasks", "MockSTSTask", *flags, "--overwrite") == 0
     results = Results.load(tmp_path / "out")
     assert {row.task for row in results.rows} == {"MockSTSTask"}

@@ -12,7 +12,7 @@ import yaml
 from csr_hf import CSREncoder, CSRModel, InvertedIndex, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
-from csr_hf.runs import pipeline
+from csr_hf.runs.embedding import embed
 from csr_hf.runs.first_head import first_head
 from csr_hf.runs.searcher import RunSearcher
 
@@ -255,7 +255,7 @@ def test_heads_record_the_settings_of_their_backbone(tiny_folder, tmp_path):
     backbone = {"name_or_path": str(tiny_folder("e5")), "device": "cpu", **settings}
     content = {"backbone": backbone, "data": {"source": str(tmp_path / "texts.jsonl")}, "model": {"k": 4}}
     recipe = RunRecipe.from_dict({**content, "output_dir": str(tmp_path / "run")})
-    data = pipeline.embed(recipe)
+    data = embed(recipe)
     head = first_head(recipe, data)
     assert head.config.base_model_settings == settings
     assert (data.dim, data.backbone.similarity_fn_name) == (16, "dot")

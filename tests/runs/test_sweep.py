@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from csr_hf import CSRModel, Results
 from csr_hf.cli.main import main
 from csr_hf.evaluation.sweep_plot import find_varied, shorten_names, sweep_points
+from csr_hf.training.trainer import CSRTrainer
 
 PAIRS = {"anchor": "question", "positive": "answer"}
 
@@ -60,8 +62,9 @@ def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     models = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
     assert len([path for path in models if path.parent.name == "model"]) == 4
     capsys.readouterr()
-    # With one more value, only that is trained; what another call measured stays.
-    assert start(*call, "--k", "4") == 0
+    # With one more value, only that is trained; what another call measured stays. The batches of the backbone change
+    # nothing.
+    assert start(*call, "--k", "4", "--backbone.batch_size", "7") == 0
     assert capsys.readouterr().out.count("\nhead ") == 2
     assert all(path.stat().st_mtime_ns == time for path, time in models.items())
     assert sorted(run["k"] for run in Results.load(folder).details["runs"]) == [2, 2, 4, 4, 8, 8]
@@ -75,24 +78,27 @@ def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
 
 
 def test_interrupted_sweep_goes_on_to_the_same_figures(recipe, tmp_path, monkeypatch, capsys):
-    from csr_hf.runs import sweep
-
     flags = ["--k", "2,4", "--training.save_steps", "5"]
     assert start(recipe, *flags, "--output-dir", tmp_path / "whole") == 0
-    train, seen = sweep.pipeline.train, []
+    train, seen = CSRTrainer.train, []
 
-    def interrupted(*given, **options):
-        seen.append(given)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return train(*given, **options)
+    def interrupted(trainer, *given, **options):
+        seen.append(trainer)
+        if len(seen) < 2:
+            return train(trainer, *given, **options)
+        train(trainer, *given, **options, until=10)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep.pipeline, "train", interrupted)
-    assert start(recipe, *flags) == 130
+    monkeypatch.setattr(CSRTrainer, "train", interrupted)
+    call = ["sweep", str(recipe), "--no-progress", *flags]
+    assert main([*call, "--overwrite"]) == 130
+    way_on = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert way_on == ["csr-hf", *call]
     monkeypatch.undo()
-    capsys.readouterr()
-    assert start(recipe, *flags) == 0
-    assert capsys.readouterr().out.count("\nhead ") == 1
+    assert main(way_on[1:]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\nhead ") == 1
+    assert "resumed at step 10 from " in said
     whole, resumed = (Results.load(tmp_path / name) for name in ("whole", "sweep"))
     assert resumed.rows == whole.rows
     heads = [[run["head"] for run in results.details["runs"]] for results in (whole, resumed)]
@@ -118,17 +124,19 @@ def test_another_recipe_is_refused_and_overwrite_starts_over(recipe, tmp_path, c
     assert start(recipe, "--k", "2,4") == 0
     other = ["--k", "4", "--training.learning_rate", "0.01"]
     capsys.readouterr()
+    own = tmp_path / "sweep" / "hidden_dim=32,k=2,max_steps=20" / "mine.txt"
+    own.write_text("mine")
     before = sorted((tmp_path / "sweep").rglob("*"))
     assert start(recipe, *other) == 2
-    said = capsys.readouterr().err
-    assert "holds a sweep of another recipe or other data: training.learning_rate was 0.002, is 0.01." in said
-    assert "--overwrite" in said
+    said = "holds a sweep with training.learning_rate 0.002, this recipe says 0.01: choose another --output-dir, or"
+    assert said in capsys.readouterr().err
     assert sorted((tmp_path / "sweep").rglob("*")) == before
     assert start(recipe, *other, "--overwrite") == 0
     results = Results.load(tmp_path / "sweep")
     assert [run["k"] for run in results.details["runs"]] == [4]
     assert {row.k for row in results.rows} == {None, 4}
     assert len(list((tmp_path / "sweep").glob("*/model"))) == 1
+    assert list(own.parent.iterdir()) == [own]
 
 
 def test_other_data_is_refused(recipe, tmp_path, capsys):
@@ -137,7 +145,7 @@ def test_other_data_is_refused(recipe, tmp_path, capsys):
     rows[17, 3] += 0.01
     np.save(tmp_path / "rows.npy", rows)
     assert start(recipe, "--k", "2") == 2
-    assert "the data has changed" in capsys.readouterr().err
+    assert "holds a sweep on other data: rows of rows.npy have changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -169,11 +177,16 @@ def test_a_disk_that_is_too_small_is_noticed_before(recipe, tmp_path, capsys, mo
     assert "heads and checkpoints of 1 combinations take about" in capsys.readouterr().err
 
 
-def test_folder_of_a_run_is_refused(recipe, tmp_path, capsys):
-    assert main(["run", str(recipe), "--no-progress"]) == 0
+def test_runs_and_sweeps_refuse_the_folder_of_the_other(recipe, tmp_path, capsys):
+    run = ["run", str(recipe), "--no-progress"]
+    assert start(recipe, "--k", "2") == 0
+    assert main(run) == 2
+    assert "holds a sweep, and this would be a run: choose" in capsys.readouterr().err
+    assert main([*run, "--overwrite"]) == 0
+    assert not list((tmp_path / "sweep").glob("hidden_dim=*"))
     results = (tmp_path / "sweep" / "results.json").read_text()
     assert start(recipe, "--k", "2") == 2
-    assert "holds a run, whose results a sweep would replace" in capsys.readouterr().err
+    assert "holds a run, and this would be a sweep: choose" in capsys.readouterr().err
     assert (tmp_path / "sweep" / "results.json").read_text() == results
 
 
