@@ -21,6 +21,7 @@ from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import RunRecipe
+from csr_hf.training.arguments import INDIFFERENT
 
 try:
     import fcntl
@@ -40,11 +41,7 @@ _INDIFFERENT = {
     "backbone.device",
     "backbone.batch_size",
     "index.questions",
-    *(
-        f"training.{name}"
-        for name in ("output_dir", "logging_steps", "report_to", "save_steps", "save_total_limit", "num_processes")
-    ),
-    *(f"training.{name}" for name in ("push_to_hub", "hub_model_id", "hub_private_repo")),
+    *(f"training.{name}" for name in INDIFFERENT),
 }
 """Keys of a recipe that change nothing of what a run makes."""
 _VARIED = {"model.hidden_dim", "model.k", "training.max_steps"}

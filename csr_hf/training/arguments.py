@@ -158,30 +158,34 @@ class CSRTrainingArguments:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def decisive(self) -> dict[str, Any]:
-        """Return the arguments that the trained weights depend on: a run is resumed with the same ones."""
-        return {name: value for name, value in self.to_dict().items() if name not in _NOT_DECISIVE}
+        """Return the arguments that the weights of each step depend on: a run is resumed with the same ones."""
+        return {name: value for name, value in self.to_dict().items() if name not in (*INDIFFERENT, *_OF_EVALUATIONS)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for YAML or JSON."""
         return dataclasses.asdict(self)
 
 
-_NOT_DECISIVE = (
+INDIFFERENT = (
     "output_dir",
     "logging_steps",
     "report_to",
     "save_steps",
     "save_total_limit",
     "num_processes",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+)
+"""Arguments that change nothing of the head that a training ends with."""
+_OF_EVALUATIONS = (
     "eval_steps",
     "metric_for_best_model",
     "greater_is_better",
     "load_best_model_at_end",
     "early_stopping_patience",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
 )
+"""Arguments that decide where a training ends and which step counts, but not the weights of a step."""
 
 _PUBLISHED: dict[str, Any] = {
     "error": "element",
