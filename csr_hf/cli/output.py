@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _MORE = " ..."
 
 def print_line(line: str) -> None:
     """Print a line as it is, whatever the width of the terminal."""
-    _console().print(line, markup=False, highlight=False, soft_wrap=True)
+    _console().print(line, soft_wrap=True)
 
 
 def print_tables(results: Results | None) -> None:
@@ -36,18 +35,15 @@ def print_tables(results: Results | None) -> None:
 
 
 def print_hits(
-    question: str,
-    hits: Sequence[Hit],
-    milliseconds: float | None = None,
-    fields: Mapping[str, str] = MappingProxyType({"text": "text"}),
+    question: str, hits: Sequence[Hit], fields: Mapping[str, str], milliseconds: float | None = None
 ) -> None:
     """Print a question and the documents that were found for it, each text on one line of the terminal.
 
     Args:
         question: as it was asked.
         hits: the best first.
-        milliseconds: that the search took.
         fields: what to show beside the id, name -> column; names are shown where there are several.
+        milliseconds: that the search took.
     """
     from rich.text import Text
 
@@ -57,14 +53,14 @@ def print_hits(
         heading.append(f"  {milliseconds:.0f} ms", style="not bold dim")
     console.print(heading, soft_wrap=True)
     if not hits:
-        console.print("  nothing found", highlight=False)
+        console.print("  nothing found")
     for rank, hit in enumerate(hits, 1):
-        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", soft_wrap=True)
         for name, column in fields.items():
             value = hit.read(column)
             line = ("" if value is None else str(value)) if len(fields) == 1 else f"{name}: {value}"
             text = shorten(line, console.width - len(_INDENT))
-            console.print(_INDENT + text, markup=False, highlight=False, style="dim", soft_wrap=True)
+            console.print(_INDENT + text, style="dim", soft_wrap=True)
 
 
 def shorten(text: str, width: int) -> str:
@@ -108,10 +104,12 @@ def print_doors(name: str, exported: Exported, revision: str | None = None) -> N
 
 def typed_questions() -> Iterator[str]:
     """Read lines from the terminal or a pipe, up to an empty one."""
+    from rich.text import Text
+
     console = _console()
     while True:
         try:
-            line = console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
+            line = console.input(Text("> ", style="bold") if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
         if not line:
@@ -120,6 +118,7 @@ def typed_questions() -> Iterator[str]:
 
 
 def _console() -> Console:
+    """Make a console that prints what users and documents say as it is: `docs[old].csv`, `a[:x:2]`."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False, highlight=False)

@@ -77,13 +77,13 @@ def results_data(results: Results | None) -> dict[str, Any] | None:
 def hits_data(
     question: str, hits: Sequence[Hit], milliseconds: float | None = None, fields: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the answer to a question for `--json`: whole texts, and what else is kept of a document.
+    """Return the answer to a question for `--json`: whole texts, and in `fields` what else is kept of a document.
 
     Args:
         question: as it was asked.
         hits: the best first.
         milliseconds: that the search took; None leaves them out.
-        fields: what the user asked for, name -> column.
+        fields: what the user asked for, name -> column; None for all.
     """
     timed = {} if milliseconds is None else {"milliseconds": milliseconds}
     found = [
@@ -91,7 +91,8 @@ def hits_data(
             "id": hit.id,
             "score": hit.score,
             "text": hit.text,
-            **(hit.fields if fields is None else {name: hit.read(column) for name, column in fields.items()}),
+            # Columns have any names, also those above.
+            "fields": hit.fields if fields is None else {name: hit.read(column) for name, column in fields.items()},
         }
         for hit in hits
     ]

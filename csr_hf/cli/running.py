@@ -29,11 +29,12 @@ def run(called: Invocation) -> Report | None:
         )
     if not is_first:
         return None
-    answers, folder = [], RunFolder.of(recipe.output_dir)
+    answers, fields, folder = [], {}, RunFolder.of(recipe.output_dir)
     if recipe.index.questions and folder.documents.is_file():
         searcher = RunSearcher.load(
             recipe.output_dir, device=recipe.backbone.device, trust_remote_code=called.trust_remote_code
         )
+        fields = searcher.find_fields()
         answers = [(question, searcher.search(question, 3)) for question in recipe.index.questions]
 
     def show() -> None:
@@ -41,7 +42,7 @@ def run(called: Invocation) -> Report | None:
         if results is not None and results.describe_index():
             print_line(results.describe_index())
         for question, hits in answers:
-            print_hits(question, hits)
+            print_hits(question, hits, fields)
         print_line(f"\nEverything is in {folder.path}/ ({', '.join(_written(folder))}).")
 
     return Report(

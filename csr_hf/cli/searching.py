@@ -85,10 +85,11 @@ def search(called: Invocation) -> Report:
         if not options.question and not called.quiet:
             print_line(f"{len(searcher.documents or ()):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
-            answers.append((question, *_answer(searcher, question, options, is_first=not answers)))
+            hits, milliseconds = _answer(searcher, question, options, is_first=not answers)
+            answers.append((question, hits, milliseconds))
             # An answer is shown as soon as it is found; a program reads all of them at the end.
             if not called.json:
-                print_hits(*answers[-1], fields)
+                print_hits(question, hits, fields, milliseconds)
     if options.html:
         write_gallery(options.html, [(question, hits) for question, hits, _ in answers])
     advice = [f"\nThe hits with images are in {options.html}"] if options.html else []

@@ -83,9 +83,13 @@ def test_bash_completes_commands_flags_and_values(tmp_path, capsys):
     assert done.stdout.split("\n")[:4] == ["search", "--candidates", "--training.max_steps", "head"]
 
 
-def test_zsh_gets_a_script_of_its_own(capsys):
-    assert main(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef csr-hf")
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_script_of_completion_is_printed_as_it_is(shell, capsys):
+    assert main(["completion", shell, "--json"]) == 0
+    script = json.loads(capsys.readouterr().out)["script"]
+    assert main(["completion", shell]) == 0
+    assert capsys.readouterr().out == f"{script}\n"
+    assert script.startswith("#compdef csr-hf") == (shell == "zsh")
 
 
 def test_a_pipe_that_is_closed_ends_a_command_quietly(tmp_path):

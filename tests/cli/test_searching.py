@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from csr_hf.cli.main import main
-from csr_hf.cli.output import shorten
+from csr_hf.cli.output import print_tables, shorten
+from csr_hf.evaluation.results import Results, Row
 from tests.conftest import make_head
 
 ANSWERS = [
@@ -25,12 +26,12 @@ def faq(tiny_folder, tmp_path_factory):
     make_head(input_dim=32, base_model_name_or_path=str(tiny_folder("router"))).save_pretrained(folder / "head")
     rows = zip(["How do I start?", "How do I clean it?", "What is it for?"], ANSWERS, strict=True)
     lines = [
-        json.dumps({"question": question, "answer": answer, "page": f"0{number}"})
+        json.dumps({"question": question, "answer": answer, "page": f"0{number}", "score": f"a[:x:{number}]"})
         for number, (question, answer) in enumerate(rows)
     ]
     (folder / "faq.jsonl").write_text("\n".join(lines))
     words = ["index", "--data.source", str(folder / "faq.jsonl"), "--head", str(folder / "head"), "--device", "cpu"]
-    columns = ["--data.columns", "{anchor: question, positive: answer}", "--data.keep", "[page]"]
+    columns = ["--data.columns", "{anchor: question, positive: answer}", "--data.keep", "[page, score]"]
     assert main([*words, *columns, "--output-dir", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -63,9 +64,28 @@ def test_programs_get_whole_texts_and_nothing_else(faq, capsys):
     assert [answer["question"] for answer in found["answers"]] == ["lid", "box"]
     first = {hit["id"]: hit for hit in found["answers"][0]["hits"]}
     assert first.keys() == {"0", "1", "2"}
-    assert (first["0"]["text"], first["1"]["question"]) == (ANSWERS[0], "How do I clean it?")
-    assert (first["2"]["page"], found["answers"][1]["hits"][0].keys()) == ("02", first["0"].keys())
+    assert (first["0"]["text"], first["1"]["fields"]["question"]) == (ANSWERS[0], "How do I clean it?")
+    assert first["2"]["fields"] == {"question": "What is it for?", "page": "02"}
+    assert found["answers"][1]["hits"][0].keys() == first["0"].keys()
     assert found["answers"][0]["milliseconds"] > 0
+
+
+def test_fields_may_have_the_names_of_what_every_hit_has(faq, capsys):
+    capsys.readouterr()
+    assert search(faq, "lid", "--json", "--top-k", "3") == 0
+    hits = {hit["id"]: hit for hit in json.loads(capsys.readouterr().out)["answers"][0]["hits"]}
+    assert all(-1 <= hit["score"] <= 1 for hit in hits.values())
+    assert hits["1"]["fields"] == {"anchor": "How do I clean it?", "page": "01", "score": "a[:x:1]"}
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(faq, capsys):
+    capsys.readouterr()
+    assert search(faq, "lid", "--show", "score", "--top-k", "3") == 0
+    # Of a terminal's library these are an emoji and a style.
+    assert "     a[:x:2]\n" in capsys.readouterr().out
+    table = Row("docs[old].csv", "nDCG@10", "CSR", 8, 36, 0.5, 0.9)
+    print_tables(Results([table]))
+    assert "docs[old].csv " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
