@@ -20,7 +20,7 @@ class Invocation:
     trust_remote_code: bool
     """Run code of the backbone's repository."""
     debug: bool = False
-    """Show tracebacks, warnings and the log."""
+    """Show tracebacks, warnings of libraries and a longer log."""
     no_progress: bool = False
     """Draw no progress bars."""
     json: bool = False

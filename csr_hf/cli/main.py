@@ -40,23 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build_overview().print_help()
         return 0
     record_command(without_secrets("csr-hf " + shlex.join(words)))
-    debug = "--debug" in words
+    debug, called = "--debug" in words, None
     try:
         with _printable_output():
-            return _call(parse(words))
+            called = parse(words)
+            return _call(called)
     except (ValueError, OSError, ImportError, MemoryError, ExpectedError) as error:
         if debug:
             raise
         if isinstance(error, BrokenPipeError):
             return _stop_printing()
-        is_full = isinstance(error, OSError) and error.errno in FULL and _goes_on(words)
+        is_full = isinstance(error, OSError) and error.errno in FULL and _goes_on(called)
         way_on = f" Then go on{_launcher()} with: {recorded_command()}" if is_full else ""
         sys.stderr.write(f"csr-hf: error: {without_secrets(explain(error))}{way_on}\n")
         return 2
     except KeyboardInterrupt:
         kept = f"; what was finished is kept. Go on{_launcher()} with:\n  {recorded_command()}"
         if is_first_process():
-            sys.stderr.write(f"csr-hf: interrupted{kept if _goes_on(words) else ''}\n")
+            sys.stderr.write(f"csr-hf: interrupted{kept if _goes_on(called) else ''}\n")
         return 130
     finally:
         # What Python does next in this process is not this command's work.
@@ -167,10 +168,9 @@ def _quiet_libraries(show_transfers: bool) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _goes_on(words: Sequence[str]) -> bool:
+def _goes_on(called: Invocation | None) -> bool:
     """Return whether the same command goes on where it stopped."""
-    name = next((word for word in words if word in COMMANDS), "")
-    return name == "evaluate" or (name in COMMANDS and COMMANDS[name].takes_recipe)
+    return called is not None and (COMMANDS[called.name].takes_recipe or called.name in ("evaluate", "push"))
 
 
 def _launcher() -> str:

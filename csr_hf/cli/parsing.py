@@ -159,7 +159,7 @@ def _add_common(parser: Parser, command: Command) -> None:
         "--json": "write the result as one JSON document on stdout, all else on stderr",
         "--quiet": "show errors and the result alone",
         "--no-progress": "draw no progress bars",
-        "--debug": "show tracebacks, warnings and the log",
+        "--debug": "show tracebacks, warnings of libraries and a longer log",
     }
     for switch, text in switches.items():
         common.add_argument(switch, action="store_true", help=text)

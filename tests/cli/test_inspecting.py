@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,11 @@ from csr_hf.cli.glossary import GLOSSARY
 from csr_hf.cli.main import main
 from csr_hf.embedding.cache import embed_dataset
 from csr_hf.embedding.loading import load_backbone
+from csr_hf.evaluation.baselines import PCA, Binary, DenseMethod, Int8, ProductQuantization, Truncation
+from csr_hf.evaluation.cross_modal import CUTOFFS
+from csr_hf.evaluation.labeled import NEAREST, PROBE
+from csr_hf.evaluation.names import Copy
+from csr_hf.evaluation.retrieval import NDCG, RECALL
 from tests.conftest import make_head
 
 
@@ -48,6 +54,13 @@ def test_words_are_explained(capsys):
     assert json.loads(capsys.readouterr().out) == GLOSSARY
     assert main(["glossary", "laten"]) == 2
     assert "'laten' is not in the glossary. Did you mean `latent`?" in capsys.readouterr().err
+
+
+def test_every_word_of_the_tables_is_explained():
+    said = [NDCG, RECALL, NEAREST, PROBE, f"R@{CUTOFFS[-1]}", "k", "bytes", "retention", "kept", *get_args(Copy)]
+    said += [kind.name for kind in (DenseMethod, Truncation, PCA, Int8, Binary, ProductQuantization)]
+    assert set(said) - GLOSSARY.keys() == {"float16"}
+    assert "float16" in GLOSSARY["copies"]
 
 
 def test_info_is_read_by_programs(tmp_path, capsys):

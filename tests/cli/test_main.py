@@ -242,6 +242,15 @@ def test_of_several_processes_the_first_says_what_goes_on(rank, capsys, monkeypa
     assert shown.endswith(said) if rank == "0" else shown == ""
 
 
+def test_an_interrupted_upload_names_the_command_that_completes_it(capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr_hf.publishing.export.export", stop)
+    assert main(["push", "run", "user/minilm-csr"]) == 130
+    assert capsys.readouterr().err.endswith("Go on with:\n  csr-hf push run user/minilm-csr\n")
+
+
 def test_an_interrupted_look_names_no_command(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
