@@ -19,6 +19,11 @@ Interval: TypeAlias = tuple[float, float]
 """Low and high end of a 95 % confidence interval."""
 
 
+def half_width(interval: Interval | None) -> float:
+    """Return what tables show behind ±; 0 where there is no interval."""
+    return 0.0 if interval is None else (interval[1] - interval[0]) / 2
+
+
 @dataclass(frozen=True, eq=False)
 class Resampled:
     """A score, and what it is on every resample."""

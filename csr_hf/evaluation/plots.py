@@ -96,12 +96,13 @@ def plot_task_types(results: Results, path: str | Path) -> None:
                 found.setdefault((row.method, row.bytes_per_vector), []).append(row)
         # The mean of a method that was not measured on all tasks cannot be compared.
         whole = {key: rows for key, rows in found.items() if len(rows) == len(tasks)}
-        _draw_sizes(axes, [(method, _mean_retention(rows)) for (method, _), rows in whole.items()])
+        points = [(method, _mean_retention(rows)) for (method, _), rows in whole.items()]
+        _draw_sizes(axes, points)
         axes.axhline(1, color="black", linewidth=1, linestyle="--", label="dense float32")
         axes.set_ylabel("share of the dense score" if len(tasks) == 1 else f"mean share of the dense score, {kind}")
         rows = [row for row in results.rows if row.task in tasks]
         set_title(axes, f"{kind}: {', '.join(tasks)}", count_queries(rows))
-        finish_axes(axes, has_error_bars=all(row.retention_interval for row in rows if row.method != "dense"))
+        finish_axes(axes, has_error_bars=any(point.low < point.high for _, point in points))
     save_figure(figure, path)
 
 
@@ -137,9 +138,10 @@ def _mean_retention(rows: Sequence[Row]) -> Point:
 
 
 def count_queries(rows: Sequence[Row]) -> str:
-    """Say on how many queries of each task the rows stand; empty where nothing says."""
-    counts = {row.task: row.n_queries for row in rows if row.n_queries is not None}
-    return f"{' + '.join(f'{count:,}' for count in counts.values())} queries" if counts else ""
+    """Say on how many queries, pairs or draws of each task the rows stand; empty where nothing says."""
+    counts = {row.task: row for row in rows if row.n_queries is not None}
+    units = " or ".join(dict.fromkeys(row.unit for row in counts.values()))
+    return f"{' + '.join(f'{row.n_queries:,}' for row in counts.values())} {units}".strip()
 
 
 def _draw_sizes(axes: Any, points: Sequence[tuple[str, Point]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.evaluation.intervals import RESAMPLES, Interval
+from csr_hf.evaluation.intervals import RESAMPLES, Interval, half_width
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.folder import RESULTS
 
@@ -72,8 +72,8 @@ class Row:
         if with_intervals:
             for place, interval in enumerate((self.interval, self.retention_interval)):
                 # The dense model keeps all of itself on every resample.
-                if interval is not None and interval[0] < interval[1]:
-                    found[place] += f" ± {_half(interval):.3f}"
+                if half_width(interval) > 0:
+                    found[place] += f" ± {half_width(interval):.3f}"
         return found
 
     @classmethod
@@ -145,11 +145,8 @@ class Results:
         header = ["method", "k", "bytes", *(f"{task} ({main[task]}){self._mark(task)}" for task in tasks), "mean"]
         table = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
         for (method, k, size), found in lines.items():
-            is_dense = method == "dense"
-            figures = [
-                (f"{found[task].score:.4f}" if is_dense else f"{found[task].retention:.3f}") if task in found else ""
-                for task in tasks
-            ]
+            place = 0 if method == "dense" else 1
+            figures = [found[task].shown(with_intervals=False)[place] if task in found else "" for task in tasks]
             kept = [row.retention for row in found.values()]
             mean = f"{sum(kept) / len(kept):.3f}" if len(kept) == len(tasks) else ""
             table.append(_markdown_row([method, "" if k is None else str(k), str(size), *figures, mean]))
@@ -181,9 +178,8 @@ class Results:
         found = self.details.get("index")
         if not found:
             return ""
-        low, high = found["interval"] or (found["score"], found["score"])
         return (
-            f"`csr-hf search` at its defaults finds {found['score']:.3f} ± {(high - low) / 2:.3f} of the "
+            f"`csr-hf search` at its defaults finds {found['score']:.3f} ± {half_width(found['interval']):.3f} of the "
             f"{found['metric']} among all {found['n_documents']:,} documents, asked for {found['n_queries']:,} "
             f"held-out ones. The index has k={found['k']} and takes {found['size']}."
         )
@@ -234,8 +230,8 @@ class Results:
             for other in rows if row.method.startswith("CSR") else ():
                 if other.method.startswith("CSR") or other.bytes_per_vector != row.bytes_per_vector:
                     continue
-                widths = [_half(each.retention_interval) for each in (row, other) if each.retention_interval]
-                if widths and abs(row.retention - other.retention) < max(widths):
+                width = max(half_width(each.retention_interval) for each in (row, other))
+                if abs(row.retention - other.retention) < width:
                     alike.setdefault((row.method, other.method), []).append(row.bytes_per_vector)
         pairs = [f"{' and '.join(pair)} ({_join(sizes)} bytes)" for pair, sizes in alike.items()]
         if pairs:
@@ -257,7 +253,7 @@ class Results:
         intervals = [each for row in rows for each in (row.interval, row.retention_interval) if each]
         if intervals:
             means = f"95 % confidence, by the bootstrap over {rows[0].unit} ({RESAMPLES:,} resamples)"
-            widest = max(map(_half, intervals))
+            widest = max(map(half_width, intervals))
             found.append(f"±: {means}." if with_intervals else f"At most ± {widest:.3f}: {means}.")
         return found + self.doubts(task)
 
@@ -301,10 +297,6 @@ def find_other_head(path: Path, head: str) -> str | None:
         return None
     of = f"of another head ({measured})" if measured else "of a head that they do not name"
     return f"{path} holds figures {of}, not of this one ({head}): they are left out; measure this one"
-
-
-def _half(interval: Interval) -> float:
-    return (interval[1] - interval[0]) / 2
 
 
 def _join(numbers: list[int]) -> str:

@@ -238,8 +238,9 @@ def remove_earlier(output_dir: str | Path) -> None:
     path = Path(output_dir) / RESULTS
     for file in (path, path.with_suffix(".md")):
         file.unlink(missing_ok=True)
-    for folder in (_MTEB, _QUERIES):
-        shutil.rmtree(Path(output_dir) / folder, ignore_errors=True)
+    for folder in (Path(output_dir) / _MTEB, Path(output_dir) / _QUERIES):
+        if folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def _load_earlier(output_dir: Path, tasks: Mapping[str, AbsTask], details: Mapping[str, Any]) -> Results:

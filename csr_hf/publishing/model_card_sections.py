@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from csr_hf.evaluation.intervals import half_width
 from csr_hf.evaluation.results import Results, Row
 
 HEAD_METHODS = ("CSR", "CSR, decoded")
@@ -38,8 +39,8 @@ def summarize(config: dict[str, Any], base_model: str | None, results: Results |
 
 def _say_kept(row: Row) -> str:
     """Say what a row keeps of the dense model's score, how sure that is, and on how many queries."""
-    low, high = row.retention_interval or (row.retention, row.retention)
-    sure = f" ± {(high - low) / 2:.1%}" if low < high else ""
+    width = half_width(row.retention_interval)
+    sure = f" ± {width:.1%}" if width > 0 else ""
     queries = f" on {row.n_queries:,} {row.unit}" if row.n_queries is not None else ""
     # The recall of the dense model's hits has its name already.
     metric = row.metric if row.metric.startswith("dense ") else f"dense {row.metric}"

@@ -162,11 +162,9 @@ def _describe_results(path: Path) -> Description:
 
 
 def _describe_row(row: Row) -> str:
-    low, high = row.retention_interval or (row.retention, row.retention)
-    sure = f" ± {(high - low) / 2:.3f}" if low < high else ""
     queries = f" on {row.n_queries:,} {row.unit}" if row.n_queries is not None else ""
     return (
-        f": {row.method} at k={row.k}, {row.bytes_per_vector:,} bytes a document, keeps {row.retention:.3f}{sure} of "
+        f": {row.method} at k={row.k}, {row.bytes_per_vector:,} bytes a document, keeps {row.shown()[1]} of "
         f"{row.metric}{queries}"
     )
 

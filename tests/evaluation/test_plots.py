@@ -74,9 +74,10 @@ def test_plot_without_rows_says_what_there_is(results, tmp_path):
 def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, figures):
     rows = []
     for task, kept, half in (("A", 0.9, 0.03), ("B", 0.7, 0.04), ("C", 0.5, 0.1)):
-        rows.append(Row(task, "m", "dense", None, 48, 0.5, 1.0, 100))
+        unit = "pairs" if task == "C" else "queries"
+        rows.append(Row(task, "m", "dense", None, 48, 0.5, 1.0, 100, unit))
         interval = {"interval": (0.3, 0.5), "retention_interval": (kept - half, kept + half)}
-        rows.append(Row(task, "m", "CSR", 4, 16, 0.4, kept, 100, **interval))
+        rows.append(Row(task, "m", "CSR", 4, 16, 0.4, kept, 100, unit, **interval))
     # A method that one task of the type lacks has no mean.
     rows.append(Row("A", "m", "int8", None, 12, 0.5, 0.99, 100))
     types = {"A": "Retrieval", "B": "Retrieval", "C": "STS"}
@@ -88,4 +89,4 @@ def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, fi
     (bars,) = figures[0].axes[0].containers[0][2]
     # The mean of two independent figures: the root of 0.03 and 0.04 squared, by two.
     assert bars.get_segments()[0][:, 1] == pytest.approx([0.775, 0.825])
-    assert figures[0].axes[0].get_title() == "Retrieval: A, B\n100 + 100 queries"
+    assert [axes.get_title() for axes in figures[0].axes] == ["Retrieval: A, B\n100 + 100 queries", "STS: C\n100 pairs"]

@@ -8,16 +8,15 @@ from tests.evaluation.test_plots import drawn
 
 def make_sweep(*combinations):
     """A sweep whose codes alone score k / 100, and decoded ones a tenth more."""
-    rows, runs = [Row("faq, 50 held-out pairs", "nDCG@10", "dense", None, 48, 0.9, 1.0, 50)], []
+    task, runs = "faq, 50 held-out pairs", []
+    rows = [Row(task, "nDCG@10", "dense", None, 48, 0.9, 1.0, n_queries=50)]
     for number, given in enumerate(combinations):
         settings = {"hidden_dim": 32, "k": 4, "max_steps": 10, **given}
         runs.append({**settings, "metric": "nDCG@10", "seconds": 5.0 + number, "dead_fraction": settings["k"] / 50})
         for method, more in (("CSR", 0.0), ("CSR, decoded", 0.1)):
             score, name = settings["k"] / 100 + more, f"{method}, {name_settings(settings)}"
-            rows.append(
-                Row("faq, 50 held-out pairs", "nDCG@10", name, settings["k"], 20, score, score / 0.9, 50, 50,
-                    (score - 0.01, score + 0.02))
-            )  # fmt: skip
+            found = {"n_queries": 50, "interval": (score - 0.01, score + 0.02)}
+            rows.append(Row(task, "nDCG@10", name, settings["k"], 20, score, score / 0.9, **found))
     return Results(rows, {"runs": runs})
 
 
@@ -50,6 +49,10 @@ def test_one_line_is_one_method_at_one_preset(panels):
     score_axes, dead_axes = figure.axes
     assert score_axes.get_title() == "faq, 50 held-out pairs\n50 queries"
     assert (score_axes.get_xlabel(), score_axes.get_ylabel()) == ("k", "nDCG@10")
+    (bars,) = score_axes.containers[0][2]
+    assert bars.get_segments()[0][:, 1] == pytest.approx([0.01, 0.04])
+    assert score_axes.get_legend().get_title().get_text() == "bars: 95 % confidence"
+    assert dead_axes.get_legend().get_title().get_text() == ""
     assert dead_axes.get_ylim()[0] == 0
     assert dead_axes.get_ylabel() == "share of dead latents"
 
