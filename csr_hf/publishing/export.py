@@ -246,15 +246,11 @@ def check_same_head(folder: Path, head: CSRModel) -> None:
     if readme.is_file() and not is_generated(readme.read_text(encoding="utf-8")):
         raise ValueError(f"{readme} was written or changed by a person, and would be replaced. {way_out}")
     try:
-        earlier = load_head(open_repository(folder)).state_dict()
+        earlier = load_head(open_repository(folder)).fingerprint
     except ValueError as error:
         raise ValueError(f"{folder} holds a head that cannot be read ({error}). {way_out}") from error
-    weights = head.state_dict()
-    # A head of 16 bits is exported in float32.
-    if weights.keys() != earlier.keys() or any(
-        not weight.float().equal(earlier[name].float()) for name, weight in weights.items()
-    ):
-        raise ValueError(f"{folder} holds another head than the one to write. {way_out}")
+    if earlier != head.fingerprint:
+        raise ValueError(f"{folder} holds another head ({earlier}) than the one to write ({head.fingerprint}). {way_out}")
 
 
 def _list_others(folder: Path) -> list[str]:

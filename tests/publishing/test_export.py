@@ -154,8 +154,10 @@ def test_nothing_but_an_earlier_export_is_replaced(exported, tmp_path, capsys):
 
 
 def test_another_head_or_a_changed_card_is_replaced_with_the_flag_alone(tmp_path, capsys):
+    heads = []
     for name, seed in (("one", 0), ("two", 1)):
         make_head(seed).save_pretrained(tmp_path / name)
+        heads.append(make_head(seed).fingerprint)
     out = tmp_path / "out"
     call = ["export", str(tmp_path / "one"), str(out), "--layout", "head"]
     assert main(call) == 0
@@ -163,9 +165,7 @@ def test_another_head_or_a_changed_card_is_replaced_with_the_flag_alone(tmp_path
     for command in (["export", str(tmp_path / "two"), str(out)], ["import", str(tmp_path / "two"), str(out)]):
         capsys.readouterr()
         assert main(command) == 2
-        said = (
-            "out holds another head than the one to write. Choose another folder to write, or replace it with --over"
-        )
+        said = f"out holds another head ({heads[0]}) than the one to write ({heads[1]}). Choose another folder to write"
         assert said in capsys.readouterr().err
     with (out / "README.md").open("a") as file:
         file.write("A sentence of a person.\n")

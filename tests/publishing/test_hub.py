@@ -1,5 +1,6 @@
 """Push and pull, with the real clients against a local Hub."""
 
+import json
 import os
 import re
 import signal
@@ -144,8 +145,11 @@ def test_head_of_one_modality_takes_the_router_of_several_away(hub, token, tmp_p
         assert {name.split("/")[0] for name in names} & {"Router", "SparseAutoEncoder"} == {folder}
 
 
-def test_figures_of_the_head_before_are_taken_away(hub, token, run_folder, tmp_path):
-    assert command("push", run_folder, "user/figures", "--layout", "head") == 0
+def test_figures_of_the_head_before_are_taken_away(hub, token, run_folder, tmp_path, capsys):
+    assert command("push", run_folder, "user/figures", "--layout", "head", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["repo_id"], said["layout"]) == ("user/figures", "head")
+    assert said["commit"] == hub.repo("user/figures").log[-1]
     figures = {".eval_results/SciFact.yaml", "results/results.json", "results/retention.png"}
     assert figures <= set(hub.repo("user/figures").files("main"))
     write_run(tmp_path / "second", make_head(1))

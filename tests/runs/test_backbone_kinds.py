@@ -142,13 +142,16 @@ def test_encode_and_search_agree_between_command_and_python(encoder, folder, kin
 
 
 @pytest.mark.parametrize("name", some(SCORED))
-def test_task_of_mteb_is_measured(name, folder, kind, tmp_path, monkeypatch):
+def test_task_of_mteb_is_measured(name, folder, kind, tmp_path, monkeypatch, capsys):
     module = importlib.import_module("mteb.get_tasks")
     task = MockRetrievalTask.metadata.name
     monkeypatch.setattr(module, "_TASKS_REGISTRY", {**module._TASKS_REGISTRY, task: MockRetrievalTask})
     flags = ["--tasks", task, "--k", "8", "--baselines", "binary", "--output-dir", tmp_path]
-    assert call(kind, "evaluate", folder / "run", *flags) == 0
+    capsys.readouterr()
+    assert call(kind, "evaluate", folder / "run", *flags, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
     found = {row.method: row.score for row in Results.load(tmp_path).select(task=task)}
+    assert ({row["method"]: row["score"] for row in said["results"]["rows"]}, said["failures"]) == (found, {})
     assert {"dense", "CSR", "CSR, decoded", "binary"} <= found.keys()
     assert all(0 <= score <= 1 for score in found.values())
 

@@ -45,9 +45,12 @@ def start(recipe, *flags):
 
 def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     call = [recipe, "--hidden-dim", "32,4x"]
-    assert start(*call, "--k", "2,8") == 0
+    assert start(*call, "--k", "2,8", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
     folder = tmp_path / "sweep"
     results = Results.load(folder)
+    assert [row["score"] for row in said["results"]["rows"]] == [row.score for row in results.rows]
+    assert said["files"] == ["results.json", "results.md", "sweep.png"]
     runs = results.details["runs"]
     assert [(run["hidden_dim"], run["k"]) for run in runs] == [(32, 2), (32, 8), (48, 2), (48, 8)]
     assert all(run["max_steps"] == 20 and 0 <= run["dead_fraction"] <= 1 and run["seconds"] > 0 for run in runs)
