@@ -26,6 +26,7 @@ _PUBLIC = {
     "CSRTrainerCallback": "csr_hf.training.callbacks",
     "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
+    "SearchParams": "csr_hf.search.params",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
     "RunSearcher": "csr_hf.runs.searcher",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from csr_hf.runs.recipe import RunRecipe
     from csr_hf.runs.searcher import RunSearcher
     from csr_hf.search.index import InvertedIndex
+    from csr_hf.search.params import SearchParams
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import CSRTrainingArguments
     from csr_hf.training.callbacks import CSRTrainerCallback

@@ -21,6 +21,7 @@ from csr_hf.evaluation.names import Copy
 from csr_hf.evaluation.similarity import rows_for, unit_rows
 from csr_hf.search.copies import copy_bytes
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
@@ -160,7 +161,8 @@ class CodeSearcher(Searcher):
             found = self.inverted.search(codes, top_k)
             return _fill_up(Hits(found.positions, found.scores), len(self.codes))
         candidates = self.method.candidates
-        found = self.inverted.search(codes, min(top_k, candidates), rescore=self._kind, candidates=candidates, **dense)
+        params = SearchParams(rescore=self._kind, candidates=candidates)
+        found = self.inverted.search(codes, min(top_k, candidates), params, **dense)
         return Hits(found.positions, found.scores)
 
     def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:

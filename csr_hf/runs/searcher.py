@@ -20,6 +20,7 @@ from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -210,15 +211,13 @@ class RunSearcher:
             return sparse.ids, sparse.scores
         kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
         by_signs = "binary" in index.copies and kind != "binary" and index.similarity == "cosine"
-        found = index.search(
-            projections.codes(query_k),
-            top_k,
+        params = SearchParams(
             rescore=kind or "self",
             scan="binary" if by_signs else None,
             candidates=max(candidates or self.settings.candidates, top_k),
-            projections=projections,
-            embeddings=queries,
         )
+        codes = projections.codes(query_k)
+        found = index.search(codes, top_k, params, projections=projections, embeddings=queries)
         return np.where(found.positions >= 0, found.ids, -1), found.scores
 
     @property

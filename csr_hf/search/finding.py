@@ -12,12 +12,14 @@ from csr_hf.plumbing.threads import run
 from csr_hf.search import kernels, scanning
 from csr_hf.search.queries import PreparedQueries, SignQueries
 from csr_hf.search.ranking import split_keys
-from csr_hf.search.routing import group_size
+from csr_hf.search.routing import Query, SecondStage, Stored, group_size
 from csr_hf.search.segment import LISTS, SIGNS
 
 _COPIES = ("int8", "int8_scale", "float16")
-_NO_COPIES = tuple(
-    frozen(array) for array in (np.empty((0, 0), np.int8), np.empty(0, np.float32), np.empty((0, 0), np.uint16))
+_NO_COPIES = (
+    frozen(np.empty((0, 0), np.int8)),
+    frozen(np.empty(0, np.float32)),
+    frozen(np.empty((0, 0), np.uint16)),
 )
 _ALL_ALLOWED = frozen(np.empty(0, np.uint8))
 _SHARE, _SCAN_SHARE = 128, 8192
@@ -87,27 +89,27 @@ def find_ranked(
     # Threads that share a query would each have candidates of their own.
     if _shares(arrays, asked) > 1:
         return None
-    copies = tuple(
+    rounded, scale, halves = (
         arrays[name] if name.startswith(kind) else none for name, none in zip(_COPIES, _NO_COPIES, strict=True)
     )
     keys = np.zeros((1, n, top_k), np.uint64)
-    _scan(arrays, asked, queries.signs, depth, copies, keys)
+    _scan(arrays, asked, queries.signs, depth, (rounded, scale, halves), keys)
     return split_keys(keys[0], queries.factors)
 
 
 def _add_up(arrays: Mapping[str, np.ndarray], asked: Asked, keys: np.ndarray) -> None:
     """Fill `keys`, of the shape (shares, n_queries, depth), by posting lists."""
     queries, probes = asked.queries, _probes(arrays, asked.nprobe)
-    stored = tuple(arrays[name] for name in LISTS), _documents(arrays, asked.allowed), arrays["summary"]
+    stored = Stored(tuple(arrays[name] for name in LISTS), _documents(arrays, asked.allowed), arrays["summary"])
     parts, _, depth = keys.shape
 
     def one(i: int, part: int) -> None:
-        query = queries.latents[i], queries.coarse[i], queries.steps[i]
-        kernels.search_query(*stored, *query, probes, part, parts, keys[part, i])
+        query = Query(queries.latents[i], queries.coarse[i], queries.steps[i])
+        kernels.search_query(stored, query, probes, (part, parts), keys[part, i])
 
     def many(first: int, stop: int) -> None:
-        query = queries.latents[first:stop], queries.coarse[first:stop], queries.steps[first:stop]
-        kernels.search_group(*stored, *query, probes, keys[0, first:stop])
+        group = Query(queries.latents[first:stop], queries.coarse[first:stop], queries.steps[first:stop])
+        kernels.search_group(stored, group, probes, keys[0, first:stop])
 
     _ask(one, many, keys, group_size(depth, len(arrays["bits"]), probes), asked.threads)
 
@@ -117,21 +119,22 @@ def _scan(
     asked: Asked,
     signs: SignQueries,
     depth: int,
-    copies: tuple[np.ndarray, ...],
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
     keys: np.ndarray,
 ) -> None:
     """Fill `keys`, of the shape (shares, n_queries, wanted), by signs, and by copies if there are any."""
     queries, probes = asked.queries, _probes(arrays, asked.nprobe)
-    stored = tuple(arrays[name] for name in SIGNS), _documents(arrays, asked.allowed), arrays["summary"]
+    stored = Stored(tuple(arrays[name] for name in SIGNS), _documents(arrays, asked.allowed), arrays["summary"])
     (tables, dense), parts = signs, len(keys)
 
     def one(i: int, part: int) -> None:
-        query = queries.latents[i], queries.coarse[i], tables[i]
-        scanning.scan_query(*stored, *query, probes, part, parts, depth, copies, dense[i : i + 1], keys[part, i])
+        query, second = Query(queries.latents[i], queries.coarse[i], tables[i]), SecondStage(copies, dense[i : i + 1])
+        scanning.scan_query(stored, query, probes, (part, parts), depth, second, keys[part, i])
 
     def many(first: int, stop: int) -> None:
-        query = queries.latents[first:stop], queries.coarse[first:stop], tables[first:stop]
-        scanning.scan_group(*stored, *query, probes, depth, copies, dense[first:stop], keys[0, first:stop])
+        group = Query(queries.latents[first:stop], queries.coarse[first:stop], tables[first:stop])
+        second = SecondStage(copies, dense[first:stop])
+        scanning.scan_group(stored, group, probes, depth, second, keys[0, first:stop])
 
     _ask(one, many, keys, group_size(depth, len(arrays["bits"]), _sub_blocks(arrays, probes)), asked.threads)
 
@@ -148,7 +151,9 @@ def _ask(
         run(many, [(first, min(first + group, n)) for first in range(0, n, group)], threads)
 
 
-def _documents(arrays: Mapping[str, np.ndarray], allowed: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def _documents(
+    arrays: Mapping[str, np.ndarray], allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What kernels know of all documents: rows where blocks begin, scale, mask and order."""
     mask = _ALL_ALLOWED if allowed is None else frozen(allowed[arrays["order"]].view(np.uint8))
     return arrays["rows"], arrays["scale"], mask, arrays["order"]

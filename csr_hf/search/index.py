@@ -12,6 +12,7 @@ import numpy as np
 from csr_hf.search import storage
 from csr_hf.search.finding import Asked
 from csr_hf.search.ids import Ids
+from csr_hf.search.params import SearchParams, check_rescore, count_threads
 from csr_hf.search.parts import (
     Part,
     SearchResult,
@@ -27,7 +28,7 @@ from csr_hf.search.parts import (
     to_store,
     two_stages,
 )
-from csr_hf.search.queries import checked_depth, checked_nprobe, checked_positions, checked_threads, prepare_queries
+from csr_hf.search.queries import checked_positions, prepare_queries
 from csr_hf.search.segment import Segment
 from csr_hf.search.settings import Settings
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -145,57 +146,42 @@ class InvertedIndex:
         self,
         codes: SparseCodes,
         top_k: int = 10,
+        params: SearchParams = SearchParams(),
         *,
-        query_k: int | None = None,
-        rescore: Literal["self", "binary", "int8", "float16"] | None = None,
-        candidates: int = 100,
-        scan: Literal["binary"] | None = None,
         projections: QueryProjections | None = None,
         embeddings: np.ndarray | None = None,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
-        nprobe: int | None = None,
-        threads: int | None = None,
     ) -> SearchResult:
         """Find the best documents for every query.
 
         Args:
             codes: of the queries, by the head that made the documents' codes; they may keep more latents.
             top_k: hits of a query.
-            query_k: latents of a query to use; default all of `codes`.
-            rescore: None ranks by codes alone. Else the best `candidates` of that ranking are scored anew: "self" by
-                <x_q, decode(z_d)> / ||decode(z_d)||, a copy by <x_q, x_d> with x_d as it is stored, of unit norm.
-                Cosines, if the embeddings x_q are of unit norm; inner products in an index of those.
-            candidates: documents to rescore, at least `top_k`; unused without `rescore`.
-            scan: where candidates come from: None, the posting lists of `codes`; "binary", the signs that the copy of
-                this name keeps of every document in the visited blocks. Blocks are chosen by `codes` either way.
+            params: how to search; default by codes alone, in all blocks.
             projections: of the dense queries, for `rescore="self"`; see `csr_hf.codes.project_queries`.
             embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
             allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
                 as exact as without.
-            nprobe: blocks of 256 similar documents to visit, the most promising first, in every segment; default all.
-                Where blocks have sub-blocks, a scan reads as many of these, the most promising in the visited blocks.
-            threads: default as many as there are cores. 1 stays on the calling thread.
 
         Raises:
             ValueError: for codes of another head or dim, a stage without what it needs, or values out of range.
         """
         parts = self._parts
         self._settings.check_codes(codes)
-        depth = checked_depth(top_k, rescore, candidates, self._settings.copies, scan)
-        threads, nprobe = checked_threads(threads), checked_nprobe(nprobe)
-        n, dense = len(codes), None
-        if rescore is not None:
-            dense = self._settings.second_stage_queries(rescore, n, projections, embeddings)
-        queries = prepare_queries(codes, query_k, self._settings.decoded)
+        depth, n, dense = params.depth(top_k, self._settings.copies), len(codes), None
+        if params.rescore is not None:
+            dense = self._settings.second_stage_queries(params.rescore, n, projections, embeddings)
+        queries = prepare_queries(codes, params.query_k, self._settings.decoded)
         starts = starts_of(parts)
-        if scan:
+        if params.scan:
             signed = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
             queries = queries.by_signs(signed)
-        asked = [Asked(queries, mask, threads, nprobe) for mask in masks_of(parts, starts, allowed)]
-        if rescore is None or dense is None:
+        threads = count_threads(params.threads)
+        asked = [Asked(queries, mask, threads, params.nprobe) for mask in masks_of(parts, starts, allowed)]
+        if params.rescore is None or dense is None:
             found = first_stage(parts, starts, asked, depth)
         else:
-            found = two_stages(parts, starts, asked, rescore, dense, depth, top_k)
+            found = two_stages(parts, starts, asked, params.rescore, dense, depth, top_k)
         return SearchResult(ids_at(parts, starts, found[1]), *found)
 
     def rescore(
@@ -207,11 +193,11 @@ class InvertedIndex:
         embeddings: np.ndarray | None = None,
         threads: int | None = None,
     ) -> np.ndarray:
-        """Second-stage scores of documents that something else has found; arguments as for `search`.
+        """Score documents that something else has found, as the second stage of `search` does.
 
         Args:
             positions: integers, shape (n_queries, candidates); -1 for none. Deleted documents are scored too.
-            kind: the second stage.
+            kind: as `SearchParams.rescore`.
             projections: of the dense queries, for "self".
             embeddings: the dense queries, for a copy.
             threads: default as many as there are cores.
@@ -225,9 +211,9 @@ class InvertedIndex:
         parts = self._parts
         starts = starts_of(parts)
         positions = checked_positions(positions, int(starts[-1]))
-        checked_depth(1, kind, 1, self._settings.copies)
+        check_rescore(kind, self._settings.copies)
         dense = self._settings.second_stage_queries(kind, len(positions), projections, embeddings)
-        return rescored(parts, starts, kind, dense, positions, checked_threads(threads))
+        return rescored(parts, starts, kind, dense, positions, count_threads(threads))
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder; an index already there is replaced in one step.

@@ -11,7 +11,7 @@ import numpy as np
 from csr_hf.plumbing.jit import jit, popcount, prefetch
 from csr_hf.search.building import BLOCK, HALF
 from csr_hf.search.ranking import cut, made_room, settle, sort_heap
-from csr_hf.search.routing import EARLY, PENDING, add_summaries, best_first, by_block, choose, visits_of
+from csr_hf.search.routing import EARLY, PENDING, Query, Stored, add_summaries, best_first, by_block, choose, visits_of
 
 _LINE = 32
 """Entries of a posting list in a cache line."""
@@ -128,34 +128,19 @@ def _collect(
 
 
 @jit()
-def search_query(
-    lists: tuple[np.ndarray, ...],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    summary: np.ndarray,
-    latents: np.ndarray,
-    coarse: np.ndarray,
-    steps: np.ndarray,
-    probes: int,
-    part: int,
-    parts: int,
-    heap: np.ndarray,
-) -> None:
-    """Best documents of a query, block after block, the most promising first.
+def search_query(stored: Stored, query: Query, probes: int, share: tuple[int, int], heap: np.ndarray) -> None:
+    """Find the best documents of a query by inverted lists, block after block, the most promising first.
 
     Args:
-        lists: bits, ranks, firsts, offsets, starts, postings; see `csr_hf.search.segment.Segment`.
-        documents: rows where blocks begin and the last ends; scale, allowed and order, see `_collect`.
-        summary: uint8, shape (tiles, dim, width).
-        latents: of the query.
-        coarse: its largest values for summaries, uint8.
-        steps: its values, int32.
+        stored: of the segment, its lists.
+        query: with values as integers.
         probes: blocks to visit.
-        part: which share of them is visited here.
-        parts: how many shares there are.
+        share: which share of them is visited here, and how many there are.
         heap: zeros, uint64, shape (top_k,); receives the keys, best first.
     """
-    bits, ranks, firsts, offsets, starts, postings = lists
-    begins, scale, allowed, order = documents
+    bits, ranks, firsts, offsets, starts, postings = stored.arrays
+    begins, scale, allowed, order = stored.documents
+    summary, (latents, coarse, steps), (part, parts) = stored.summary, query, share
     blocks = bits.shape[0]
     tiles, _, width = summary.shape
     expected, chosen = np.empty(tiles * width, np.uint16), np.empty(blocks, np.int32)
@@ -203,25 +188,16 @@ def _ask(block: int, bits: np.ndarray, ranks: np.ndarray, firsts: np.ndarray, of
 
 
 @jit()
-def search_group(
-    lists: tuple[np.ndarray, ...],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    summary: np.ndarray,
-    latents: np.ndarray,
-    coarse: np.ndarray,
-    steps: np.ndarray,
-    probes: int,
-    heaps: np.ndarray,
-) -> None:
-    """Best documents of a group of queries, block after block as they lie in memory.
+def search_group(stored: Stored, queries: Query, probes: int, heaps: np.ndarray) -> None:
+    """Find the best documents of a group of queries, block after block as they lie in memory.
 
-    Arguments as for `search_query`, with one more axis for the queries in front of `latents`, `coarse`, `steps` and
-    `heaps`.
+    Arguments as for `search_query`, `heaps` with one more axis in front.
     """
-    bits, ranks, firsts, offsets, starts, postings = lists
-    begins, scale, allowed, order = documents
+    bits, ranks, firsts, offsets, starts, postings = stored.arrays
+    begins, scale, allowed, order = stored.documents
+    latents, coarse, steps = queries
     group, blocks = heaps.shape[0], bits.shape[0]
-    chosen, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
+    chosen, visits, fronts = visits_of(stored.summary, latents, coarse, blocks, probes)
     capacity = max(PENDING, 4 * heaps.shape[1])
     rows, scores = np.empty((group, capacity), np.int32), np.empty((group, capacity), np.float32)
     counts, sizes = np.zeros(group, np.int64), np.zeros(group, np.int64)

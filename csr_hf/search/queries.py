@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from csr_hf.plumbing.jit import frozen
-from csr_hf.plumbing.threads import available_threads
-from csr_hf.search.copies import COPIES
 from csr_hf.search.rounding import COARSE_K, NOT_FINITE, OUT_OF_RANGE, find_fault, round_queries, sign_tables
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
@@ -104,59 +101,6 @@ def _refuse(codes: SparseCodes, row: int, problem: int) -> NoReturn:
     raise ValueError(f"query {row} names a latent twice. Every latent may appear once in a row.")
 
 
-def checked_depth(
-    top_k: int, rescore: str | None, candidates: int, copies: Sequence[str], scan: str | None = None
-) -> int:
-    """Validate a search; returns how many documents the first stage has to find.
-
-    Raises:
-        ValueError: for numbers out of range, or a second stage that there is not.
-    """
-    if top_k < 1:
-        raise ValueError(f"`top_k` ({top_k}) must be at least 1.")
-    _check_scan(scan, rescore, copies)
-    if rescore is None:
-        return top_k
-    if rescore != "self" and rescore not in COPIES:
-        raise ValueError(f"`rescore` ({rescore!r}) is unknown. Choose one of {('self', *COPIES)} or None.")
-    if rescore != "self" and rescore not in copies:
-        raise ValueError(
-            f'`rescore="{rescore}"` needs such copies of the embeddings, and the index has '
-            f'{", ".join(copies) or "none"}. Build it with `embeddings=..., copies=["{rescore}"]`.'
-        )
-    if candidates < top_k:
-        raise ValueError(f"`candidates` ({candidates}) must be at least `top_k` ({top_k}). Raise `candidates`.")
-    return candidates
-
-
-def _check_scan(scan: str | None, rescore: str | None, copies: Sequence[str]) -> None:
-    """Validate how candidates are found.
-
-    Raises:
-        ValueError: for an unknown `scan`, one without signs to scan, or without a second stage.
-    """
-    if scan not in (None, "binary"):
-        raise ValueError(f'`scan` ({scan!r}) is unknown. Choose "binary", or None for posting lists.')
-    if scan and scan not in copies:
-        raise ValueError(
-            f'`scan="binary"` needs such copies of the embeddings, and the index has {", ".join(copies) or "none"}. '
-            'Build it with `embeddings=..., copies=["binary", "int8"]`.'
-        )
-    if scan and rescore is None:
-        raise ValueError('`scan="binary"` finds candidates for a second stage. Pass `rescore`, for one "int8".')
-
-
-def checked_nprobe(nprobe: int | None) -> int | None:
-    """The number of blocks to visit.
-
-    Raises:
-        ValueError: if it is below 1.
-    """
-    if nprobe is not None and nprobe < 1:
-        raise ValueError(f"`nprobe` ({nprobe}) must be at least 1, or None for all blocks.")
-    return nprobe
-
-
 def checked_positions(positions: np.ndarray, n: int) -> np.ndarray:
     """Positions of candidates among `n` documents.
 
@@ -169,19 +113,6 @@ def checked_positions(positions: np.ndarray, n: int) -> np.ndarray:
     if positions.size and not -1 <= positions.min() <= positions.max() < n:
         raise ValueError(f"`positions` must lie in [-1, {n}); found {positions.min()} to {positions.max()}.")
     return positions
-
-
-def checked_threads(threads: int | None) -> int:
-    """The number of threads, by default that of the cores.
-
-    Raises:
-        ValueError: if it is below 1.
-    """
-    if threads is None:
-        return available_threads()
-    if threads < 1:
-        raise ValueError(f"`threads` ({threads}) must be at least 1.")
-    return threads
 
 
 def checked_dense(embeddings: np.ndarray | None, n: int, input_dim: int | None) -> np.ndarray:

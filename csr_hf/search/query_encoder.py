@@ -12,7 +12,8 @@ from csr_hf.plumbing.jit import frozen, jit
 from csr_hf.plumbing.threads import run
 from csr_hf.search.byte_products import DOT, moved, multiply_bytes
 from csr_hf.search.copies import make_copies
-from csr_hf.search.queries import checked_dense, checked_threads
+from csr_hf.search.params import count_threads
+from csr_hf.search.queries import checked_dense
 from csr_hf.search.ranking import key_position, key_score, make_key, offer, sort_heap
 from csr_hf.sparse_codes import SparseCodes, index_dtype
 
@@ -65,7 +66,7 @@ class QueryEncoder:
             part = slice(start, start + _CHUNK)
             _largest(self._atoms, rounded, rows[part], indices[part], values[part])
 
-        run(encode, [(start,) for start in range(0, len(rows), _CHUNK)], checked_threads(threads))
+        run(encode, [(start,) for start in range(0, len(rows), _CHUNK)], count_threads(threads))
         return SparseCodes(indices, values, hidden_dim, self.head, check=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from csr_hf.plumbing.jit import LINE, jit, prefetch
@@ -22,6 +24,38 @@ _LEVELS = 10
 _TOGETHER, _COUNTERS = 4, 4
 _STRIP = 32
 """Blocks that are passed over at once where none of them is of interest."""
+
+
+class Stored(NamedTuple):
+    """What the first stage reads of the documents of a segment."""
+
+    arrays: tuple[np.ndarray, ...]
+    """Those of `csr_hf.search.segment.LISTS` or `SIGNS`."""
+    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    """Rows where blocks begin and the last ends; scale, float32; allowed, 1 for rows that may be found, uint8, empty
+    if all may; and order, positions of rows."""
+    summary: np.ndarray
+    """uint8, shape (tiles, dim, width)."""
+
+
+class Query(NamedTuple):
+    """What the first stage takes of a query, or of a group of them, with one more axis in front."""
+
+    latents: np.ndarray
+    """uint16 or int32, shape (query_k,)."""
+    coarse: np.ndarray
+    """Its largest values for summaries, uint8."""
+    values: np.ndarray
+    """For lists the values of the latents, int32; for signs tables, see `rounding.fill_tables`."""
+
+
+class SecondStage(NamedTuple):
+    """What ranks the candidates of a scan; nothing where the copies are empty."""
+
+    copies: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """int8, its scale, and float16; see `rescoring.rank_rows`."""
+    queries: np.ndarray
+    """float32, shape (queries, input_dim)."""
 
 
 def group_size(top_k: int, blocks: int, probes: int) -> int:

@@ -15,7 +15,7 @@ from csr_hf.search.building import BLOCK
 from csr_hf.search.lookup import ROOM, add_entries
 from csr_hf.search.ranking import cut, keep_best, make_key
 from csr_hf.search.rescoring import rank_rows
-from csr_hf.search.routing import by_block, choose, visits_of
+from csr_hf.search.routing import Query, SecondStage, Stored, by_block, choose, visits_of
 
 _AHEAD, _FAR = 2, 8
 """Visits in advance of which memory is asked for: all centres of a block, or the first line of a sub-block."""
@@ -83,15 +83,14 @@ def _finish(
     i: int,
     depth: int,
     order: np.ndarray,
-    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
-    dense: np.ndarray,
+    second: SecondStage,
     heap: np.ndarray,
 ) -> None:
     """Fill a query's keys: those of the `depth` best, or what a copy finds the best of these."""
     rows, scores = pending[0][i], pending[1][i]
     count, _ = keep_best(rows, scores, states[0][i], order, depth, states[1][i])
-    if copies[0].shape[0] or copies[2].shape[0]:
-        rank_rows(copies, dense, i, rows[:count], order, heap)
+    if second.copies[0].shape[0] or second.copies[2].shape[0]:
+        rank_rows(second.copies, second.queries, i, rows[:count], order, heap)
         return
     for at in range(count):
         prefetch(order, rows[at])
@@ -111,7 +110,7 @@ def _choose_sub_blocks(
     """The sub-blocks of some blocks whose centres agree with a query best.
 
     Args:
-        signs: see `scan_query`.
+        signs: planes, rows, firsts and centers of `SubBlocks`.
         blocks: that the query visits.
         tables: of all queries.
         row: which of them asks.
@@ -146,41 +145,30 @@ def _choose_sub_blocks(
 
 @jit()
 def scan_query(
-    signs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    summary: np.ndarray,
-    latents: np.ndarray,
-    coarse: np.ndarray,
-    tables: np.ndarray,
+    stored: Stored,
+    query: Query,
     probes: int,
-    part: int,
-    parts: int,
+    share: tuple[int, int],
     depth: int,
-    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
-    dense: np.ndarray,
+    second: SecondStage,
     heap: np.ndarray,
 ) -> None:
-    """Documents of a query whose signs agree with it best, sub-block after sub-block.
+    """Find the documents of a query whose signs agree with it best, sub-block after sub-block.
 
     Args:
-        signs: planes, rows, firsts and centers of `SubBlocks`.
-        documents: rows where blocks begin and the last ends; scale (not used), allowed and order, see `_keep`.
-        summary: uint8, shape (tiles, dim, width).
-        latents: of the query.
-        coarse: its largest values for summaries, uint8.
-        tables: of the query, see `rounding.fill_tables`.
+        stored: of the segment, its signs: planes, rows, firsts and centers of `SubBlocks`.
+        query: with its tables.
         probes: blocks to visit; if it is all of them, all sub-blocks are scanned.
-        part: which share of the sub-blocks is scanned here.
-        parts: how many shares there are.
+        share: which share of the sub-blocks is scanned here, and how many there are.
         depth: candidates, the documents of the best sums.
-        copies: what ranks them, see `rescoring.rank_rows`; all empty if nothing does.
-        dense: the query, float32, shape (1, input_dim).
+        second: what ranks them, of one query.
         heap: zeros, uint64; receives the keys of the best, in order, shape (top_k,), or of all candidates, in any.
     """
-    planes, begins, firsts, _ = signs
+    planes, begins, firsts, centers = stored.arrays
+    signs, (latents, coarse, tables), (part, parts) = (planes, begins, firsts, centers), query, share
     own = tables.reshape(1, -1)
     blocks, places = firsts.shape[0] - 1, own.shape[1] // 32
-    every, counts, _ = visits_of(summary, latents.reshape(1, -1), coarse.reshape(1, -1), blocks, probes)
+    every, counts, _ = visits_of(stored.summary, latents.reshape(1, -1), coarse.reshape(1, -1), blocks, probes)
     wanted = probes if probes < blocks else firsts[blocks]
     chosen = np.empty(wanted, np.int32)
     visits, _ = _choose_sub_blocks(signs, every[0, : counts[0]], own, 0, wanted, chosen)
@@ -197,32 +185,22 @@ def scan_query(
         first = begins[chosen[visit]]
         length = begins[chosen[visit] + 1] - first
         if add_entries(planes, places * first, length, own, 0, sums, 0, np.uint16(states[1][0])):
-            _keep(sums, first, length, documents, pending, states, 0, depth)
-    _finish(pending, states, 0, depth, documents[3], copies, dense, heap)
+            _keep(sums, first, length, stored.documents, pending, states, 0, depth)
+    _finish(pending, states, 0, depth, stored.documents[3], second, heap)
 
 
 @jit()
 def scan_group(
-    signs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    documents: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    summary: np.ndarray,
-    latents: np.ndarray,
-    coarse: np.ndarray,
-    tables: np.ndarray,
-    probes: int,
-    depth: int,
-    copies: tuple[np.ndarray, np.ndarray, np.ndarray],
-    dense: np.ndarray,
-    heaps: np.ndarray,
+    stored: Stored, queries: Query, probes: int, depth: int, second: SecondStage, heaps: np.ndarray
 ) -> None:
-    """The same of a group of queries, sub-block after sub-block as they lie in memory.
+    """Find the documents of a group of queries by signs, sub-block after sub-block as they lie in memory.
 
-    Arguments as for `scan_query`, with one more axis for the queries in front of `latents`, `coarse`, `tables` and
-    `heaps`.
+    Arguments as for `scan_query`, `heaps` with one more axis in front.
     """
-    planes, begins, firsts, _ = signs
+    planes, begins, firsts, centers = stored.arrays
+    signs, (latents, coarse, tables) = (planes, begins, firsts, centers), queries
     group, blocks, places = heaps.shape[0], firsts.shape[0] - 1, tables.shape[1] // 32
-    every, visits, fronts = visits_of(summary, latents, coarse, blocks, probes)
+    every, visits, fronts = visits_of(stored.summary, latents, coarse, blocks, probes)
     wanted = probes if probes < blocks else firsts[blocks]
     chosen = np.empty((group, wanted), np.int32)
     for i in range(group):
@@ -239,9 +217,9 @@ def scan_group(
             for at in range(ends[number], ends[number + 1]):
                 i = visitors[at]
                 if add_entries(planes, places * first, length, tables, i, sums, 0, np.uint16(bounds[i])):
-                    _keep(sums, first, length, documents, pending, states, i, depth)
+                    _keep(sums, first, length, stored.documents, pending, states, i, depth)
         for i in range(group):
             if turn == 0 and counts[i] > depth:
                 counts[i], bounds[i] = cut(pending[0][i], pending[1][i], counts[i], depth, bounds[i])
     for i in range(group):
-        _finish(pending, states, i, depth, documents[3], copies, dense, heaps[i])
+        _finish(pending, states, i, depth, stored.documents[3], second, heaps[i])

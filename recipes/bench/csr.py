@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 from csr_hf.search.rounding import COARSE_K
 from systems import System
 
@@ -39,10 +40,8 @@ class CSRIndex(System):
     ) -> np.ndarray:
         threads = self.corpus.threads
         codes = self.corpus.encoded.query_encoder.codes(queries, self._query_k, threads=threads)
-        stages: dict[str, Any] = {}
-        if self.copy:
-            stages = {"rescore": self.copy, "scan": self.scan, "candidates": candidates, "embeddings": queries}
-        return self.index.search(codes, top_k, nprobe=nprobe, threads=threads, **stages).positions
+        params = SearchParams(rescore=self.copy, candidates=candidates, scan=self.scan, nprobe=nprobe, threads=threads)
+        return self.index.search(codes, top_k, params, embeddings=queries).positions
 
     @property
     def bytes_per_document(self) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from csr_hf import CSRConfig, CSRModel
 from csr_hf.codes import project_queries
+from csr_hf.search.params import SearchParams
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "bench"))
 
@@ -265,7 +266,7 @@ def test_scaled_codes_have_the_scores_of_the_index(corpus, head, rows):
     scores = (queries.to_scipy() @ baselines.scaled(corpus.encoded).to_scipy().T).toarray()
     system = search.SYSTEMS["csr_hf_codes"](corpus)
     system.build()
-    found = system.index.search(queries, 10, threads=1)
+    found = system.index.search(queries, 10, params=SearchParams(threads=1))
     # Values are stored in steps of 1/255 of a document's largest.
     assert np.take_along_axis(scores, found.positions, axis=1) == pytest.approx(found.scores, abs=0.01)
 

@@ -8,6 +8,7 @@ import pytest
 from csr_hf import InvertedIndex, Results, RunData, RunRecipe, Source
 from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.runs.index_recall import describe_size, measure_index
+from csr_hf.search.params import SearchParams
 from tests.conftest import make_head
 
 
@@ -53,7 +54,10 @@ def test_recall_is_that_of_a_search_written_out(tmp_path, data, caplog):
     for query in range(0, 90, 3):
         projections = project_queries(head, unit[query : query + 1])
         hits = index.search(
-            projections.codes(4 * index.k), 12, rescore="self", candidates=12, projections=projections
+            projections.codes(4 * index.k),
+            12,
+            params=SearchParams(rescore="self", candidates=12),
+            projections=projections,
         ).positions[0]
         true = [row for row in np.argsort(-(unit @ unit[query])) if row != query][:10]
         shares.append(len(set(true) & set([row for row in hits[:11] if row != query][:10])) / 10)

@@ -10,6 +10,7 @@ from csr_hf.codes import decoded_norms, encode_embeddings, project_queries
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 
@@ -77,7 +78,7 @@ def test_ranking_equals_brute_force(n, dim, k):
     queries = SparseCodes.concatenate([queries, documents[:5]])
     index = InvertedIndex.build(documents)
     for threads in (1, 3, None):
-        assert_brute_force(index.search(queries, 15, threads=threads), documents, queries, 15)
+        assert_brute_force(index.search(queries, 15, params=SearchParams(threads=threads)), documents, queries, 15)
     assert_brute_force(index.search(queries[3], 15), documents, queries[3], 15)
 
 
@@ -111,7 +112,7 @@ def test_a_query_may_keep_more_latents_and_query_k_truncates_it():
     documents, queries = random_codes(2_000, 8, 300, 7), random_codes(10, 100, 300, 8)
     index = InvertedIndex.build(documents)
     assert_brute_force(index.search(queries, 10), documents, queries, 10)
-    assert_brute_force(index.search(queries, 10, query_k=4), documents, queries.truncate(4), 10)
+    assert_brute_force(index.search(queries, 10, params=SearchParams(query_k=4)), documents, queries.truncate(4), 10)
 
 
 def test_tiny_components_still_count():
@@ -165,7 +166,9 @@ def modelled():
 def test_self_rescoring_is_the_cosine_of_query_and_decoded_document(modelled, threads):
     head, dense, documents, index = modelled
     queries, projections = encode_embeddings(head, dense, 16), project_queries(head, dense)
-    result = index.search(queries, 10, rescore="self", candidates=40, projections=projections, threads=threads)
+    result = index.search(
+        queries, 10, params=SearchParams(rescore="self", candidates=40, threads=threads), projections=projections
+    )
     with torch.no_grad():
         values = torch.from_numpy(documents.values.astype(np.float32))
         decoded = head.decode(values, torch.from_numpy(documents.indices.astype(np.int64)))
@@ -210,7 +213,7 @@ def test_self_rescoring_orders_negative_scores():
     queries = SparseCodes(np.array([[0, 1, 2]]), np.array([[3.0, 2.0, 1.0]]), 3)
     projections = QueryProjections(np.array([[-3.0, -1.0, 0.5]], np.float32), np.zeros(1, np.float32))
     index = InvertedIndex.build(documents, decoded_norms=np.array([1, 1, 2], np.float32))
-    result = index.search(queries, 3, rescore="self", candidates=3, projections=projections)
+    result = index.search(queries, 3, params=SearchParams(rescore="self", candidates=3), projections=projections)
     assert result.positions.tolist() == [[2, 1, 0]]
     np.testing.assert_allclose(result.scores, [[0.25, -1, -3]], rtol=1e-6)
 
@@ -218,9 +221,9 @@ def test_self_rescoring_orders_negative_scores():
 def test_searches_from_several_threads_agree():
     documents, queries = random_codes(5_000, 8, 200, 11), random_codes(64, 8, 200, 12)
     index = InvertedIndex.build(documents)
-    expected = index.search(queries, 10, threads=1)
+    expected = index.search(queries, 10, params=SearchParams(threads=1))
     with ThreadPoolExecutor(8) as pool:
-        for result in pool.map(lambda i: index.search(queries, 10, threads=1 + i % 3), range(40)):
+        for result in pool.map(lambda i: index.search(queries, 10, params=SearchParams(threads=1 + i % 3)), range(40)):
             np.testing.assert_array_equal(result.positions, expected.positions)
             np.testing.assert_array_equal(result.scores, expected.scores)
 
@@ -325,8 +328,10 @@ def projections_of(n, dim):
 def test_search_errors(options, message):
     codes = random_codes(20, 4, 50, 15)
     index = InvertedIndex.build(codes, decoded_norms=np.ones(20), embeddings=np.ones((20, 7)), copies=["int8"])
+    given = {name: options[name] for name in ("top_k", "projections", "embeddings", "allowed") if name in options}
+    params = {name: value for name, value in options.items() if name not in given}
     with pytest.raises(ValueError, match=message):
-        index.search(codes[:2], **options)
+        index.search(codes[:2], params=SearchParams(**params), **given)
 
 
 def test_search_refuses_foreign_queries():
@@ -338,11 +343,11 @@ def test_search_refuses_foreign_queries():
     with pytest.raises(ValueError, match=r"`codes.dim` \(51\)"):
         index.search(random_codes(2, 4, 51, 17))
     with pytest.raises(ValueError, match="norms of the decoded documents"):
-        index.search(codes[:2], rescore="self", projections=projections_of(2, 50))
+        index.search(codes[:2], params=SearchParams(rescore="self"), projections=projections_of(2, 50))
     decoded = InvertedIndex.build(codes, decoded_norms=np.ones(20))
     foreign = projections_of(2, 50)._replace(head_fingerprint="two")
     with pytest.raises(ValueError, match=r"`projections.head_fingerprint` \(two\) is not the head .* \(one\)"):
-        decoded.search(codes[:2], 3, rescore="self", projections=foreign)
+        decoded.search(codes[:2], 3, params=SearchParams(rescore="self"), projections=foreign)
     twice = SparseCodes(np.array([[1, 2], [3, 3]]), np.ones((2, 2)), 50)
     with pytest.raises(ValueError, match="query 1 names a latent twice"):
         index.search(twice)
@@ -358,8 +363,8 @@ def test_nprobe_visits_the_most_promising_blocks():
     exact = index.search(queries, 10)
     recalls = []
     for nprobe in (1, 10, 40, 10_000):
-        result = index.search(queries, 10, nprobe=nprobe)
-        one = index.search(queries[7], 10, nprobe=nprobe)
+        result = index.search(queries, 10, params=SearchParams(nprobe=nprobe))
+        one = index.search(queries[7], 10, params=SearchParams(nprobe=nprobe))
         np.testing.assert_array_equal(one.positions, result.positions[7:8])
         recalls.append(np.mean([np.isin(b, a).mean() for a, b in zip(result.positions, exact.positions, strict=True)]))
         for row, positions in enumerate(result.positions):
@@ -377,5 +382,8 @@ def test_filters_and_deleted_documents_are_passed_over_in_every_block():
     chosen = np.flatnonzero(allowed)
     some = SparseCodes(documents.indices[chosen], documents.values[chosen], 200)
     alone = InvertedIndex.build(some).search(queries, 12)
-    for result in (index.search(queries, 12, allowed=allowed), index.search(queries, 12, allowed=allowed, nprobe=999)):
+    for result in (
+        index.search(queries, 12, allowed=allowed),
+        index.search(queries, 12, params=SearchParams(nprobe=999), allowed=allowed),
+    ):
         np.testing.assert_array_equal(result.scores, alone.scores)

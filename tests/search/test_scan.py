@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from csr_hf.search import finding
 from csr_hf.search.copies import store_float16, store_float16_plainly
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.lookup import HIGHEST, ROOM, SHUFFLE, add_entries, add_plainly
+from csr_hf.search.params import SearchParams
 from csr_hf.search.queries import prepare_queries
 from csr_hf.search.rounding import sign_tables
 from csr_hf.search.routing import visits_of
@@ -134,11 +136,8 @@ def test_the_best_signs_are_scored_anew(index, queries, dense, count, threads):
         result = index.search(
             queries[:count],
             10,
-            rescore="int8",
-            candidates=candidates,
-            scan="binary",
+            params=SearchParams(rescore="int8", candidates=candidates, scan="binary", threads=threads),
             embeddings=asked[:count],
-            threads=threads,
         )
         for i in range(count):
             # Of equal sums the earlier documents.
@@ -152,15 +151,15 @@ def test_the_best_signs_are_scored_anew(index, queries, dense, count, threads):
 @pytest.mark.parametrize("nprobe", [None, 4])
 def test_both_stages_in_one_pass_find_what_they_find_apart(documents, queries, dense, monkeypatch, kind, nprobe):
     index = InvertedIndex.build(documents, embeddings=dense[0], copies=["binary", kind])
-    arguments = {"rescore": kind, "candidates": 60, "scan": "binary", "nprobe": nprobe, "threads": 2}
-    together = [index.search(queries[i], 10, embeddings=dense[1][i : i + 1], **arguments) for i in range(5)]
+    params = SearchParams(rescore=kind, candidates=60, scan="binary", nprobe=nprobe, threads=2)
+    together = [index.search(queries[i], 10, params, embeddings=dense[1][i : i + 1]) for i in range(5)]
     # Two threads that share a query cannot rank before both have found their candidates.
     monkeypatch.setattr(finding, "_SCAN_SHARE", 1)
     for i, one in enumerate(together):
-        apart = index.search(queries[i], 10, embeddings=dense[1][i : i + 1], **arguments)
+        apart = index.search(queries[i], 10, params, embeddings=dense[1][i : i + 1])
         np.testing.assert_array_equal(apart.positions, one.positions)
         np.testing.assert_allclose(apart.scores, one.scores, rtol=1e-6)
-    batch = index.search(queries, 10, embeddings=dense[1], **arguments)
+    batch = index.search(queries, 10, params, embeddings=dense[1])
     np.testing.assert_array_equal(batch.positions[:5], np.concatenate([one.positions for one in together]))
 
 
@@ -169,7 +168,9 @@ def test_of_documents_alike_the_first_are_candidates(queries, dense, count):
     rows = np.repeat(dense[0][:2], N // 2, axis=0)
     index = InvertedIndex.build(random_codes(N, 8, 150, 30), embeddings=rows, copies=["binary", "int8"])
     asked = np.tile(dense[0][1], (count, 1))
-    found = index.search(queries[:count], 20, rescore="int8", candidates=20, scan="binary", embeddings=asked)
+    found = index.search(
+        queries[:count], 20, params=SearchParams(rescore="int8", candidates=20, scan="binary"), embeddings=asked
+    )
     assert (found.positions == N // 2 + np.arange(20)).all()
 
 
@@ -177,21 +178,20 @@ def test_only_visited_blocks_are_scanned(index, queries, dense):
     order, begins = (index._parts[0].segment.arrays[name] for name in ("order", "rows"))
     block_of = np.empty(N, int)
     block_of[order] = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
-    arguments = {"rescore": "int8", "candidates": 300, "scan": "binary", "embeddings": dense[1]}
+    everywhere = SearchParams(rescore="int8", candidates=300, scan="binary")
     for nprobe in (1, 3):
-        found = index.search(queries, 300, nprobe=nprobe, **arguments).positions
+        params = replace(everywhere, nprobe=nprobe)
+        found = index.search(queries, 300, params, embeddings=dense[1]).positions
         for row in found:
             assert 1 <= len(set(block_of[row[row >= 0]])) <= nprobe
-        alone = [
-            index.search(queries[i], 300, nprobe=nprobe, **{**arguments, "embeddings": dense[1][i : i + 1]}).positions[
-                0
-            ]
-            for i in range(3)
-        ]
+        alone = [index.search(queries[i], 300, params, embeddings=dense[1][i : i + 1]).positions[0] for i in range(3)]
         for i, one in enumerate(alone):
             assert set(one) == set(found[i])
-    everything = index.search(queries, 300, nprobe=len(begins), **arguments)
-    np.testing.assert_array_equal(everything.positions, index.search(queries, 300, **arguments).positions)
+    found = [
+        index.search(queries, 300, params, embeddings=dense[1]).positions
+        for params in (everywhere, replace(everywhere, nprobe=len(begins)))
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_the_sub_blocks_of_the_best_centres_are_scanned(index, queries, dense):
@@ -200,8 +200,8 @@ def test_the_sub_blocks_of_the_best_centres_are_scanned(index, queries, dense):
     begins, rows, firsts = arrays["rows"], arrays["binary_rows"], arrays["binary_firsts"]
     prepared = prepare_queries(queries, None, False)
     visited, counts, _ = visits_of(arrays["summary"], prepared.latents, prepared.coarse, len(begins) - 1, nprobe)
-    arguments = {"rescore": "int8", "candidates": N, "scan": "binary", "embeddings": asked, "nprobe": nprobe}
-    found = index.search(queries, N, **arguments).positions
+    params = SearchParams(rescore="int8", candidates=N, scan="binary", nprobe=nprobe)
+    found = index.search(queries, N, params, embeddings=asked).positions
     sub_block_of = np.empty(N, int)
     sub_block_of[arrays["order"]] = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
     for i, query in enumerate(asked):
@@ -224,7 +224,7 @@ def test_segments_filters_and_compacting_change_no_answer(documents, queries, de
     parts = InvertedIndex.build(documents[:900], embeddings=rows[:900], copies=["binary", "int8"])
     parts.add(documents[900:1000], embeddings=rows[900:1000])
     parts.add(documents[1000:], embeddings=rows[1000:])
-    arguments = {"rescore": "int8", "candidates": 50, "scan": "binary", "embeddings": asked}
+    arguments = {"params": SearchParams(rescore="int8", candidates=50, scan="binary"), "embeddings": asked}
     whole = index.search(queries, 10, **arguments)
     np.testing.assert_array_equal(parts.search(queries, 10, **arguments).ids, whole.ids)
     allowed = np.arange(N) % 3 == 0
@@ -241,9 +241,9 @@ def test_segments_filters_and_compacting_change_no_answer(documents, queries, de
     parts.save(tmp_path / "index")
     loaded = InvertedIndex.load(tmp_path / "index", verify=True)
     np.testing.assert_array_equal(loaded.search(queries, 10, **arguments).ids, some.ids)
-    signs = loaded.search(queries, 10, rescore="binary", candidates=50, embeddings=asked)
+    signs = loaded.search(queries, 10, params=SearchParams(rescore="binary", candidates=50), embeddings=asked)
     np.testing.assert_array_equal(
-        signs.ids, kept.search(queries, 10, rescore="binary", candidates=50, embeddings=asked).ids
+        signs.ids, kept.search(queries, 10, params=SearchParams(rescore="binary", candidates=50), embeddings=asked).ids
     )
 
 
@@ -256,11 +256,13 @@ def test_segments_filters_and_compacting_change_no_answer(documents, queries, de
     ],
 )
 def test_what_a_scan_needs(index, queries, dense, arguments, message):
+    given = {"embeddings": dense[1], **arguments}
+    embeddings = given.pop("embeddings")
     with pytest.raises(ValueError, match=message):
-        index.search(queries, 5, **{"embeddings": dense[1], **arguments})
+        index.search(queries, 5, SearchParams(**given), embeddings=embeddings)
 
 
 def test_signs_must_be_there(documents, queries, dense):
     index = InvertedIndex.build(documents, embeddings=dense[0], copies=["int8"])
     with pytest.raises(ValueError, match=r'index has int8. Build it with .*copies=\["binary", "int8"\]'):
-        index.search(queries, 5, rescore="int8", scan="binary", embeddings=dense[1])
+        index.search(queries, 5, params=SearchParams(rescore="int8", scan="binary"), embeddings=dense[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 from tests.search.test_index import random_codes
 
@@ -225,7 +226,7 @@ def test_copies_rank_the_candidates(documents, queries, dense, kind):
     first = index.search(queries, 60)
     scores = asked @ stored(kind, rows).T
     for _ in range(2):
-        result = index.search(queries, 10, rescore=kind, candidates=60, embeddings=asked)
+        result = index.search(queries, 10, params=SearchParams(rescore=kind, candidates=60), embeddings=asked)
         for row, positions in enumerate(result.positions):
             candidates = first.positions[row][first.positions[row] >= 0]
             expected = candidates[np.argsort(-scores[row, candidates], kind="stable")][:10]
@@ -251,7 +252,7 @@ def test_copies_cost_what_is_said(documents, dense):
 def test_a_document_of_zeros_has_a_copy(documents):
     index = InvertedIndex.build(documents[:2], embeddings=np.zeros((2, 5)), copies=["int8", "binary", "float16"])
     for kind in index.copies:
-        result = index.search(documents[:1], 1, rescore=kind, embeddings=np.ones((1, 5)))
+        result = index.search(documents[:1], 1, params=SearchParams(rescore=kind), embeddings=np.ones((1, 5)))
         assert np.isfinite(result.scores).all()
     arrays = index._parts[0].segment.arrays
     assert not arrays["int8"].any()
@@ -266,7 +267,8 @@ def test_a_copy_does_not_depend_on_the_length_of_an_embedding(documents, dense, 
     )
     for kind in ("int8", "float16"):
         mine, theirs = (
-            index.search(documents[:9], 5, rescore=kind, embeddings=dense[0][:9]) for index in (one, other)
+            index.search(documents[:9], 5, params=SearchParams(rescore=kind), embeddings=dense[0][:9])
+            for index in (one, other)
         )
         np.testing.assert_allclose(mine.scores, theirs.scores, rtol=1e-5)
 
@@ -276,7 +278,8 @@ def test_self_rescoring_over_segments(documents, queries):
     projections = QueryProjections(np.random.default_rng(3).normal(size=(25, 150)), np.ones(25))
     for _ in range(2):
         results = [
-            one.search(queries, 9, rescore="self", candidates=50, projections=projections) for one in (index, whole)
+            one.search(queries, 9, params=SearchParams(rescore="self", candidates=50), projections=projections)
+            for one in (index, whole)
         ]
         np.testing.assert_array_equal(results[0].ids, results[1].ids)
         np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-5)
@@ -294,7 +297,7 @@ def test_searching_while_another_thread_writes(documents, queries):
 
     def search():
         while not done.is_set():
-            found = int((index.search(probe, 2000, threads=1).positions >= 0).sum())
+            found = int((index.search(probe, 2000, params=SearchParams(threads=1)).positions >= 0).sum())
             if (found - before) % 30:
                 failures.append(found)
 
@@ -328,4 +331,4 @@ def test_inputs_without_order_or_range_are_refused():
         queries = dense[:2].astype(np.float64)
         queries[1, 3] = bad
         with np.errstate(all="raise"), pytest.raises(ValueError, match=r"`embeddings\[1\]` holds NaN or infinity"):
-            index.search(documents[:2], 3, rescore="int8", embeddings=queries)
+            index.search(documents[:2], 3, params=SearchParams(rescore="int8"), embeddings=queries)

@@ -8,6 +8,7 @@ import pytest
 from csr_hf.codes import decode_codes, decoded_norms, encode_embeddings, project_queries
 from csr_hf.search import storage
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 from tests.conftest import make_head
 
 
@@ -48,7 +49,7 @@ def test_second_stages_give_dot_products(by_dot, tmp_path, kind, stage):
     assert index.similarity == "dot"
     projections = project_queries(head, queries)
     dense = {"projections": projections} if kind == "self" else {"embeddings": queries}
-    found = index.search(projections.codes(40), 10, rescore=kind, candidates=600, **dense)
+    found = index.search(projections.codes(40), 10, params=SearchParams(rescore=kind, candidates=600), **dense)
     expected = written_out(kind, head, documents, queries, codes)
     # Documents that share no latent with a query are no candidates.
     shared = queries @ head.encoder.weight.detach().numpy().T @ codes.to_scipy().toarray().T.astype(np.float32) != 0

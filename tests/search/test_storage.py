@@ -16,6 +16,7 @@ import pytest
 
 from csr_hf.search import kernels, storage
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
 from csr_hf.sparse_codes import QueryProjections
 from tests.search.test_index import random_codes
 
@@ -53,8 +54,8 @@ def test_round_trip(codes, saved, mmap):
     assert repr(loaded) == repr(built)
     assert (loaded.head, loaded.nbytes) == ("fingerprint", built.nbytes)
     projections = QueryProjections(np.random.default_rng(0).normal(size=(9, 120)), np.zeros(9))
-    for options in ({}, {"rescore": "self", "projections": projections}):
-        expected, result = built.search(codes[:9], 5, **options), loaded.search(codes[:9], 5, **options)
+    for params in (SearchParams(), SearchParams(rescore="self")):
+        expected, result = (each.search(codes[:9], 5, params, projections=projections) for each in (built, loaded))
         for left, right in zip(expected, result, strict=True):
             np.testing.assert_array_equal(left, right)
     ((_, arrays, _, _),) = storage.load_folder(saved, mmap=mmap)[0]
