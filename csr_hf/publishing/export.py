@@ -249,8 +249,9 @@ def check_same_head(folder: Path, head: CSRModel) -> None:
         earlier = load_head(open_repository(folder)).fingerprint
     except ValueError as error:
         raise ValueError(f"{folder} holds a head that cannot be read ({error}). {way_out}") from error
-    if earlier != head.fingerprint:
-        raise ValueError(f"{folder} holds another head ({earlier}) than the one to write ({head.fingerprint}). {way_out}")
+    new = head.fingerprint
+    if earlier != new:
+        raise ValueError(f"{folder} holds another head ({earlier}) than the one to write ({new}). {way_out}")
 
 
 def _list_others(folder: Path) -> list[str]:

@@ -89,4 +89,5 @@ def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, fi
     (bars,) = figures[0].axes[0].containers[0][2]
     # The mean of two independent figures: the root of 0.03 and 0.04 squared, by two.
     assert bars.get_segments()[0][:, 1] == pytest.approx([0.775, 0.825])
-    assert [axes.get_title() for axes in figures[0].axes] == ["Retrieval: A, B\n100 + 100 queries", "STS: C\n100 pairs"]
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles == ["Retrieval: A, B\n100 + 100 queries", "STS: C\n100 pairs"]

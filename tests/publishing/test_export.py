@@ -165,7 +165,7 @@ def test_another_head_or_a_changed_card_is_replaced_with_the_flag_alone(tmp_path
     for command in (["export", str(tmp_path / "two"), str(out)], ["import", str(tmp_path / "two"), str(out)]):
         capsys.readouterr()
         assert main(command) == 2
-        said = f"out holds another head ({heads[0]}) than the one to write ({heads[1]}). Choose another folder to write"
+        said = f"out holds another head ({heads[0]}) than the one to write ({heads[1]}). Choose another folder"
         assert said in capsys.readouterr().err
     with (out / "README.md").open("a") as file:
         file.write("A sentence of a person.\n")
