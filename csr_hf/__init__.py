@@ -15,6 +15,7 @@ _PUBLIC = {
     "CSRModel": "csr_hf.modeling_csr",
     "CSROutput": "csr_hf.modeling_csr",
     "SparseCodes": "csr_hf.sparse_codes",
+    "PackedCodes": "csr_hf.coding.packing",
     "Backbone": "csr_hf.embedding.backbone",
     "load_backbone": "csr_hf.embedding.loading",
     "CSREncoder": "csr_hf.encoder",
@@ -42,6 +43,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from csr_hf.coding.packing import PackedCodes
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.data.run_data import RunData
     from csr_hf.data.sources import Source

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from csr_hf.code_files import open_codes, pack_ids, read_head, read_ids, read_metadata
 from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
     import torch
-    from safetensors import safe_open
     from scipy.sparse import csr_matrix
+
+    import csr_hf
 
 _FORMAT = "csr_hf.sparse_codes"
 _MAX_UINT16_DIM = 65_536
-_LARGEST_DIM = 2**31 - 1
+LARGEST_DIM = 2**31 - 1
+"""Longest latents axis, so that every latent is an int32."""
 
 
 class QueryProjections(NamedTuple):
@@ -85,9 +88,9 @@ class SparseCodes:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
         if indices.dtype.kind not in "iu":
             raise ValueError(f"`indices` ({indices.dtype}) must be integers.")
-        if not isinstance(dim, int | np.integer) or not 1 <= dim <= _LARGEST_DIM:
+        if not isinstance(dim, int | np.integer) or not 1 <= dim <= LARGEST_DIM:
             raise ValueError(
-                f"`dim` ({dim!r}) must be an integer from 1 to {_LARGEST_DIM}: the number of latents of the head."
+                f"`dim` ({dim!r}) must be an integer from 1 to {LARGEST_DIM}: the number of latents of the head."
             )
         # What is beyond float32 becomes infinite, and is refused.
         with np.errstate(over="ignore"):
@@ -158,8 +161,9 @@ class SparseCodes:
 
         n, k = self.indices.shape
         pointers = np.arange(0, n * k + 1, k, dtype=np.int64) if k else np.zeros(n + 1, np.int64)
-        data = self.values.astype(np.float32).ravel()
-        matrix = csr_matrix((data, self.indices.ravel().astype(np.int32), pointers), shape=self.shape)
+        data, latents = self.values.astype(np.float32).ravel(), self.indices.ravel().astype(np.int32)
+        _check_range(latents, self.dim)
+        matrix = csr_matrix((data, latents, pointers), shape=self.shape)
         matrix.eliminate_zeros()
         matrix.sort_indices()
         return matrix
@@ -170,10 +174,25 @@ class SparseCodes:
 
         rows, columns = np.nonzero(self.values)
         latents = self.indices[rows, columns].astype(np.int64)
+        _check_range(latents, self.dim)
         values = torch.from_numpy(self.values[rows, columns].astype(np.float32))
         coordinates = torch.from_numpy(np.stack([rows, latents]))
         tensor = torch.sparse_coo_tensor(coordinates, values, self.shape, check_invariants=False)
         return tensor.to_dense() if layout == "dense" else tensor.coalesce()
+
+    def pack(self, bits: int = 4) -> csr_hf.PackedCodes:
+        """Round and pack these codes at their true size; see `PackedCodes.pack`.
+
+        Args:
+            bits: of a value, from 1 to 8. Values below half a step of their row are dropped.
+
+        Raises:
+            ValueError: for `bits` out of range, and for values above 2**119.
+        """
+        # By the public door: packed codes are made of these, so that their module imports this one.
+        import csr_hf
+
+        return csr_hf.PackedCodes.pack(self, bits)
 
     @staticmethod
     def concatenate(parts: list[SparseCodes]) -> SparseCodes:
@@ -210,9 +229,7 @@ class SparseCodes:
         metadata = {"format": _FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
         if ids is not None:
-            if len(ids) != len(self):
-                raise ValueError(f"`ids` has {len(ids)} names for {len(self)} rows. Give one for each.")
-            tensors["ids"] = np.frombuffer(json.dumps([str(name) for name in ids]).encode(), np.uint8)
+            tensors["ids"] = pack_ids(ids, len(self))
         with write_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -230,13 +247,11 @@ class SparseCodes:
         from safetensors import SafetensorError
 
         try:
-            with _open(path) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError("it does not hold sparse codes")
+            with open_codes(path) as file:
+                metadata = read_metadata(file, _FORMAT)
                 indices, values = file.get_tensor("indices"), file.get_tensor("values")
-            return cls(indices, values, int(metadata["dim"]), json.loads(metadata["head"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            return cls(indices, values, int(metadata["dim"]), read_head(metadata))
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is truncated, damaged, or no file of sparse codes ({error}). Encode and save again."
             ) from error
@@ -252,30 +267,10 @@ class SparseCodes:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged, or has not as many names as rows.
         """
-        from safetensors import SafetensorError
-
-        try:
-            with _open(path) as file:
-                if "ids" not in file.keys():
-                    return None
-                ids = json.loads(file.get_tensor("ids").tobytes())
-                rows = file.get_slice("indices").get_shape()[0]
-            if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(name, str) for name in ids):
-                raise ValueError(f"its ids are not one text for each of {rows} rows")
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} has no ids that can be read ({error}). Encode and save again.") from error
-        return ids
+        return read_ids(path, "indices")
 
     def _like(self, indices: np.ndarray, values: np.ndarray) -> SparseCodes:
         return SparseCodes(indices, values, self.dim, self.head_fingerprint, check=False)
-
-
-def _open(path: str | Path) -> safe_open:
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
-    return safe_open(path, framework="numpy")
 
 
 def index_dtype(dim: int) -> type[np.uint16] | type[np.int32]:
@@ -285,9 +280,14 @@ def index_dtype(dim: int) -> type[np.uint16] | type[np.int32]:
 
 def _check_arrays(indices: np.ndarray, values: np.ndarray, dim: int) -> None:
     """Check ranges, finiteness and order of arrays that are not empty."""
-    if int(indices.min()) < 0 or int(indices.max()) >= dim:
-        raise ValueError(f"`indices` must lie in [0, {dim}); found {int(indices.min())} to {int(indices.max())}.")
+    _check_range(indices, dim)
     if not np.isfinite(values).all():
         raise ValueError(f"`values` holds NaN or infinity, first in row {int(np.argmin(np.isfinite(values).all(1)))}.")
     if values.min() < 0 or (values[:, 1:] > values[:, :-1]).any():
         raise ValueError("`values` must be non-negative and descend within each row.")
+
+
+def _check_range(indices: np.ndarray, dim: int) -> None:
+    """Check what leaves for a library that reads wherever an index says, also of codes that were not checked."""
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < dim:
+        raise ValueError(f"`indices` must lie in [0, {dim}); found {int(indices.min())} to {int(indices.max())}.")

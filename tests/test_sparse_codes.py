@@ -252,3 +252,29 @@ def test_what_would_wrap_or_overflow_is_refused():
     with np.errstate(all="raise"), pytest.raises(ValueError, match="`values` holds NaN or infinity, first in row 0"):
         SparseCodes(one, np.full((1, 1), 1e300), 5)
     assert SparseCodes(one + 2**31 - 2, np.ones((1, 1)), 2**31 - 1).indices.tolist() == [[2**31 - 2]]
+
+
+@pytest.mark.parametrize(("dim", "latent"), [(50, 50), (50, 65_535), (70_000, 70_000), (70_000, -1)])
+def test_latents_out_of_range_leave_in_no_form(dim, latent):
+    """Other libraries read and write wherever an index says; codes may be unchecked, or changed since."""
+    unchecked = SparseCodes(np.array([[1, 2], [3, latent]]), np.ones((2, 2), np.float32), dim, check=False)
+    changed = SparseCodes(np.array([[1, 2], [3, 4]]), np.ones((2, 2), np.float32), dim)
+    changed.indices[1, 1] = latent
+    for codes in (unchecked, changed, changed[1:], changed[np.array([1, 0])]):
+        for leave in (codes.to_scipy, codes.to_torch, lambda given=codes: given.to_torch("dense"), codes.pack):
+            with pytest.raises(ValueError, match=r"\[0, \d+\)"):
+                leave()
+
+
+def test_heads_of_files_are_texts(tmp_path, codes):
+    tensors = {"indices": codes.indices, "values": codes.values}
+    for head in ("5", "[]", "[" * 100_000):
+        save_file(tensors, tmp_path / "file", {"format": "csr_hf.sparse_codes", "dim": "50", "head": head})
+        with pytest.raises(ValueError, match="file is truncated, damaged, or no file of sparse codes"):
+            SparseCodes.load(tmp_path / "file")
+
+
+def test_packing_delegates(codes):
+    packed = codes.pack(5)
+    assert (packed.bits, packed.k, packed.dim, packed.head_fingerprint) == (5, 6, 50, "a-head")
+    np.testing.assert_allclose(dense(packed.unpack()), dense(codes), atol=0.03)

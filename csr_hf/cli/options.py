@@ -105,6 +105,8 @@ class EncodeOptions:
     """Active latents (default: the head's)."""
     refine: Literal["values", "pursuit"] | None = None
     """Better codes for documents: least-squares values, or support and values by matching pursuit."""
+    bits: Annotated[int, Field(ge=1, le=8)] | None = None
+    """Pack codes at their true size, with values of so many bits (PackedCodes.load; default: float16, unpacked)."""
     task: Literal["query", "document"] | None = None
     """Encode as queries or as documents, for backbones that tell them apart."""
     prompt_name: str | None = None

@@ -41,9 +41,11 @@ def encode(called: Invocation) -> Report:
         task=options.task,
         batch_size=options.batch_size,
     )
-    codes.astype("float16").save(options.output, ids=ids)
-    data = {"output": options.output, "rows": len(codes), "k": codes.k, "latents": codes.dim}
-    return Report(data, lambda: print_line(f"{codes} in {options.output}"))
+    stored = codes.astype("float16") if options.bits is None else codes.pack(options.bits)
+    stored.save(options.output, ids=ids)
+    data = {"output": options.output, "rows": len(stored), "k": stored.k, "latents": stored.dim, "bits": options.bits}
+    data["bytes_per_row"] = stored.nbytes / max(len(stored), 1)
+    return Report(data, lambda: print_line(f"{stored} in {options.output}"))
 
 
 def index(called: Invocation) -> Report:

@@ -23,7 +23,7 @@ class Description(NamedTuple):
 
 
 def describe(path: str | Path) -> list[str]:
-    """Return lines that describe a run, a head, an index, an embedding cache, results, or a file of sparse codes.
+    """Return lines that describe a run, a head, an index, an embedding cache, results, or a file of codes.
 
     Raises:
         ValueError: if the path does not exist, is damaged, or is nothing that csr_hf writes.
@@ -184,6 +184,28 @@ def _describe_codes(path: Path) -> Description:
     return Description(facts, [line])
 
 
+def _describe_packed(path: Path) -> Description:
+    from csr_hf.coding.packing import PackedCodes
+
+    codes = PackedCodes.load(path)
+    facts = {
+        "rows": len(codes),
+        "k": codes.k,
+        "latents": codes.dim,
+        "bits": codes.bits,
+        "bytes_per_row": codes.bytes_per_row,
+        "residual_bytes": codes.bytes_per_row - codes.row_bytes,
+        "head": codes.head_fingerprint,
+    }
+    return Description(facts, [f"packed codes {path}: {codes}, head {codes.head_fingerprint or 'unknown'}"])
+
+
+def _is_packed(path: Path) -> bool:
+    from csr_hf.coding.packed_files import is_packed
+
+    return path.suffix == ".safetensors" and is_packed(path)
+
+
 def _is_results(path: Path) -> bool:
     return path.name == RunFolder.of(path.parent).results.name or RunFolder.of(path).results.exists()
 
@@ -195,5 +217,6 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("results", _is_results, _describe_results),
     ("unfinished", lambda path: RunFolder.of(path).state.is_file(), _describe_unfinished),
     ("index", lambda path: path.is_dir() and any(path.glob("*.json")), _describe_index),
+    ("packed codes", _is_packed, _describe_packed),
     ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from csr_hf import SparseCodes
 from csr_hf.publishing.sentence_transformers import native_head
-from csr_hf.runs.describe import describe
+from csr_hf.runs.describe import describe, examine
 from csr_hf.runs.state import RunState
 from tests.conftest import make_head
 from tests.publishing.conftest import change_json, make_results, write_run
@@ -52,3 +54,19 @@ def test_figures_of_another_head_are_not_shown(tmp_path):
     (line,) = [line for line in describe(tmp_path) if "results" in line]
     assert f"{tmp_path / 'results.json'} holds figures of another head" in line
     assert "keeps" not in line
+
+
+def test_packed_codes_are_described_and_damaged_ones_refused(tmp_path):
+    codes = SparseCodes(np.array([[1, 4], [2, 3]]), np.array([[2.0, 1.0], [1.0, 1.0]]), 9, "a-head").pack(3)
+    codes.with_residual(np.zeros((2, 6), np.uint8)).save(tmp_path / "codes.safetensors")
+    described = examine(tmp_path / "codes.safetensors")
+    assert described.facts["kind"] == "packed codes"
+    expected = {"rows": 2, "k": 2, "latents": 9, "bits": 3, "residual_bytes": 6, "head": "a-head"}
+    assert expected.items() <= described.facts.items()
+    assert described.facts["bytes_per_row"] == codes.row_bytes + 6
+    (line,) = described.lines
+    assert line.endswith(f"3 bits a value, {codes.row_bytes + 6} bytes a row, 6 of them residual), head a-head")
+    raw = (tmp_path / "codes.safetensors").read_bytes()
+    (tmp_path / "codes.safetensors").write_bytes(raw[:-1])
+    with pytest.raises(ValueError, match=r"codes\.safetensors is truncated, damaged, or no file of"):
+        describe(tmp_path / "codes.safetensors")

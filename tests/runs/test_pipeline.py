@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from csr_hf import CSREncoder, CSRModel, InvertedIndex, Results, RunRecipe, SparseCodes
+from csr_hf import CSREncoder, CSRModel, InvertedIndex, PackedCodes, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
 from csr_hf.runs.embedding import embed
@@ -161,6 +161,25 @@ def test_encode_command_gives_every_row_its_code_and_id(finished, tmp_path, caps
     expected = CSREncoder.from_pretrained(model).encode(["first answer", "", "None"]).astype("float16")
     assert np.array_equal(SparseCodes.load(output).indices, expected.indices)
     assert SparseCodes.load_ids(output) == ["007", "x", "9"]
+
+
+def test_encode_command_packs_codes(finished, tmp_path, capsys):
+    (tmp_path / "faq.csv").write_text("id,text\n007,a first text\nx,another one\n")
+    model, output = str(finished / "first" / "model"), tmp_path / "codes.safetensors"
+    arguments = ["encode", model, str(tmp_path / "faq.csv"), "-o", str(output), "--no-progress", "--k", "5"]
+    assert main([*arguments, "--bits", "4"]) == 0
+    codes = PackedCodes.load(output)
+    expected = CSREncoder.from_pretrained(model).encode(["a first text", "another one"], k=5).pack(4)
+    assert np.array_equal(codes.rows, expected.rows)
+    assert (codes.layout, codes.base) == (expected.layout, expected.base)
+    assert PackedCodes.load_ids(output) == ["007", "x"]
+    capsys.readouterr()
+    assert main(["info", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"packed codes {output}: PackedCodes(n=2, k=5, dim={codes.dim}, 4 bits a value, ")
+    assert f"{codes.row_bytes} bytes a row" in said
+    assert main([*arguments, "--bits", "9"]) == 2
+    assert "--bits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["", "model", "index", "results.json"])

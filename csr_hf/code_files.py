@@ -1,0 +1,90 @@
+"""What files of sparse and of packed codes have in common: opened alike, with a head and with names of the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
+
+def open_codes(path: str | Path) -> safe_open:
+    """Open a file of sparse or packed codes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        SafetensorError: if its header is damaged, or does not agree with its length.
+    """
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist. Write it with `SparseCodes.save` or `csr-hf encode`.")
+    return safe_open(path, framework="numpy")
+
+
+def read_metadata(file: safe_open, expected: str) -> dict[str, str]:
+    """Read the metadata of an open file of codes.
+
+    Raises:
+        ValueError: if it is not of the format that is expected.
+    """
+    metadata = file.metadata() or {}
+    if metadata.get("format") != expected:
+        found = metadata.get("format")
+        raise ValueError(f"its format is {found!r:.80} instead of {expected!r}" if found else "it names no format")
+    return dict(metadata)
+
+
+def read_head(metadata: dict[str, str]) -> str | None:
+    """Read the fingerprint of the head from the metadata of a file of codes.
+
+    Raises:
+        KeyError: if there is none, not even null.
+        ValueError: if it is neither a text nor null.
+    """
+    head = json.loads(metadata["head"])
+    if head is not None and not isinstance(head, str):
+        raise ValueError("its head is neither a text nor null")
+    return head
+
+
+def pack_ids(ids: Sequence[str], rows: int) -> np.ndarray:
+    """Turn names of rows into bytes, as files of codes hold them.
+
+    Raises:
+        ValueError: if there are not as many ids as rows.
+    """
+    if len(ids) != rows:
+        raise ValueError(f"`ids` has {len(ids)} names for {rows} rows. Give one for each.")
+    return np.frombuffer(json.dumps([str(name) for name in ids]).encode(), np.uint8)
+
+
+def read_ids(path: str | Path, tensor: str) -> list[str] | None:
+    """Read the names of the rows of a file of codes; None if it holds none.
+
+    Args:
+        path: the safetensors file.
+        tensor: that has as many rows.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or has not as many names as rows.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with open_codes(path) as file:
+            if "ids" not in file.keys():
+                return None
+            ids = json.loads(file.get_tensor("ids").tobytes())
+            rows = file.get_slice(tensor).get_shape()[0]
+        if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(name, str) for name in ids):
+            raise ValueError(f"its ids are not one text for each of {rows} rows")
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has no ids that can be read ({error}). Encode and save again.") from error
+    return ids
