@@ -179,7 +179,7 @@ def test_encode_command_packs_codes(finished, tmp_path, capsys):
     assert said.startswith(f"packed codes {output}: PackedCodes(n=2, k=5, dim={codes.dim}, 4 bits a value, ")
     assert f"{codes.row_bytes} bytes a row" in said
     assert main([*arguments, "--bits", "9"]) == 2
-    assert "--bits" in capsys.readouterr().err
+    assert "`bits` ('9'): should be less than or equal to 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["", "model", "index", "results.json"])
