@@ -10,8 +10,6 @@ from csr_hf.plumbing.jit import jit
 OUT_OF_RANGE, TWICE, NO_LEVEL = 1, 2, 3
 """What `measure_rows` finds wrong with a row: a latent beyond the axis, one named twice, a level beyond the bits."""
 
-_CLIPPED = np.float32(1.5)
-"""How far beyond the highest level the largest value of a row may lie: clipping one may serve the others."""
 _HALF = np.float32(0.5)
 _LEVEL_BITS = 9
 _FEW = 64
@@ -39,14 +37,16 @@ def round_rows(values: np.ndarray, steps: np.ndarray, highest: int, levels: np.n
         if largest > 0:
             for scale in range(256):
                 step = steps[scale]
-                # Steps above the largest value lose all others; the smallest step is all that is left for tiny rows.
+                # Half of a step above the largest value is as good; the smallest is all that is left for tiny rows.
                 if step > largest and scale < 255:
                     continue
+                # Clipping the largest value may serve the others, until that alone costs more, as it does ever after.
+                clipped = np.float64(max(largest - step * top, np.float32(0)))
+                if clipped * clipped > least:
+                    break
                 error = _squared_error(own, step, top)
                 if error < least:
                     best, least = scale, error
-                if largest > step * top * _CLIPPED:
-                    break
         scales[row] = best
         inverse = np.float32(1) / steps[best]
         for at in range(len(own)):
