@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 _BLOCK_ROWS = 2048
+# From about so many embeddings on, compiled pursuit is faster although it first multiplies all pairs of atoms.
+_COMPILED_ROWS = 64
 
 
 def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
@@ -87,15 +90,15 @@ def encode_embeddings(
 
     config, embeddings = head.config, as_float_rows(embeddings, "`embeddings`")
     k = config.k if k is None else k
-    indices = values = np.empty(0)
-    # One pass even without rows: the head checks k and the width before arrays of width k are allocated.
-    for start in range(0, max(len(embeddings), 1), batch_size):
+    # The head checks k and the width before arrays of width k are allocated.
+    head.encode(_to_tensor(head, embeddings, 0, 0), k, refine=refine)
+    indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
+    values = np.empty((len(embeddings), k), np.dtype(dtype))
+    encode = _choose_encoder(head, len(embeddings), refine)
+    for start in range(0, len(embeddings), batch_size):
         block = _to_tensor(head, embeddings, start, batch_size)
         with torch.inference_mode():
-            block_values, block_indices = head.encode(block, k, refine=refine)
-        if start == 0:
-            indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
-            values = np.empty((len(embeddings), k), np.dtype(dtype))
+            block_values, block_indices = encode(block, k)
         with np.errstate(over="ignore"):
             values[start : start + batch_size] = block_values.float().cpu().numpy()
         indices[start : start + batch_size] = block_indices.cpu().numpy()
@@ -120,6 +123,18 @@ def decoded_norms(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) ->
     """Compute ||decode(z)|| of every code, float32, shape (n,); an index divides by it to get cosines."""
     blocks = [block.norm(dim=-1).cpu().numpy() for block in _decoded_blocks(head, codes, batch_size)]
     return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+
+def _choose_encoder(
+    head: CSRModel, count: int, refine: bool | Literal["pursuit"]
+) -> Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]:
+    """Return what encodes batches of `count` embeddings: the head, or its compiled pursuit, which does the same."""
+    if refine == "pursuit" and count >= _COMPILED_ROWS:
+        from csr_hf.coding.pursuit import Pursuit
+
+        if Pursuit.takes(head):
+            return Pursuit(head.dictionary.detach(), head.pre_bias.detach()).encode
+    return functools.partial(head.encode, refine=refine)
 
 
 def _decoded_blocks(head: CSRModel, codes: SparseCodes, batch_size: int = 2048) -> Iterator[torch.Tensor]:

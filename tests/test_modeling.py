@@ -136,18 +136,21 @@ def test_no_rows_give_no_codes(head, refine):
 
 
 def test_pursuit_follows_its_definition(head, inputs):
-    values, indices = head.encode(inputs, 4, refine="pursuit")  # As many rounds as latents: one atom a round.
+    values, indices = head.encode(inputs, 6, refine="pursuit")
     atoms = head.dictionary.detach().double().numpy()
     norms = np.linalg.norm(atoms, axis=1)
     for row, x in enumerate(inputs.double().numpy()):
         target = x - head.pre_bias.detach().double().numpy()
         support, left = [], target
-        for _ in range(4):
+        for place in range(6):
             gain = atoms @ left / norms
             gain[support] = -np.inf
-            support.append(int(gain.argmax()))
-            fitted, _ = nnls(atoms[support].T, target)
-            left = target - fitted @ atoms[support]
+            atom = int(gain.argmax())
+            support.append(atom)
+            left = left - gain[atom] * atoms[atom] / norms[atom]
+            if place == 3:
+                left = target - nnls(atoms[support].T, target)[0] @ atoms[support]
+        fitted, _ = nnls(atoms[support].T, target)
         assert sorted(indices[row].tolist()) == sorted(support)
         order = [support.index(latent) for latent in indices[row].tolist()]
         np.testing.assert_allclose(values[row].detach(), fitted[order], atol=1e-3)
