@@ -188,9 +188,9 @@ class CSRModel(FingerprintedModel):
             k: active latents, at most hidden_dim; default the config's. It need not be the k of the training.
             refine: compute codes that decode closer to the embedding at the same k, for documents; at least in
                 float32, also under autocast, and without gradients. True keeps the latents that the encoder chose and
-                fits their values by non-negative least squares. "pursuit" also chooses the latents, by matching pursuit: closest
-                to the embedding, so best where search decodes the codes; slightly worse where sparse queries are
-                compared with sparse documents, since the encoder chooses a query's latents.
+                fits their values by non-negative least squares. "pursuit" also chooses the latents, by matching
+                pursuit: closest to the embedding, so best where search decodes the codes; slightly worse where sparse
+                queries are compared with sparse documents, since the encoder chooses a query's latents.
 
         Returns:
             values (..., k), descending, non-negative, and indices (..., k), int64. Latents below zero have the value

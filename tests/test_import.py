@@ -28,6 +28,7 @@ LAYERS = [
         "code_files",
         "sparse_codes",
         "codes",
+        "coding.pursuit",
         "repository",
         "heads",
     },

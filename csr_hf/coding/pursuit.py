@@ -72,7 +72,8 @@ class Pursuit:
         """Choose at most k latents for each of the embeddings, float32, shape (n, input_dim), and fit their values."""
         left = (embeddings - self.pre_bias) @ self._units.t()
         shape = (len(left), k)
-        chosen = Chosen(np.empty(shape, np.int32), *np.zeros((2, *shape), np.float32), np.empty(len(left), np.int64))
+        values, targets = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        chosen = Chosen(np.empty(shape, np.int32), values, targets, np.empty(len(left), np.int64))
         arrays = (left.numpy(), *chosen)
         tasks = [
             (self.gram, *(array[start : start + _TASK_ROWS] for array in arrays))
@@ -123,14 +124,14 @@ def _pursue_rows(
             chosen[count], target[count], fitted[count] = atom, correlations[row, atom], best
             count += 1
             if count % REFIT_EVERY == 0 and count < k:
-                _fit(products, target, fitted, (count, count - REFIT_EVERY), room)
+                fit_values(products, target, fitted, (count, count - REFIT_EVERY), room)
                 left[:] = correlations[row]
                 _subtract(left, gram, chosen, fitted, count)
             else:
                 _subtract(left, gram, chosen[count - 1 :], fitted[count - 1 :], 1)
             for other in range(count):
                 left[chosen[other]] = _TAKEN
-        _fit(products, target, fitted, (count, (count - 1) // REFIT_EVERY * REFIT_EVERY), room)
+        fit_values(products, target, fitted, (count, (count - 1) // REFIT_EVERY * REFIT_EVERY), room)
         counts[row] = count
         for place in range(count, k):
             # These have the value 0, but a code names no latent twice.
@@ -159,7 +160,7 @@ def _find_largest(bits: np.ndarray) -> int:
 
 
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def _fit(
+def fit_values(
     products: np.ndarray, target: np.ndarray, values: np.ndarray, span: tuple[int, int], room: np.ndarray
 ) -> None:
     """Minimize z^T products z / 2 - target^T z over z >= 0, by Cholesky, or by descent where a value is negative.

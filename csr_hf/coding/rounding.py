@@ -1,0 +1,174 @@
+"""Round the values of chosen latents to few levels, so that the whole code stays as close as it can.
+
+Rounding each value by itself adds up the errors of all. Here one level after the other moves to where it repairs what
+the others leave, until none moves: coordinate descent on whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from csr_hf.coding.bit_rows import Levels
+from csr_hf.coding.pursuit import Chosen, Pursuit, fit_values
+from csr_hf.plumbing.jit import jit
+from csr_hf.plumbing.threads import available_threads, run
+
+_TASK_ROWS = 64
+_SWEEPS = 10
+# Steps to try, of an eighth of an octave each: a smaller one clips the largest values and rounds the others better.
+_SCALES_TRIED = 6
+
+
+def fitting_shift(dim: int, stream_bits: int, bits: int) -> int:
+    """Return the low bits of a gap by which most latents surely fit into a stream of so many bits."""
+    return max(range(17), key=lambda shift: (stream_bits - (dim >> shift)) / (1 + shift + bits))
+
+
+def largest_row_bytes(dim: int, k: int, bits: int) -> int:
+    """Return the bytes that a packed row of k latents never exceeds, by the best `shift`."""
+    return 1 + min(math.ceil((k * (1 + shift + bits) + (dim >> shift)) / 8) for shift in range(17))
+
+
+def most_latents(dim: int, row_bytes: int, bits: int) -> int:
+    """Return how many latents of any code surely fit into a packed row of so many bytes, and a quarter more."""
+    stream = 8 * (row_bytes - 1)
+    shift = fitting_shift(dim, stream, bits)
+    sure = (stream - (dim >> shift)) // (1 + shift + bits)
+    return min(dim, max(1, sure) * 5 // 4 + 2, max(1, stream // (1 + shift + bits)))
+
+
+def round_chosen(pursuit: Pursuit, chosen: Chosen, bits: int, row_bytes: int) -> tuple[Levels, float]:
+    """Round values to levels from 1 to 2**bits, of as many chosen latents as fit into packed rows.
+
+    Args:
+        pursuit: that chose them.
+        chosen: latents in the order of their choice: the last ones are left out where a row is full.
+        bits: of a level.
+        row_bytes: of a packed row at most.
+
+    Returns:
+        what `PackedCodes.from_levels` takes, and the largest step, a power of two.
+    """
+    largest = float(chosen.values.max(initial=0))
+    base = 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
+    steps = (base * 2.0 ** (-np.arange(256) / 8)).astype(np.float32)
+    shape = chosen.indices.shape
+    found = Levels(chosen.indices, np.zeros(shape, np.uint16), np.zeros(shape[0], np.uint8))
+    stream = 8 * (row_bytes - 1)
+    limits = np.array([stream, fitting_shift(len(pursuit.gram), stream, bits), bits])
+    tasks = []
+    for start in range(0, shape[0], _TASK_ROWS):
+        rows = slice(start, start + _TASK_ROWS)
+        part = Chosen(*(array[rows] for array in chosen))
+        tasks.append((pursuit.gram, pursuit.norms, limits, steps, part, found.levels[rows], found.scales[rows]))
+    run(_round_rows, tasks, available_threads())
+    return found, base
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _round_rows(
+    gram: np.ndarray,
+    norms: np.ndarray,
+    limits: np.ndarray,
+    steps: np.ndarray,
+    chosen: Chosen,
+    levels: np.ndarray,
+    scales: np.ndarray,
+) -> None:
+    """Round each row, see `round_chosen`; limits are the bits of a stream, of a gap and of a level."""
+    indices, values, targets, counts = chosen
+    k, highest = indices.shape[1], np.float32(1 << limits[2])
+    products, room = np.empty((k, k), np.float32), np.empty((k + 2, k), np.float32)
+    tried, best = np.empty(k, np.float32), np.empty(k, np.float32)
+    for row in range(indices.shape[0]):
+        latents, target, count = indices[row], targets[row], _count_fitting(indices[row], counts[row], limits)
+        _gather_products(gram, norms, latents[:count], products)
+        fitted = values[row].copy()
+        if count < counts[row]:
+            fit_values(products, target, fitted, (count, 0), room)
+        largest = fitted[:count].max() if count else np.float32(0)
+        if largest == 0:
+            continue
+        first = int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest)))
+        most = np.float32(-1)
+        for scale in range(max(first - 2, 0), min(first + _SCALES_TRIED, 255) + 1):
+            step = steps[scale]
+            for place in range(count):
+                tried[place] = min(np.rint(fitted[place] / step), highest)
+            gain = _move_levels(products, target, tried, (count, step, highest), room[0])
+            if gain > most:
+                most, scales[row] = gain, scale
+                best[:count] = tried[:count]
+        for place in range(count):
+            levels[row, place] = np.uint16(best[place])
+
+
+@jit()
+def _gather_products(gram: np.ndarray, norms: np.ndarray, latents: np.ndarray, products: np.ndarray) -> None:
+    """Fill in the inner products of the atoms of chosen latents."""
+    for one in range(len(latents)):
+        for other in range(len(latents)):
+            size = norms[latents[one]] * norms[latents[other]]
+            products[one, other] = gram[latents[one], latents[other]] * size
+
+
+@jit()
+def _count_fitting(latents: np.ndarray, count: int, limits: np.ndarray) -> int:
+    """Count the first latents that fit into the bits of a row."""
+    stream, shift, bits = limits
+    fits, exceeds = 0, count + 1
+    while exceeds - fits > 1:
+        middle = (fits + exceeds) // 2
+        ordered = np.sort(latents[:middle])
+        used, before = middle * (1 + shift + bits), -1
+        for latent in ordered:
+            used += (latent - before - 1) >> shift
+            before = latent
+        if used <= stream:
+            fits = middle
+        else:
+            exceeds = middle
+    return fits
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _move_levels(
+    products: np.ndarray,
+    target: np.ndarray,
+    levels: np.ndarray,
+    sizes: tuple[int, np.float32, np.float32],
+    rest: np.ndarray,
+) -> np.float32:
+    """Move levels in place, one after the other, until none comes closer; return by how much all of them explain.
+
+    Args:
+        products: inner products of the chosen atoms, shape (k, k).
+        target: those of the atoms with the embedding, shape (k,).
+        levels: whole numbers, shape (k,).
+        sizes: how many levels are in use, the step, and the highest level.
+        rest: room for as many numbers.
+    """
+    count, step, highest = sizes
+    for place in range(count):
+        rest[place] = target[place] / step
+    for place in range(count):
+        for other in range(count):
+            rest[other] -= levels[place] * products[place, other]
+    for _ in range(_SWEEPS):
+        is_moved = False
+        for place in range(count):
+            level = np.rint(levels[place] + rest[place] / products[place, place])
+            change = min(max(level, np.float32(0)), highest) - levels[place]
+            if change != 0:
+                is_moved = True
+                levels[place] += change
+                for other in range(count):
+                    rest[other] -= change * products[place, other]
+        if not is_moved:
+            break
+    explained = np.float32(0)
+    for place in range(count):
+        explained += levels[place] * (target[place] / step + rest[place])
+    return explained * step * step

@@ -1,0 +1,177 @@
+"""Rounding against exhaustive search, and coders from embeddings to bytes and back."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from csr_hf import CSRConfig, CSRModel, PackedCodes
+from csr_hf.codes import decode_codes, encode_embeddings
+from csr_hf.coding.coder import Coder, fit_coders
+from csr_hf.coding.pursuit import Pursuit
+from csr_hf.coding.residual import ResidualQuantizer
+from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
+
+
+def make_head(input_dim=24, hidden_dim=96, seed=0):
+    torch.manual_seed(seed)
+    head = CSRModel(CSRConfig(input_dim=input_dim, hidden_dim=hidden_dim, k=4)).eval()
+    with torch.no_grad():
+        head.encoder.weight.copy_(torch.randn(hidden_dim, input_dim) * torch.rand(hidden_dim, 1).add(0.5))
+        head.pre_bias.copy_(0.1 * torch.randn(input_dim))
+    return head
+
+
+def make_rows(count, dim=24, seed=1):
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+def make_chosen(head, rows, k):
+    pursuit = Pursuit(head.dictionary.detach(), head.pre_bias.detach())
+    return pursuit, pursuit.choose(torch.from_numpy(rows), k)
+
+
+def read(levels, base):
+    return levels.levels * (base * 2.0 ** (-levels.scales[:, None].astype(np.float64) / 8))
+
+
+def test_chosen_latents_have_the_targets_and_values_of_their_atoms():
+    head, rows = make_head(), make_rows(70)
+    _, chosen = make_chosen(head, rows, 6)
+    atoms, bias = (each.detach().numpy() for each in (head.dictionary, head.pre_bias))
+    for row in range(70):
+        support = atoms[chosen.indices[row]]
+        np.testing.assert_allclose(chosen.targets[row], support @ (rows[row] - bias), atol=1e-4)
+        left = rows[row] - bias - chosen.values[row] @ support
+        np.testing.assert_allclose(support @ left, 0, atol=1e-3)
+
+
+def test_levels_are_near_the_best_of_all():
+    head, rows = make_head(), make_rows(40)
+    pursuit, chosen = make_chosen(head, rows, 4)
+    levels, base = round_chosen(pursuit, chosen, 2, largest_row_bytes(96, 4, 2))
+    atoms, targets = head.dictionary.detach().numpy(), rows - head.pre_bias.detach().numpy()
+    found, best = [], []
+    for row in range(40):
+        support = atoms[levels.indices[row]]
+        found.append(((targets[row] - read(levels, base)[row] @ support) ** 2).sum())
+        step = base * 2.0 ** (-float(levels.scales[row]) / 8)
+        tried = np.array(list(itertools.product(range(5), repeat=4))) * step
+        best.append(((targets[row] - tried @ support) ** 2).sum(axis=1).min())
+    assert (np.array(found) <= np.array(best) * 1.05 + 1e-6).mean() > 0.9
+    assert np.mean(found) < 1.03 * np.mean(best)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_rounding_together_is_closer_than_rounding_each_value(bits):
+    head, rows = make_head(64, 512), make_rows(200, 64)
+    codes = encode_embeddings(head, rows, 24, refine="pursuit")
+    alone = decode_codes(head, codes.pack(bits).unpack())
+    coder = Coder(head, k=24, bits=bits)
+    together = coder.decode(coder.encode(rows))
+    assert ((rows - together) ** 2).sum() < ((rows - alone) ** 2).sum()
+
+
+@pytest.mark.parametrize("row_bytes", [3, 8, 17, 40])
+def test_rows_keep_within_their_bytes_and_use_them(row_bytes):
+    head, rows = make_head(64, 512), make_rows(300, 64)
+    coder = Coder(head, row_bytes=row_bytes, bits=3)
+    packed = coder.encode(rows)
+    assert row_bytes - 1 <= packed.row_bytes <= row_bytes
+    PackedCodes(packed.rows, packed.layout, packed.base)
+    counts = (packed.unpack().values > 0).sum(axis=1)
+    assert counts.max() > counts.min() or row_bytes == 3
+    assert counts.max() <= most_latents(512, row_bytes, 3)
+
+
+def test_more_bytes_come_closer():
+    head, rows = make_head(64, 512), make_rows(300, 64)
+    errors = [
+        ((rows - coder.decode(coder.encode(rows))) ** 2).sum()
+        for coder in (Coder(head, row_bytes=size, bits=3) for size in (8, 16, 24, 40))
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("k", [1, 4, 32])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_k_latents_always_fit_into_the_largest_row(k, bits):
+    dim, rng = 1536, np.random.default_rng(0)
+    size = largest_row_bytes(dim, k, bits)
+    for latents in (
+        np.arange(dim - k, dim),
+        np.sort(rng.permutation(dim)[:k]),
+        np.linspace(0, dim - 1, k).astype(int),
+    ):
+        levels = np.full((1, k), 2**bits, np.uint16)
+        packed = PackedCodes.from_levels(latents[None], levels, np.zeros(1, np.uint8), dim, bits, 1.0)
+        assert packed.row_bytes <= size
+
+
+def test_embeddings_that_are_the_bias_have_empty_codes():
+    head = make_head()
+    coder = Coder(head, row_bytes=8)
+    bias = head.pre_bias.detach().numpy()
+    packed = coder.encode(np.stack([bias, bias]))
+    np.testing.assert_allclose(coder.decode(packed), np.stack([bias, bias]), atol=1e-6)
+    assert len(coder.encode(np.empty((0, 24), np.float32))) == 0
+
+
+def test_residuals_are_kept_by_the_nearest_centroids():
+    rows = make_rows(600, 12)
+    quantizer = ResidualQuantizer.fit(rows, 4)
+    codes = quantizer.encode(rows)
+    assert (codes.dtype, codes.shape, quantizer.size) == (np.uint8, (600, 4), 4)
+    for part in range(4):
+        distances = ((rows[:, None, part * 3 : part * 3 + 3] - quantizer.centroids[part]) ** 2).sum(axis=2)
+        np.testing.assert_array_equal(codes[:, part], distances.argmin(axis=1))
+    decoded = quantizer.decode(codes)
+    np.testing.assert_array_equal(decoded[:, 3:6], quantizer.centroids[1][codes[:, 1]])
+    assert ((rows - decoded) ** 2).mean() < 0.2 * (rows**2).mean()
+    np.testing.assert_array_equal(quantizer.centroids, ResidualQuantizer.fit(rows, 4).centroids)
+
+
+def test_coder_with_a_residual_stores_both_and_comes_closer():
+    head, rows = make_head(), make_rows(600)
+    plain = Coder(head, row_bytes=8, bits=3)
+    residual = ResidualQuantizer.fit(rows - plain.decode(plain.encode(rows)), 6)
+    both = Coder(head, row_bytes=8, bits=3, residual=residual)
+    packed = both.encode(rows)
+    assert (both.bytes_per_vector, packed.bytes_per_row, packed.residual.shape) == (14, 14, (600, 6))
+    np.testing.assert_array_equal(packed.rows, plain.encode(rows).rows)
+    errors = [((rows - coder.decode(coder.encode(rows))) ** 2).sum() for coder in (plain, both)]
+    assert errors[1] < 0.7 * errors[0]
+    assert plain.settings != both.settings and both.settings["residual_bytes"] == 6
+
+
+def test_budgets_get_coders_that_keep_within_them():
+    head, rows = make_head(), make_rows(4200)
+    coders = fit_coders(head, rows, [8, 20])
+    assert [coder.name for coder in coders] == ["CSR, packed", "CSR, packed", "CSR + residual"]
+    assert [coder.bytes_per_vector for coder in coders] == [8, 20, 20]
+    assert [coder.name for coder in fit_coders(head, rows[:500], [8, 20])] == ["CSR, packed"] * 2
+    assert [coder.name for coder in fit_coders(head, None, [8])] == ["CSR, packed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`row_bytes` and `k` are both missing. Give one of them."),
+        ({"row_bytes": 2}, r"`row_bytes` \(2\) must be at least 3: a scale and a latent"),
+        ({"k": 97}, r"`k` \(97\) must be between 1 and `hidden_dim` \(96\)"),
+        ({"k": 4, "bits": 9}, r"`bits` \(9\) must be an integer from 1 to 8"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Coder(make_head(), **arguments)
+
+
+def test_wrong_rows_are_refused():
+    with pytest.raises(ValueError, match="embeddings are 23 wide, this head takes `input_dim` 24"):
+        Coder(make_head(), row_bytes=8).encode(make_rows(3, 23))
+    with pytest.raises(ValueError, match=r"`size` \(7\) must divide the width of the embeddings \(24\)"):
+        ResidualQuantizer.fit(make_rows(300), 7)
+    with pytest.raises(ValueError, match="residual codes need 256 training embeddings; there are 200"):
+        ResidualQuantizer.fit(make_rows(200), 6)
