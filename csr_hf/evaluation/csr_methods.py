@@ -68,6 +68,7 @@ class CSRMethod(Method):
     """
 
     k: int
+    of_head = True
 
     def __init__(
         self,

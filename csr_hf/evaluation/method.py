@@ -40,6 +40,7 @@ class Method(ABC):
         bytes_per_vector: stored for a document, everything included that a search needs of it.
         similarity: what its vectors are compared by.
         retrieval_only: whether it searches, and has no vectors to fit an estimator on.
+        of_head: whether it stores codes of the head that is measured.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Method(ABC):
     bytes_per_vector: int
     similarity: Similarity = "cosine"
     retrieval_only = False
+    of_head = False
 
     @abstractmethod
     def vectors(self, embeddings: np.ndarray) -> Any:

@@ -8,26 +8,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 import numpy as np
 
 from csr_hf.embedding.arguments import Similarity
-from csr_hf.evaluation.baselines import DenseMethod, make_baselines
+from csr_hf.evaluation.baselines import make_baselines
+from csr_hf.evaluation.coder_method import make_coder_methods
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.names import Copy
+from csr_hf.evaluation.names import DEFAULT_BASELINES, Copy
 from csr_hf.evaluation.similarity import rows_for
+from csr_hf.evaluation.vector_method import DenseMethod
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 
-class Width(NamedTuple):
-    """How much a search by CSR looks at."""
+class CSRSearch(NamedTuple):
+    """How much a search by CSR looks at, and what reranks it."""
 
     query_k_factor: int = 4
     """Queries keep this many times k."""
     candidates: int = 300
     """Documents to rerank."""
+    rerank: Sequence[str] = ("int8",)
+    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
 
-    def describe(self) -> str:
-        """Explain the methods and their bytes, for the note below a table."""
+    def describe(self, budgets: Sequence[int] = ()) -> str:
+        """Explain the methods and their bytes, for the note below a table.
+
+        Args:
+            budgets: bytes that methods were asked to keep within; none where they follow from k.
+        """
+        if budgets:
+            shown = ", ".join(f"{budget:,}" for budget in budgets)
+            return (
+                f"Each method has its largest setting within {shown} bytes; bytes are those that a document takes, "
+                "everything counted. All read back what they store and compare it with a float query. "
+                "Each method: recipes/evaluation.md."
+            )
         return (
             f"In a search, queries keep {self.query_k_factor} k latents; CSR, decoded and CSR + a copy rerank the "
             f"best {self.candidates} documents. Bytes are those of a document's code or vector; the lists of an index "
@@ -39,42 +54,54 @@ def all_methods(
     head: CSRModel,
     train: np.ndarray | None,
     *,
-    ks: Sequence[int],
-    baselines: Sequence[str] = ("truncate", "pca", "int8", "binary"),
-    rerank: Sequence[str] = ("int8",),
-    width: Width = Width(),
+    ks: Sequence[int] = (),
+    budgets: Sequence[int] = (),
+    baselines: Sequence[str] = DEFAULT_BASELINES,
+    search: CSRSearch = CSRSearch(),
     similarity: Similarity = "cosine",
 ) -> list[Method]:
-    """Make the dense model, CSR at every k in its variants, and the baselines at the same bytes.
+    """Make the dense model, CSR, and the baselines at the same bytes.
 
-    Truncation, PCA and product quantization get the bytes of "CSR, decoded" at each k.
+    With `budgets`, every method gets its largest setting within each: CSR is packed, see `csr_hf.coding`, and int8
+    and sign bits are left out where they do not fit. Without, baselines of any size get the bytes of "CSR, decoded" at
+    each k.
 
     Args:
         head: the CSR head.
         train: embeddings that baselines are fitted on, shape (n, input_dim); None leaves out those that need a fit.
-        ks: active latents of a document; those beyond hidden_dim are left out.
-        baselines: truncate, pca, int8, binary, pq.
-        rerank: copies of the embeddings that rerank what CSR finds: binary, int8, float16.
-        width: of a search.
+        ks: active latents of a document, for CSR as sparse codes; those beyond hidden_dim are left out.
+        budgets: bytes of a document, for all methods.
+        baselines: of `Baseline`.
+        search: by CSR at `ks`.
         similarity: what the backbone compares its embeddings by. The dense model is measured by it, and all others
-            approximate it; CSR knows cosine and dot, see `CSRMethod`.
+            approximate it; CSR at `ks` knows cosine and dot, see `CSRMethod`.
 
     Returns:
         The methods, the dense model first.
 
     Raises:
-        ValueError: for an unknown name, or too few training embeddings for product quantization.
+        ValueError: for an unknown name, or too few training embeddings for a fit.
+        ImportError: if faiss is missing for what it fits, with the line to type.
     """
     dim = head.config.input_dim
-    for copy in rerank:
+    for copy in search.rerank:
         if copy not in get_args(Copy):
             raise ValueError(f"`rerank` {copy!r} is unknown. Known: {', '.join(get_args(Copy))}.")
     csr = [
-        CSRMethod(head, k, cast(Any, how), similarity=similarity, **width._asdict())
+        CSRMethod(
+            head,
+            k,
+            cast(Any, how),
+            query_k_factor=search.query_k_factor,
+            candidates=search.candidates,
+            similarity=similarity,
+        )
         for k in ks
         if k <= head.config.hidden_dim
-        for how in (None, "decoded", *rerank)
+        for how in (None, "decoded", *search.rerank)
     ]
-    budgets = [method.bytes_per_vector for method in csr if method.rerank == "decoded"]
+    packed = make_coder_methods(head, train, sorted(set(budgets)), similarity) if budgets else []
+    sizes = budgets or [method.bytes_per_vector for method in csr if method.rerank == "decoded"]
     rows = None if train is None else rows_for(train, similarity)
-    return [DenseMethod(dim, similarity), *csr, *make_baselines(baselines, rows, dim, budgets, similarity)]
+    rivals = make_baselines(baselines, rows, dim, sizes, similarity, always_whole=not budgets)
+    return [DenseMethod(dim, similarity), *packed, *csr, *rivals]

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-Baseline = Literal["truncate", "pca", "int8", "binary", "pq"]
+Baseline = Literal["truncate", "adapter", "pca", "int8", "binary", "rotated", "pq", "opq", "rabitq"]
 """What CSR is compared with, see `baselines`."""
+
+FITTED: tuple[Baseline, ...] = ("adapter", "pca", "int8", "rotated", "pq", "opq", "rabitq")
+"""Those that are fitted on training embeddings."""
+
+DEFAULT_BASELINES: tuple[Baseline, ...] = ("truncate", "pca", "int8", "binary")
+"""Those of a run whose sizes follow from k: quick to fit, and without faiss."""
+
+EQUAL_BYTES_BASELINES: tuple[Baseline, ...] = ("truncate", "adapter", "pq", "binary", "rotated")
+"""Those of a run that is measured at given bytes: of each kind what keeps most and is fitted in a minute."""
 
 Copy = Literal["binary", "int8", "float16"]
 """A copy of the embeddings, stored beside the codes to rerank by."""

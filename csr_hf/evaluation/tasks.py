@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.comparison import Measured, compare_methods
-from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.mteb import ENCODE_KWARGS, MTEBEncoder, model_meta
 from csr_hf.evaluation.results import SEEN, Results, Row
 from csr_hf.evaluation.single_scores import SingleScores
+from csr_hf.evaluation.vector_method import DenseMethod
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.runs.folder import RESULTS
 
@@ -165,7 +164,7 @@ class _Measurement:
         from csr_hf.evaluation.list_columns import read_columns_at_once
 
         task, backbone, known = self.task, self.cached.backbone, {}
-        if isinstance(method, CSRMethod):
+        if method.of_head:
             head = self.head
             known = {"name": head.name, "revision": head.revision, "training_datasets": head.trained_on}
             known["adapted_from"] = backbone.name

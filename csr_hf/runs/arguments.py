@@ -66,11 +66,15 @@ class MTEBArguments:
         ValueError: for a template of instructions that has no place for them.
     """
 
-    ks: Annotated[list[Annotated[int, Field(ge=1)]], Flag("k")] = field(default_factory=lambda: [4, 8, 16, 32, 64])
-    """Active latents of a document (default: 4,8,16,32,64)."""
+    bytes: list[Annotated[int, Field(ge=8)]] = field(default_factory=list)
+    """Bytes of a document that every method has to keep within, such as 16,24,48,64,96,128: each gets its largest
+    setting within each (default: those that the values of --k take)."""
+    ks: Annotated[list[Annotated[int, Field(ge=1)]] | None, Flag("k")] = None
+    """Active latents of a document, for CSR as sparse codes (default: 4,8,16,32,64; with --bytes none)."""
     baselines: list[Baseline] | None = None
-    """What to compare with: truncate, pca, int8, binary, pq. PCA, int8 and PQ are fitted on what the head was trained
-    on (default: all, but those three only while the embeddings of the training are in the cache)."""
+    """What to compare with: truncate, adapter, pca, int8, binary, rotated, pq, opq, rabitq. All but truncate and
+    binary are fitted on what the head was trained on (default: all, but those only while the embeddings of the
+    training are in the cache)."""
     rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16 (default: int8)."""
     query_k_factor: Annotated[int, Field(ge=1)] | None = None
@@ -95,6 +99,13 @@ class MTEBArguments:
     """cpu, cuda, ...; default the best there is."""
     trust_remote_code: bool = False
     """Run code of the backbone's repository; read it first."""
+
+    @property
+    def measured_ks(self) -> list[int]:
+        """Active latents that are measured."""
+        if self.ks is not None:
+            return self.ks
+        return [] if self.bytes else [4, 8, 16, 32, 64]
 
     def __post_init__(self) -> None:
         # Shells pass a backslash and an n.

@@ -17,8 +17,8 @@ from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.methods import Width, all_methods
-from csr_hf.evaluation.names import Baseline
+from csr_hf.evaluation.methods import CSRSearch, all_methods
+from csr_hf.evaluation.names import FITTED, Baseline
 from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, check_earlier, evaluate_tasks, load_tasks, remove_earlier
 from csr_hf.heads import load_head
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _TRAIN_ROWS = 100_000
 _BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-_FITTED: tuple[Baseline, ...] = ("pca", "int8", "pq")
 
 
 def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArguments | None = None) -> Benchmark:
     """Measure a head on MTEB tasks: the dense model, CSR at every k, and the baselines at the same bytes.
 
     The backbone embeds each text once, for all methods and for later calls. Baselines are fitted on the embeddings
-    that the head was trained on, never on a task; a head without its run has none, so PCA, PQ and int8 are left out.
+    that the head was trained on, never on a task; a head without its run has none, so those that need a fit are left
+    out.
 
     Args:
         source: output folder of `csr-hf run`, or folder or Hub id of a head.
@@ -71,17 +71,20 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         # Fails before hours of work if the head cannot be submitted.
         published_meta(str(source), model.backbone, model.head, model.head.config.k)
     trained_on = _find_trained_on(arguments.trained_on, recipe, loaded)
-    search = recipe.evaluation if recipe else EvaluationArguments()
-    width = Width(arguments.query_k_factor or search.query_k_factor, arguments.candidates or search.candidates)
+    own = recipe.evaluation if recipe else EvaluationArguments()
+    search = CSRSearch(
+        arguments.query_k_factor or own.query_k_factor, arguments.candidates or own.candidates, arguments.rerank
+    )
     details: dict[str, Any] = {
         **provenance(),
-        "note": width.describe(),
+        "note": search.describe(arguments.bytes),
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
         "similarity": model.backbone.similarity_fn_name,
         "instruction_template": arguments.instruction_template,
-        **width._asdict(),
+        "query_k_factor": search.query_k_factor,
+        "candidates": search.candidates,
     }
     if arguments.overwrite:
         remove_earlier(output.path)
@@ -90,7 +93,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         forget_flag("--overwrite")
     check_earlier(output.path, details)
     began = time.perf_counter()
-    methods = _make_methods(model, recipe, arguments, width)
+    methods = _make_methods(model, recipe, arguments, search)
     details["fit_seconds"] = round(time.perf_counter() - began, 1)
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
     template = arguments.instruction_template
@@ -99,9 +102,8 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
     benchmark = evaluate_tasks(loaded, methods, cached, output.path, meta, details)
     if arguments.submit_dir is not None:
         done = [task for name, task in loaded.items() if name not in benchmark.failures]
-        write_submission(
-            arguments.submit_dir, str(source), cached, model.head, done, arguments.ks, trained_on=trained_on
-        )
+        ks = arguments.measured_ks or [model.head.config.k]
+        write_submission(arguments.submit_dir, str(source), cached, model.head, done, ks, trained_on=trained_on)
     _plot(benchmark.results, output.plot)
     return benchmark
 
@@ -144,15 +146,17 @@ def _load_model(source: str | Path, recipe: RunRecipe | None, arguments: MTEBArg
     return _Model(name, repository.commit or head_fingerprint(head), backbone, head)
 
 
-def _make_methods(model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments, width: Width) -> list[Method]:
+def _make_methods(
+    model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments, search: CSRSearch
+) -> list[Method]:
     """Make the methods to compare, baselines fitted."""
     return all_methods(
         model.head,
         _embed_train(recipe, model.backbone, arguments.baselines),
-        ks=arguments.ks,
+        ks=arguments.measured_ks,
+        budgets=arguments.bytes,
         baselines=_BASELINES if arguments.baselines is None else arguments.baselines,
-        rerank=arguments.rerank,
-        width=width,
+        search=search,
         similarity=model.backbone.similarity_fn_name,
     )
 
@@ -168,7 +172,7 @@ def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[B
     Returns:
         An even sample, float32, shape (n, input_dim); None, with a line that says why, if baselines cannot be fitted.
     """
-    wanted = [name for name in (_BASELINES if asked is None else asked) if name in _FITTED]
+    wanted = [name for name in (_BASELINES if asked is None else asked) if name in FITTED]
     if not wanted:
         return None
     left_out = f"baselines  {', '.join(wanted)} are left out: they are fitted on what the head was trained on, and "

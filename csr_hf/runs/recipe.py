@@ -13,7 +13,7 @@ from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
 from csr_hf.embedding.arguments import BackboneSettings
-from csr_hf.evaluation.names import Baseline, Copy
+from csr_hf.evaluation.names import DEFAULT_BASELINES, EQUAL_BYTES_BASELINES, Baseline, Copy
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, known_keys, settings, suggest
@@ -80,16 +80,35 @@ class ModelArguments:
 class EvaluationArguments:
     """What is measured on the held-out rows."""
 
-    ks: list[Annotated[int, Field(ge=1)]] = field(default_factory=lambda: [8, 16, 32, 64])
-    """Active latents to report."""
+    bytes: list[Annotated[int, Field(ge=8)]] = field(default_factory=list)
+    """Bytes of a document that every method has to keep within, each in its largest setting; none: those that `ks`
+    take."""
+    ks: list[Annotated[int, Field(ge=1)]] | None = None
+    """Active latents to report, for CSR as sparse codes; default 8, 16, 32, 64, with `bytes` none."""
     query_k_factor: Annotated[int, Field(ge=1)] = 4
     """A query keeps this many times the documents' latents, at no cost in storage."""
     candidates: Annotated[int, Field(ge=1)] = 300
     """Documents that the first stage hands to the second."""
-    baselines: list[Baseline] = field(default_factory=lambda: ["truncate", "pca", "int8", "binary"])
-    """What CSR is compared with: truncate, pca, int8, binary, pq."""
+    baselines: list[Baseline] | None = None
+    """What CSR is compared with: truncate, adapter, pca, int8, binary, rotated, pq, opq, rabitq. Default truncate,
+    pca, int8 and binary; with `bytes` truncate, adapter, pq, binary and rotated. The last three of the list need
+    faiss, and opq takes many minutes to fit."""
     rerank: list[Copy] = field(default_factory=lambda: ["int8"])
     """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
+
+    @property
+    def measured_baselines(self) -> list[Baseline]:
+        """What CSR is compared with."""
+        if self.baselines is not None:
+            return self.baselines
+        return list(EQUAL_BYTES_BASELINES if self.bytes else DEFAULT_BASELINES)
+
+    @property
+    def measured_ks(self) -> list[int]:
+        """Active latents that are reported."""
+        if self.ks is not None:
+            return self.ks
+        return [] if self.bytes else [8, 16, 32, 64]
 
 
 @settings

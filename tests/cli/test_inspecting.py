@@ -11,11 +11,14 @@ from csr_hf.cli.glossary import GLOSSARY
 from csr_hf.cli.main import main
 from csr_hf.embedding.cache import embed_dataset
 from csr_hf.embedding.loading import load_backbone
-from csr_hf.evaluation.baselines import PCA, Binary, DenseMethod, Int8, ProductQuantization, Truncation
 from csr_hf.evaluation.cross_modal import CUTOFFS
+from csr_hf.evaluation.faiss_quantizers import OptimizedProductQuantization, ProductQuantization, RaBitQ
 from csr_hf.evaluation.labeled import NEAREST, PROBE
 from csr_hf.evaluation.names import Copy
+from csr_hf.evaluation.prefixes import PCA, Adapter, Truncation
 from csr_hf.evaluation.retrieval import NDCG, RECALL
+from csr_hf.evaluation.scalar_quantizers import Binary, Int8, RotatedSigns
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.conftest import make_head
 
 
@@ -58,7 +61,8 @@ def test_words_are_explained(capsys):
 
 def test_every_word_of_the_tables_is_explained():
     said = [NDCG, RECALL, NEAREST, PROBE, f"R@{CUTOFFS[-1]}", "k", "bytes", "retention", "kept", *get_args(Copy)]
-    said += [kind.name for kind in (DenseMethod, Truncation, PCA, Int8, Binary, ProductQuantization)]
+    said += [kind.name for kind in (DenseMethod, Truncation, Adapter, PCA, Int8, Binary, RotatedSigns)]
+    said += [kind.name for kind in (ProductQuantization, OptimizedProductQuantization, RaBitQ)]
     assert set(said) - GLOSSARY.keys() == {"float16"}
     assert "float16" in GLOSSARY["copies"]
 

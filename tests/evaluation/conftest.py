@@ -6,6 +6,17 @@ from csr_hf.evaluation.results import Results, Row
 from tests.publishing.conftest import make_head
 
 
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def skewed():
+    """300 rows of unit norm, 24 dimensions whose variances fall, around a mean that is not zero."""
+    rng = np.random.default_rng(0)
+    return unit((rng.standard_normal((300, 24)) @ np.diag(1 / np.arange(1, 25)) + 0.1).astype(np.float32))
+
+
 @pytest.fixture(scope="session")
 def cached(backbone, tmp_path_factory):
     return CachedBackbone(backbone, tmp_path_factory.mktemp("embeddings"))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cross_modal import evaluate_cross_modal
 from csr_hf.evaluation.csr_methods import CSRMethod
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.conftest import make_head
 
 CAPTIONS = ["a", "b", "c", "a", "d", "b"]

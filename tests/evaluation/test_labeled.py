@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.labeled import NEAREST, PROBE, evaluate_labeled
 from csr_hf.evaluation.probes import knn_accuracy, linear_probe_accuracy
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.conftest import make_head
 
 

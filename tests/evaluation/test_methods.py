@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from csr_hf.evaluation.csr_methods import CSRMethod
-from csr_hf.evaluation.methods import all_methods
+from csr_hf.evaluation.methods import CSRSearch, all_methods
 from tests.publishing.conftest import make_head
 
 
@@ -50,7 +50,7 @@ def test_every_method_searches_and_scores_as_it_is_defined(minilm_head, searched
         documents[::-1],
         ks=[8, 32],
         baselines=["truncate", "pca", "int8", "binary"],
-        rerank=["int8", "binary", "float16"],
+        search=CSRSearch(rerank=["int8", "binary", "float16"]),
     )
     methods.append(CSRMethod(minilm_head, 8, plain=True))
     assert len({str(method.settings) for method in methods}) == len(methods)
@@ -90,7 +90,7 @@ def test_without_training_embeddings_fitted_baselines_are_left_out(minilm_head):
 
 def test_copies_that_do_not_exist_are_refused(minilm_head):
     with pytest.raises(ValueError, match=r"`rerank` 'in8' is unknown\. Known: binary, int8, float16"):
-        all_methods(minilm_head, None, ks=[8], rerank=["in8"])
+        all_methods(minilm_head, None, ks=[8], search=CSRSearch(rerank=["in8"]))
     with pytest.raises(ValueError, match=r"`rerank` \('int8'\) needs refined codes"):
         CSRMethod(minilm_head, 8, "int8", plain=True)
 
@@ -119,7 +119,7 @@ def test_methods_approximate_dot_products_where_the_backbone_compares_by_them(mi
         documents,
         ks=[32],
         baselines=["truncate", "pca", "int8", "binary"],
-        rerank=["int8", "binary", "float16"],
+        search=CSRSearch(rerank=["int8", "binary", "float16"]),
         similarity="dot",
     )
     exact = queries @ documents.T
@@ -178,7 +178,9 @@ def test_baselines_approximate_distances_and_csr_is_searched_by_cosine(minilm_he
 
 def test_settings_tell_similarities_apart_and_bytes_count_norms(minilm_head, searched):
     named = {
-        similarity: all_methods(minilm_head, searched[0], ks=[8], rerank=["int8", "binary"], similarity=similarity)
+        similarity: all_methods(
+            minilm_head, searched[0], ks=[8], search=CSRSearch(rerank=["int8", "binary"]), similarity=similarity
+        )
         for similarity in ("cosine", "dot", "euclidean")
     }
     dense = [methods[0].settings for methods in named.values()]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
-from csr_hf.evaluation.baselines import Binary, DenseMethod, Int8
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
+from csr_hf.evaluation.scalar_quantizers import Binary, Int8
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.helpers.mteb_tasks import TEXT_TASKS, often, scores_of
 from tests.publishing.conftest import make_head
 

@@ -11,10 +11,10 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from csr_hf import load_backbone
-from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
+from csr_hf.evaluation.vector_method import DenseMethod
 from csr_hf.publishing.sentence_transformers import write_full
 from tests.conftest import make_head
 from tests.helpers.backbones import KINDS

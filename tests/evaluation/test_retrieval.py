@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from csr_hf.codes import encode_embeddings, project_queries
-from csr_hf.evaluation.methods import Width, all_methods
+from csr_hf.evaluation.methods import CSRSearch, all_methods
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
 from tests.conftest import make_head
@@ -16,7 +16,7 @@ def measured():
     queries = documents + 0.5 * rng.standard_normal((200, 12)).astype(np.float32)
     queries, documents = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, documents))
     head = make_head()
-    methods = all_methods(head, documents[::-1], ks=[2, 5, 99], width=Width(3, 200))
+    methods = all_methods(head, documents[::-1], ks=[2, 5, 99], search=CSRSearch(3, 200))
     rows = evaluate_retrieval(methods, queries, documents, task="t")
     return head, queries, documents, {(row.metric, row.method, row.k): row for row in rows}, rows
 

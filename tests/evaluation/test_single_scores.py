@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from csr_hf.evaluation.baselines import Binary, DenseMethod
 from csr_hf.evaluation.intervals import draw
+from csr_hf.evaluation.scalar_quantizers import Binary
 from csr_hf.evaluation.single_scores import resample_spearman
 from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.helpers.mteb_tasks import TEXT_TASKS, by_name
 
 META = HeadMeta("user/x", "1")

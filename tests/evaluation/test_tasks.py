@@ -5,13 +5,13 @@ import logging
 
 import pytest
 
-from csr_hf.evaluation.baselines import DenseMethod
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.csr_methods import CSRMethod
 from csr_hf.evaluation.methods import all_methods
 from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks, load_tasks
+from csr_hf.evaluation.vector_method import DenseMethod
 from tests.helpers.mteb_tasks import TEXT_TASKS, by_name, often, scores_of
 
 META = HeadMeta("user/x", "1")

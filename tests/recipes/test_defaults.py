@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from csr_hf import MTEBArguments, RunRecipe
-from csr_hf.evaluation.methods import Width
+from csr_hf.evaluation.methods import CSRSearch
 from csr_hf.runs.recipe import EvaluationArguments
 from csr_hf.training.arguments import PRESETS, CSRTrainingArguments
 from tests.helpers.scripts import ROOT
@@ -27,7 +27,7 @@ def test_recipes_set_no_width_of_a_search_of_their_own(path):
 
 def test_a_search_is_as_wide_everywhere():
     own = EvaluationArguments()
-    assert Width() == (own.query_k_factor, own.candidates)
+    assert CSRSearch() == (own.query_k_factor, own.candidates, tuple(own.rerank))
     # An evaluation takes what the run was measured with.
     assert (MTEBArguments().query_k_factor, MTEBArguments().candidates) == (None, None)
     assert f"many candidates as the recipe says, {own.candidates} by default" in read("README.md")

@@ -92,7 +92,7 @@ def test_settings_of_a_backbone_are_keys_and_round_trip(tmp_path):
         ({"training": {"preset": "best"}}, r"`preset` \('best'\) is unknown. Choose one of: csr, "),
         ({"model": 3}, r"`model` \(3\) must be a section with keys: hidden_dim"),
         ({"evaluation": {"ks": 8}}, r"`evaluation.ks` \(8\)"),
-        ({"evaluation": {"baselines": ["pca", "pqq"]}}, r"`evaluation.baselines.1` \('pqq'\).*'binary' or 'pq'"),
+        ({"evaluation": {"baselines": ["pca", "pqq"]}}, r"`evaluation.baselines.1` \('pqq'\).*Did you mean `pq`"),
         ({"training": {"output_dir": "x"}}, r"`training.output_dir` \('x'\).*Remove this key and set `output_dir`"),
         ({"training": {"eval_steps": 5}, "data": {"held_out": 0}}, r"`training.eval_steps` \(5\) needs held-out rows"),
         ({"training": {"early_stopping_patience": 5}}, r"`early_stopping_patience` \(5\) needs evaluations"),
