@@ -20,7 +20,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "int8": {"color": "#3c887e", "marker": "D"},
     "binary": {"color": "#6a4c93", "marker": "P"},
     "PQ": {"color": "#55a630", "marker": "v"},
+    "OPQ": {"color": "#2b6a1f", "marker": "<"},
+    "RaBitQ": {"color": "#b5651d", "marker": ">"},
+    "adapter": {"color": "#1f9bcf", "marker": "X"},
+    "rotated signs": {"color": "#9d78c9", "marker": "p"},
 }
+# CSR in settings of any name: where it stands has to be seen at once.
+_OWN_STYLE = {"marker": "o", "linewidth": 2.4}
 # Sizes that are closer than this factor share a tick, or their numbers would overlap.
 _APART = 1.25
 
@@ -148,7 +154,7 @@ def _draw_sizes(axes: Any, points: Sequence[tuple[str, Point]]) -> None:
     """Draw a line for each method through its points (x: bytes, y: retention); bytes are on a logarithmic axis."""
     for method in dict.fromkeys(method for method, _ in points if method != "dense"):
         line = [point for name, point in points if name == method]
-        draw_line(axes, line, label=method, **_STYLES.get(method, {"marker": "o"}))
+        draw_line(axes, line, label=method, **_STYLES.get(method, _OWN_STYLE))
     set_log_axis(
         axes, {point.x for method, point in points if method.startswith("CSR") or method in ("int8", "binary")}
     )

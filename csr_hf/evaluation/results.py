@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_hf.evaluation.intervals import RESAMPLES, Interval, half_width
+from csr_hf.evaluation.equal_bytes import BudgetTable, join_numbers, make_budget_table
+from csr_hf.evaluation.intervals import RESAMPLES, half_width
+from csr_hf.evaluation.row import Row
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.folder import RESULTS
 
@@ -32,62 +33,6 @@ _COMPARED = {
 
 SEEN = " (the head was trained on its data)"
 """Appended to the name of a task wherever it is shown, if the head has seen the task."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured figure."""
-
-    task: str
-    metric: str
-    method: str
-    k: int | None
-    """Active latents of a document; None where a method has none."""
-    bytes_per_vector: int
-    """Bytes stored for one document."""
-    score: float
-    retention: float
-    """Score divided by the dense model's score on the same task and metric."""
-    n_queries: int | None = None
-    """Queries, pairs or draws that the score stands on; None where nothing says."""
-    unit: str = "queries"
-    """What `n_queries` counts: "queries", "pairs" or "draws"."""
-    n_documents: int | None = None
-    """Documents that are searched; None where nothing is."""
-    interval: Interval | None = None
-    """95 % confidence interval of the score, by the bootstrap over what it stands on."""
-    retention_interval: Interval | None = None
-    """The same of the retention, with both methods on the same resamples."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds of it; what is unknown is left out, `k` aside."""
-        fields = dataclasses.asdict(self)
-        known = {name: value for name, value in fields.items() if value is not None or name == "k"}
-        return {name: value for name, value in known.items() if (name, value) != ("unit", "queries")}
-
-    def shown(self, *, with_intervals: bool = True) -> list[str]:
-        """Return score and retention as tables show them, with no more digits than their intervals make sense of."""
-        digits = 4 if self.interval is None else 3
-        found = [f"{self.score:.{digits}f}", f"{self.retention:.3f}"]
-        if with_intervals:
-            for place, interval in enumerate((self.interval, self.retention_interval)):
-                # The dense model keeps all of itself on every resample.
-                if half_width(interval) > 0:
-                    found[place] += f" ± {half_width(interval):.3f}"
-        return found
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Row:
-        """Make one of what JSON holds.
-
-        Raises:
-            TypeError: for unknown fields, missing ones, or an interval that is no pair.
-        """
-        for name in ("interval", "retention_interval"):
-            if fields.get(name) is not None:
-                low, high = map(float, fields[name])
-                fields = {**fields, name: (low, high)}
-        return cls(**fields)
 
 
 @dataclass
@@ -153,9 +98,14 @@ class Results:
         return "\n".join(table)
 
     def to_markdown(self) -> str:
-        """Make a table for each task, before them a summary of several tasks, and a note on how they were measured."""
+        """Make a table for each task, and a note on how they were measured.
+
+        Before them stand what each method keeps within each budget of bytes, if the results were measured at such, and
+        a summary of several tasks.
+        """
         several = len({row.task for row in self.rows}) > 1
-        lines = ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
+        lines = self._budget_markdown()
+        lines += ["### All tasks, share of the dense score", "", self.summary_markdown(), ""] if several else []
         for task in dict.fromkeys(row.task for row in self.rows):
             header, body = self._table(task, with_intervals=True)
             lines += [
@@ -172,6 +122,34 @@ class Results:
             if name in self.details:
                 lines.append(f"{name.capitalize()}: {self.details[name]}  ")
         return "\n".join(lines).rstrip()
+
+    @property
+    def budgets(self) -> BudgetTable | None:
+        """What each method keeps within each budget of bytes; None if the results were not measured at such."""
+        wanted = self.details.get("budgets")
+        table = make_budget_table(self.rows, wanted) if wanted and self.rows else None
+        return table if table and table.lines else None
+
+    def _budget_markdown(self) -> list[str]:
+        if self.budgets is None:
+            return []
+        header, body = self.budgets.to_cells(lambda figure: f"**{figure}**")
+        rows = [
+            _markdown_row(header),
+            _markdown_row(["---"] + ["---:"] * (len(header) - 1)),
+            *map(_markdown_row, body),
+        ]
+        return [f"### {self._budget_title()}", "", *rows, "", self._explain_budgets(self.budgets), ""]
+
+    def _budget_title(self) -> str:
+        tasks = list(dict.fromkeys(row.task for row in self.rows))
+        over = f"mean over {len(tasks)} tasks" if len(tasks) > 1 else f"{self.rows[0].metric}, {tasks[0]}"
+        return f"At equal bytes, share of the dense score ({over})"
+
+    @staticmethod
+    def _explain_budgets(table: BudgetTable) -> str:
+        sentence = "In brackets the bytes that a document takes; the best of each budget is bold."
+        return f"{sentence} {table.describe_rivals()}".strip()
 
     def describe_index(self) -> str:
         """Say in a sentence what the index of the run finds of the dense model's hits; empty where nothing says."""
@@ -190,16 +168,21 @@ class Results:
         return _COMPARED.get(str(self.details.get("similarity")), "")
 
     def to_tables(self) -> list[Table]:
-        """Make the table of each task for a terminal."""
-        from rich.table import Table
-
+        """Make the tables for a terminal: that at equal bytes if there is one, then each task's."""
         tables = []
+        if self.budgets is not None:
+            header, body = self.budgets.to_cells(lambda figure: f"[bold]{figure}[/]")
+            tables.append(_start_table(self._budget_title(), self._explain_budgets(self.budgets)))
+            for number, name in enumerate(header):
+                tables[0].add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+            for line in body:
+                tables[0].add_row(*line)
         for task in dict.fromkeys(row.task for row in self.rows):
             is_narrow = len(self._table(task, with_intervals=True)[0]) <= _MOST_COLUMNS
             header, body = self._table(task, with_intervals=is_narrow)
             basis = self._describe_basis(task, with_intervals=is_narrow)
             caption = " ".join([*basis, self.compared_by]).strip() or None
-            table = Table(title=task + self._mark(task), title_justify="left", caption=caption, caption_justify="left")
+            table = _start_table(task + self._mark(task), caption)
             for number, name in enumerate(header):
                 # A shorter name lets several metrics fit on a line.
                 name = "kept" if name == "retention" and not is_narrow else name
@@ -233,7 +216,7 @@ class Results:
                 width = max(half_width(each.retention_interval) for each in (row, other))
                 if abs(row.retention - other.retention) < width:
                     alike.setdefault((row.method, other.method), []).append(row.bytes_per_vector)
-        pairs = [f"{' and '.join(pair)} ({_join(sizes)} bytes)" for pair, sizes in alike.items()]
+        pairs = [f"{' and '.join(pair)} ({join_numbers(sizes)} bytes)" for pair, sizes in alike.items()]
         if pairs:
             found.append(f"Not told apart by these {rows[0].unit}: {'; '.join(pairs)}.")
         return found
@@ -299,10 +282,10 @@ def find_other_head(path: Path, head: str) -> str | None:
     return f"{path} holds figures {of}, not of this one ({head}): they are left out; measure this one"
 
 
-def _join(numbers: list[int]) -> str:
-    """Write numbers in order, with an "and" before the last."""
-    *others, last = [f"{number:,}" for number in sorted(set(numbers))]
-    return f"{', '.join(others)} and {last}" if others else last
+def _start_table(title: str, caption: str | None) -> Table:
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", caption=caption, caption_justify="left")
 
 
 def _markdown_row(cells: list[str]) -> str:

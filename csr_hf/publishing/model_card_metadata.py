@@ -10,7 +10,7 @@ from csr_hf.data.readers import is_file_name
 from csr_hf.evaluation.results import Row
 from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import CardFacts
-from csr_hf.publishing.model_card_sections import HEAD_METHODS, list_data_sources
+from csr_hf.publishing.model_card_sections import list_data_sources
 
 _TAGS = ["sparse", "csr", "csr_hf"]
 _CATEGORIES: dict[str, dict[str, Any]] = {
@@ -102,7 +102,7 @@ def make_eval_results(facts: CardFacts) -> dict[str, str]:
 def _select_main_rows(rows: list[Row]) -> list[Row]:
     """Select the head's own results in each task's main metric, which is the task's first."""
     main = {row.task: row.metric for row in reversed(rows)}
-    return [row for row in rows if row.method in HEAD_METHODS and row.metric == main[row.task]]
+    return [row for row in rows if row.is_code_alone and row.metric == main[row.task]]
 
 
 def _make_index_entry(facts: CardFacts, row: Row) -> Any:

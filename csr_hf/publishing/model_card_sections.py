@@ -8,9 +8,6 @@ from typing import Any
 from csr_hf.evaluation.intervals import half_width
 from csr_hf.evaluation.results import Results, Row
 
-HEAD_METHODS = ("CSR", "CSR, decoded")
-"""Names of the evaluated methods that store nothing but the head's codes."""
-
 _HUB = "https://huggingface.co"
 
 
@@ -48,11 +45,11 @@ def _say_kept(row: Row) -> str:
 
 
 def find_best_row(results: Results | None, k: int) -> Row | None:
-    """Find the head's row of the highest retention at the k it was trained at, on the first task and metric."""
+    """Find the head's row of the highest retention at the k nearest to its own, on the first task and metric."""
     rows = results.rows if results else []
-    rows = [row for row in rows if row.k == k and (row.task, row.metric) == (rows[0].task, rows[0].metric)]
-    rows = [row for row in rows if row.method in HEAD_METHODS]
-    return max(rows, key=lambda row: row.retention, default=None)
+    rows = [row for row in rows if (row.task, row.metric) == (rows[0].task, rows[0].metric)]
+    own = [(abs(row.k - k), -row.retention, number) for number, row in enumerate(rows) if row.k and row.is_code_alone]
+    return rows[min(own)[2]] if own else None
 
 
 def render_results(measured: list[Results], folder: str) -> str:

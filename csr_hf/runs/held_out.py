@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,7 +66,9 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     note = search.describe(arguments.bytes)
     if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
         note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."
-    details = {"note": note, "head": head_fingerprint(head), "similarity": methods[0].similarity}
+    details: dict[str, Any] = {"note": note, "head": head_fingerprint(head), "similarity": methods[0].similarity}
+    if arguments.bytes:
+        details["budgets"] = arguments.bytes
     results = Results(rows, {**provenance(), **details})
     for task in dict.fromkeys(row.task for row in rows):
         for doubt in results.doubts(task):

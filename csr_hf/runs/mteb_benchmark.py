@@ -78,6 +78,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
     details: dict[str, Any] = {
         **provenance(),
         "note": search.describe(arguments.bytes),
+        **({"budgets": arguments.bytes} if arguments.bytes else {}),
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
