@@ -6,6 +6,8 @@ cosine the vectors that PQ and OPQ read back get unit norm, which follows from t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ RABITQ_BITS = (1, 2, 3, 4)
 """Bits a dimension that RaBitQ is measured with."""
 _LOWEST = float(np.finfo(np.float32).min)
 _ROWS_AT_A_TIME = 8_192
+_FEW_ROWS = 20_000
 
 
 def import_faiss() -> Any:
@@ -61,13 +64,18 @@ class ProductQuantization(VectorMethod):
                 "out `pq` and `opq`."
             )
         super().__init__(size, similarity, fit)
-        self.codec = self._make_codec(import_faiss(), dim)
-        self.codec.train(np.ascontiguousarray(train, np.float32))
+        faiss = import_faiss()
+        self.codec = self._make_codec(faiss, dim)
+        with _threads_for(faiss, len(train)):
+            self.codec.train(self._choose_rows(train))
 
     def store(self, rows: np.ndarray) -> np.ndarray:
         """Replace every part by its nearest centroid."""
         codes = self.codec.sa_encode(np.ascontiguousarray(rows, np.float32))
         return rows_for(self.codec.sa_decode(codes), self.similarity)
+
+    def _choose_rows(self, train: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(train, np.float32)
 
     def _make_codec(self, faiss: Any, dim: int) -> Any:
         index = faiss.IndexPQ(dim, self.bytes_per_vector, _BITS)
@@ -83,6 +91,11 @@ class OptimizedProductQuantization(ProductQuantization):
     """
 
     name = "OPQ"
+
+    def _choose_rows(self, train: np.ndarray) -> np.ndarray:
+        # faiss 1.15 ends the process where there are fewer rows than dimensions; the same rows again change no fit.
+        times = -(-train.shape[1] // len(train))
+        return super()._choose_rows(np.tile(train, (times, 1)))
 
     def _make_codec(self, faiss: Any, dim: int) -> Any:
         rotation = faiss.OPQMatrix(dim, self.bytes_per_vector)
@@ -156,6 +169,22 @@ class RaBitQ(VectorMethod):
         by_probe = estimates.reshape(len(self._probes), len(rows))
         constant = by_probe[0]
         return np.ascontiguousarray(np.vstack([by_probe[1:] - constant, constant]).T)
+
+
+@contextmanager
+def _threads_for(faiss: Any, rows: int) -> Iterator[None]:
+    """Let faiss fit on one thread where rows are few.
+
+    Its matrices are small then, and threads that wait for each other cost more than they save: up to thirty times
+    where another process has one of the cores.
+    """
+    before = faiss.omp_get_max_threads()
+    if rows < _FEW_ROWS:
+        faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def count_rabitq_bytes(dim: int, bits: int) -> int:

@@ -1,6 +1,3 @@
-import sys
-import types
-
 import numpy as np
 import pytest
 
@@ -8,38 +5,8 @@ from csr_hf.codes import head_fingerprint
 from csr_hf.evaluation.coder_method import CoderMethod
 from csr_hf.evaluation.methods import all_methods
 from tests.evaluation.conftest import unit
+from tests.helpers.coders import Halves
 from tests.publishing.conftest import make_head
-
-
-class Halves:
-    """A coder that keeps the first components in float16."""
-
-    def __init__(self, size):
-        self.name, self.k, self.bytes_per_vector, self.settings = (
-            "CSR, packed",
-            size // 2,
-            2 * (size // 2),
-            {"bits": 16},
-        )
-
-    def encode(self, embeddings):
-        return embeddings[:, : self.k].astype(np.float16)
-
-    def decode(self, packed):
-        return np.pad(packed, ((0, 0), (0, 12 - self.k))).astype(np.float32)
-
-
-@pytest.fixture
-def coders(monkeypatch):
-    """Lets `Halves` be what is fitted; gives the arguments of every call."""
-    calls = []
-
-    def fit_coders(head, train, budgets):
-        calls.append((head, train, budgets))
-        return [Halves(size) for size in budgets]
-
-    monkeypatch.setitem(sys.modules, "csr_hf.coding.coder", types.SimpleNamespace(fit_coders=fit_coders))
-    return calls
 
 
 @pytest.fixture
@@ -96,7 +63,7 @@ def test_each_modality_is_centered_as_the_head_does(rows):
     np.testing.assert_allclose(method.center(rows, "text"), rows - means[1], atol=1e-5)
 
 
-def test_at_given_bytes_every_method_is_made_within_them_once(rows, coders):
+def test_at_given_bytes_every_method_is_made_within_them_once(rows, fitted_coders):
     head = make_head(input_dim=12)
     methods = all_methods(head, rows, budgets=[8, 9, 16, 8], baselines=["truncate", "int8", "binary", "rotated"])
     assert [(method.name, method.k, method.bytes_per_vector) for method in methods] == [
@@ -110,13 +77,13 @@ def test_at_given_bytes_every_method_is_made_within_them_once(rows, coders):
         ("binary", None, 2),
         ("rotated signs", None, 2),
     ]
-    ((given_head, train, budgets),) = coders
+    ((given_head, train, budgets),) = fitted_coders
     assert given_head is head
     assert np.array_equal(train, rows)
     assert budgets == [8, 9, 16]
 
 
-def test_sparse_codes_can_be_measured_beside_packed_ones(rows, coders):
+def test_sparse_codes_can_be_measured_beside_packed_ones(rows, fitted_coders):
     methods = all_methods(make_head(input_dim=12), None, ks=[3], budgets=[8], baselines=["truncate"])
     assert [method.name for method in methods] == [
         "dense",

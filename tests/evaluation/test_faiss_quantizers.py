@@ -113,6 +113,18 @@ def test_fits_give_the_same_twice(rows, make):
     assert np.array_equal(make(rows[0]).store(rows[1]), make(rows[0]).store(rows[1]))
 
 
+def test_fewer_rows_than_dimensions_are_enough_for_a_rotation():
+    """faiss alone ends the whole process."""
+    train = unit(np.random.default_rng(0).standard_normal((260, 320)).astype(np.float32))
+    assert OptimizedProductQuantization(train, 2).store(train[:3]).shape == (3, 320)
+
+
+def test_threads_of_faiss_are_as_they_were(rows):
+    before = faiss.omp_get_max_threads()
+    ProductQuantization(rows[0], 2)
+    assert faiss.omp_get_max_threads() == before
+
+
 def test_nothing_can_be_stored(rows):
     train, documents, _ = rows
     assert RaBitQ(train, 1).store(documents[:0]).shape == (0, 25)

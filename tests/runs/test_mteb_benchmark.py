@@ -12,6 +12,7 @@ from mteb.mocks import MOCK_TASK_TEST_GRID
 
 from csr_hf import CSREncoder, MTEBArguments, Results, evaluate_mteb
 from csr_hf.cli.main import main
+from csr_hf.runs.recipe import EvaluationArguments
 from tests.publishing.conftest import make_head
 
 MOCK = {task.metadata.name: type(task) for task in MOCK_TASK_TEST_GRID}
@@ -35,13 +36,15 @@ def evaluate(run_folder, *flags):
 
 def test_command_measures_every_method_and_writes_everything(run_folder, mock_tasks, tmp_path, capsys):
     flags = ["--tasks", "MockRetrievalTask,MockSTSTask", "--k", "4,8", "--output-dir", tmp_path]
+    # Without the two that take longest to fit.
+    flags += ["--baselines", "truncate,pca,int8,binary,rotated,pq"]
     assert evaluate(run_folder, *flags, "--trained-on", "MockSTSTask") == 0
     said = capsys.readouterr().out
     assert "MockSTSTask: STS, cosine_spearman (the head was trained on its data)" in said
     results = Results.load(tmp_path)
     retrieval = {row.method for row in results.select(task="MockRetrievalTask")}
     assert retrieval == {
-        "dense", "CSR", "CSR, decoded", "CSR + int8", "truncation", "PCA", "PQ", "int8", "binary"
+        "dense", "CSR", "CSR, decoded", "CSR + int8", "truncation", "PCA", "PQ", "int8", "binary", "rotated signs"
     }  # fmt: skip
     assert {row.method for row in results.select(task="MockSTSTask")} == retrieval - {"CSR + int8"}
     assert {row.k for row in results.rows} == {None, 4, 8}
@@ -58,6 +61,43 @@ def test_command_measures_every_method_and_writes_everything(run_folder, mock_ta
     assert {meta["revision"] for meta in csr} == {CSREncoder.from_pretrained(run_folder, device="cpu").fingerprint}
     assert {meta["embed_dim"] for meta in csr} == {512}
     assert {tuple(meta["training_datasets"]) for meta in csr} == {("MockSTSTask",)}
+
+
+def test_every_method_keeps_within_given_bytes(run_folder, mock_tasks, fitted_coders, tmp_path):
+    flags = ["--tasks", "MockRetrievalTask,MockSTSTask", "--bytes", "16,50", "--output-dir", tmp_path]
+    assert evaluate(run_folder, *flags, "--baselines", "truncate,int8,binary,pq") == 0
+    results = Results.load(tmp_path)
+    assert {(row.method, row.k, row.bytes_per_vector) for row in results.select(task="MockSTSTask")} == {
+        ("dense", None, 1536),
+        ("CSR, packed", 8, 16),
+        ("CSR, packed", 25, 50),
+        ("truncation", None, 16),
+        ("truncation", None, 50),
+        ("PQ", None, 16),
+        ("PQ", None, 48),
+        ("binary", None, 48),
+    }
+    assert results.details["budgets"] == [16, 50]
+    text = (tmp_path / "results.md").read_text()
+    assert "At equal bytes, share of the dense score (mean over 2 tasks)" in text
+    assert "Each method has its largest setting within 16, 50 bytes" in text
+    # Results of a coder are the head's, in mteb's own files too.
+    metas = [json.loads(path.read_text()) for path in (tmp_path / "mteb").rglob("model_meta.json")]
+    own = [meta["experiment_kwargs"] for meta in metas if meta["name"] == f"local/{run_folder.name}"]
+    assert sorted(settings["bytes"] for settings in own) == [16, 50]
+
+
+def test_budgets_take_the_place_of_k():
+    assert MTEBArguments().measured_ks == [4, 8, 16, 32, 64]
+    assert EvaluationArguments().measured_ks == [8, 16, 32, 64]
+    for kind in (MTEBArguments, EvaluationArguments):
+        assert kind(bytes=[16]).measured_ks == []
+        assert kind(bytes=[16], ks=[4]).measured_ks == [4]
+        with pytest.raises(ValueError, match=r"`bytes\.0` \(7\)"):
+            kind(bytes=[7])
+    assert EvaluationArguments().measured_baselines == ["truncate", "pca", "int8", "binary"]
+    assert EvaluationArguments(bytes=[16]).measured_baselines == ["truncate", "adapter", "pq", "binary", "rotated"]
+    assert EvaluationArguments(bytes=[16], baselines=[]).measured_baselines == []
 
 
 def test_failed_task_gives_code_1_and_the_others_go_on(run_folder, mock_tasks, tmp_path, monkeypatch, capsys):
