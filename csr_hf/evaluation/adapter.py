@@ -19,7 +19,8 @@ _BATCH = 512
 _LEARNING_RATE = 2e-3
 _TEMPERATURE = 0.05
 _HELD_OUT = 0.1
-_MOST_HELD_OUT = 2_000
+_MOST_HELD_OUT = 300
+_MOST_SEARCHED = 10_000
 _TOP_K = 10
 
 
@@ -32,19 +33,19 @@ class AdapterMaps(NamedTuple):
     """The same after nested distillation."""
     held_out: np.ndarray
     """Training embeddings that neither was fitted on, shape (n, dim)."""
+    fitted: np.ndarray
+    """Those that both were fitted on, to search among: as many as a real corpus has, or neighbors are too far."""
     similarity: Similarity
 
     def best_for(self, format: PrefixFormat) -> np.ndarray:
-        """Return the map whose stored prefixes find more of the true neighbors of a fifth of the held-out rows."""
-        is_query = np.arange(len(self.held_out)) % 5 == 0
-        queries, documents = self.held_out[is_query], self.held_out[~is_query]
-        if not len(documents):
+        """Return the map whose stored prefixes find more of the true neighbors of the held-out rows."""
+        if not len(self.held_out):
             return self.trained
-        true = top_neighbors(queries, documents, _TOP_K, self.similarity)
+        true = top_neighbors(self.held_out, self.fitted, _TOP_K, self.similarity)
 
         def count_found(weight: np.ndarray) -> float:
             method = Adapter(weight, format, self.similarity)
-            return neighbor_recall(method.index(documents).search(queries, _TOP_K).positions, true).mean()
+            return neighbor_recall(method.index(self.fitted).search(self.held_out, _TOP_K).positions, true).mean()
 
         return max((self.trained, self.start), key=count_found)
 
@@ -65,7 +66,7 @@ def fit_adapter(
     vectors of the embeddings, whose prefixes keep their inner products best in the sum of squares.
 
     Args:
-        train: rows of `rows_for`, shape (n, dim); a tenth of them, 2,000 at most, is held out.
+        train: rows of `rows_for`, shape (n, dim); a tenth of them, 300 at most, is held out.
         similarity: what the embeddings are compared by: prefixes get unit norm for cosine, else inner products are
             compared, in units of the mean square norm.
         steps: batches to learn from.
@@ -104,7 +105,7 @@ def fit_adapter(
         torch.stack(losses).sum().backward()
         optimizer.step()
         schedule.step()
-    return AdapterMaps(start, weight.detach().numpy(), asked, similarity)
+    return AdapterMaps(start, weight.detach().numpy(), asked, train[:_MOST_SEARCHED], similarity)
 
 
 def _log_distribution(rows: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ def test_a_fit_gives_the_same_twice_and_holds_a_tenth_out():
     one, same, other = (fit_adapter(train, steps=5, batch_size=64, seed=seed) for seed in (3, 3, 4))
     assert np.array_equal(one.trained, same.trained)
     assert not np.array_equal(one.trained, other.trained)
-    assert one.held_out.shape == (30, 32)
+    assert (one.held_out.shape, one.fitted.shape) == ((30, 32), (270, 32))
     np.testing.assert_allclose(one.start.T @ one.start, np.eye(32), atol=1e-5)
 
 
@@ -60,9 +60,9 @@ def test_the_better_map_is_taken():
     rows = rotated_rows(300, 0)
     good, bad = np.linalg.eigh(rows.T @ rows)[1][:, ::-1], np.random.default_rng(0).standard_normal((32, 32))
     form = choose_format(8, 32, "cosine")
-    assert AdapterMaps(good, bad, rows, "cosine").best_for(form) is good
-    assert AdapterMaps(bad, good, rows, "cosine").best_for(form) is good
-    assert AdapterMaps(bad, good, rows[:0], "cosine").best_for(form) is good
+    assert AdapterMaps(good, bad, rows[:50], rows[50:], "cosine").best_for(form) is good
+    assert AdapterMaps(bad, good, rows[:50], rows[50:], "cosine").best_for(form) is good
+    assert AdapterMaps(bad, good, rows[:0], rows, "cosine").best_for(form) is good
 
 
 def test_dot_products_are_kept_where_the_backbone_compares_by_them():
