@@ -7,7 +7,6 @@ import torch
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel, load_backbone
 from tests import HUB_PORT
-from tests.helpers.coders import replace_coders
 from tests.helpers.hub_server import TOKEN, LocalHub
 from tests.helpers.runs import make_once, make_run
 from tests.helpers.scripts import ROOT, load_script
@@ -67,12 +66,6 @@ def hub(_hub):
     _hub.repos.clear()
     _hub.blobs.clear()
     return _hub
-
-
-@pytest.fixture
-def fitted_coders(monkeypatch):
-    """Lets a stand-in be the coders of every head; gives the arguments of every fit."""
-    return replace_coders(monkeypatch)
 
 
 @pytest.fixture

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csr_hf.codes import head_fingerprint, subtract_modality_mean
+from csr_hf.codes import subtract_modality_mean
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.similarity import rows_for
 from csr_hf.evaluation.vector_method import VectorMethod
 
 if TYPE_CHECKING:
+    from csr_hf.coding.coder import Coder
     from csr_hf.modeling_csr import CSRModel
-
-
-class Coder(Protocol):
-    """What `csr_hf.coding.coder` makes for a budget of bytes."""
-
-    name: str
-    """Shown in tables."""
-    k: int | None
-    """Active latents of a document at most; None where that varies."""
-    bytes_per_vector: int
-    """Bytes of a document."""
-    settings: dict[str, Any]
-    """Everything else that changes what is read back."""
-
-    def encode(self, embeddings: np.ndarray) -> Any:
-        """Pack embeddings, shape (n, dim)."""
-
-    def decode(self, packed: Any) -> np.ndarray:
-        """Read packed embeddings back, float32, shape (n, dim)."""
 
 
 class CoderMethod(VectorMethod):
@@ -39,15 +21,14 @@ class CoderMethod(VectorMethod):
 
     Args:
         coder: of the head.
-        head: the CSR head.
         similarity: what the backbone compares its embeddings by.
     """
 
     of_head = True
 
-    def __init__(self, coder: Coder, head: CSRModel, similarity: Similarity = "cosine") -> None:
+    def __init__(self, coder: Coder, similarity: Similarity = "cosine") -> None:
         super().__init__(coder.bytes_per_vector, similarity)
-        self.coder, self.head, self.name, self.k = coder, head, coder.name, coder.k
+        self.coder, self.name, self.k = coder, coder.name, coder.k
 
     def store_documents(self, documents: np.ndarray) -> np.ndarray:
         """Pack embeddings as they are, which is how the head was trained, and decode them."""
@@ -59,23 +40,18 @@ class CoderMethod(VectorMethod):
 
     def center(self, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
         """Subtract the head's mean of a modality."""
-        return subtract_modality_mean(self.head, embeddings, modality)
+        return subtract_modality_mean(self.coder.head, embeddings, modality)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name, k, bytes, those of the coder, and the head."""
-        return {
-            **super().settings,
-            "bytes": self.bytes_per_vector,
-            **self.coder.settings,
-            "head": head_fingerprint(self.head),
-        }
+        """Name, k, bytes, and those of the coder."""
+        return {**super().settings, "bytes": self.bytes_per_vector, **self.coder.settings}
 
 
 def make_coder_methods(
     head: CSRModel, train: np.ndarray | None, budgets: list[int], similarity: Similarity = "cosine"
 ) -> list[CoderMethod]:
-    """Make the head's coders for budgets of bytes, each setting once.
+    """Make the head's coders for budgets of bytes, each setting once, those without a residual first.
 
     Args:
         head: the CSR head.
@@ -85,5 +61,6 @@ def make_coder_methods(
     """
     from csr_hf.coding.coder import fit_coders
 
-    made = [CoderMethod(coder, head, similarity) for coder in fit_coders(head, train, budgets)]
+    coders = sorted(fit_coders(head, train, budgets), key=lambda coder: coder.residual is not None)
+    made = [CoderMethod(coder, similarity) for coder in coders]
     return list({str(method.settings): method for method in made}.values())

@@ -11,6 +11,8 @@ from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.atomic import write_whole
 
 _STYLES: dict[str, dict[str, Any]] = {
+    "CSR, packed": {"color": "#a4161a", "marker": "o", "linewidth": 2.4},
+    "CSR + residual": {"color": "#e85d04", "marker": "*", "markersize": 9, "linewidth": 2.4},
     "CSR, decoded": {"color": "#d1495b", "marker": "o", "linewidth": 2.4},
     "CSR + int8": {"color": "#8f2d56", "marker": "o", "linewidth": 1.4, "linestyle": ":"},
     "CSR + binary": {"color": "#c17c9b", "marker": "o", "linewidth": 1.4, "linestyle": ":"},

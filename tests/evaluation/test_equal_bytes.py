@@ -47,7 +47,7 @@ def test_rivals_are_named_where_they_are_ahead_by_more_than_the_half_width():
 
 
 def test_the_best_of_several_kinds_of_csr_counts():
-    better = row("CSR + signs", 48, 0.99, k=8)
+    better = row("CSR + residual", 48, 0.99, k=8)
     assert "At no budget" in make_budget_table([*ROWS, better], [16, 48]).describe_rivals()
 
 
@@ -77,6 +77,6 @@ def test_results_at_budgets_begin_with_their_table():
 
 def test_codes_alone_are_told_from_those_with_copies():
     alone = [
-        name for name in ("CSR", "CSR, decoded", "CSR + int8", "CSR + signs", "PQ") if row(name, 8, 1).is_code_alone
+        name for name in ("CSR", "CSR, decoded", "CSR + int8", "CSR + residual", "PQ") if row(name, 8, 1).is_code_alone
     ]
-    assert alone == ["CSR", "CSR, decoded", "CSR + signs"]
+    assert alone == ["CSR", "CSR, decoded", "CSR + residual"]
