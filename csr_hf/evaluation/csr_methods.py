@@ -15,6 +15,8 @@ from csr_hf.codes import (
     project_queries,
     subtract_modality_mean,
 )
+from csr_hf.coding.coder import Coder
+from csr_hf.coding.rounding import largest_row_bytes
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.method import Hits, Method, Searcher
 from csr_hf.evaluation.names import Copy
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.sparse_codes import SparseCodes
 
+_BITS = 4
 _NORM_BYTES = 4
 _NAMES = {None: "CSR", "decoded": "CSR, decoded"}
 
@@ -42,7 +45,7 @@ class CodesMatrix(scipy.sparse.csr_matrix):
 
 
 class CSRMethod(Method):
-    """Sparse codes of a head.
+    """Sparse codes of a head, stored packed with 4 bits a value.
 
     A search scores the largest projections of the dense query over inverted lists, and divides by the norm of the
     decoded document; `rerank` then scores the best candidates with the full dense query. Outside of a search codes
@@ -59,8 +62,9 @@ class CSRMethod(Method):
             embeddings, which is stored too. None keeps the ranking of the inverted lists.
         query_k_factor: a query keeps this many times k, at no cost in storage.
         candidates: documents to rerank.
-        plain: compare plain codes of both sides, as sentence-transformers does with the head. By default documents of
-            a search are encoded with refined values, or by matching pursuit if they are decoded.
+        plain: compare plain codes of both sides, as sentence-transformers does with the head, and store them as it
+            does: unpacked. By default documents of a search are encoded with refined values, or by a `Coder` if they
+            are decoded.
         similarity: what the backbone compares its embeddings by.
 
     Raises:
@@ -90,20 +94,15 @@ class CSRMethod(Method):
         self.query_k = min(k * query_k_factor, head.config.hidden_dim)
         self.name = _NAMES.get(rerank, f"CSR + {rerank}")
         self.retrieval_only = rerank in get_args(Copy)
-        self.refine: bool | Literal["pursuit"] = "pursuit" if rerank == "decoded" else not plain
         code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
-        # A search divides by the norm of the code or of the decoded document, so that is stored too. By dot product
-        # only signs need a norm beside them.
-        needs_norm = not self.by_dot or rerank == "binary"
-        self.bytes_per_vector = code.nbytes + (_NORM_BYTES if needs_norm else 0)
-        if self.retrieval_only:
-            self.bytes_per_vector += copy_bytes(str(rerank), head.config.input_dim)
+        self.coder = Coder(head, k=k, bits=_BITS) if rerank == "decoded" else None
+        self.bytes_per_vector = self._count_bytes(code.nbytes)
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
         """Encode to sparse codes, or to dense rows decoded from codes; of unit norm if compared by cosine."""
         if self.rerank == "decoded":
             return rows_for(decode_codes(self.head, self.encode_documents(embeddings)), self.similarity)
-        codes = encode_embeddings(self.head, embeddings, self.k, dtype="float16").astype("float32")
+        codes = self._encode(embeddings, refine=False).astype("float32")
         return CodesMatrix((codes if self.by_dot else codes.normalize()).to_scipy())
 
     def index(self, documents: np.ndarray) -> Searcher:
@@ -115,8 +114,10 @@ class CSRMethod(Method):
         return subtract_modality_mean(self.head, embeddings, modality)
 
     def encode_documents(self, embeddings: np.ndarray) -> SparseCodes:
-        """Encode documents of a search, float16."""
-        return encode_embeddings(self.head, embeddings, self.k, refine=self.refine, dtype="float16")
+        """Encode documents of a search, and read back what is stored of them."""
+        if self.coder is not None:
+            return self.coder.encode(embeddings).unpack()
+        return self._encode(embeddings, refine=not self.plain)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,10 +126,29 @@ class CSRMethod(Method):
             **super().settings,
             "query_k": self.query_k,
             "query": "codes" if self.plain else "projections",
-            "refine": str(self.refine),
+            "refine": "pursuit" if self.coder is not None else str(not self.plain),
+            **({} if self.plain else {"bits": _BITS}),
             "head": head_fingerprint(self.head),
             **({"candidates": self.candidates} if self.rerank else {}),
         }
+
+    def _count_bytes(self, plain_bytes: int) -> int:
+        """Count what is stored of a document; `plain_bytes` are those of an unpacked code."""
+        if self.plain:
+            # A search divides by the norm of the code. That of what a packed code decodes to follows from the code.
+            return plain_bytes + (0 if self.by_dot else _NORM_BYTES)
+        code = largest_row_bytes(self.head.config.hidden_dim, self.k, _BITS)
+        if not self.retrieval_only:
+            return code
+        # By dot product signs need the norm of the embedding beside them.
+        norm = _NORM_BYTES if self.by_dot and self.rerank == "binary" else 0
+        return code + norm + copy_bytes(str(self.rerank), self.head.config.input_dim)
+
+    def _encode(self, embeddings: np.ndarray, *, refine: bool) -> SparseCodes:
+        """Encode by the head; codes that are stored packed come with rounded values."""
+        dtype: Literal["float16", "float32"] = "float16" if self.plain else "float32"
+        codes = encode_embeddings(self.head, embeddings, self.k, refine=refine, dtype=dtype)
+        return codes if self.plain else codes.pack(_BITS).unpack()
 
 
 class CodeSearcher(Searcher):

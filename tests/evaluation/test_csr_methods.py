@@ -1,9 +1,13 @@
+import copy
+
 import numpy as np
 import torch
 
 from csr_hf.codes import decode_codes, encode_embeddings
+from csr_hf.coding.coder import Coder
 from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
 from tests.conftest import make_head
+from tests.evaluation.conftest import unit
 
 
 def test_documents_that_share_no_latent_come_last(minilm_head, searched):
@@ -15,14 +19,26 @@ def test_documents_that_share_no_latent_come_last(minilm_head, searched):
     assert (np.diff(hits.scores, axis=1) <= 0).all()
 
 
-def test_vectors_are_the_codes_or_what_they_decode_to(head, embeddings):
-    sparse = CSRMethod(head, 5).vectors(embeddings[:20])
-    codes = encode_embeddings(head, embeddings[:20], 5, dtype="float16").to_scipy().toarray().astype(np.float32)
+def test_vectors_are_the_codes_or_what_they_decode_to_rounded_as_they_are_stored(head, embeddings):
+    rows = embeddings[:20]
+    codes = encode_embeddings(head, rows, 5)
+    sparse, plain = CSRMethod(head, 5).vectors(rows), CSRMethod(head, 5, plain=True).vectors(rows)
     assert isinstance(sparse, CodesMatrix)
-    np.testing.assert_allclose(np.asarray(sparse), codes / np.linalg.norm(codes, axis=1, keepdims=True), atol=1e-4)
-    dense = CSRMethod(head, 5, "decoded").vectors(embeddings[:20])
-    decoded = decode_codes(head, encode_embeddings(head, embeddings[:20], 5, refine="pursuit", dtype="float16"))
-    np.testing.assert_allclose(dense, decoded / np.linalg.norm(decoded, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(sparse), unit(codes.pack(4).unpack().to_scipy().toarray()), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(plain), unit(codes.to_scipy().toarray()), atol=1e-3)
+    assert abs(np.asarray(sparse) - np.asarray(plain)).max() > 0.01
+    decoded = decode_codes(head, Coder(head, k=5, bits=4).encode(rows).unpack())
+    np.testing.assert_allclose(CSRMethod(head, 5, "decoded").vectors(rows), unit(decoded), atol=1e-5)
+
+
+def test_heads_in_half_precision_are_measured_alike(head, embeddings):
+    """On a GPU a head may be of another type than what compiled loops take."""
+    documents, queries = embeddings[:100], embeddings[100:110]
+    for how in (None, "decoded", "int8"):
+        expected = CSRMethod(head, 5, how).index(documents).search(queries, 5).scores
+        half = CSRMethod(copy.deepcopy(head).to(torch.bfloat16), 5, how)
+        # Where two latents are nearly as good, rounding may choose the other.
+        assert np.abs(half.index(documents).search(queries, 5).scores - expected).mean() < 0.02
 
 
 def test_centering_subtracts_the_mean_of_the_modality(embeddings):
@@ -46,3 +62,5 @@ def test_settings_name_everything_that_changes_a_score(head):
     ]
     assert len({str(method.settings) for method in variants}) == len(variants)
     assert [method.retrieval_only for method in variants] == [False] * 6 + [True, False]
+    bits = [method.settings.get("bits") for method in variants]
+    assert bits == [4, 4, 4, None, 4, 4, 4, 4]

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from csr_hf.codes import encode_embeddings, project_queries
+from csr_hf.coding.coder import Coder
+from csr_hf.coding.rounding import largest_row_bytes
 from csr_hf.evaluation.methods import CSRSearch, all_methods
 from csr_hf.evaluation.neighbors import ndcg_at, neighbor_recall, top_neighbors
 from csr_hf.evaluation.retrieval import NDCG, RECALL, evaluate_retrieval
@@ -25,7 +27,7 @@ def test_sparse_rows_equal_a_search_written_out(measured):
     head, queries, documents, rows, _ = measured
     neighbors = top_neighbors(queries, documents)
     for k in (2, 5):
-        stored = encode_embeddings(head, documents, k, refine=True, dtype="float16")
+        stored = encode_embeddings(head, documents, k, refine=True).pack(4).unpack()
         codes = stored.to_scipy().toarray()
         atoms, bias = head.encoder.weight.detach().numpy(), head.pre_bias.detach().numpy()
         asked = queries @ atoms.T
@@ -37,13 +39,13 @@ def test_sparse_rows_equal_a_search_written_out(measured):
         )
         assert rows[NDCG, "CSR", k].score == pytest.approx(ndcg_at(found, np.arange(200)).mean(), abs=1e-3)
         assert rows[RECALL, "CSR", k].score == pytest.approx(neighbor_recall(found, neighbors).mean(), abs=1e-3)
-        assert rows[NDCG, "CSR", k].bytes_per_vector == 4 * k + 4
+        assert rows[NDCG, "CSR", k].bytes_per_vector == largest_row_bytes(40, k, 4)
 
 
 def test_reranked_rows_equal_the_cosine_with_decoded_documents(measured):
     head, queries, documents, rows, _ = measured
     for k in (2, 5):
-        stored = encode_embeddings(head, documents, k, refine="pursuit", dtype="float16")
+        stored = Coder(head, k=k, bits=4).encode(documents).unpack()
         arrays = torch.from_numpy(stored.values.astype(np.float32)), torch.from_numpy(stored.indices.astype(np.int64))
         decoded = torch.nn.functional.normalize(head.decode(*arrays).detach(), dim=1).numpy()
         # Documents that share no latent with the query are no candidates.
@@ -52,7 +54,7 @@ def test_reranked_rows_equal_the_cosine_with_decoded_documents(measured):
         found = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         row = rows[NDCG, "CSR, decoded", k]
         assert row.score == pytest.approx(ndcg_at(found, np.arange(200)).mean(), abs=1e-3)
-        assert row.bytes_per_vector == 4 * k + 4
+        assert row.bytes_per_vector == largest_row_bytes(40, k, 4)
 
 
 def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
@@ -68,7 +70,7 @@ def test_dense_baselines_get_no_fewer_bytes_than_the_codes(measured):
 def test_reranking_by_a_copy_costs_codes_and_copy(measured):
     rows = measured[3]
     row = rows[NDCG, "CSR + int8", 5]
-    assert row.bytes_per_vector == 4 * 5 + 4 + 12 + 4
+    assert row.bytes_per_vector == largest_row_bytes(40, 5, 4) + 12 + 4
     # With all documents as candidates nothing but int8 decides, but for documents that share no latent.
     assert row.score == pytest.approx(rows[NDCG, "int8", None].score, abs=0.05)
 
