@@ -18,8 +18,8 @@ from csr_hf.plumbing.threads import available_threads, run
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
-# The inner products of all pairs of so many atoms take 256 MB.
-_MOST_LATENTS = 8192
+MOST_LATENTS = 8192
+"""The inner products of all pairs of so many atoms take 256 MB."""
 _TASK_ROWS = 64
 _BLOCK = 128
 _SWEEPS = 200
@@ -66,7 +66,7 @@ class Pursuit:
     def takes(head: CSRModel) -> bool:
         """Return whether a head is of a kind that this compiled pursuit is for: float32 on the CPU, not too wide."""
         weight = head.encoder.weight
-        return weight.dtype == torch.float32 and weight.device.type == "cpu" and len(weight) <= _MOST_LATENTS
+        return weight.dtype == torch.float32 and weight.device.type == "cpu" and len(weight) <= MOST_LATENTS
 
     def choose(self, embeddings: torch.Tensor, k: int) -> Chosen:
         """Choose at most k latents for each of the embeddings, float32, shape (n, input_dim), and fit their values."""

@@ -73,6 +73,9 @@ class CSRTrainingArguments:
     """Temperature of the similarity distillation."""
     balance: Weight = 0.0
     """Weight of the balance term, which makes inverted lists equally long."""
+    refits: Natural = 0
+    """Rounds at the end in which the dictionary is fitted to codes by pursuit, which is what documents are stored as;
+    needs a hidden_dim of at most 8,192. 0: none."""
     k_start: Natural = 0
     """k at the first step, annealed to the head's k over the first 70 % of the steps; 0: no annealing."""
     gradient_accumulation_steps: Count = 1

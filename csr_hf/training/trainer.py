@@ -27,6 +27,7 @@ from csr_hf.training.evaluation import HeldOutRows, average_over_processes
 from csr_hf.training.head_metrics import measure_head
 from csr_hf.training.loss import CSRLoss, LossOutput
 from csr_hf.training.pushing import prepare_push, push_head
+from csr_hf.training.refit import check_refits, refit
 from csr_hf.training.scaling import ScaledHead
 from csr_hf.training.tracking import Reports, describe_progress, make_accelerator
 
@@ -61,9 +62,8 @@ class CSRTrainer:
 
     Raises:
         ValueError: if `args.output_dir` is missing, the embeddings are empty, not finite, or not `input_dim` wide, the
-            head is not float32, the contrast needs pairs or labels that the data does not have, a tracker is unknown,
-            the number of processes is not `args.num_processes`, `args.eval_steps` is given without an `eval_dataset`,
-            or a callback is none.
+            head is not float32 or too wide for `refits`, the contrast lacks its pairs or labels, a tracker
+            is unknown, processes are not `num_processes`, `eval_steps` has no `eval_dataset`, or a callback is none.
         ImportError: if the package of a tracker is missing, with the line to type.
 
     Example:
@@ -90,6 +90,7 @@ class CSRTrainer:
             )
         if args.eval_steps and eval_dataset is None:
             raise ValueError(f"`eval_steps` ({args.eval_steps}) needs an `eval_dataset`. Give one, or set it to 0.")
+        check_refits(model, args)
         self.folder = RunFolder.of(args.output_dir)
         args = replace(args, **launched_settings(args.mixed_precision, args.gradient_accumulation_steps))
         self.args, self.model = args, model.train()
@@ -155,6 +156,8 @@ class CSRTrainer:
         is_over = self.step >= self.args.max_steps or self._reports.is_stopped
         if is_over and self.args.load_best_model_at_end:
             self._load_best()
+        if is_over and self.args.refits:
+            refit(self.model, self.batches.rows, self.args)
         self.model.eval()
         figures = self._reports.last_logged() | self._measure()
         examples = (self.step - first) * self.batch_size
