@@ -106,7 +106,10 @@ class EncodeOptions:
     refine: Literal["values", "pursuit"] | None = None
     """Better codes for documents: least-squares values, or support and values by matching pursuit."""
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
-    """Pack codes at their true size, with values of so many bits (PackedCodes.load; default: float16, unpacked)."""
+    """Pack codes at their true size, with values of so many bits, by pursuit unless --refine values (default:
+    float16, unpacked; PackedCodes.load)."""
+    bytes: Annotated[int, Field(ge=3)] | None = None
+    """Pack as many latents as fit into so many bytes a text, with values of 3 bits or --bits."""
     task: Literal["query", "document"] | None = None
     """Encode as queries or as documents, for backbones that tell them apart."""
     prompt_name: str | None = None

@@ -7,7 +7,7 @@ import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csr_hf.cli.output import print_hits, print_line, python_search, typed_questions
 from csr_hf.cli.recipes import read_recipe
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from csr_hf.backends import Backend
     from csr_hf.cli.invocation import Invocation
     from csr_hf.cli.options import SearchOptions
+    from csr_hf.coding.packing import PackedCodes
     from csr_hf.runs.searcher import Hit, RunSearcher
+    from csr_hf.sparse_codes import SparseCodes
 
 
 def encode(called: Invocation) -> Report:
     """Encode texts into a file."""
+    from csr_hf.coding.coder import Coder
     from csr_hf.data.texts import read_texts
     from csr_hf.encoder import CSREncoder
     from csr_hf.plumbing.atomic import check_writable
@@ -33,17 +36,30 @@ def encode(called: Invocation) -> Report:
     encoder = CSREncoder.from_pretrained(
         options.model, device=called.device, trust_remote_code=called.trust_remote_code
     )
-    codes = encoder.encode(
-        texts,
-        k=options.k,
-        refine="pursuit" if options.refine == "pursuit" else bool(options.refine),
-        prompt_name=options.prompt_name,
-        task=options.task,
-        batch_size=options.batch_size,
-    )
-    stored = codes.astype("float16") if options.bits is None else codes.pack(options.bits)
+    settings = {"prompt_name": options.prompt_name, "task": options.task, "batch_size": options.batch_size}
+    stored: SparseCodes | PackedCodes
+    if options.refine != "values" and (options.bits or options.bytes):
+        coder = Coder(
+            encoder.head,
+            k=options.k if options.k or options.bytes else encoder.head.config.k,
+            bits=options.bits or 3,
+            row_bytes=options.bytes,
+        )
+        stored = coder.encode(encoder.subtract_modality_means(encoder.embed(texts, **settings), texts))
+    elif options.bytes:
+        raise ValueError(f"`--bytes` ({options.bytes}) needs latents chosen by pursuit. Leave out `--refine values`.")
+    else:
+        refine: Any = "pursuit" if options.refine == "pursuit" else bool(options.refine)
+        codes = encoder.encode(texts, k=options.k, refine=refine, **settings)
+        stored = codes.astype("float16") if options.bits is None else codes.pack(options.bits)
     stored.save(options.output, ids=ids)
-    data = {"output": options.output, "rows": len(stored), "k": stored.k, "latents": stored.dim, "bits": options.bits}
+    data = {
+        "output": options.output,
+        "rows": len(stored),
+        "k": stored.k,
+        "latents": stored.dim,
+        "bits": getattr(stored, "bits", None),
+    }
     data["bytes_per_row"] = stored.nbytes / max(len(stored), 1)
     return Report(data, lambda: print_line(f"{stored} in {options.output}"))
 

@@ -108,7 +108,8 @@ COMMANDS = {
         examples="""
   csr-hf encode runs/quickstart/model texts.txt --output codes.safetensors
   csr-hf encode runs/quickstart/model faq.csv --column answer --k 16 --output codes.safetensors
-  csr-hf encode runs/quickstart/model texts.txt --refine pursuit --bits 4 --output packed.safetensors
+  csr-hf encode runs/quickstart/model texts.txt --bits 4 --output packed.safetensors
+  csr-hf encode runs/quickstart/model texts.txt --bytes 48 --output packed.safetensors
 """,
     ),
     "index": Command(

@@ -12,6 +12,7 @@ import yaml
 from csr_hf import CSREncoder, CSRModel, InvertedIndex, PackedCodes, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, decoded_norms
+from csr_hf.coding.coder import Coder
 from csr_hf.runs.embedding import embed
 from csr_hf.runs.first_head import first_head
 from csr_hf.runs.searcher import RunSearcher
@@ -169,7 +170,9 @@ def test_encode_command_packs_codes(finished, tmp_path, capsys):
     arguments = ["encode", model, str(tmp_path / "faq.csv"), "-o", str(output), "--no-progress", "--k", "5"]
     assert main([*arguments, "--bits", "4"]) == 0
     codes = PackedCodes.load(output)
-    expected = CSREncoder.from_pretrained(model).encode(["a first text", "another one"], k=5).pack(4)
+    encoder = CSREncoder.from_pretrained(model)
+    embeddings = encoder.embed(["a first text", "another one"])
+    expected = Coder(encoder.head, k=5, bits=4).encode(embeddings)
     assert np.array_equal(codes.rows, expected.rows)
     assert (codes.layout, codes.base) == (expected.layout, expected.base)
     assert PackedCodes.load_ids(output) == ["007", "x"]
@@ -178,6 +181,15 @@ def test_encode_command_packs_codes(finished, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"packed codes {output}: PackedCodes(n=2, k=5, dim={codes.dim}, 4 bits a value, ")
     assert f"{codes.row_bytes} bytes a row" in said
+    assert main([*arguments, "--bits", "4", "--refine", "values"]) == 0
+    refined = encoder.encode(["a first text", "another one"], k=5, refine=True).pack(4)
+    assert np.array_equal(PackedCodes.load(output).rows, refined.rows)
+    assert main([*arguments[:-2], "--bytes", "12"]) == 0
+    assert np.array_equal(
+        PackedCodes.load(output).rows, Coder(encoder.head, row_bytes=12, bits=3).encode(embeddings).rows
+    )
+    assert main([*arguments, "--bytes", "12", "--refine", "values"]) == 2
+    assert "`--bytes` (12) needs latents chosen by pursuit. Leave out `--refine values`" in capsys.readouterr().err
     assert main([*arguments, "--bits", "9"]) == 2
     assert "`bits` ('9'): should be less than or equal to 8" in capsys.readouterr().err
 
