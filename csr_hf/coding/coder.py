@@ -27,7 +27,7 @@ _BITS = (3, 4)
 _QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
 _FEWEST_FITTED, _MOST_FITTED = 700, 10_000
 # A smaller code than this says too little for a residual to be worth more than more latents.
-_LEAST_CODE = 8
+_LEAST_CODE = 24
 
 
 class Coder:
@@ -159,10 +159,13 @@ def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int])
 
 
 def _residual_sizes(dim: int, budget: int) -> list[int]:
-    """Return bytes of residual codes that are worth a try: near a quarter, a half and three quarters of a budget."""
+    """Return bytes of residual codes that are worth a try: near a third and two thirds of a budget."""
     sizes = [size for size in range(1, budget - _LEAST_CODE + 1) if dim % size == 0]
-    shares = (budget / 4, budget / 2, budget * 3 / 4)
-    return sorted({min(sizes, key=lambda size: abs(size - share)) for share in shares}) if sizes else []
+    return (
+        sorted({min(sizes, key=lambda size: abs(size - share)) for share in (budget / 3, budget * 2 / 3)})
+        if sizes
+        else []
+    )
 
 
 def _with_residual(coder: Coder, rows: np.ndarray, size: int) -> Coder:

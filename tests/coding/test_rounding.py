@@ -147,10 +147,10 @@ def test_coder_with_a_residual_stores_both_and_comes_closer():
 
 def test_budgets_get_coders_that_keep_within_them():
     head, rows = make_head(), make_rows(4200)
-    coders = fit_coders(head, rows, [8, 20])
+    coders = fit_coders(head, rows, [8, 32])
     assert [coder.name for coder in coders] == ["CSR, packed", "CSR, packed", "CSR + residual"]
-    assert [coder.bytes_per_vector for coder in coders] == [8, 20, 20]
-    assert [coder.name for coder in fit_coders(head, rows[:500], [8, 20])] == ["CSR, packed"] * 2
+    assert [coder.bytes_per_vector for coder in coders] == [8, 32, 32]
+    assert [coder.name for coder in fit_coders(head, rows[:500], [8, 32])] == ["CSR, packed"] * 2
     assert [coder.name for coder in fit_coders(head, None, [8])] == ["CSR, packed"]
 
 
