@@ -33,10 +33,12 @@ class BudgetTable:
     """Method -> its setting within each budget; None where it has none."""
 
     def to_cells(self, emphasize: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-        """Make header and lines, with true bytes in brackets; a setting that serves several budgets stands once.
+        """Make header and lines, with true bytes in brackets where a budget is not used up.
+
+        A setting that serves several budgets stands once.
 
         Args:
-            emphasize: marks the best figure of each budget.
+            emphasize: marks the best figures of each budget, as far as their digits tell.
         """
         best = [self._find_best(place) for place in range(len(self.budgets))]
         body = []
@@ -44,9 +46,12 @@ class BudgetTable:
             cells = [method]
             for place, kept in enumerate(found):
                 is_new = kept is not None and (place == 0 or kept != found[place - 1])
-                figure = f"{kept.retention:.3f}" if kept is not None else ""
-                figure = emphasize(figure) if kept is not None and kept.retention == best[place] else figure
-                cells.append(f"{figure} ({kept.size:,})" if kept is not None and is_new else "")
+                if kept is None or not is_new:
+                    cells.append("")
+                    continue
+                figure = f"{kept.retention:.3f}"
+                figure = emphasize(figure) if figure == best[place] else figure
+                cells.append(figure if kept.size == self.budgets[place] else f"{figure} ({kept.size:,})")
             body.append(cells)
         return ["method", *(f"{budget:,} bytes" for budget in self.budgets)], body
 
@@ -70,8 +75,9 @@ class BudgetTable:
         shown = "; ".join(f"{method} within {join_numbers(sizes)} bytes" for method, sizes in ahead.items())
         return f"Ahead of CSR by more than half the width of the interval: {shown}."
 
-    def _find_best(self, place: int) -> float:
-        return max((found[place].retention for found in self.lines.values() if found[place]), default=0.0)  # type: ignore[union-attr]
+    def _find_best(self, place: int) -> str:
+        known = [found[place] for found in self.lines.values()]
+        return f"{max((kept.retention for kept in known if kept is not None), default=0.0):.3f}"
 
 
 def make_budget_table(rows: Sequence[Row], budgets: Sequence[int]) -> BudgetTable:

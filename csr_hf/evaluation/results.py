@@ -148,7 +148,10 @@ class Results:
 
     @staticmethod
     def _explain_budgets(table: BudgetTable) -> str:
-        sentence = "In brackets the bytes that a document takes; the best of each budget is bold."
+        sentence = (
+            "The best of each budget is bold. In brackets the bytes that a document takes, where they are fewer. What "
+            "has no larger setting within a budget stands in the one before."
+        )
         return f"{sentence} {table.describe_rivals()}".strip()
 
     def describe_index(self) -> str:
@@ -169,14 +172,16 @@ class Results:
 
     def to_tables(self) -> list[Table]:
         """Make the tables for a terminal: that at equal bytes if there is one, then each task's."""
+        from rich.text import Text
+
         tables = []
         if self.budgets is not None:
             header, body = self.budgets.to_cells(lambda figure: f"[bold]{figure}[/]")
             tables.append(_start_table(self._budget_title(), self._explain_budgets(self.budgets)))
             for number, name in enumerate(header):
                 tables[0].add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
-            for line in body:
-                tables[0].add_row(*line)
+            for method, *figures in body:
+                tables[0].add_row(method, *map(Text.from_markup, figures))
         for task in dict.fromkeys(row.task for row in self.rows):
             is_narrow = len(self._table(task, with_intervals=True)[0]) <= _MOST_COLUMNS
             header, body = self._table(task, with_intervals=is_narrow)

@@ -1,5 +1,8 @@
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from csr_hf.evaluation.equal_bytes import Kept, make_budget_table
 from csr_hf.evaluation.results import Results, Row
@@ -28,13 +31,13 @@ def test_each_method_stands_with_its_largest_setting_within_each_budget():
     assert table.lines["CSR, packed"][0] == Kept(15, 0.84, pytest.approx(0.02))
 
 
-def test_cells_show_true_bytes_once_and_mark_the_best():
+def test_cells_show_fewer_bytes_once_and_mark_the_best():
     header, body = make_budget_table(ROWS, [16, 48, 64]).to_cells(lambda figure: f"*{figure}*")
     assert header == ["method", "16 bytes", "48 bytes", "64 bytes"]
     assert body == [
         ["CSR, packed", "*0.840* (15)", "0.940 (46)", ""],
-        ["PQ", "0.800 (16)", "*0.970* (48)", ""],
-        ["binary", "", "0.955 (48)", ""],
+        ["PQ", "0.800", "*0.970*", ""],
+        ["binary", "", "0.955", ""],
     ]
 
 
@@ -73,6 +76,20 @@ def test_results_at_budgets_begin_with_their_table():
     assert first.title == "At equal bytes, share of the dense score (nDCG@10, a)"
     assert (first.row_count, len(first.columns), second.title) == (3, 3, "a")
     assert not Results(list(ROWS)).to_markdown().startswith("### At")
+
+
+def test_figures_that_look_alike_are_marked_alike():
+    alike = [row("CSR, packed", 48, 0.9812, k=32), row("binary", 48, 0.9813), row("PQ", 48, 0.98)]
+    _, body = make_budget_table(alike, [48]).to_cells(lambda figure: f"*{figure}*")
+    assert body == [["CSR, packed", "*0.981*"], ["binary", "*0.981*"], ["PQ", "0.980"]]
+
+
+def test_tables_of_a_terminal_hold_no_markup():
+    table, *_ = Results(list(ROWS), {"budgets": [16, 48]}).to_tables()
+    console = Console(markup=False, file=io.StringIO(), width=100)
+    console.print(table)
+    said = console.file.getvalue()
+    assert "0.840 (15)" in said and "[bold]" not in said
 
 
 def test_codes_alone_are_told_from_those_with_copies():
