@@ -46,7 +46,13 @@ class ResidualQuantizer:
         quantizer.cp.min_points_per_centroid = 1
         quantizer.cp.niter = _ITERATIONS
         rows = np.random.default_rng(0).permutation(len(residuals))[:_MOST_ROWS]
-        quantizer.train(np.ascontiguousarray(residuals[np.sort(rows)], np.float32))
+        # The matrices are small: threads that wait for each other cost several times what they save.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            quantizer.train(np.ascontiguousarray(residuals[np.sort(rows)], np.float32))
+        finally:
+            faiss.omp_set_num_threads(threads)
         return cls(faiss.vector_to_array(quantizer.centroids).reshape(size, _CENTROIDS, dim // size).copy())
 
     @property

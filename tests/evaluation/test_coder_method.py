@@ -79,12 +79,13 @@ def test_each_modality_is_centered_as_the_head_does(rows):
 
 
 def test_coders_without_a_residual_come_first_and_each_setting_once(many_rows):
-    made = make_coder_methods(make_head(input_dim=12), many_rows, [9, 16])
+    made = make_coder_methods(make_head(input_dim=12), many_rows, [9, 27, 36])
     assert [(method.name, method.bytes_per_vector) for method in made] == [
         ("CSR, packed", 9),
-        ("CSR, packed", 16),
-        ("CSR + residual", 9),
-        ("CSR + residual", 16),
+        ("CSR, packed", 27),
+        ("CSR, packed", 36),
+        ("CSR + residual", 27),
+        ("CSR + residual", 36),
     ]
     assert len(make_coder_methods(make_head(input_dim=12), None, [9, 9])) == 1
 
