@@ -16,6 +16,8 @@ _PUBLIC = {
     "CSROutput": "csr_hf.modeling_csr",
     "SparseCodes": "csr_hf.sparse_codes",
     "PackedCodes": "csr_hf.coding.packing",
+    "Coder": "csr_hf.coding.coder",
+    "fit_coder": "csr_hf.coding.fitting",
     "Backbone": "csr_hf.embedding.backbone",
     "load_backbone": "csr_hf.embedding.loading",
     "CSREncoder": "csr_hf.encoder",
@@ -43,6 +45,8 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from csr_hf.coding.coder import Coder
+    from csr_hf.coding.fitting import fit_coder
     from csr_hf.coding.packing import PackedCodes
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.data.run_data import RunData

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from csr_hf.code_files import open_codes, read_head, read_metadata
 from csr_hf.codes import decode_codes, head_fingerprint
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
 from csr_hf.coding.pursuit import Pursuit
 from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
+from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.float_rows import as_float_rows
-
-__all__ = ["Coder", "fit_coders"]
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 _BLOCK_ROWS = 8192
-_BITS = (3, 4)
-_QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
-_FEWEST_FITTED, _MOST_FITTED = 700, 10_000
-# A smaller code than this says too little for a residual to be worth more than more latents.
-_LEAST_CODE = 24
+_FORMAT = "csr_hf.coder"
+# A scale and a latent; rows as wide as `PackedCodes` takes.
+_LEAST_ROW, _WIDEST_ROW = 3, 2**24
 
 
 class Coder:
@@ -60,8 +60,8 @@ class Coder:
             if k is None:
                 raise ValueError("`row_bytes` and `k` are both missing. Give one of them.")
             row_bytes = largest_row_bytes(dim, k, bits)
-        if row_bytes < 3:
-            raise ValueError(f"`row_bytes` ({row_bytes}) must be at least 3: a scale and a latent.")
+        if row_bytes < _LEAST_ROW:
+            raise ValueError(f"`row_bytes` ({row_bytes}) must be at least {_LEAST_ROW}: a scale and a latent.")
         self.head, self.row_bytes, self.bits, self.residual = head, row_bytes, bits, residual
         self.k = most_latents(dim, row_bytes, bits) if k is None else k
         self._pursuit: Pursuit | None = None
@@ -112,6 +112,54 @@ class Coder:
             decoded += self.residual.decode(packed.residual)
         return decoded
 
+    def save(self, path: str | Path) -> None:
+        """Write what decodes its codes, beside the head, as one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: if the folder cannot be written; nothing is left behind.
+        """
+        from safetensors.numpy import save_file
+
+        metadata = {"format": _FORMAT, "head": json.dumps(head_fingerprint(self.head))}
+        metadata |= {"k": str(self.k), "row_bytes": str(self.row_bytes), "bits": str(self.bits)}
+        tensors = {} if self.residual is None else {"centroids": self.residual.centroids}
+        with write_whole(path) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, head: CSRModel) -> Coder:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            head: the one that it was made for.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged or holds something else, or was made for another head.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            with open_codes(path) as file:
+                metadata, names = read_metadata(file, _FORMAT), set(file.keys())
+                if not names <= {"centroids"}:
+                    raise ValueError(f"it holds {sorted(names)}")
+                centroids = file.get_tensor("centroids") if names else None
+            fingerprint = read_head(metadata)
+            k, row_bytes, bits = (int(metadata[name]) for name in ("k", "row_bytes", "bits"))
+            if not _LEAST_ROW <= row_bytes <= _WIDEST_ROW:
+                raise ValueError(f"its rows have {row_bytes} bytes")
+            residual = None if centroids is None else ResidualQuantizer(centroids)
+            if residual is not None and residual.dim != head.config.input_dim:
+                raise ValueError(f"its centroids are for embeddings of {residual.dim} dimensions")
+            coder = cls(head, k=k, row_bytes=row_bytes, bits=bits, residual=residual)
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
+        if fingerprint != head_fingerprint(head):
+            raise ValueError(f"{path} was made for another head ({fingerprint}) than {head_fingerprint(head)}.")
+        return coder
+
     def _encode_block(self, rows: np.ndarray) -> PackedCodes:
         if self._pursuit is None:
             head = self.head
@@ -120,78 +168,6 @@ class Coder:
         found, base = round_chosen(self._pursuit, chosen, self.bits, self.row_bytes)
         dim = self.head.config.hidden_dim
         return PackedCodes.from_levels(*found, dim, self.bits, base, head_fingerprint(self.head))
-
-
-def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> list[Coder]:
-    """Make coders for budgets of bytes, with the settings that keep most of training embeddings.
-
-    What is kept is the share of the dense top 10 of 300 embeddings among 3,000 others; residual codes are fitted on
-    the rest of them.
-
-    Args:
-        head: the CSR head.
-        train: embeddings, shape (n, input_dim), without the mean of their modality; with fewer than 4,000, or None,
-            values get 3 bits and there are no residual codes.
-        budgets: bytes of an embedding, at least 3.
-
-    Returns:
-        for each budget the coder without a residual, and the best with one, where one fits.
-
-    Raises:
-        ImportError: if faiss is missing, with the line to type.
-    """
-    if train is None or len(train) < _QUERIES + _DOCUMENTS + _FEWEST_FITTED:
-        return [Coder(head, row_bytes=budget, bits=3) for budget in budgets]
-    order = np.random.default_rng(0).permutation(len(train))
-    queries, documents, rest = np.split(order, [_QUERIES, _QUERIES + _DOCUMENTS])
-    trial = _Trial(train[np.sort(queries)], train[np.sort(documents)])
-    fitting = train[np.sort(rest[:_MOST_FITTED])].astype(np.float32)
-    found = []
-    for budget in budgets:
-        plain = [Coder(head, row_bytes=budget, bits=bits) for bits in _BITS]
-        found.append(max(plain, key=trial.measure))
-        with_residual = [
-            _with_residual(Coder(head, row_bytes=budget - size, bits=_BITS[0]), fitting, size)
-            for size in _residual_sizes(train.shape[1], budget)
-        ]
-        found += [max(with_residual, key=trial.measure)] if with_residual else []
-    return found
-
-
-def _residual_sizes(dim: int, budget: int) -> list[int]:
-    """Return bytes of residual codes that are worth a try: near a third and two thirds of a budget."""
-    sizes = [size for size in range(1, budget - _LEAST_CODE + 1) if dim % size == 0]
-    return (
-        sorted({min(sizes, key=lambda size: abs(size - share)) for share in (budget / 3, budget * 2 / 3)})
-        if sizes
-        else []
-    )
-
-
-def _with_residual(coder: Coder, rows: np.ndarray, size: int) -> Coder:
-    coder.residual = ResidualQuantizer.fit(rows - coder.decode(coder.encode(rows)), size)
-    return coder
-
-
-class _Trial:
-    """Embeddings to ask and to find, which tell how much of the dense neighbors a coder keeps."""
-
-    def __init__(self, queries: np.ndarray, documents: np.ndarray) -> None:
-        self.queries, self.documents = _unit(queries), _unit(documents)
-        self.neighbors = self._find(self.documents)
-
-    def measure(self, coder: Coder) -> float:
-        """Compute the mean share of the dense top 10 that decoded codes find."""
-        found = self._find(_unit(coder.decode(coder.encode(self.documents))))
-        return float((found[:, :, None] == self.neighbors[:, None]).any(axis=2).mean())
-
-    def _find(self, documents: np.ndarray) -> np.ndarray:
-        return np.argpartition(-(self.queries @ documents.T), _TOP_K, axis=1)[:, :_TOP_K]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,9 +14,17 @@ class ResidualQuantizer:
 
     Args:
         centroids: of each part, float32, shape (bytes, 256, width of a part).
+
+    Raises:
+        ValueError: if they have another type or shape, or one is NaN or infinite.
     """
 
     def __init__(self, centroids: np.ndarray) -> None:
+        if centroids.dtype != np.float32 or centroids.ndim != 3 or centroids.shape[1] != _CENTROIDS:
+            found = f"{centroids.dtype}, {centroids.shape}"
+            raise ValueError(f"`centroids` ({found}) must be float32 with the shape (bytes, 256, width of a part).")
+        if not np.isfinite(centroids).all():
+            raise ValueError("`centroids` holds NaN or infinity. Fit them again.")
         self.centroids = centroids
         self._lengths = (centroids**2).sum(axis=2) / 2
 
@@ -59,6 +67,11 @@ class ResidualQuantizer:
     def size(self) -> int:
         """Bytes of a residual."""
         return len(self.centroids)
+
+    @property
+    def dim(self) -> int:
+        """Width of a residual."""
+        return self.size * self.centroids.shape[2]
 
     def encode(self, residuals: np.ndarray) -> np.ndarray:
         """Find the nearest centroids, uint8, shape (n, size)."""

@@ -59,7 +59,7 @@ def make_coder_methods(
         budgets: bytes of a document, ascending.
         similarity: what the backbone compares its embeddings by.
     """
-    from csr_hf.coding.coder import fit_coders
+    from csr_hf.coding.fitting import fit_coders
 
     coders = sorted(fit_coders(head, train, budgets), key=lambda coder: coder.residual is not None)
     made = [CoderMethod(coder, similarity) for coder in coders]

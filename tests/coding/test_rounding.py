@@ -8,7 +8,8 @@ import torch
 
 from csr_hf import PackedCodes
 from csr_hf.codes import decode_codes, encode_embeddings
-from csr_hf.coding.coder import Coder, fit_coders
+from csr_hf.coding.coder import Coder
+from csr_hf.coding.fitting import fit_coder, fit_coders
 from csr_hf.coding.pursuit import Pursuit
 from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
@@ -140,6 +141,31 @@ def test_budgets_get_coders_that_keep_within_them():
     assert [coder.bytes_per_vector for coder in coders] == [8, 32, 32]
     assert [coder.name for coder in fit_coders(head, rows[:500], [8, 32])] == ["CSR, packed"] * 2
     assert [coder.name for coder in fit_coders(head, None, [8])] == ["CSR, packed"]
+    best = fit_coder(head, rows, 32)
+    assert best.settings in [coder.settings for coder in coders[1:]]
+
+
+def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path):
+    head, rows = make_head(), make_rows(600)
+    plain = Coder(head, row_bytes=8, bits=3)
+    residual = ResidualQuantizer.fit(rows - plain.decode(plain.encode(rows)), 6)
+    for coder in (plain, Coder(head, row_bytes=8, bits=3, residual=residual)):
+        coder.save(tmp_path / "coder.safetensors")
+        loaded = Coder.load(tmp_path / "coder.safetensors", head)
+        assert loaded.settings == coder.settings
+        np.testing.assert_array_equal(loaded.decode(coder.encode(rows)), coder.decode(coder.encode(rows)))
+    with pytest.raises(ValueError, match="was made for another head"):
+        Coder.load(tmp_path / "coder.safetensors", make_head(seed=1))
+    with pytest.raises(ValueError, match="its centroids are for embeddings of 24 dimensions"):
+        Coder.load(tmp_path / "coder.safetensors", make_head(input_dim=25))
+    whole = (tmp_path / "coder.safetensors").read_bytes()
+    renamed, retyped = whole.replace(b"row_bytes", b"raw_bytes"), whole.replace(b"F32", b"I32")
+    for content in (whole[:-10], whole[:40], b"", renamed, retyped):
+        (tmp_path / "coder.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder"):
+            Coder.load(tmp_path / "coder.safetensors", head)
+    with pytest.raises(FileNotFoundError):
+        Coder.load(tmp_path / "none", head)
 
 
 @pytest.mark.parametrize(
