@@ -95,7 +95,7 @@ COMMANDS = {
         ("cli.options:EvaluateOptions", "runs.arguments:MTEBArguments"),
         takes_recipe=False,
         examples="""
-  csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark
+  csr-hf evaluate runs/quickstart --tasks SciFact,STSBenchmark --bytes 16,24,48,96
   csr-hf evaluate runs/quickstart --tasks Banking77Classification --k 8,32 --baselines pca,pq
   csr-hf evaluate user/minilm-csr --tasks MTOPIntentClassification:en:test
 """,

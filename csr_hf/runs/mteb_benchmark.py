@@ -153,7 +153,7 @@ def _make_methods(
     """Make the methods to compare, baselines fitted."""
     return all_methods(
         model.head,
-        _embed_train(recipe, model.backbone, arguments.baselines),
+        _embed_train(recipe, model.backbone, arguments.baselines, with_coders=bool(arguments.bytes)),
         ks=arguments.measured_ks,
         budgets=arguments.bytes,
         baselines=_BASELINES if arguments.baselines is None else arguments.baselines,
@@ -162,18 +162,22 @@ def _make_methods(
     )
 
 
-def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[Baseline] | None) -> np.ndarray | None:
+def _embed_train(
+    recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[Baseline] | None, *, with_coders: bool
+) -> np.ndarray | None:
     """Find the embeddings that the head was trained on, or make them again where a baseline was asked for by name.
 
     Args:
         recipe: of the run; None for a head without one.
         backbone: of the head.
         asked: baselines that the caller names; None for the default ones.
+        with_coders: whether packed codes are measured too, which take their settings and residuals from them.
 
     Returns:
         An even sample, float32, shape (n, input_dim); None, with a line that says why, if baselines cannot be fitted.
     """
-    wanted = [name for name in (_BASELINES if asked is None else asked) if name in FITTED]
+    fitted = [name for name in (_BASELINES if asked is None else asked) if name in FITTED]
+    wanted = [*fitted, *(["CSR + residual"] if with_coders else [])]
     if not wanted:
         return None
     left_out = f"baselines  {', '.join(wanted)} are left out: they are fitted on what the head was trained on, and "
@@ -186,7 +190,7 @@ def _embed_train(recipe: RunRecipe | None, backbone: Backbone, asked: Sequence[B
         logger.warning("%sit cannot be read (%s)", left_out, error)
         return None
     if not data.is_embedded(recipe.embeddings_dir):
-        if asked is None:
+        if asked is None or not fitted:
             again = "`--baselines` names them to embed it again"
             logger.info("%sits embeddings are no longer in %s; %s", left_out, recipe.embeddings_dir, again)
             return None

@@ -12,6 +12,7 @@ from mteb.mocks import MOCK_TASK_TEST_GRID
 
 from csr_hf import CSREncoder, MTEBArguments, Results, evaluate_mteb
 from csr_hf.cli.main import main
+from csr_hf.runs import mteb_benchmark
 from csr_hf.runs.recipe import EvaluationArguments
 from tests.publishing.conftest import make_head
 
@@ -85,6 +86,22 @@ def test_every_method_keeps_within_given_bytes(run_folder, mock_tasks, tmp_path)
     metas = [json.loads(path.read_text()) for path in (tmp_path / "mteb").rglob("model_meta.json")]
     own = [meta["experiment_kwargs"] for meta in metas if meta["name"] == f"local/{run_folder.name}"]
     assert sorted(settings["bytes"] for settings in own) == [16, 50]
+
+
+def test_coders_see_the_training_embeddings_whatever_the_baselines(run_folder, mock_tasks, tmp_path, monkeypatch):
+    seen = []
+    made = mteb_benchmark.all_methods
+
+    def note(head, train, **more):
+        seen.append(train)
+        return made(head, train, **more)
+
+    monkeypatch.setattr(mteb_benchmark, "all_methods", note)
+    for name, flags in (("bytes", ["--bytes", "16"]), ("k", ["--k", "4"])):
+        call = ["--tasks", "MockSTSTask", "--baselines", "truncate", *flags, "--output-dir", tmp_path / name]
+        assert evaluate(run_folder, *call) == 0
+    at_bytes, at_k = seen
+    assert at_bytes.shape[1] == 384 and len(at_bytes) > 100 and at_k is None
 
 
 def test_budgets_take_the_place_of_k():
