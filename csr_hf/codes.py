@@ -91,7 +91,8 @@ def encode_embeddings(
     config, embeddings = head.config, as_float_rows(embeddings, "`embeddings`")
     k = config.k if k is None else k
     # The head checks k and the width before arrays of width k are allocated.
-    head.encode(_to_tensor(head, embeddings, 0, 0), k, refine=refine)
+    with torch.inference_mode():
+        head.encode(head.encoder.weight.new_zeros(0, embeddings.shape[1]), k, refine=refine)
     indices = np.empty((len(embeddings), k), index_dtype(config.hidden_dim))
     values = np.empty((len(embeddings), k), np.dtype(dtype))
     encode = _choose_encoder(head, len(embeddings), refine)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from csr_hf import RunData, Source
+from csr_hf import Source
 from csr_hf.data.fingerprints import fingerprint_source, fingerprint_vectors
 from csr_hf.data.vectors import ChunkedVectors
 
@@ -63,8 +63,3 @@ def test_what_holds_the_embeddings_does_not_count():
     assert fingerprint_vectors(half) == fingerprint_vectors(half.astype(np.float32))
     assert fingerprint_vectors(ChunkedVectors([ROWS[:7], ROWS[7:]])) == fingerprint_vectors(ROWS)
     assert fingerprint_vectors(ROWS.reshape(20, 8)) != fingerprint_vectors(ROWS)
-
-
-def test_the_order_of_sources_counts():
-    first, second = make_source(), make_source("text", 3, "another")
-    assert RunData(None, [first, second]).fingerprint() != RunData(None, [second, first]).fingerprint()

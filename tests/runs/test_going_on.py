@@ -11,13 +11,13 @@ import time
 import numpy as np
 import pytest
 
-from csr_hf import CSRModel, InvertedIndex, Results, RunRecipe
+from csr_hf import CSRModel, InvertedIndex, Results, RunData, RunRecipe, Source
 from csr_hf.cli.main import main
 from csr_hf.runs import pipeline
 from csr_hf.runs.embedding import embed
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.indexing import index
-from csr_hf.runs.state import check_recipe
+from csr_hf.runs.state import RunState, check_recipe
 from csr_hf.runs.training import train
 from csr_hf.training.arguments import CSRTrainingArguments
 from csr_hf.training.trainer import CSRTrainer
@@ -363,3 +363,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(base, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_was_killed_many_times_goes_on_to_the_same_bits(base, tmp_path):
     go_on_after_kills(base, tmp_path, 40)
+
+
+def test_the_order_of_sources_counts(base):
+    vectors = np.load(base / "vectors.npy")
+    sources = [Source(name, ("text",), np.zeros(300, bool), vectors={"text": vectors}) for name in ("a", "b")]
+    states = [
+        RunState.of("a run", recipe(base, base / "run"), RunData(None, order), None)
+        for order in (sources, sources[::-1])
+    ]
+    assert states[0].data == states[1].data[::-1] != states[0].data[::-1]
