@@ -166,8 +166,17 @@ def project_queries(head: CSRModel, embeddings: Any) -> QueryProjections:
     return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
 
 
-def _to_tensor(head: CSRModel, embeddings: np.ndarray | torch.Tensor, start: int, size: int) -> torch.Tensor:
-    """Move some rows to the head's device and type; raise ValueError for rows that are not finite."""
+def to_finite_rows(embeddings: np.ndarray | torch.Tensor, start: int, size: int) -> np.ndarray:
+    """Return some rows of `as_float_rows` in float32, contiguous and writable, copied only if need be.
+
+    Args:
+        embeddings: shape (n, dim).
+        start: the first of the rows.
+        size: how many, or as many as there are.
+
+    Raises:
+        ValueError: if one is NaN or infinite; its number is named.
+    """
     import torch
 
     rows = embeddings[start : start + size]
@@ -178,7 +187,14 @@ def _to_tensor(head: CSRModel, embeddings: np.ndarray | torch.Tensor, start: int
     if not finite.all():
         row = start + int(np.argmin(finite))
         raise ValueError(f"embeddings[{row}] holds NaN or infinity. Check that text, or embed it in float32.")
-    return torch.from_numpy(block).to(head.encoder.weight)
+    return block
+
+
+def _to_tensor(head: CSRModel, embeddings: np.ndarray | torch.Tensor, start: int, size: int) -> torch.Tensor:
+    """Move some rows to the head's device and type; raise ValueError for rows that are not finite."""
+    import torch
+
+    return torch.from_numpy(to_finite_rows(embeddings, start, size)).to(head.encoder.weight)
 
 
 def _writable(rows: np.ndarray) -> np.ndarray:

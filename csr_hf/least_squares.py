@@ -20,7 +20,7 @@ def pursue(atoms: torch.Tensor, correlations: torch.Tensor, k: int) -> tuple[tor
     """Choose latents one at a time, each the one whose atom explains most of what is left, then fit their values.
 
     What is left is what the chosen atoms, with their values, leave of the embedding. Values are fitted again after
-    every fourth latent: nearly as close as orthogonal matching pursuit, which does so after each, in half the time.
+    every fourth latent; orthogonal matching pursuit does so after each, which comes a little closer and takes longer.
 
     Args:
         atoms: the dictionary, shape (hidden_dim, input_dim).

@@ -1,13 +1,12 @@
 import json
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from csr_hf import SparseCodes
+from tests.helpers.damaged_files import load_damaged
 
 
 def make_codes(n=20, k=6, dim=50, dtype=np.float32, seed=0):
@@ -282,43 +281,9 @@ def test_packing_delegates(codes):
     np.testing.assert_allclose(dense(packed.unpack()), dense(codes), atol=0.03)
 
 
-DAMAGE = """
-import sys
-from pathlib import Path
-import numpy as np
-from csr_hf import SparseCodes
-
-path, raw = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
-rng, refused, read = np.random.default_rng(0), 0, 0
-damaged = [raw[:size] for size in range(0, len(raw), 31)]
-for _ in range(600):
-    bad = bytearray(raw)
-    for _ in range(rng.integers(1, 4)):
-        bad[rng.integers(len(bad))] = rng.integers(256)
-    damaged.append(bytes(bad))
-for content in damaged:
-    path.write_bytes(content)
-    try:
-        codes = SparseCodes.load(path)
-    except ValueError as error:
-        assert str(path) in str(error) and "\\n" not in str(error), error
-        refused += 1
-        continue
-    dense = codes.to_scipy().toarray()
-    assert dense.shape == codes.shape
-    codes[::2].to_torch("dense")
-    read += 1
-print(refused, read)
-"""
-
-
 def test_damaged_files_are_refused_or_hold_other_codes(tmp_path):
-    """In a process of its own: a latent out of range would end it."""
     make_codes().save(tmp_path / "file")
-    done = subprocess.run(
-        [sys.executable, "-c", DAMAGE, str(tmp_path / "file")], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    refused, read = map(int, done.stdout.split())
+    use = 'assert codes.to_scipy().toarray().shape == codes.shape; codes[::2].to_torch("dense")'
+    refused, read = load_damaged(tmp_path / "file", "SparseCodes", use, 31, 600)
     assert refused > 100
     assert read > 20

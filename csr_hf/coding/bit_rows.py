@@ -27,7 +27,7 @@ class Levels(NamedTuple):
     """Rows of whole numbers, as they are packed."""
 
     indices: np.ndarray
-    """Active latents, ascending, 0 where unused, uint16 or int32, shape (n, k)."""
+    """Active latents, integers, shape (n, k): in any order to be packed; ascending, 0 where unused, once read."""
     levels: np.ndarray
     """From 1 to 2**bits, 0 where unused, uint16, shape (n, k)."""
     scales: np.ndarray

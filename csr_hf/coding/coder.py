@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 
 from csr_hf.code_files import open_codes, read_head, read_metadata
-from csr_hf.codes import decode_codes, head_fingerprint
+from csr_hf.codes import decode_codes, head_fingerprint, to_finite_rows
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
-from csr_hf.coding.pursuit import Pursuit
+from csr_hf.coding.pursuit import MOST_LATENTS, Pursuit
 from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
 from csr_hf.plumbing.atomic import write_whole
@@ -24,7 +23,6 @@ from csr_hf.plumbing.float_rows import as_float_rows
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
-_BLOCK_ROWS = 8192
 _FORMAT = "csr_hf.coder"
 # A scale and a latent; rows as wide as `PackedCodes` takes.
 _LEAST_ROW, _WIDEST_ROW = 3, 2**24
@@ -34,14 +32,14 @@ class Coder:
     """Turns embeddings into packed codes and back; latents are chosen by pursuit, values rounded to repair each other.
 
     Args:
-        head: the CSR head, moved to the CPU and float32 for this.
+        head: the CSR head, of at most 8,192 latents. Codes are computed on the CPU in float32 wherever it is.
         row_bytes: of a code; it gets as many latents as fit. Default: what k latents need at most.
         k: latents of a code at most. Default: as many as fit.
         bits: of a value.
         residual: keeps what the codes leave of the embeddings; None leaves it out.
 
     Raises:
-        ValueError: if both `row_bytes` and `k` are missing, or out of range.
+        ValueError: if both `row_bytes` and `k` are missing, one is out of range, or the head has too many latents.
     """
 
     def __init__(
@@ -54,12 +52,17 @@ class Coder:
         residual: ResidualQuantizer | None = None,
     ) -> None:
         dim, bits = head.config.hidden_dim, check_bits(bits)
+        if dim > MOST_LATENTS:
+            raise ValueError(
+                f"`hidden_dim` ({dim:,}) is above the {MOST_LATENTS:,} latents that a coder takes. Encode with "
+                "refine=True (--refine values) and `SparseCodes.pack`."
+            )
         if k is not None and not 1 <= k <= dim:
             raise ValueError(f"`k` ({k}) must be between 1 and `hidden_dim` ({dim}).")
         if row_bytes is None:
             if k is None:
                 raise ValueError("`row_bytes` and `k` are both missing. Give one of them.")
-            row_bytes = largest_row_bytes(dim, k, bits)
+            row_bytes = max(largest_row_bytes(dim, k, bits), _LEAST_ROW)
         if row_bytes < _LEAST_ROW:
             raise ValueError(f"`row_bytes` ({row_bytes}) must be at least {_LEAST_ROW}: a scale and a latent.")
         self.head, self.row_bytes, self.bits, self.residual = head, row_bytes, bits, residual
@@ -91,19 +94,19 @@ class Coder:
         Raises:
             ValueError: if they are no floats, one is NaN or infinite, or the width is wrong.
         """
-        rows = np.asarray(as_float_rows(embeddings, "`embeddings`"))
+        rows = as_float_rows(embeddings, "`embeddings`")
         width = self.head.config.input_dim
         if rows.shape[1] != width:
-            raise ValueError(f"embeddings are {rows.shape[1]} wide, this head takes `input_dim` {width}.")
-        parts = [self._encode_block(block) for block in _blocks(rows)]
-        packed = PackedCodes.concatenate(parts)
+            found = f"embeddings are {rows.shape[1]} wide, this head takes `input_dim` {width}"
+            raise ValueError(f"{found}. Use the backbone that it was trained on.")
+        rows = to_finite_rows(rows, 0, len(rows))
+        pursuit = self._make_pursuit()
+        levels, base = round_chosen(pursuit, pursuit.choose(torch.from_numpy(rows), self.k), self.bits, self.row_bytes)
+        dim, fingerprint = self.head.config.hidden_dim, head_fingerprint(self.head)
+        packed = PackedCodes.from_levels(*levels, dim, self.bits, base, fingerprint)
         if self.residual is None:
             return packed
-        codes = [
-            self.residual.encode(block - decode_codes(self.head, part.unpack()))
-            for block, part in zip(_blocks(rows), parts, strict=True)
-        ]
-        return packed.with_residual(np.concatenate(codes))
+        return packed.with_residual(self.residual.encode(rows - decode_codes(self.head, packed.unpack())))
 
     def decode(self, packed: PackedCodes) -> np.ndarray:
         """Decode packed codes with their residuals, float32, shape (n, input_dim)."""
@@ -160,17 +163,8 @@ class Coder:
             raise ValueError(f"{path} was made for another head ({fingerprint}) than {head_fingerprint(head)}.")
         return coder
 
-    def _encode_block(self, rows: np.ndarray) -> PackedCodes:
+    def _make_pursuit(self) -> Pursuit:
         if self._pursuit is None:
-            head = self.head
-            self._pursuit = Pursuit(*(part.detach().float().cpu() for part in (head.dictionary, head.pre_bias)))
-        chosen = self._pursuit.choose(torch.from_numpy(rows), self.k)
-        found, base = round_chosen(self._pursuit, chosen, self.bits, self.row_bytes)
-        dim = self.head.config.hidden_dim
-        return PackedCodes.from_levels(*found, dim, self.bits, base, head_fingerprint(self.head))
-
-
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield float32 rows, some at a time; one block even without rows."""
-    for start in range(0, max(len(rows), 1), _BLOCK_ROWS):
-        yield np.ascontiguousarray(rows[start : start + _BLOCK_ROWS], np.float32)
+            parts = (self.head.dictionary, self.head.pre_bias)
+            self._pursuit = Pursuit(*(part.detach().float().cpu() for part in parts))
+        return self._pursuit

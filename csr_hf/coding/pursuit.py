@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 MOST_LATENTS = 8192
 """The inner products of all pairs of so many atoms take 256 MB."""
+_BLOCK_ROWS = 8192
 _TASK_ROWS = 64
-_BLOCK = 128
+_COMPARED = 128
 _SWEEPS = 200
 # As in `csr_hf.least_squares.fit`.
 _RIDGE = np.float32(1e-5)
@@ -70,18 +71,25 @@ class Pursuit:
 
     def choose(self, embeddings: torch.Tensor, k: int) -> Chosen:
         """Choose at most k latents for each of the embeddings, float32, shape (n, input_dim), and fit their values."""
-        left = (embeddings - self.pre_bias) @ self._units.t()
-        shape = (len(left), k)
+        n, shape = len(embeddings), (len(embeddings), k)
         values, targets = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        chosen = Chosen(np.empty(shape, np.int32), values, targets, np.empty(len(left), np.int64))
-        arrays = (left.numpy(), *chosen)
-        tasks = [
-            (self.gram, *(array[start : start + _TASK_ROWS] for array in arrays))
-            for start in range(0, len(left), _TASK_ROWS)
-        ]
-        run(_pursue_rows, tasks, available_threads())
+        chosen = Chosen(np.empty(shape, np.int32), values, targets, np.empty(n, np.int64))
+        # The products of all atoms with all embeddings might not fit into memory.
+        for first in range(0, n, _BLOCK_ROWS):
+            block = slice(first, min(first + _BLOCK_ROWS, n))
+            arrays = (
+                ((embeddings[block] - self.pre_bias) @ self._units.t()).numpy(),
+                *(array[block] for array in chosen),
+            )
+            tasks = [
+                (self.gram, *(array[start : start + _TASK_ROWS] for array in arrays))
+                for start in range(0, block.stop - first, _TASK_ROWS)
+            ]
+            run(_pursue_rows, tasks, available_threads())
         norms = self.norms[chosen.indices]
-        return Chosen(chosen.indices, chosen.values / norms, chosen.targets * norms, chosen.counts)
+        values /= norms
+        targets *= norms
+        return chosen
 
     def encode(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode embeddings, float32, shape (n, input_dim), with k latents, at most hidden_dim.
@@ -133,10 +141,12 @@ def _pursue_rows(
                 left[chosen[other]] = _TAKEN
         fit_values(products, target, fitted, (count, (count - 1) // REFIT_EVERY * REFIT_EVERY), room)
         counts[row] = count
-        for place in range(count, k):
-            # These have the value 0, but a code names no latent twice.
-            chosen[place] = _find_largest(left.view(np.int32))
-            left[chosen[place]] = _TAKEN
+        # The others have the value 0, but a code names no latent twice.
+        place = count
+        for latent in range(gram.shape[0]):
+            if place < k and left[latent] != _TAKEN:
+                chosen[place] = latent
+                place += 1
 
 
 @jit()
@@ -146,8 +156,8 @@ def _find_largest(bits: np.ndarray) -> int:
     Positive floats are in the order of their bits, and vectors of integers are compared at once.
     """
     most, start = bits[0], 0
-    for first in range(0, bits.shape[0], _BLOCK):
-        block = bits[first : min(first + _BLOCK, bits.shape[0])]
+    for first in range(0, bits.shape[0], _COMPARED):
+        block = bits[first : min(first + _COMPARED, bits.shape[0])]
         found = block[0]
         for place in range(block.shape[0]):
             found = np.int32(max(found, block[place]))
@@ -195,15 +205,13 @@ def fit_values(
             solution[other] -= factor[row, other] * solution[row]
         is_bounded |= not solution[row] >= 0
     if is_bounded:
-        descend(products, target, values, count, _SWEEPS, solution)
+        _descend(products, target, values, count, solution)
     else:
         values[:count] = solution[:count]
 
 
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def descend(
-    products: np.ndarray, target: np.ndarray, values: np.ndarray, count: int, sweeps: int, rest: np.ndarray
-) -> None:
+def _descend(products: np.ndarray, target: np.ndarray, values: np.ndarray, count: int, rest: np.ndarray) -> None:
     """Minimize z^T products z / 2 - target^T z over z >= 0 by coordinate descent, from the values that are there.
 
     Args:
@@ -211,13 +219,12 @@ def descend(
         target: those of the atoms with the embedding, shape (k,).
         values: z, changed in place, shape (k,).
         count: atoms in use, the first ones.
-        sweeps: most passes over all of them; it ends before where no value changes by 1e-4 of the first one.
         rest: room for `count` numbers.
     """
     for place in range(count):
         rest[place] = target[place]
     _subtract(rest[:count], products[:, :count], np.arange(count), values, count)
-    for _ in range(sweeps):
+    for _ in range(_SWEEPS):
         most = np.float32(0)
         for place in range(count):
             scale = products[place, place]

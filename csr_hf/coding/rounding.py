@@ -91,7 +91,8 @@ def _round_rows(
         largest = fitted[:count].max() if count else np.float32(0)
         if largest == 0:
             continue
-        first = int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest)))
+        # Where the row is too small beside others for any step, all its levels are 0.
+        first = min(int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest))), 255)
         most = np.float32(-1)
         for scale in range(max(first - 2, 0), min(first + _SCALES_TRIED, 255) + 1):
             step = steps[scale]

@@ -16,6 +16,7 @@ from csr_hf.codes import (
     subtract_modality_mean,
 )
 from csr_hf.coding.coder import Coder
+from csr_hf.coding.pursuit import MOST_LATENTS
 from csr_hf.coding.rounding import largest_row_bytes
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.method import Hits, Method, Searcher
@@ -64,7 +65,7 @@ class CSRMethod(Method):
         candidates: documents to rerank.
         plain: compare plain codes of both sides, as sentence-transformers does with the head, and store them as it
             does: unpacked. By default documents of a search are encoded with refined values, or by a `Coder` if they
-            are decoded.
+            are decoded; by pursuit alone where the head is too wide for one.
         similarity: what the backbone compares its embeddings by.
 
     Raises:
@@ -94,8 +95,10 @@ class CSRMethod(Method):
         self.query_k = min(k * query_k_factor, head.config.hidden_dim)
         self.name = _NAMES.get(rerank, f"CSR + {rerank}")
         self.retrieval_only = rerank in get_args(Copy)
+        self.refine: bool | Literal["pursuit"] = "pursuit" if rerank == "decoded" else not plain
         code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
-        self.coder = Coder(head, k=k, bits=_BITS) if rerank == "decoded" else None
+        is_narrow = head.config.hidden_dim <= MOST_LATENTS
+        self.coder = Coder(head, k=k, bits=_BITS) if rerank == "decoded" and is_narrow else None
         self.bytes_per_vector = self._count_bytes(code.nbytes)
 
     def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
@@ -117,7 +120,7 @@ class CSRMethod(Method):
         """Encode documents of a search, and read back what is stored of them."""
         if self.coder is not None:
             return self.coder.encode(embeddings).unpack()
-        return self._encode(embeddings, refine=not self.plain)
+        return self._encode(embeddings, refine=self.refine)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -126,7 +129,7 @@ class CSRMethod(Method):
             **super().settings,
             "query_k": self.query_k,
             "query": "codes" if self.plain else "projections",
-            "refine": "pursuit" if self.coder is not None else str(not self.plain),
+            "refine": str(self.refine),
             **({} if self.plain else {"bits": _BITS}),
             "head": head_fingerprint(self.head),
             **({"candidates": self.candidates} if self.rerank else {}),
@@ -144,7 +147,7 @@ class CSRMethod(Method):
         norm = _NORM_BYTES if self.by_dot and self.rerank == "binary" else 0
         return code + norm + copy_bytes(str(self.rerank), self.head.config.input_dim)
 
-    def _encode(self, embeddings: np.ndarray, *, refine: bool) -> SparseCodes:
+    def _encode(self, embeddings: np.ndarray, *, refine: bool | Literal["pursuit"]) -> SparseCodes:
         """Encode by the head; codes that are stored packed come with rounded values."""
         dtype: Literal["float16", "float32"] = "float16" if self.plain else "float32"
         codes = encode_embeddings(self.head, embeddings, self.k, refine=refine, dtype=dtype)

@@ -14,6 +14,7 @@ from csr_hf.coding.pursuit import Pursuit
 from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
 from tests.coding.heads import make_head, make_rows
+from tests.helpers.scripts import ROOT
 
 
 def make_chosen(head, rows, k):
@@ -98,6 +99,13 @@ def test_k_latents_always_fit_into_the_largest_row(k, bits):
         assert packed.row_bytes <= size
 
 
+def test_the_page_on_codes_has_these_sizes():
+    page = (ROOT / "recipes" / "codes.md").read_text(encoding="utf-8")
+    for bits in (4, 3):
+        sizes = [largest_row_bytes(1536, k, bits) for k in (4, 8, 16, 32, 48, 64, 96, 128)]
+        assert f"| {bits} | {' | '.join(map(str, sizes))} |" in page
+
+
 def test_embeddings_that_are_the_bias_have_empty_codes():
     head = make_head()
     coder = Coder(head, row_bytes=8)
@@ -105,6 +113,44 @@ def test_embeddings_that_are_the_bias_have_empty_codes():
     packed = coder.encode(np.stack([bias, bias]))
     np.testing.assert_allclose(coder.decode(packed), np.stack([bias, bias]), atol=1e-6)
     assert len(coder.encode(np.empty((0, 24), np.float32))) == 0
+
+
+def test_rows_of_any_size_keep_their_own_codes():
+    """Those too small for any step beside the others are empty, and nothing of another row gets into them."""
+    head, rows = make_head(), make_rows(9000)
+    bias = head.pre_bias.detach().numpy()
+    with torch.no_grad():
+        head.pre_bias.zero_()
+    rows -= bias
+    # In the last block of pursuit too.
+    rows[[5, 8995]] *= np.float32(1e-12)
+    rows[[6, 8996]] *= np.float32(1e-3)
+    coder = Coder(head, row_bytes=12)
+    packed = coder.encode(rows)
+    values = packed.unpack().values
+    assert not values[[5, 8995]].any()
+    decoded = coder.decode(packed)
+    for row in (6, 7, 8996, 8997):
+        assert ((decoded[row] - rows[row]) ** 2).sum() < 0.3 * (rows[row] ** 2).sum()
+    np.testing.assert_array_equal(packed[8192:].unpack().values, values[8192:])
+
+
+def test_embeddings_of_every_float_type_are_encoded_and_others_refused():
+    head, rows = make_head(), make_rows(70).astype(np.float16)
+    coder = Coder(head, row_bytes=12)
+    expected = coder.encode(rows.astype(np.float32)).rows
+    for given in (rows, rows[::-1][::-1], torch.from_numpy(rows), torch.from_numpy(rows).float(), list(rows)):
+        np.testing.assert_array_equal(coder.encode(given).rows, expected)
+    assert len(coder.encode(torch.from_numpy(rows).bfloat16())) == 70
+    rows[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"embeddings\[3\] holds NaN or infinity"):
+        coder.encode(rows)
+    with pytest.raises(ValueError, match="does not hold embeddings but"):
+        coder.encode("a text")
+
+
+def test_heads_of_few_latents_have_rows_of_the_least_size():
+    assert Coder(make_head(hidden_dim=4), k=1).row_bytes == 3
 
 
 def test_residuals_are_kept_by_the_nearest_centroids():
@@ -180,6 +226,11 @@ def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path):
 def test_wrong_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Coder(make_head(), **arguments)
+
+
+def test_heads_of_too_many_latents_are_refused():
+    with pytest.raises(ValueError, match=r"`hidden_dim` \(8,200\) is above the 8,192 latents that a coder takes"):
+        Coder(make_head(8, 8200), k=2)
 
 
 def test_wrong_rows_are_refused():

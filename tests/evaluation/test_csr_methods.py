@@ -64,3 +64,11 @@ def test_settings_name_everything_that_changes_a_score(head):
     assert [method.retrieval_only for method in variants] == [False] * 6 + [True, False]
     bits = [method.settings.get("bits") for method in variants]
     assert bits == [4, 4, 4, None, 4, 4, 4, 4]
+
+
+def test_heads_too_wide_for_a_coder_are_measured_by_pursuit_alone():
+    wide = make_head(hidden_dim=8200)
+    rows = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    method = CSRMethod(wide, 3, "decoded")
+    decoded = decode_codes(wide, encode_embeddings(wide, rows, 3, refine="pursuit").pack(4).unpack())
+    np.testing.assert_allclose(method.vectors(rows), unit(decoded), atol=1e-5)
