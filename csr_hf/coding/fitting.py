@@ -9,6 +9,7 @@ import numpy as np
 
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.residual import ResidualQuantizer
+from csr_hf.plumbing.threads import available_threads, run
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
@@ -75,7 +76,7 @@ def _fit(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> li
         found.append(trial.best([Coder(head, row_bytes=budget, bits=bits) for bits in _BITS]))
         sizes = _residual_sizes(train.shape[1], budget)
         if sizes:
-            found.append(trial.best([_make_with_residual(head, fitted_on, budget, size) for size in sizes]))
+            found.append(trial.best(_make_with_residuals(head, fitted_on, budget, sizes)))
     return found
 
 
@@ -87,10 +88,13 @@ def _residual_sizes(dim: int, budget: int) -> list[int]:
     return sorted({min(sizes, key=lambda size: abs(size - share)) for share in (budget / 3, budget * 2 / 3)})
 
 
-def _make_with_residual(head: CSRModel, rows: np.ndarray, budget: int, size: int) -> Coder:
-    plain = Coder(head, row_bytes=budget - size, bits=_BITS[0])
-    plain.residual = ResidualQuantizer.fit(rows - plain.decode(plain.encode(rows)), size)
-    return plain
+def _make_with_residuals(head: CSRModel, rows: np.ndarray, budget: int, sizes: Sequence[int]) -> list[Coder]:
+    """Make a coder for each number of bytes that a residual may take of a budget."""
+    coders = [Coder(head, row_bytes=budget - size, bits=_BITS[0]) for size in sizes]
+    tasks = [(rows - coder.decode(coder.encode(rows)), size) for coder, size in zip(coders, sizes, strict=True)]
+    for coder, residual in zip(coders, run(ResidualQuantizer.fit, tasks, available_threads()), strict=True):
+        coder.residual = residual
+    return coders
 
 
 class _Trial:

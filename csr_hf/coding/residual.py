@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from csr_hf.plumbing.faiss_fits import import_faiss, threads_for
+
 _CENTROIDS, _ITERATIONS = 256, 15
 _MOST_ROWS = 10_000
 _CHUNK = 4096
@@ -40,10 +42,7 @@ class ResidualQuantizer:
             ValueError: if `size` does not divide the dim, or there are fewer than 256 residuals.
             ImportError: if faiss is missing, with the line to type.
         """
-        try:
-            import faiss
-        except ImportError as error:
-            raise ImportError('fitting residual codes needs faiss: pip install "csr_hf[eval]"') from error
+        faiss = import_faiss()
         dim = residuals.shape[1]
         if size < 1 or dim % size:
             raise ValueError(f"`size` ({size}) must divide the width of the embeddings ({dim}).")
@@ -54,13 +53,8 @@ class ResidualQuantizer:
         quantizer.cp.min_points_per_centroid = 1
         quantizer.cp.niter = _ITERATIONS
         rows = np.random.default_rng(0).permutation(len(residuals))[:_MOST_ROWS]
-        # The matrices are small: threads that wait for each other cost several times what they save.
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
+        with threads_for(faiss, len(rows)):
             quantizer.train(np.ascontiguousarray(residuals[np.sort(rows)], np.float32))
-        finally:
-            faiss.omp_set_num_threads(threads)
         return cls(faiss.vector_to_array(quantizer.centroids).reshape(size, _CENTROIDS, dim // size).copy())
 
     @property

@@ -6,8 +6,6 @@ cosine the vectors that PQ and OPQ read back get unit norm, which follows from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.similarity import rows_for
 from csr_hf.evaluation.vector_method import VectorMethod
+from csr_hf.plumbing.faiss_fits import import_faiss, threads_for
 
 _BITS = 8
 _CENTROIDS = 1 << _BITS
@@ -22,20 +21,6 @@ RABITQ_BITS = (1, 2, 3, 4)
 """Bits a dimension that RaBitQ is measured with."""
 _LOWEST = float(np.finfo(np.float32).min)
 _ROWS_AT_A_TIME = 8_192
-_FEW_ROWS = 20_000
-
-
-def import_faiss() -> Any:
-    """Import faiss.
-
-    Raises:
-        ImportError: if it is missing, with the line to type.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('PQ, OPQ and RaBitQ are fitted by faiss: pip install "csr_hf[eval]"') from error
-    return faiss
 
 
 class ProductQuantization(VectorMethod):
@@ -66,7 +51,7 @@ class ProductQuantization(VectorMethod):
         super().__init__(size, similarity, fit)
         faiss = import_faiss()
         self.codec = self._make_codec(faiss, dim)
-        with _threads_for(faiss, len(train)):
+        with threads_for(faiss, len(train)):
             self.codec.train(self._choose_rows(train))
 
     def store(self, rows: np.ndarray) -> np.ndarray:
@@ -169,22 +154,6 @@ class RaBitQ(VectorMethod):
         by_probe = estimates.reshape(len(self._probes), len(rows))
         constant = by_probe[0]
         return np.ascontiguousarray(np.vstack([by_probe[1:] - constant, constant]).T)
-
-
-@contextmanager
-def _threads_for(faiss: Any, rows: int) -> Iterator[None]:
-    """Let faiss fit on one thread where rows are few.
-
-    Its matrices are small then, and threads that wait for each other cost more than they save: up to thirty times
-    where another process has one of the cores.
-    """
-    before = faiss.omp_get_max_threads()
-    if rows < _FEW_ROWS:
-        faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def count_rabitq_bytes(dim: int, bits: int) -> int:
