@@ -165,7 +165,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="parquet file to write")
-    parser.add_argument("--limit", type=int, default=5000, help="rows at most (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=4000, help="rows at most (default: %(default)s)")
     options = parser.parse_args()
     count = write_corpus(options.output, options.limit)
     sys.stdout.write(f"{count:,} docstrings in {options.output}\n")

@@ -55,12 +55,14 @@ def make_coder_methods(
 
     Args:
         head: the CSR head.
-        train: embeddings to fit their tables on, shape (n, dim); None where there are none.
+        train: embeddings to choose their settings on, shape (n, dim); None where there are none. A head of several
+            modalities does without: it wants each embedding without the mean of its own, which is not known here.
         budgets: bytes of a document, ascending.
         similarity: what the backbone compares its embeddings by.
     """
     from csr_hf.coding.fitting import fit_coders
 
-    coders = sorted(fit_coders(head, train, budgets), key=lambda coder: coder.residual is not None)
+    known = None if head.config.modalities else train
+    coders = sorted(fit_coders(head, known, budgets), key=lambda coder: coder.residual is not None)
     made = [CoderMethod(coder, similarity) for coder in coders]
     return list({str(method.settings): method for method in made}.values())

@@ -90,6 +90,11 @@ def test_coders_without_a_residual_come_first_and_each_setting_once(many_rows):
     assert len(make_coder_methods(make_head(input_dim=12), None, [9, 9])) == 1
 
 
+def test_heads_of_several_modalities_have_no_residuals(many_rows):
+    head = make_head(input_dim=12, modalities=["image", "text"])
+    assert [method.name for method in make_coder_methods(head, many_rows, [30])] == ["CSR, packed"]
+
+
 def test_at_given_bytes_every_method_is_made_within_them_once(rows):
     head = make_head(input_dim=12)
     methods = all_methods(head, rows, budgets=[8, 9, 16, 8], baselines=["truncate", "int8", "binary", "rotated"])

@@ -43,6 +43,14 @@ def start(recipe, *flags):
     return main(["sweep", str(recipe), "--no-progress", *map(str, flags)])
 
 
+def test_budgets_of_a_recipe_are_not_measured_for_every_combination(recipe, tmp_path):
+    content = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**content, "evaluation": {"bytes": [8, 16]}}))
+    assert start(recipe, "--k", "2") == 0
+    methods = {row.method.partition(", hidden_dim")[0] for row in Results.load(tmp_path / "sweep").rows}
+    assert methods == {"dense", "CSR", "CSR, decoded"}
+
+
 def test_every_combination_is_measured_once(recipe, tmp_path, capsys):
     call = [recipe, "--hidden-dim", "32,4x"]
     assert start(*call, "--k", "2,8", "--json") == 0
