@@ -71,7 +71,7 @@ class BudgetTable:
         if not own:
             return ""
         if not ahead:
-            return "At no budget a rival is ahead of CSR by more than half the width of the interval."
+            return "At no budget is a rival ahead of CSR by more than half the width of the interval."
         shown = "; ".join(f"{method} within {join_numbers(sizes)} bytes" for method, sizes in ahead.items())
         return f"Ahead of CSR by more than half the width of the interval: {shown}."
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from csr_hf.evaluation.intervals import Interval, half_width
-from csr_hf.evaluation.names import Copy
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Row:
 
     @property
     def is_code_alone(self) -> bool:
-        """Whether nothing but the head's code is stored: no copy of the embedding to rerank by."""
-        return self.method.startswith("CSR") and self.method not in {f"CSR + {copy}" for copy in get_args(Copy)}
+        """Whether nothing but the head's code is stored: no copy of the embedding to rerank by, and no residual."""
+        return self.method.startswith("CSR") and not self.method.startswith("CSR + ")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON holds of it; what is unknown is left out, `k` aside."""
