@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import yaml
 
+from csr_hf.evaluation.equal_bytes import BudgetTable, Kept, join_numbers
 from csr_hf.evaluation.results import Results, Row
 from regions.markdown import ROOT, command, load_json, load_results, table
 
 _QUICKSTART = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs" / "results"
 _GENERAL = "all-MiniLM-L6-v2/results/general_k32"
-_TASKS = {"SciFact": "scifact_k32", "MLQuestions": "mlquestions_k32"}
-_METHODS = ("CSR", "CSR, decoded", "CSR + int8")
-_SHORT = {
-    ("dense", None, 1536): "float32 embeddings",
-    ("CSR", 32, 132): "CSR codes, k = 32, alone",
-    ("CSR, decoded", 32, 132): "CSR codes, k = 32, decoded to rerank",
-    ("CSR + int8", 16, 456): "CSR codes, k = 16, with int8 copies to rerank by",
-    ("int8", None, 384): "int8",
-    ("binary", None, 48): "sign bits, compared with a float query",
-    ("PQ", None, 132): "product quantization",
-    ("PCA", None, 132): "PCA, float16",
-    ("truncation", None, 132): "the first dimensions, float16",
+_SEEDS = (_GENERAL, f"{_GENERAL}_seed1", f"{_GENERAL}_seed2")
+_ADAPTED = {
+    "SciFact": "all-MiniLM-L6-v2/results/scifact_k32",
+    "MLQuestions": "all-MiniLM-L6-v2/results/mlquestions_k32",
 }
-"""Method, k and bytes of the lines of the short table: what they are called there."""
+_OWN = ("CSR, packed", "CSR + residual")
+_SHORT = {
+    ("dense", 1536): "float32 embeddings",
+    ("int8", 384): "int8",
+    ("CSR, packed", 96): "packed codes",
+    ("PQ", 96): "product quantization",
+    ("CSR, packed", 48): "packed codes",
+    ("OPQ", 48): "product quantization after a fitted rotation",
+    ("PQ", 48): "product quantization",
+    ("binary", 48): "sign bits",
+    ("adapter", 48): "the first dimensions after a trained map, int8",
+    ("truncation", 48): "the first dimensions, int8",
+    ("CSR, packed", 24): "packed codes",
+    ("PQ", 24): "product quantization",
+    ("CSR, packed", 16): "packed codes",
+    ("PQ", 16): "product quantization",
+}
+"""Method and bytes of the lines of the short table: what they are called there."""
 
 
 def quickstart_table() -> str:
@@ -56,62 +68,86 @@ def short_table() -> str:
     """Compare ways to store an embedding on SciFact, by what they are called in plain words."""
     results = load_results(_GENERAL)
     lines = []
-    for (method, k, size), name in _SHORT.items():
-        (row,) = results.select(task="SciFact", method=method, k=k, bytes_per_vector=size)
-        lines.append([name, f"{size:,}", f"{row.score:.3f}", f"{row.retention:.1%}"])
+    for (method, size), name in _SHORT.items():
+        row = largest_within(results.select(task="SciFact", method=method), size)
+        lines.append([name, f"{row.bytes_per_vector:,}", f"{row.score:.3f}", f"{row.retention:.1%}"])
     return table(["stored for each document", "bytes", "nDCG@10", "kept"], lines)
 
 
 def tasks_table() -> str:
-    """Compare all methods on seven tasks."""
-    return load_results(_GENERAL).summary_markdown()
+    """Show what each method keeps within each budget, mean over seven tasks; CSR as the mean over three seeds."""
+    found = [load_results(folder) for folder in _SEEDS]
+    tables = [require_budgets(results) for results in found]
+    merged = dict(tables[0].lines)
+    for method in _OWN:
+        seeds = [each.lines[method] for each in tables if method in each.lines]
+        if seeds:
+            merged[method] = [average_seeds(kept) for kept in zip(*seeds, strict=True)]
+    header, body = BudgetTable(tables[0].budgets, merged).to_cells(lambda figure: f"**{figure}**")
+    return table(header, body)
 
 
-def tasks_mean(method: str, k: int | None) -> str:
-    """Average over the seven tasks what a method keeps."""
-    kept = [row.retention for row in load_results(_GENERAL).select(method=method, k=k)]
-    return f"{sum(kept) / len(kept):.3f}"
+def tasks_summary() -> str:
+    """Say how far three seeds differ, how sure the means are, and where a rival is ahead."""
+    tables = [require_budgets(load_results(folder)) for folder in _SEEDS]
+    kept = [[found.lines[_OWN[0]][place] for found in tables] for place in range(len(tables[0].budgets))]
+    shown = [sorted(each.retention for each in seeds if each) for seeds in kept]
+    ranges = ", ".join(f"{low[0]:.3f} to {low[-1]:.3f}" for low in shown)
+    budgets = join_numbers(tables[0].budgets)
+    widest = max(each.width for found in tables[0].lines.values() for each in found if each)
+    return (
+        f"Three seeds of the head keep {ranges} within {budgets} bytes by packed codes. Half the width of the 95 % "
+        f"interval of a mean over the tasks is at most {widest:.3f}. Of the first seed: {tables[0].describe_rivals()}"
+    )
 
 
-def kept_of(head: str, method: str, k: int) -> float:
-    """Average over SciFact and MLQuestions what one head, or one head for each task, keeps of nDCG@10."""
-    kept = []
-    for task, adapted in _TASKS.items():
-        folder = f"{head}" if head.startswith("general") else f"{adapted}{head.removeprefix('adapted')}"
-        (row,) = load_results(f"all-MiniLM-L6-v2/results/{folder}").select(
-            task=task, metric="ndcg_at_10", method=method, k=k
-        )
-        kept.append(row.retention)
-    return sum(kept) / len(kept)
+def by_task_table(budget: int) -> str:
+    """Show what each method keeps of each task within one budget."""
+    results = load_results(_GENERAL)
+    tasks = list(dict.fromkeys(row.task for row in results.rows))
+    main = {row.task: row.metric for row in reversed(results.rows)}
+    methods = dict.fromkeys(row.method for row in results.rows if row.bytes_per_vector <= budget)
+    lines = []
+    for method in methods:
+        if method in ("CSR", "CSR, decoded"):
+            continue
+        rows = [largest_within(results.select(task=task, metric=main[task], method=method), budget) for task in tasks]
+        lines.append([method, str(rows[0].bytes_per_vector), *(f"{row.retention:.3f}" for row in rows)])
+    return table(["method", "bytes", *tasks], lines)
+
+
+def codes_by_k_table() -> str:
+    """Show what sparse codes keep at each k, mean over seven tasks."""
+    results = load_results(_GENERAL)
+    main = {row.task: row.metric for row in reversed(results.rows)}
+    lines = []
+    for k in (4, 8, 16, 32, 64):
+        cells = [str(k)]
+        for method in ("CSR", "CSR, decoded"):
+            rows = [row for row in results.select(method=method, k=k) if row.metric == main[row.task]]
+            kept = sum(row.retention for row in rows) / len(rows)
+            cells += [*([str(rows[0].bytes_per_vector)] if method == "CSR" else []), f"{kept:.3f}"]
+        lines.append(cells)
+    return table(["k", "bytes", "CSR", "CSR, decoded"], lines, left=0)
+
+
+def adapted_table() -> str:
+    """Compare the general head with adapted ones, and with PQ and OPQ fitted on either text, within each budget."""
+    general = load_results(_GENERAL)
+    lines, budgets = [], require_budgets(general).budgets
+    for task, folder in _ADAPTED.items():
+        for kind, results in (("general", general), ("adapted", load_results(folder))):
+            for method in (*_OWN, "PQ", "OPQ"):
+                rows = results.select(task=task, metric="ndcg_at_10", method=method)
+                shown = [largest_within(rows, budget, missing_ok=True) for budget in budgets]
+                cells = ["" if row is None else f"{row.retention:.3f}" for row in shown]
+                lines.append([task, kind, method, *cells])
+    return table(["task", "fitted on", "method", *(f"{budget} bytes" for budget in budgets)], lines, left=3)
 
 
 def postings(head: str) -> float:
     """Return the postings that a query and a document share, on average over held-out rows."""
     return load_json(f"all-MiniLM-L6-v2/results/{head}/training.json")["results"]["postings_per_document"]
-
-
-def adapted_table() -> str:
-    """Compare the general head with adapted ones at k = 32, for two depths of the search."""
-    lengths = {
-        "general": f"{postings('general_k32'):.2f}",
-        "adapted": " and ".join(f"{postings(head):.2f}" for head in _TASKS.values()),
-    }
-    lines = []
-    for head, length in lengths.items():
-        for suffix, search in (("_2k", "2k, 100"), ("", "4k, 300")):
-            name = f"general_k32{suffix}" if head == "general" else f"adapted{suffix}"
-            lines.append([head, search, *(f"{kept_of(name, method, 32):.3f}" for method in _METHODS), length])
-    return table(["head", "query keeps, candidates", *_METHODS, "postings a query and document"], lines, left=2)
-
-
-def adapted_by_k_table() -> str:
-    """Compare the general head with adapted ones at every k."""
-    lines = []
-    for k in (4, 8, 16, 32, 64):
-        kept = [f"{kept_of(head, method, k):.3f}" for head in ("general_k32", "adapted") for method in _METHODS]
-        lines.append([str(k), *kept])
-    header = ["k", "general: CSR", "decoded", "+ int8", "adapted: CSR", "decoded", "+ int8"]
-    return table(header, lines, left=0)
 
 
 def pairs_head(method: str, task: str) -> str:
@@ -125,20 +161,44 @@ def command_of(folder: str) -> str:
     return command(load_results(folder).details["command"])
 
 
+def largest_within(rows: Sequence[Row], budget: int, *, missing_ok: bool = False) -> Any:
+    """Return the row of the largest setting within a budget of bytes."""
+    fitting = [row for row in rows if row.bytes_per_vector <= budget]
+    if not fitting and not missing_ok:
+        raise ValueError(f"no setting takes at most {budget} bytes")
+    return max(fitting, key=lambda row: row.bytes_per_vector, default=None)
+
+
+def require_budgets(results: Results) -> BudgetTable:
+    """Return the table at equal bytes of results that have one."""
+    if results.budgets is None:
+        raise ValueError("the results were not measured at given bytes")
+    return results.budgets
+
+
+def average_seeds(kept: Sequence[Kept | None]) -> Kept | None:
+    """Average what several seeds keep; None where one has no setting."""
+    known = [each for each in kept if each is not None]
+    if len(known) < len(kept):
+        return None
+    size = max(each.size for each in known)
+    return Kept(size, sum(each.retention for each in known) / len(known), max(each.width for each in known))
+
+
 REGIONS = {
     "quickstart": quickstart_table,
     "quickstart-head": quickstart_head,
     "scifact": short_table,
     "seven-tasks": tasks_table,
+    "seven-tasks-summary": tasks_summary,
     "seven-tasks-command": partial(command_of, _GENERAL),
-    "mean-binary": partial(tasks_mean, "binary", None),
-    "mean-decoded-32": partial(tasks_mean, "CSR, decoded", 32),
+    "by-task": partial(by_task_table, 48),
+    "codes-by-k": codes_by_k_table,
     "adapted": adapted_table,
-    "adapted-by-k": adapted_by_k_table,
     "pairs-scifact": partial(pairs_head, "CSR", "SciFact"),
     "pairs-mlquestions": partial(pairs_head, "CSR", "MLQuestions"),
     "pairs-scifact-decoded": partial(pairs_head, "CSR, decoded", "SciFact"),
     "pairs-mlquestions-decoded": partial(pairs_head, "CSR, decoded", "MLQuestions"),
     "pairs-postings": lambda: f"{postings('general_pairs'):.2f}",
-    "general-postings": lambda: f"{postings('general_k32'):.2f}",
+    "general-postings": lambda: f"{postings('general_k32_arrays'):.2f}",
 }
