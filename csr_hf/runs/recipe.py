@@ -13,7 +13,7 @@ from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
 from csr_hf.embedding.arguments import BackboneSettings
-from csr_hf.evaluation.names import DEFAULT_BASELINES, EQUAL_BYTES_BASELINES, Baseline, Copy
+from csr_hf.evaluation.names import DEFAULT_BASELINES, EQUAL_BYTES_BASELINES, Baseline
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, known_keys, settings, suggest
@@ -93,8 +93,6 @@ class EvaluationArguments:
     """What CSR is compared with: truncate, adapter, pca, int8, binary, rotated, pq, opq, rabitq. Default truncate,
     pca, int8 and binary; with `bytes` truncate, adapter, pq, binary and rotated. The last three of the list need
     faiss, and opq takes many minutes to fit."""
-    rerank: list[Copy] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
 
     @property
     def measured_baselines(self) -> list[Baseline]:
@@ -119,7 +117,7 @@ class IndexArguments:
     """Latents of a document; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
     """How documents are encoded, see `CSRModel.encode`: "pursuit" is best where copies rerank."""
-    copies: list[Copy] = field(default_factory=lambda: ["binary", "int8"])
+    copies: list[Literal["binary", "int8", "float16"]] = field(default_factory=lambda: ["binary", "int8"])
     """Copies of the embeddings to keep: float16, int8 or binary to rerank by, binary beside another to find
     candidates; none for the codes alone."""
     questions: list[str] = field(default_factory=list)

@@ -26,7 +26,7 @@ STEPS = {"max_steps": 8, "save_steps": 4, "logging_steps": 4, "per_device_train_
 RECIPE = {
     "model": {"hidden_dim": "4x", "k": 8},
     "training": STEPS,
-    "evaluation": {"ks": [8], "baselines": ["binary"], "rerank": []},
+    "evaluation": {"ks": [8], "baselines": ["binary"]},
     "index": {"copies": ["int8"]},
 }
 ROWS = 100

@@ -60,7 +60,6 @@ def recipe(base, output, **keys):
         "training.logging_steps": 10,
         "evaluation.ks": [4],
         "evaluation.baselines": [],
-        "evaluation.rerank": [],
         "index.copies": ["int8"],
     }
     return RunRecipe.from_dict({}, settings | keys)
