@@ -18,6 +18,7 @@ _PUBLIC = {
     "PackedCodes": "csr_hf.coding.packing",
     "Coder": "csr_hf.coding.coder",
     "fit_coder": "csr_hf.coding.fitting",
+    "fit_index_coder": "csr_hf.coding.fitting",
     "Backbone": "csr_hf.embedding.backbone",
     "load_backbone": "csr_hf.embedding.loading",
     "CSREncoder": "csr_hf.encoder",
@@ -46,7 +47,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
-    from csr_hf.coding.fitting import fit_coder
+    from csr_hf.coding.fitting import fit_coder, fit_index_coder
     from csr_hf.coding.packing import PackedCodes
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.data.run_data import RunData

@@ -11,7 +11,7 @@ from csr_hf.evaluation.names import Baseline
 from csr_hf.plumbing.settings import Flag, read_overrides, settings
 
 _OWN_FLAGS = {"model.hidden_dim": "hidden-dim", "model.k": "k", "training.max_steps": "max-steps"}
-_SHARED = ("data", "backbone", "output_dir", "cache_dir", "index")
+_SHARED = ("data", "backbone", "output_dir", "cache_dir", "index", "search")
 
 
 @settings

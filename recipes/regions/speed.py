@@ -144,6 +144,12 @@ def filters_table(content: Content) -> str:
     return table(["system", "may be found", "recall", *speeds], lines)
 
 
+def plot(content: Content) -> str:
+    """Show the plot beside the results file."""
+    file = content["file"].removesuffix(".json")
+    return f"![Recall against milliseconds a query, in batches and one by one]({file}.png)"
+
+
 def skipped(content: Content) -> str:
     """Name the systems that could not be measured."""
     left_out = [f"- {name} was left out: {reason}" for name, reason in content["skipped"].items()]
@@ -173,6 +179,7 @@ _WRITERS: dict[str, Callable[[Content], str]] = {
     "speed-conditions": short_conditions,
     "speed-summary": summary,
     "bench-all": all_table,
+    "bench-plot": plot,
     "bench-filters": filters_table,
     "bench-conditions": conditions,
     "bench-skipped": skipped,
@@ -182,6 +189,7 @@ _WRITERS: dict[str, Callable[[Content], str]] = {
 _ALSO: dict[str, Callable[[Content], str]] = {
     **_AT,
     "speed-summary": summary,
+    "bench-plot": plot,
     "bench-filters": filters_table,
     "bench-conditions": conditions,
     "bench-command": bench_command,
