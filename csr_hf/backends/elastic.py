@@ -252,7 +252,7 @@ class OpenSearch(_LuceneBackend):
         if self._field == "sparse_vector" and largest > self._ceiling * (1 + 1e-6):
             row = int(np.argmax(documents.weights.max(axis=1)))
             raise ValueError(
-                f"`codes`: document {documents.ids[row].item()!r} has a weight of {largest:.4g}, above `ceiling` "
+                f"`codes`: document {documents.ids.tolist()[row]!r} has a weight of {largest:.4g}, above `ceiling` "
                 f"({self._ceiling}). Create a collection with `ceiling={largest * 1.01:.3g}` in its URL."
             )
 

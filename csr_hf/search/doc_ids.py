@@ -47,7 +47,7 @@ class DocIds:
 
         Raises:
             ValueError: for what has no order, another number of ids than documents, ids that are neither all integers
-                nor all texts or that no file can keep, and ids that repeat.
+                nor all strings or that no file can keep, and ids that repeat.
         """
         if ids is None:
             if first + n - 1 > _LARGEST:
@@ -74,16 +74,16 @@ class DocIds:
                 raise ValueError("`ids` holds None, which names no document. Give every document an id.")
             if not (_is_integer(one) or isinstance(one, str)):
                 raise ValueError(
-                    f"`ids` holds {_show(one)}, a {type(one).__name__}; ids are integers or texts. Convert them."
+                    f"`ids` holds {_show(one)}, a {type(one).__name__}; ids are integers or strings. Convert them."
                 )
         kinds = {isinstance(one, str) for one in every}
         if len(kinds) == 2:
-            raise ValueError("`ids` holds both integers and texts. Convert them to texts.")
+            raise ValueError("`ids` holds both integers and strings. Convert them to strings.")
         if kinds == {True}:
             return cls(len(every), texts=_to_bytes(every))
         for one in every:
             if not _SMALLEST <= one <= _LARGEST:
-                raise ValueError(f"`ids`: {one} does not fit into 64 bits. Use texts.")
+                raise ValueError(f"`ids`: {one} does not fit into 64 bits. Use strings.")
         return cls(len(every), numbers=_frozen(np.array(every, np.int64)))
 
     @classmethod
@@ -139,9 +139,9 @@ class DocIds:
         return cls(n, first)
 
     @property
-    def kind(self) -> Literal["integers", "texts"]:
+    def kind(self) -> Literal["integers", "strings"]:
         """What all ids are."""
-        return "integers" if self._texts is None else "texts"
+        return "integers" if self._texts is None else "strings"
 
     @property
     def largest(self) -> int:
@@ -151,7 +151,7 @@ class DocIds:
             ValueError: for texts.
         """
         if self._texts is not None:
-            raise ValueError("`ids` must be given: those of the index are texts.")
+            raise ValueError("`ids` must be given: those of the index are strings.")
         if not self.n:
             return -1
         return max(self.first + self.n - 1, -1) if self._numbers is None else int(self._numbers.max(initial=-1))

@@ -60,7 +60,7 @@ def test_numbered_documents_need_no_arrays():
     assert number_after([]) == 0
     with pytest.raises(ValueError, match="no number after 9223372036854775807"):
         DocIds.check(None, 1, first=2**63)
-    with pytest.raises(ValueError, match="must be given: those of the index are texts"):
+    with pytest.raises(ValueError, match="must be given: those of the index are strings"):
         number_after([DocIds.check(["a"], 1)])
 
 
@@ -101,7 +101,7 @@ def test_a_long_id_costs_its_own_length(n):
         (["a", "a"], "unique; 'a' appears"),
         ([None, None], "holds None"),
         ([1, None], "holds None"),
-        ([1, "a"], "both integers and texts"),
+        ([1, "a"], "both integers and strings"),
         ([1.0, 2.0], "holds 1.0, a float"),
         ([True, False], "holds True, a bool"),
         ([1, True], "holds True, a bool"),
