@@ -1,123 +1,127 @@
-"""The embedded search engine: inverted lists over sparse codes, exact, in memory or memory-mapped, in segments."""
+"""The embedded search engine: dense queries in, the nearest documents out, from packed codes in memory or mapped."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from csr_hf.search import storage
-from csr_hf.search.finding import Asked
-from csr_hf.search.ids import Ids
-from csr_hf.search.params import SearchParams, check_rescore, count_threads
-from csr_hf.search.parts import (
-    Part,
-    SearchResult,
-    deleted,
-    first_stage,
-    ids_at,
-    made_room,
-    masks_of,
-    next_id,
-    opened,
-    rescored,
-    starts_of,
-    to_store,
-    two_stages,
-)
-from csr_hf.search.queries import checked_positions, prepare_queries
-from csr_hf.search.segment import Segment
-from csr_hf.search.settings import Settings
-from csr_hf.sparse_codes import QueryProjections, SparseCodes
+from csr_hf.search.doc_ids import DocIds, list_ids, number_after
+from csr_hf.search.params import SearchParams, check_copies, check_top_k
+from csr_hf.search.query_encoder import QueryEncoder, check_encoder, check_queries
+from csr_hf.search.searcher import Hits, find_dense, find_sparse, ids_at, masks_of
+from csr_hf.search.segment import Segment, check_segment
+from csr_hf.sparse_codes import SparseCodes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from csr_hf.coding.coder import Coder
+
+_HEAD = "head"
 
 
 class InvertedIndex:
-    """Documents by latent; made by `InvertedIndex.build` or `InvertedIndex.load`.
+    """Documents as packed codes with residuals; made by `InvertedIndex.build` or `InvertedIndex.load`.
 
-    Ranking is exact over the stored codes, whose values are multiples of 1/255 of a document's largest. The score of a
-    document is the cosine of the query's code and its own, `sum_j q_j z_dj / (||q|| ||z_d||)`. Where the index knows
-    the norms of the decoded documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense
-    query for q (see `QueryProjections.codes`), the part of its cosine with the decoded document that these latents
-    make. With `similarity="dot"` it is divided by nothing. Who shares no latent with the query is no hit. Similar
-    documents lie in blocks together; `nprobe` gives up exactness for speed and visits the most promising blocks alone.
+    The score of a document is its cosine with the query, as far as what is stored tells: of the decoded code with its
+    residual, or of a float16 copy. With `similarity="dot"` it is the inner product.
 
     Any number of threads may search while another adds, deletes or compacts: a search sees the index as it was when it
     began.
     """
 
-    def __init__(self, parts: Sequence[Part], settings: Settings) -> None:
-        self._parts, self._settings = tuple(parts), settings
+    def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
+        self._segments, self._encoder, self._settings = tuple(segments), encoder, dict(settings)
         self._writing = threading.RLock()
+        self._seen: storage.Seen = {}
 
     @classmethod
     def build(
         cls,
-        codes: SparseCodes,
+        embeddings: np.ndarray,
+        coder: Coder,
         ids: Sequence[Hashable] | np.ndarray | None = None,
         *,
-        decoded_norms: np.ndarray | None = None,
-        embeddings: np.ndarray | None = None,
-        copies: Sequence[Literal["binary", "int8", "float16"]] = (),
         similarity: Literal["cosine", "dot"] = "cosine",
+        copies: Sequence[Literal["float16"]] = (),
+        partitions: int | None = None,
+        seed: int = 0,
+        documents: pa.Table | None = None,
     ) -> InvertedIndex:
-        """Index the codes of documents.
+        """Index embeddings of documents.
 
         Args:
-            codes: of the documents, not normalised; values are stored in eight bits.
+            embeddings: shape (n, input_dim), floats, may be memory-mapped, less the mean of their modality.
+            coder: makes what is stored; with a residual, unless few bytes matter more than what is found.
             ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
-            decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
-                `rescore="self"` needs; see `csr_hf.codes.decoded_norms`.
-            embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
-            copies: of the embeddings, to keep for the second stage: "int8" (input_dim + 4 bytes a document), "float16"
-                (2 input_dim), "binary" (input_dim / 8, for each group of similar documents as well; finds candidates
-                too, see `search`).
-            similarity: "dot" for embeddings compared by inner product, whose norms count: no score is divided, copies
-                keep the norms (4 bytes more for "binary"), and `decoded_norms` are left out.
+            similarity: "cosine", for which embeddings are brought to unit norm, or "dot".
+            copies: "float16" keeps the embeddings as well, 2 bytes a dimension, for exact ranking of candidates.
+            partitions: groups of similar documents; default by their number.
+            seed: of the partitions.
+            documents: texts and metadata, a row for each document, which are kept beside.
 
         Raises:
-            ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are
-                negative or not finite, latents out of range, or a document that names a latent twice.
+            ValueError: for embeddings of another width, not finite or no floats, and ids of a wrong number or type or
+                that repeat.
         """
-        width = None if embeddings is None or not copies else embeddings.shape[-1]
-        decoded = decoded_norms is not None or similarity == "dot"
-        settings = Settings(codes.k, codes.dim, codes.head_fingerprint, decoded, tuple(copies), width, similarity)
-        index = cls([], settings)
-        index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
+        if similarity not in ("cosine", "dot"):
+            raise ValueError(f'`similarity` {similarity!r} is none of an index. Choose "cosine" or "dot".')
+        settings = {
+            "similarity": similarity,
+            "copies": list(check_copies(copies)),
+            "input_dim": coder.head.config.input_dim,
+            "dim": coder.head.config.hidden_dim,
+            "residual_bytes": 0,
+            **coder.settings,
+        }
+        index = cls([], QueryEncoder.of(coder), settings)
+        index.add(embeddings, coder, ids, documents=documents)
         return index
 
     def add(
         self,
-        codes: SparseCodes,
+        embeddings: np.ndarray,
+        coder: Coder,
         ids: Sequence[Hashable] | np.ndarray | None = None,
         *,
-        decoded_norms: np.ndarray | None = None,
-        embeddings: np.ndarray | None = None,
         replace: bool = False,
+        documents: pa.Table | None = None,
     ) -> None:
         """Add documents as a segment of their own. Many small segments slow a search down: `compact` joins them.
 
         Args:
-            codes: as for `build`.
+            embeddings: as for `build`.
+            coder: with the same settings as that the index was built with.
             ids: as for `build`, and of the same kind; default the numbers after the largest there is.
-            decoded_norms: needed if the index was built with them.
-            embeddings: needed if the index keeps copies.
             replace: documents whose id is in use take its place; else they are refused.
+            documents: as for `build`.
 
         Raises:
-            ValueError: as `build` does, and for codes of another head or dim, or ids in use.
+            ValueError: as `build` does, and for another coder, or ids in use.
         """
-        self._settings.check_documents(codes, decoded_norms)
+        for name, value in coder.settings.items():
+            if self._settings.get(name) != value:
+                raise ValueError(
+                    f"`coder.{name}` is {value!r}, that of the index {self._settings.get(name)!r}. Use the coder that "
+                    "the index was built with."
+                )
+        rows = _check_embeddings(embeddings, self._encoder.input_dim)
         with self._writing:
-            numbered = Ids.checked(ids, len(codes), next_id(self._parts) if ids is None else 0)
-            parts = made_room(self._parts, numbered, replace=replace)
-            segment = Segment.build(codes, self._settings, decoded_norms=decoded_norms, embeddings=embeddings)
-            kept = [part for part in parts if len(part.segment)]
-            if len(codes) or not kept:
-                kept.append(Part.new(segment, numbered))
-            self._parts = tuple(kept)
+            numbered = DocIds.check(
+                ids, len(rows), number_after(s.ids for s in self._segments if s.count) if ids is None else 0
+            )
+            segments = _make_room(self._segments, numbered, replace=replace)
+            segment = Segment.build(rows, coder, numbered, self._encoder, self._settings)
+            segment = segment._replace(documents=documents)
+            kept = [old for old in segments if old.count]
+            if segment.count or not kept:
+                kept.append(segment)
+            self._segments = tuple(kept)
 
     def delete(self, ids: Iterable[Hashable], *, missing_ok: bool = False) -> int:
         """Hide documents from searches; `compact` frees their space. Returns how many there were.
@@ -126,208 +130,296 @@ class InvertedIndex:
             ValueError: for an id that is not there, unless `missing_ok`; then nothing is deleted.
         """
         with self._writing:
-            parts, count = deleted(self._parts, ids, missing_ok=missing_ok)
-            self._parts = tuple(parts)
+            segments, count = _delete(self._segments, ids, missing_ok=missing_ok)
+            self._segments = tuple(segments)
             return count
 
     def compact(self) -> None:
         """Join all segments into one without the deleted documents; positions are numbered anew."""
         with self._writing:
-            parts = [part for part in self._parts if part.mask.any()]
-            if len(parts) < 2 and all(part.alive is None for part in parts) and len(parts) == len(self._parts):
-                return
-            alive = [np.flatnonzero(part.mask) for part in parts] or [np.empty(0, np.int64)]
-            parts = parts or list(self._parts[:1])
-            joined = Segment.joined([part.segment for part in parts], alive)
-            ids = np.concatenate([part.ids.at(rows) for part, rows in zip(parts, alive, strict=True)])
-            self._parts = (Part.new(joined, Ids(ids, len(ids))),)
+            if len(self._segments) > 1 or any(segment.alive is not None for segment in self._segments):
+                self._segments = (Segment.join(self._segments),)
 
     def search(
         self,
-        codes: SparseCodes,
+        queries: np.ndarray,
         top_k: int = 10,
         params: SearchParams = SearchParams(),
         *,
-        projections: QueryProjections | None = None,
-        embeddings: np.ndarray | None = None,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
-    ) -> SearchResult:
+    ) -> Hits:
         """Find the best documents for every query.
 
         Args:
-            codes: of the queries, by the head that made the documents' codes; they may keep more latents.
-            top_k: hits of a query.
-            params: how to search; default by codes alone, in all blocks.
-            projections: of the dense queries, for `rescore="self"`; see `csr_hf.codes.project_queries`.
-            embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
-            allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
-                as exact as without.
+            queries: dense, shape (n_queries, input_dim), floats, less the mean of their modality.
+            top_k: hits of a query; arrays are no wider than there are documents.
+            params: how to search.
+            allowed: ids of the documents that may be found, or a bool for every position.
 
         Raises:
-            ValueError: for codes of another head or dim, a stage without what it needs, or values out of range.
+            ValueError: for queries of another width or not finite, copies that the index does not keep, or values out
+                of range.
         """
-        parts = self._parts
-        self._settings.check_codes(codes)
-        depth, n, dense = params.depth(top_k, self._settings.copies), len(codes), None
-        if params.rescore is not None:
-            dense = self._settings.second_stage_queries(params.rescore, n, projections, embeddings)
-        queries = prepare_queries(codes, params.query_k, self._settings.decoded)
-        starts = starts_of(parts)
-        if params.scan:
-            signed = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
-            queries = queries.by_signs(signed)
-        threads = count_threads(params.threads)
-        asked = [Asked(queries, mask, threads, params.nprobe) for mask in masks_of(parts, starts, allowed)]
-        if params.rescore is None or dense is None:
-            found = first_stage(parts, starts, asked, depth)
-        else:
-            found = two_stages(parts, starts, asked, params.rescore, dense, depth, top_k)
-        return SearchResult(ids_at(parts, starts, found[1]), *found)
+        segments, encoder = self._segments, self._encoder
+        unit = self.similarity == "cosine"
+        rows = check_queries(queries, encoder.input_dim, unit=unit)
+        if params.rerank not in ("auto", "none", "codes", *self.copies):
+            raise ValueError(
+                f'`rerank="{params.rerank}"` needs such copies of the embeddings, and the index has none. Build it '
+                f'with copies=["{params.rerank}"].'
+            )
+        masks = masks_of(segments, allowed)
+        scores, positions = find_dense(segments, encoder, rows, masks, check_top_k(top_k), params, unit=unit)
+        return Hits(ids_at(segments, positions), positions, scores)
 
-    def rescore(
+    def search_codes(
         self,
-        positions: np.ndarray,
-        kind: Literal["self", "binary", "int8", "float16"],
+        codes: SparseCodes,
+        top_k: int = 10,
+        params: SearchParams = SearchParams(exact=True),
         *,
-        projections: QueryProjections | None = None,
-        embeddings: np.ndarray | None = None,
-        threads: int | None = None,
-    ) -> np.ndarray:
-        """Score documents that something else has found, as the second stage of `search` does.
+        allowed: Iterable[Hashable] | np.ndarray | None = None,
+    ) -> Hits:
+        """Find the best documents for sparse queries, exactly, through inverted lists of the sparse codes.
+
+        The score is sum_j q_j z_dj / ||decode(z_d)||, for dot without the division. Who shares no latent with the
+        query is no hit.
 
         Args:
-            positions: integers, shape (n_queries, candidates); -1 for none. Deleted documents are scored too.
-            kind: as `SearchParams.rescore`.
-            projections: of the dense queries, for "self".
-            embeddings: the dense queries, for a copy.
-            threads: default as many as there are cores.
-
-        Returns:
-            float32, shape (n_queries, candidates); -inf for none.
+            codes: of the queries, by the head that made the documents' codes.
+            top_k: as for `search`.
+            params: threads alone count.
+            allowed: as for `search`.
 
         Raises:
-            ValueError: for positions out of range, and as `search` does.
+            ValueError: for codes of another head or dim, or values out of range.
         """
-        parts = self._parts
-        starts = starts_of(parts)
-        positions = checked_positions(positions, int(starts[-1]))
-        check_rescore(kind, self._settings.copies)
-        dense = self._settings.second_stage_queries(kind, len(positions), projections, embeddings)
-        return rescored(parts, starts, kind, dense, positions, count_threads(threads))
+        self._check_codes(codes)
+        segments = self._segments
+        masks = masks_of(segments, allowed)
+        scores, positions = find_sparse(
+            segments, self._encoder, codes, masks, check_top_k(top_k), unit=self.similarity == "cosine"
+        )
+        return Hits(ids_at(segments, positions), positions, scores)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the index to a folder; an index already there is replaced in one step.
 
-        Segments that the folder holds already are not written again, so saving after `add` costs what was added.
+        Args:
+            folder: where to write.
+            overwrite: replace an index that is none of this one's earlier states.
 
         Raises:
-            ValueError: if the path holds something that is not an index (it is left alone), or ids are neither
-                integers nor strings.
+            ValueError: if the path holds something that is not an index, or one that others saved since this one was
+                loaded or saved; it is left alone.
             OSError: if writing fails; nothing is left behind and an index already there stays.
         """
-        # Asked for once the folder is locked: of two saves at a time, the later one sees the newer index.
-        storage.save_folder(folder, lambda: to_store(self._parts), self._settings._asdict())
+        storage.save_folder(folder, self._to_store, self._settings, self._seen, overwrite=overwrite)
 
     @classmethod
-    def load(cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None) -> InvertedIndex:
-        """Open what `save` wrote.
+    def load(
+        cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None, documents: bool = False
+    ) -> InvertedIndex:
+        """Open what `save` wrote; every number that a search relies on is checked.
 
         Args:
             folder: the index.
             mmap: map the files into memory (pages are read when touched) instead of reading them.
             verify: compare all files with their checksums, which reads them whole; default for what is not mapped.
-                Sizes and the manifest are always checked.
+            documents: read texts and metadata too.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             ValueError: if it is not an index, of another version, incomplete or damaged; the file is named.
         """
-        verify = not mmap if verify is None else verify
-        stored, values = storage.load_folder(folder, mmap=mmap, verify=verify)
-        settings = Settings(**{**values, "copies": tuple(values["copies"])})
-        return cls(opened(stored, settings, folder, verify=verify), settings)
+        verify, seen = not mmap if verify is None else verify, {}
+        stored, settings = storage.load_folder(
+            folder, mmap=mmap, verify=verify, documents=documents, check=_check_stored, seen=seen
+        )
+        head = next((QueryEncoder(**each.arrays) for each in stored if each.details.get("kind") == _HEAD), None)
+        if head is None:
+            raise ValueError(f"the index {folder} is damaged: nothing of its head is there. Build it again.")
+        segments = [Segment.from_stored(each) for each in stored if each.details.get("kind") != _HEAD]
+        index = cls(segments, head, settings)
+        index._seen = seen
+        return index
+
+    def _to_store(self) -> list[storage.StoredSegment]:
+        found = [storage.StoredSegment(self.head_name, self._encoder._asdict(), None, {"kind": _HEAD})]
+        for segment in self._segments:
+            details = {**segment.details, "first_id": segment.ids.first}
+            found.append(
+                storage.StoredSegment(
+                    segment.name,
+                    {**segment.arrays, **segment.ids.to_arrays()},
+                    segment.alive,
+                    details,
+                    segment.documents,
+                )
+            )
+        return found
+
+    def _check_codes(self, codes: SparseCodes) -> None:
+        if not isinstance(codes, SparseCodes):
+            raise ValueError(f"`codes` is a {type(codes).__name__}, not SparseCodes. Encode first.")
+        if codes.dim != self.dim:
+            raise ValueError(f"`codes.dim` ({codes.dim}) is not the index's dim ({self.dim}). Encode with its head.")
+        if None not in (codes.head_fingerprint, self.head) and codes.head_fingerprint != self.head:
+            raise ValueError(
+                f"`codes.head_fingerprint` ({codes.head_fingerprint}) is not the head the index was built with "
+                f"({self.head}). Encode with that head, or build the index again."
+            )
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._parts, self._settings
+        return self._segments, self._encoder, self._settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return sum(int(part.mask.sum()) for part in self._parts)
+        return sum(int(segment.mask.sum()) for segment in self._segments)
 
     def __contains__(self, one: Hashable) -> bool:
-        return any(part.mask[at] for part in self._parts for at in part.ids.positions_of([one]) if at >= 0)
+        return any(s.mask[at] for s in self._segments for at in s.ids.positions_of([one]) if at >= 0)
 
     def __repr__(self) -> str:
         return (
-            f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_vector:.0f} bytes a document, "
-            f"{self.postings_per_query:.2f} postings a query and document)"
+            f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_vector:.0f} bytes a document)"
         )
 
     @property
-    def codes(self) -> SparseCodes:
-        """The stored codes of all documents, in order of position, deleted ones included, not normalised."""
-        every = SparseCodes.concatenate([part.segment.codes for part in self._parts])
-        return SparseCodes(every.indices, every.values, self.dim, self.head, check=False)
-
-    @property
     def k(self) -> int:
-        """Latents kept of a document."""
-        return self._settings.k
+        """Latents kept of a document, at most."""
+        return int(self._settings["k"])
 
     @property
     def dim(self) -> int:
         """Length of the latents axis (the head's `hidden_dim`)."""
-        return self._settings.dim
+        return int(self._settings["dim"])
 
     @property
-    def head(self) -> str | None:
-        """Fingerprint of the head that made the codes; None when unknown."""
-        return self._settings.head
+    def head(self) -> str:
+        """Fingerprint of the head that made the codes."""
+        return str(self._settings["head"])
+
+    @property
+    def head_name(self) -> str:
+        """Name under which what it needs of the head is stored: 16 hexadecimal digits."""
+        import hashlib
+
+        digest = hashlib.blake2b(digest_size=8)
+        for array in self._encoder:
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def similarity(self) -> Literal["cosine", "dot"]:
         """What scores approximate."""
-        return self._settings.similarity
+        found: Literal["cosine", "dot"] = self._settings["similarity"]
+        return found
 
     @property
     def copies(self) -> tuple[str, ...]:
-        """Copies of the embeddings that there are for a second stage."""
-        return self._settings.copies
+        """Copies of the embeddings that there are."""
+        return tuple(self._settings["copies"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all documents share: JSON values."""
+        return dict(self._settings)
 
     @property
     def segments(self) -> int:
         """How many there are; each costs a search a little."""
-        return len(self._parts)
+        return len(self._segments)
+
+    @property
+    def codes(self) -> SparseCodes:
+        """The stored codes of all documents, in order of position, deleted ones included, without residuals."""
+        return SparseCodes.concatenate([segment.packed.unpack() for segment in self._segments])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, ids included."""
-        ids = sum(part.ids.array.nbytes for part in self._parts if part.ids.array is not None)
-        return ids + sum(part.segment.nbytes for part in self._parts)
+        """Bytes of all arrays, ids and what is needed of the head included."""
+        return self._stored_bytes + sum(segment.ids.nbytes for segment in self._segments)
 
     @property
     def bytes_per_vector(self) -> float:
-        """Bytes stored for a document: code, norm, postings, copies, and its share of the list table; not its id."""
-        return sum(part.segment.nbytes for part in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
+        """Bytes stored for a document, its share of all tables included; not its id."""
+        return self._stored_bytes / max(sum(segment.count for segment in self._segments), 1)
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of the summaries of blocks alone, which take as much for a few documents as for thousands."""
-        return sum(part.segment.arrays["summary"].nbytes for part in self._parts)
+        """Bytes of what does not grow with the documents: what is needed of the head, and tables of partitions."""
+        grown = sum(array.nbytes for s in self._segments for array in s.arrays.values() if len(array) == s.count)
+        return self._stored_bytes - grown
 
     @property
-    def first_stage_bytes_per_vector(self) -> float:
-        """Bytes of a document that a search without a second stage reads: postings, summaries, norm, position."""
-        return sum(p.segment.first_stage_bytes for p in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
+    def partitions(self) -> int:
+        """How many there are."""
+        return int(self._settings.get("partitions") or 1)
 
     @property
-    def postings_per_query(self) -> float:
-        """Postings that a query drawn like the documents touches, for every document: sum over latents of share².
+    def nprobe(self) -> int:
+        """Partitions that a search visits where nobody says otherwise."""
+        return int(self._settings.get("nprobe") or self.partitions)
 
-        A search costs about this much; latents used evenly give k² / dim, a few popular ones much more.
-        """
-        uses = np.sum([part.segment.uses for part in self._parts], axis=0)
-        share = uses / max(sum(len(part.segment) for part in self._parts), 1)
-        return float(share @ share)
+    @property
+    def candidates(self) -> int:
+        """Documents that a search reranks where nobody says otherwise."""
+        return int(self._settings.get("candidates") or len(self))
+
+    @property
+    def _stored_bytes(self) -> int:
+        own = sum(array.nbytes for segment in self._segments for array in segment.arrays.values())
+        return own + sum(array.nbytes for array in self._encoder)
+
+
+def _check_stored(stored: storage.StoredSegment, settings: dict[str, Any]) -> None:
+    if stored.details.get("kind") == _HEAD:
+        check_encoder(stored.arrays, settings)
+    else:
+        check_segment(stored, settings)
+
+
+def _check_embeddings(embeddings: Any, input_dim: int) -> np.ndarray:
+    rows = embeddings if isinstance(embeddings, np.ndarray) else np.asarray(embeddings)
+    if rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1] != input_dim:
+        raise ValueError(f"`embeddings` ({rows.dtype}, {rows.shape}) must be floats of the shape (n, {input_dim}).")
+    return rows
+
+
+def _delete(segments: Sequence[Segment], ids: Iterable[Hashable], *, missing_ok: bool) -> tuple[list[Segment], int]:
+    """Return the segments without the documents of these ids, and how many of them there were."""
+    wanted = list(dict.fromkeys(list_ids(ids, "ids")))
+    left, found = list(segments), np.zeros(len(wanted), bool)
+    for at, segment in enumerate(segments):
+        positions = segment.ids.positions_of(wanted)
+        here = positions >= 0
+        here[here] = segment.mask[positions[here]]
+        if here.any():
+            left[at] = segment.delete(positions[here])
+        found |= here
+    if not missing_ok and not found.all():
+        unknown = wanted[int(np.argmin(found))]
+        raise ValueError(f"`ids`: there is no document {unknown!r}. Pass `missing_ok=True` to pass over it.")
+    return left, int(found.sum())
+
+
+def _make_room(segments: Sequence[Segment], ids: DocIds, *, replace: bool) -> list[Segment]:
+    """Return the segments as they must be for documents with these ids to come."""
+    found = list(segments)
+    kinds = {segment.ids.kind for segment in segments if segment.count}
+    if ids.n and kinds - {ids.kind}:
+        raise ValueError(f"`ids` are {ids.kind}, those of the index {kinds.pop()}. Convert them.")
+    wanted = ids.at(np.arange(ids.n))
+    for at, segment in enumerate(segments):
+        positions = segment.ids.positions_of(wanted)
+        positions = positions[positions >= 0]
+        positions = positions[segment.mask[positions]]
+        if len(positions) and not replace:
+            used = segment.ids.at(positions[:1]).tolist()[0]
+            raise ValueError(f"`ids`: {used!r} is in use. Delete it first, or pass `replace=True`.")
+        if len(positions):
+            found[at] = segment.delete(positions)
+    return found
