@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "index"
 
     @property
+    def coder(self) -> Path:
+        """File of what made the index's codes: documents that are added need it."""
+        return self.path / "coder.safetensors"
+
+    @property
     def documents(self) -> Path:
         """Parquet file of what a search shows: `id`, `text`, and `thumbnail` where there are images."""
         return self.path / "documents.parquet"
@@ -128,6 +133,7 @@ class RunFolder:
             self.results.with_suffix(".md"),
             self.plot,
             self.sweep_plot,
+            self.coder,
             self.documents,
             self.journal,
         )

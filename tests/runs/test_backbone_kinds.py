@@ -27,7 +27,7 @@ RECIPE = {
     "model": {"hidden_dim": "4x", "k": 8},
     "training": STEPS,
     "evaluation": {"ks": [8], "baselines": ["binary"]},
-    "index": {"copies": ["int8"]},
+    "index": {"copies": ["float16"]},
 }
 ROWS = 100
 ALWAYS = ("dot", "router", "matryoshka", "bfloat16", "remote_code", "clip")

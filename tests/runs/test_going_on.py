@@ -60,7 +60,7 @@ def recipe(base, output, **keys):
         "training.logging_steps": 10,
         "evaluation.ks": [4],
         "evaluation.baselines": [],
-        "index.copies": ["int8"],
+        "index.copies": ["float16"],
     }
     return RunRecipe.from_dict({}, settings | keys)
 
@@ -84,7 +84,8 @@ def answers(folder):
     """Scores of the results, and what the index answers."""
     results = [(row.method, row.metric, row.k, row.score) for row in Results.load(folder).rows]
     index = InvertedIndex.load(folder / "index")
-    return results, index.search(index.codes[:20], 5)
+    queries = np.random.default_rng(0).standard_normal((20, index.settings["input_dim"])).astype(np.float32)
+    return results, index.search(queries, 5)
 
 
 def assert_equal(first, second):
@@ -199,7 +200,7 @@ def test_no_figure_of_an_earlier_head_is_left(base, run, capsys, way):
     assert fingerprint(run) != first
     expected = {"checkpoints", "mine.txt", "model", "recipe.yaml", "state.json", "training_log.jsonl"}
     if way == "run":
-        expected |= {"results.json", "results.md", "retention.png", "index"}
+        expected |= {"results.json", "results.md", "retention.png", "index", "coder.safetensors"}
         assert InvertedIndex.load(run / "index").head == fingerprint(run)
     assert {path.name for path in run.iterdir()} | {"retention.png"} == expected | {"retention.png"}
     for path in run.rglob("*"):
