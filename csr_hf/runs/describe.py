@@ -135,8 +135,8 @@ def _describe_index(path: Path) -> Description:
     lines = [
         f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents, head {index.head}",
         f"  {describe_size(index)}",
-        f"  {index.partitions:,} partitions, of which a search visits {index.nprobe:,}, and reranks {index.candidates:,} "
-        f"candidates; segments: {index.segments}",
+        f"  {index.partitions:,} partitions, of which a search visits {index.nprobe:,} and reranks "
+        f"{index.candidates:,} documents; segments: {index.segments}",
     ]
     return Description(facts, lines)
 

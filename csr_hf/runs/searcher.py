@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from csr_hf.codes import head_fingerprint, project_queries, subtract_modality_me
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import names_missing_image
 from csr_hf.embedding.loading import load_backbone_of
+from csr_hf.evaluation.csr_methods import QUERY_K_FACTOR
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.heads import load_head
 from csr_hf.plumbing.settings import suggest
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
-from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
+from csr_hf.runs.recipe import RunRecipe
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
 
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
     from csr_hf.backends import Backend
     from csr_hf.modeling_csr import CSRModel
-
-_BY_EXACTNESS: tuple[Literal["float16", "int8", "binary"], ...] = ("float16", "int8", "binary")
 
 
 class Hit(NamedTuple):
@@ -57,7 +57,7 @@ class RunSearcher:
         head: encodes them.
         index: of the documents' codes, or a search backend that holds them.
         documents: rows with `id` and `text`; the index calls them 0, 1, ... None where there are embeddings alone.
-        settings: query_k_factor and candidates of a search that does not say; `load` takes those of the recipe.
+        settings: of a search that does not say; `load` takes those of the recipe.
         names: what the user calls columns of `documents`, by column; `load` takes the names of the recipe.
     """
 
@@ -67,7 +67,7 @@ class RunSearcher:
         head: CSRModel,
         index: InvertedIndex | Backend,
         documents: Dataset | None,
-        settings: EvaluationArguments,
+        settings: SearchParams = SearchParams(),
         names: Mapping[str, str] | None = None,
     ) -> None:
         self.backbone = backbone
@@ -123,11 +123,13 @@ class RunSearcher:
             )
         recipe = RunRecipe.load(files.recipe)
         if not texts:
-            return cls(None, head.eval(), index, None, recipe.evaluation)
+            return cls(None, head.eval(), index, None, recipe.search.params)
         backbone = load_backbone_of(repository, head, device=device, trust_remote_code=trust_remote_code)
         head = head.to(backbone.model.device).eval()  # type: ignore[arg-type]
         documents = Dataset.from_parquet(str(files.documents))
-        return cls(backbone, head, index, documents, recipe.evaluation, _name_columns(recipe, documents.column_names))
+        return cls(
+            backbone, head, index, documents, recipe.search.params, _name_columns(recipe, documents.column_names)
+        )
 
     def find_fields(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Find the columns of the documents that the user means.
@@ -187,38 +189,27 @@ class RunSearcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best documents for embeddings of the backbone.
 
-        Candidates come from signs where the index has binary copies beside more exact ones, else from inverted lists,
-        always so by dot product, since signs know no norms; the most exact copy reranks them, or the decoded codes
-        without copies. A search backend ranks by the codes of both sides alone.
+        An index is searched as the recipe says (`search:`). A search backend ranks by the codes of both sides alone.
 
         Args:
             queries: shape (n, input_dim), less the mean of their modality for a head of several.
             top_k: hits wanted.
-            query_k: latents of the query; default as the run was measured.
-            candidates: documents to rerank; default as the run was measured.
+            query_k: latents of the query for a search backend.
+            candidates: documents to rerank; default as the recipe says.
 
         Returns:
             Numbers of the documents, best first, and their scores, both of shape (n, top_k); -1 where there are no
             more.
         """
         index = self.index
-        k = index.k if isinstance(index, InvertedIndex) else index.schema.k
-        query_k = min(query_k or self.settings.query_k_factor * k, self.head.config.hidden_dim)
-        queries = queries if self._by_dot else unit_rows(queries)
-        projections = project_queries(self.head, queries)
-        if not isinstance(index, InvertedIndex):
-            sparse = index.search(projections.codes(query_k), top_k)
-            return sparse.ids, sparse.scores
-        kind = next((kind for kind in _BY_EXACTNESS if kind in index.copies), None)
-        by_signs = "binary" in index.copies and kind != "binary" and index.similarity == "cosine"
-        params = SearchParams(
-            rescore=kind or "self",
-            scan="binary" if by_signs else None,
-            candidates=max(candidates or self.settings.candidates, top_k),
-        )
-        codes = projections.codes(query_k)
-        found = index.search(codes, top_k, params, projections=projections, embeddings=queries)
-        return np.where(found.positions >= 0, found.ids, -1), found.scores
+        if isinstance(index, InvertedIndex):
+            params = self.settings if candidates is None else replace(self.settings, candidates=candidates)
+            found = index.search(queries, top_k, params)
+            return np.where(found.positions >= 0, found.ids, -1), found.scores
+        query_k = min(query_k or QUERY_K_FACTOR * index.schema.k, self.head.config.hidden_dim)
+        projections = project_queries(self.head, queries if self._by_dot else unit_rows(queries))
+        sparse = index.search(projections.codes(query_k), top_k)
+        return sparse.ids, sparse.scores
 
     @property
     def _by_dot(self) -> bool:
