@@ -30,6 +30,7 @@ _PUBLIC = {
     "CSRTrainerCallback": "csr_hf.training.callbacks",
     "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
+    "SearchIndex": "csr_hf.search_index",
     "SearchParams": "csr_hf.search.params",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from csr_hf.runs.searcher import RunSearcher
     from csr_hf.search.index import InvertedIndex
     from csr_hf.search.params import SearchParams
+    from csr_hf.search_index import SearchIndex
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import CSRTrainingArguments
     from csr_hf.training.callbacks import CSRTrainerCallback
