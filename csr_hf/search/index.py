@@ -334,6 +334,25 @@ class InvertedIndex:
         return len(self._segments)
 
     @property
+    def encoder(self) -> QueryEncoder:
+        """What queries need of the head and its coder."""
+        return self._encoder
+
+    @property
+    def documents(self) -> pa.Table | None:
+        """Texts and metadata by position, those of deleted documents included; None where the index keeps none."""
+        tables = [segment.documents for segment in self._segments if segment.documents is not None]
+        if not tables:
+            return None
+        import pyarrow as pa
+
+        return pa.concat_tables(tables)
+
+    def ids_of(self, positions: np.ndarray) -> np.ndarray:
+        """Return the ids of documents by position: int64, or objects that are texts."""
+        return ids_at(self._segments, positions)
+
+    @property
     def codes(self) -> SparseCodes:
         """The stored codes of all documents, in order of position, deleted ones included, without residuals."""
         return SparseCodes.concatenate([segment.packed.unpack() for segment in self._segments])
