@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from csr_hf.search import storage
+from csr_hf.search.build.partitions import count_partitions, fit_partitions
+from csr_hf.search.build.tuning import choose_settings
+from csr_hf.search.code_lists import CodeLists, find_sparse
 from csr_hf.search.doc_ids import DocIds, list_ids, number_after
-from csr_hf.search.params import SearchParams, check_copies, check_top_k
-from csr_hf.search.query_encoder import QueryEncoder, check_encoder, check_queries
-from csr_hf.search.searcher import Hits, find_dense, find_sparse, ids_at, masks_of
-from csr_hf.search.segment import Segment, check_segment
-from csr_hf.sparse_codes import SparseCodes
+from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
+from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_encoder, check_queries
+from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
+from csr_hf.search.segment import Documents, Segment, check_segment, join
+from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +26,15 @@ if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
 
 _HEAD = "head"
+
+
+class State(NamedTuple):
+    """What a search sees; another one takes its place when documents come and go."""
+
+    segments: tuple[Segment, ...]
+    encoder: QueryEncoder
+    tables: QueryTables
+    settings: dict[str, Any]
 
 
 class InvertedIndex:
@@ -36,7 +48,8 @@ class InvertedIndex:
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
-        self._segments, self._encoder, self._settings = tuple(segments), encoder, dict(settings)
+        self._state = State(tuple(segments), encoder, QueryTables.of(encoder), dict(settings))
+        self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
         self._seen: storage.Seen = {}
 
@@ -79,8 +92,16 @@ class InvertedIndex:
             "residual_bytes": 0,
             **coder.settings,
         }
-        index = cls([], QueryEncoder.of(coder), settings)
-        index.add(embeddings, coder, ids, documents=documents)
+        rows = _check_embeddings(embeddings, settings["input_dim"])
+        centers = fit_partitions(rows, _check_partitions(partitions, len(rows)), seed)
+        index = cls([], QueryEncoder.of(coder, centers, seed), {**settings, "partitions": len(centers)})
+        index.add(rows, coder, ids, documents=documents)
+
+        def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
+            return index.search(queries, top_k, SearchParams(nprobe=nprobe, candidates=candidates)).positions
+
+        measured = choose_settings(rows, search, len(centers), unit=similarity == "cosine", seed=seed)
+        index._state = index._state._replace(settings={**index._state.settings, **measured})
         return index
 
     def add(
@@ -116,12 +137,12 @@ class InvertedIndex:
                 ids, len(rows), number_after(s.ids for s in self._segments if s.count) if ids is None else 0
             )
             segments = _make_room(self._segments, numbered, replace=replace)
-            segment = Segment.build(rows, coder, numbered, self._encoder, self._settings)
-            segment = segment._replace(documents=documents)
+            encoded = Documents.encode(rows, coder, self._encoder, self._settings)
+            segment = Segment.arrange(encoded, numbered, len(self._encoder.centers))._replace(documents=documents)
             kept = [old for old in segments if old.count]
             if segment.count or not kept:
                 kept.append(segment)
-            self._segments = tuple(kept)
+            self._state = self._state._replace(segments=tuple(kept))
 
     def delete(self, ids: Iterable[Hashable], *, missing_ok: bool = False) -> int:
         """Hide documents from searches; `compact` frees their space. Returns how many there were.
@@ -131,14 +152,15 @@ class InvertedIndex:
         """
         with self._writing:
             segments, count = _delete(self._segments, ids, missing_ok=missing_ok)
-            self._segments = tuple(segments)
+            self._state = self._state._replace(segments=tuple(segments))
             return count
 
     def compact(self) -> None:
         """Join all segments into one without the deleted documents; positions are numbered anew."""
         with self._writing:
             if len(self._segments) > 1 or any(segment.alive is not None for segment in self._segments):
-                self._segments = (Segment.join(self._segments),)
+                joined = join(self._segments, len(self._encoder.centers))
+                self._state = self._state._replace(segments=(joined,))
 
     def search(
         self,
@@ -160,17 +182,20 @@ class InvertedIndex:
             ValueError: for queries of another width or not finite, copies that the index does not keep, or values out
                 of range.
         """
-        segments, encoder = self._segments, self._encoder
-        unit = self.similarity == "cosine"
-        rows = check_queries(queries, encoder.input_dim, unit=unit)
-        if params.rerank not in ("auto", "none", "codes", *self.copies):
+        state, top_k = self._state, check_top_k(top_k)
+        unit = state.settings["similarity"] == "cosine"
+        rows, norms = check_queries(queries, state.encoder.input_dim)
+        if params.rerank not in ("auto", "none", "codes", *state.settings["copies"]):
             raise ValueError(
                 f'`rerank="{params.rerank}"` needs such copies of the embeddings, and the index has none. Build it '
                 f'with copies=["{params.rerank}"].'
             )
-        masks = masks_of(segments, allowed)
-        scores, positions = find_dense(segments, encoder, rows, masks, check_top_k(top_k), params, unit=unit)
-        return Hits(ids_at(segments, positions), positions, scores)
+        masks = masks_of(state.segments, allowed)
+        if params.exact:
+            scores, positions = self._find_codes(state, self._project(state, rows), masks, top_k, params)
+        else:
+            scores, positions = find_dense(state.segments, state.tables, rows, masks, top_k, params, state.settings)
+        return Hits(ids_at(state.segments, positions), positions, scores if unit else scores * norms)
 
     def search_codes(
         self,
@@ -195,12 +220,32 @@ class InvertedIndex:
             ValueError: for codes of another head or dim, or values out of range.
         """
         self._check_codes(codes)
-        segments = self._segments
-        masks = masks_of(segments, allowed)
-        scores, positions = find_sparse(
-            segments, self._encoder, codes, masks, check_top_k(top_k), unit=self.similarity == "cosine"
+        state = self._state
+        scores, positions = self._find_codes(
+            state, codes, masks_of(state.segments, allowed), check_top_k(top_k), params
         )
-        return Hits(ids_at(segments, positions), positions, scores)
+        return Hits(ids_at(state.segments, positions), positions, scores)
+
+    def _project(self, state: State, queries: np.ndarray) -> SparseCodes:
+        """Return the largest projections of dense queries as sparse ones."""
+        latents = queries @ state.encoder.atoms.T
+        return QueryProjections(latents, np.zeros(len(queries), np.float32)).codes(state.settings["k"])
+
+    def _find_codes(
+        self,
+        state: State,
+        codes: SparseCodes,
+        masks: Sequence[np.ndarray | None],
+        top_k: int,
+        params: SearchParams,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        unit, lists = state.settings["similarity"] == "cosine", []
+        for segment in state.segments:
+            # By name: deleting documents changes none of its codes.
+            own = self._lists.get(segment.name) or CodeLists.of(segment, state.encoder, unit=unit)
+            self._lists[segment.name] = own
+            lists.append(own)
+        return find_sparse(state.segments, lists, codes, masks, top_k, count_threads(params.threads))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the index to a folder; an index already there is replaced in one step.
@@ -271,7 +316,7 @@ class InvertedIndex:
             )
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._segments, self._encoder, self._settings
+        return self._state.segments, self._state.encoder, self._state.settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
@@ -286,6 +331,18 @@ class InvertedIndex:
         return (
             f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_vector:.0f} bytes a document)"
         )
+
+    @property
+    def _segments(self) -> tuple[Segment, ...]:
+        return self._state.segments
+
+    @property
+    def _encoder(self) -> QueryEncoder:
+        return self._state.encoder
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return self._state.settings
 
     @property
     def k(self) -> int:
@@ -391,7 +448,7 @@ class InvertedIndex:
     @property
     def _stored_bytes(self) -> int:
         own = sum(array.nbytes for segment in self._segments for array in segment.arrays.values())
-        return own + sum(array.nbytes for array in self._encoder)
+        return own + self.table_bytes
 
 
 def _check_stored(stored: storage.StoredSegment, settings: dict[str, Any]) -> None:
@@ -399,6 +456,14 @@ def _check_stored(stored: storage.StoredSegment, settings: dict[str, Any]) -> No
         check_encoder(stored.arrays, settings)
     else:
         check_segment(stored, settings)
+
+
+def _check_partitions(partitions: int | None, n: int) -> int:
+    if partitions is None:
+        return count_partitions(n)
+    if isinstance(partitions, bool) or not hasattr(partitions, "__index__") or partitions < 1:
+        raise ValueError(f"`partitions` ({partitions!r}) must be an integer of at least 1, or None.")
+    return min(int(partitions), max(n, 1))
 
 
 def _check_embeddings(embeddings: Any, input_dim: int) -> np.ndarray:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csr_hf.plumbing.jit import frozen
+from csr_hf.search.build.signs import make_rotation
+from csr_hf.search.kernels.group import Group
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
 
 
 class QueryEncoder(NamedTuple):
-    """The head's decoder and the centroids of residual codes."""
+    """The head's decoder, the centroids of residual codes, and what tells which partitions to visit."""
 
     atoms: np.ndarray
     """Of the dictionary, float32, shape (hidden_dim, input_dim)."""
@@ -21,22 +23,52 @@ class QueryEncoder(NamedTuple):
     """What is added to every decoded code, float32, shape (input_dim,)."""
     residual: np.ndarray
     """Centroids of the residual, float32, shape (bytes, 256, width of a part); no bytes where there is no residual."""
+    rotation: np.ndarray
+    """Orthogonal, float32, shape (input_dim, input_dim)."""
+    centers: np.ndarray
+    """Of the partitions, float32, shape (partitions, input_dim)."""
 
     @classmethod
-    def of(cls, coder: Coder) -> QueryEncoder:
+    def of(cls, coder: Coder, centers: np.ndarray, seed: int = 0) -> QueryEncoder:
         """Take the arrays of a coder."""
         atoms, bias = (_to_numpy(part) for part in (coder.head.dictionary, coder.head.pre_bias))
         residual = np.empty((0, 256, 1), np.float32) if coder.residual is None else coder.residual.centroids
-        return cls(frozen(atoms.copy()), frozen(bias.copy()), frozen(residual))
+        rotation = make_rotation(len(bias), seed)
+        return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
 
     @property
     def input_dim(self) -> int:
         """Width of the embeddings."""
         return int(self.atoms.shape[1])
 
-    def project(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute inner products with all atoms, shape (n, hidden_dim), and with the bias, shape (n,)."""
-        return queries @ self.atoms.T, queries @ self.bias
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self)
+
+
+class QueryTables(NamedTuple):
+    """A `QueryEncoder` as searches read it."""
+
+    matrix: np.ndarray
+    """Rotation, centers, atoms and bias above each other, float32, shape (all of them, input_dim)."""
+    centroids: np.ndarray
+    """Of the residual, float32, shape (bytes, width of a part, 256)."""
+    ends: tuple[int, int, int]
+    """Where rotation, centers and atoms end."""
+
+    @classmethod
+    def of(cls, encoder: QueryEncoder) -> QueryTables:
+        """Put the arrays of an encoder together."""
+        parts = encoder.rotation, encoder.centers, encoder.atoms, encoder.bias[None]
+        ends = np.cumsum([len(part) for part in parts])[:3].tolist()
+        return cls(frozen(np.concatenate(parts)), frozen(encoder.residual.transpose(0, 2, 1)), tuple(ends))
+
+    def multiply(self, queries: np.ndarray) -> Group:
+        """Compute all inner products of queries, float32, shape (n, input_dim)."""
+        products = queries @ self.matrix.T
+        turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
+        return Group(frozen(queries), *(frozen(part) for part in (turned, centers, atoms)), frozen(bias[:, 0]))
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
@@ -44,13 +76,12 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     return array
 
 
-def check_queries(queries: Any, input_dim: int, *, unit: bool) -> np.ndarray:
-    """Return dense queries as float32 rows, of unit norm for cosines.
+def check_queries(queries: Any, input_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return dense queries as float32 rows of unit norm, and their norms, shape (n, 1); zeros stay.
 
     Args:
         queries: shape (n, input_dim), floats.
         input_dim: of the index.
-        unit: divide by norms; a query of zeros stays.
 
     Raises:
         ValueError: for another shape or type, and values that are not finite.
@@ -66,12 +97,11 @@ def check_queries(queries: Any, input_dim: int, *, unit: bool) -> np.ndarray:
     largest = np.abs(rows).max(axis=1, initial=0, keepdims=True)
     if not np.isfinite(largest).all():
         raise ValueError(f"`queries` holds NaN or infinity in row {int(np.argmin(np.isfinite(largest[:, 0])))}.")
-    if not unit:
-        return rows
     # Squares of what is large or small would overflow or vanish.
     rows = rows / np.where(largest > 0, largest, 1)
-    norms: np.ndarray = np.sqrt((rows**2).sum(axis=1, keepdims=True))
-    return rows / np.where(norms > 0, norms, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        return rows / np.where(norms > 0, norms, 1), np.minimum(norms * largest, np.finfo(np.float32).max)
 
 
 def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
@@ -86,6 +116,7 @@ def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> No
     """
     dim, width, size = settings["dim"], settings["input_dim"], settings["residual_bytes"]
     shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, 256, width // size if size else 1)}
+    shapes |= {"rotation": (width, width), "centers": (settings["partitions"], width)}
     if set(arrays) != set(shapes):
         raise ValueError(f"it holds {sorted(arrays)} instead of {sorted(shapes)}")
     for name, shape in shapes.items():

@@ -1,18 +1,35 @@
-"""Search all segments as one."""
+"""Search all segments as one, on several threads."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.coding.bit_reading import Layout
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import run
 from csr_hf.search.doc_ids import list_ids
-from csr_hf.search.params import SearchParams
-from csr_hf.search.query_encoder import QueryEncoder
-from csr_hf.search.segment import Segment, decode
-from csr_hf.sparse_codes import SparseCodes
+from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, choose, search_group
+from csr_hf.search.kernels.rerank import Stored
+from csr_hf.search.kernels.scan import Signs
+from csr_hf.search.kernels.topk import split_keys
+from csr_hf.search.params import SearchParams, count_threads
+from csr_hf.search.query_encoder import QueryTables
+from csr_hf.search.segment import Segment
+
+_GROUP = 32
+"""Queries that one thread takes at a time: a partition is read once for all of them that visit it."""
+_BLOCK = 1024
+"""Queries whose products are computed at once."""
+_CANDIDATES = 200
+"""To rerank, where the index has measured nothing."""
+_ROOM = 2**21
+"""Candidates that a thread keeps at a time, at most, unless one query needs more."""
+_ANYWHERE = np.empty(0, np.uint8)
 
 
 class Hits(NamedTuple):
@@ -34,69 +51,134 @@ class Hits(NamedTuple):
         ]
 
 
+class Target(NamedTuple):
+    """A segment as kernels take it."""
+
+    arrays: tuple[Signs, Stored, np.ndarray, np.ndarray]
+    """See `kernels.group.search_group`."""
+    start: int
+    """Position at which it begins."""
+    count: int
+    """Documents."""
+
+
 def find_dense(
     segments: Sequence[Segment],
-    encoder: QueryEncoder,
+    tables: QueryTables,
     queries: np.ndarray,
-    masks: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
     top_k: int,
     params: SearchParams,
-    *,
-    unit: bool,
+    settings: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the best documents for dense queries; returns scores and positions."""
-    scores = [np.empty((len(queries), 0), np.float32)]
-    for segment, mask in zip(segments, masks, strict=True):
-        if "float16" in segment.arrays and params.rerank in ("auto", "float16") and not params.exact:
-            found = queries @ segment.arrays["float16"].astype(np.float32).T
-        else:
-            decoded, norms = decode(segment.packed, encoder, residual=not params.exact), segment.arrays["norms"]
-            if params.exact:
-                norms = np.linalg.norm(decoded, axis=1)
-            found = queries @ decoded.T
-            if unit:
-                found = found / np.where(norms > 0, norms, np.inf)
-        scores.append(np.where(mask, found, -np.inf))
-    return best(np.concatenate(scores, axis=1), top_k)
+    """Find the best documents for dense queries.
+
+    Args:
+        segments: of the index.
+        tables: of the index.
+        queries: float32, finite, shape (n, input_dim).
+        masks: which documents of each segment may be found, bool; None for all.
+        top_k: documents wanted.
+        params: how to search.
+        settings: of the index.
+
+    Returns:
+        scores and positions, shape (n, up to top_k).
+    """
+    targets = [
+        _target(segment, mask, start)
+        for segment, mask, start in zip(segments, masks, starts_of(segments)[:-1].tolist(), strict=True)
+        if mask is None or mask.any()
+    ]
+    total = sum(target.count for target in targets)
+    threads, n = count_threads(params.threads), len(queries)
+    keys = np.zeros((n, min(top_k, total)), np.uint64)
+    if not keys.size:
+        return split_keys(keys)
+    plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
+    for first in range(0, n, _BLOCK):
+        group = tables.multiply(queries[first : first + _BLOCK])
+        _search_block(targets, group, tables.centroids, plan, keys[first : first + _BLOCK], threads)
+    return split_keys(keys)
 
 
-def find_sparse(
-    segments: Sequence[Segment],
-    encoder: QueryEncoder,
-    codes: SparseCodes,
-    masks: Sequence[np.ndarray],
-    top_k: int,
-    *,
-    unit: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the best documents for sparse queries by codes alone; returns scores and positions."""
-    scores = [np.empty((len(codes), 0), np.float32)]
-    for segment, mask in zip(segments, masks, strict=True):
-        found = (codes.to_scipy() @ segment.packed.unpack().to_scipy().T).toarray()
-        if unit:
-            norms = np.linalg.norm(decode(segment.packed, encoder, residual=False), axis=1)
-            found = found / np.where(norms > 0, norms, np.inf)
-        scores.append(np.where(mask & (found > 0), found, -np.inf))
-    return best(np.concatenate(scores, axis=1), top_k)
+def _search_block(
+    targets: Sequence[Target], group: Group, centroids: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
+) -> None:
+    """Fill the keys of some queries: groups of them at a time, or shares of their visits where they are few."""
+    n = len(keys)
+    parts = threads if n < threads else 1
+    size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
+    plan = plan._replace(parts=parts, depth=plan.depth if parts == 1 else -(-plan.depth * 5 // (4 * parts)))
+
+    def search(first: int, part: int) -> np.ndarray:
+        own = Group(*(array[first : first + size] for array in group))
+        asked = choose(own, plan.nprobe)
+        found = np.zeros((len(targets), len(own.queries), keys.shape[1]), np.uint64)
+        for target, best in zip(targets, found, strict=True):
+            depth = min(plan.depth, target.count)
+            mine = plan._replace(part=part, depth=depth)
+            search_group(target.arrays, own, asked, centroids, mine, target.start, best)
+        return _best_keys(found, keys.shape[1])
+
+    tasks = [(first, part) for first in range(0, n, size) for part in range(parts)]
+    found = run(search, tasks, threads)
+    for (first, _), *own in zip(tasks[::parts], *(found[part::parts] for part in range(parts)), strict=True):
+        keys[first : first + size] = _best_keys(np.stack(own), keys.shape[1])
 
 
-def best(scores: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best of all scores and their positions, equal ones in order of position."""
-    positions = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int64)
-    found = np.take_along_axis(scores, positions, axis=1).astype(np.float32)
-    return found, np.where(found > -np.inf, positions, -1)
+def _best_keys(found: np.ndarray, top_k: int) -> np.ndarray:
+    """Return the best keys of several lists, shape (lists, n, top_k)."""
+    if len(found) == 1:
+        return found[0]
+    joined = found.transpose(1, 0, 2).reshape(found.shape[1], -1)
+    best: np.ndarray = np.sort(joined, axis=1)[:, ::-1][:, :top_k]
+    return best
 
 
-def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarray | None) -> list[np.ndarray]:
-    """Tell which documents of each segment may be found.
+def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int, share: float) -> Plan:
+    """Decide how many partitions are visited, and how many candidates are reranked, by what."""
+    partitions = settings["partitions"]
+    nprobe = settings.get("nprobe", partitions) if params.nprobe == "auto" else params.nprobe or partitions
+    if params.nprobe == "auto" and share < 1:
+        # The nearest of few lie further away, in more partitions.
+        nprobe = math.ceil(nprobe * share**-0.25)
+    candidates = params.candidates or settings.get("candidates", _CANDIDATES)
+    by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
+    if by is None:
+        by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
+    return Plan(min(int(nprobe), partitions), min(max(int(candidates), top_k), total), by, 0, 1)
+
+
+def _target(segment: Segment, mask: np.ndarray | None, start: int) -> Target:
+    arrays = segment.arrays
+    signs = Signs(*(arrays[name] for name in ("begins", "order", "planes", "factors", "shifts")))
+    scales = arrays["scales"].view(np.uint16)
+    stored = Stored(arrays["rows"], Layout(*segment.details["layout"]), segment.steps, arrays["residual"], scales)
+    copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
+    allowed = frozen(_ANYWHERE if mask is None else mask.view(np.uint8))
+    return Target((signs, stored, copies, allowed), start, segment.count)
+
+
+def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
+    """Return the share of all documents that may be found."""
+    total = sum(segment.count for segment in segments)
+    allowed = sum(s.count if mask is None else int(mask.sum()) for s, mask in zip(segments, masks, strict=True))
+    return max(allowed, 1) / max(total, 1)
+
+
+def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarray | None) -> list[np.ndarray | None]:
+    """Tell which documents of each segment may be found; None for all.
 
     Raises:
         ValueError: for a mask that has not one bool for every position.
     """
     if allowed is None:
-        return [segment.mask for segment in segments]
+        return [segment.alive for segment in segments]
     wanted = list_ids(allowed, "allowed")
     starts = starts_of(segments)
+    if len(wanted) and not isinstance(wanted, np.ndarray) and all(isinstance(one, bool) for one in wanted):
+        wanted = np.asarray(wanted)
     if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
         if wanted.shape != (starts[-1],):
             raise ValueError(f"`allowed` has the shape {wanted.shape}, but there are {starts[-1]} positions.")
@@ -106,7 +188,7 @@ def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarr
         for segment, mask in zip(segments, chosen, strict=True):
             positions = segment.ids.positions_of(wanted)
             mask[positions[positions >= 0]] = True
-    return [mask & segment.mask for segment, mask in zip(segments, chosen, strict=True)]
+    return [mask if s.alive is None else mask & s.alive for s, mask in zip(segments, chosen, strict=True)]
 
 
 def starts_of(segments: Sequence[Segment]) -> np.ndarray:

@@ -10,7 +10,10 @@ import numpy as np
 from csr_hf.coding.bit_reading import Layout
 from csr_hf.coding.packing import PackedCodes
 from csr_hf.plumbing.jit import frozen
+from csr_hf.search.build.partitions import assign
+from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
 from csr_hf.search.doc_ids import DocIds
+from csr_hf.search.kernels.simd import ROOM
 from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.storage import StoredSegment, new_name
 
@@ -19,15 +22,64 @@ if TYPE_CHECKING:
 
     from csr_hf.coding.coder import Coder
 
-_CHUNK = 65_536
+_CHUNK = 32_768
+_LARGEST_HALF = 65_504.0
+_LARGEST_VALUE = 1e12
+
+
+class Documents(NamedTuple):
+    """What is known of documents, in order of position."""
+
+    packed: PackedCodes
+    """With residuals."""
+    scales: np.ndarray
+    """float16, shape (n,)."""
+    own: np.ndarray
+    """The partition of each, int64, shape (n,)."""
+    signs: SignCodes
+    copies: np.ndarray | None
+    """float16, shape (n, input_dim); None where the index keeps none."""
+
+    @classmethod
+    def encode(cls, rows: np.ndarray, coder: Coder, encoder: QueryEncoder, settings: dict[str, Any]) -> Documents:
+        """Encode embeddings, shape (n, input_dim), finite, float32 or memory-mapped floats.
+
+        Raises:
+            ValueError: for values that the coder refuses.
+        """
+        unit, parts = settings["similarity"] == "cosine", []
+        for start in range(0, max(len(rows), 1), _CHUNK):
+            chunk = unit_rows(rows[start : start + _CHUNK], start, unit=unit)
+            packed = coder.encode(chunk)
+            own = assign(chunk, encoder.centers)
+            signs = make_signs(chunk, own, encoder.centers, encoder.rotation)
+            scales = make_scales(decode(packed, encoder), unit=unit)
+            parts.append(cls(packed, scales, own, signs, chunk.astype(np.float16) if settings["copies"] else None))
+        return cls.concatenate(parts)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Documents]) -> Documents:
+        """Put several after each other."""
+        scales, own = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scales", "own"))
+        signs = SignCodes(*(np.concatenate(arrays) for arrays in zip(*(part.signs for part in parts), strict=True)))
+        copies = [part.copies for part in parts if part.copies is not None]
+        packed = PackedCodes.concatenate([part.packed for part in parts])
+        return cls(packed, scales, own, signs, np.concatenate(copies) if copies else None)
+
+    def take(self, rows: np.ndarray) -> Documents:
+        """Return some of them, in the order of `rows`."""
+        signs = SignCodes(*(array[rows] for array in self.signs))
+        copies = None if self.copies is None else self.copies[rows]
+        return Documents(self.packed[rows], self.scales[rows], self.own[rows], signs, copies)
 
 
 class Segment(NamedTuple):
     """Immutable arrays by name; another one takes its place when documents are deleted.
 
-    Arrays, of n documents: "rows", packed codes, uint8, shape (n, row_bytes); "residual", uint8, shape (n, m); "norms"
-    of the decoded documents, float32, shape (n,); "float16", copies of the embeddings, shape (n, input_dim), where
-    the index keeps them.
+    Arrays, of n documents by partition, which are its rows: "begins" of partitions, and "order", the positions of
+    rows; "planes", "factors" and "shifts", which the scan reads, see `kernels.scan`; "rows", packed codes, uint8,
+    shape (n, row_bytes); "residual", uint8, shape (n, m); "scales", what a score by codes is multiplied by, less one,
+    float16, shape (n,); "float16", copies of the embeddings, shape (n, input_dim), where the index keeps them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -35,95 +87,102 @@ class Segment(NamedTuple):
     """JSON values: how "rows" are read."""
     ids: DocIds
     alive: np.ndarray | None
-    """bool, shape (n,); None while no document is deleted."""
+    """By position, bool, shape (n,); None while no document is deleted."""
     name: str
     """Of its file, unique for ever."""
     documents: pa.Table | None = None
     """Texts and metadata by position; None where the index keeps none."""
 
     @classmethod
-    def build(
-        cls, rows: np.ndarray, coder: Coder, ids: DocIds, encoder: QueryEncoder, settings: dict[str, Any]
-    ) -> Segment:
-        """Encode embeddings, shape (n, input_dim), finite, float32 or memory-mapped floats.
-
-        Raises:
-            ValueError: for values that the coder refuses.
-        """
-        unit, parts, norms, copies = settings["similarity"] == "cosine", [], [], []
-        for start in range(0, max(len(rows), 1), _CHUNK):
-            chunk = unit_rows(rows[start : start + _CHUNK], start, unit=unit)
-            packed = coder.encode(chunk)
-            parts.append(packed)
-            norms.append(np.linalg.norm(decode(packed, encoder), axis=1))
-            copies += [chunk.astype(np.float16)] if "float16" in settings["copies"] else []
-        packed = PackedCodes.concatenate(parts)
-        return cls.of_codes(packed, np.concatenate(norms), np.concatenate(copies) if copies else None, ids)
-
-    @classmethod
-    def of_codes(cls, packed: PackedCodes, norms: np.ndarray, copies: np.ndarray | None, ids: DocIds) -> Segment:
-        """Put what is known of documents together."""
-        residual = np.empty((len(packed), 0), np.uint8) if packed.residual is None else packed.residual
-        arrays = {"rows": packed.rows, "residual": residual, "norms": norms}
-        if copies is not None:
-            arrays["float16"] = copies
-        arrays = {name: frozen(array) for name, array in arrays.items()}
-        details = {"layout": list(packed.layout), "base": packed.base, "head": packed.head_fingerprint}
-        return cls(arrays, details, ids, None, new_name())
-
-    @classmethod
-    def join(cls, segments: Sequence[Segment]) -> Segment:
-        """Put the documents that are not deleted of all segments into one."""
-        alive = [np.flatnonzero(segment.mask) for segment in segments]
-        packed = PackedCodes.concatenate([s.packed[rows] for s, rows in zip(segments, alive, strict=True)])
+    def arrange(cls, documents: Documents, ids: DocIds, partitions: int) -> Segment:
+        """Bring documents into the order of their partitions."""
+        order = np.argsort(documents.own, kind="stable").astype(np.int32)
+        begins = np.searchsorted(documents.own[order], np.arange(partitions + 1)).astype(np.int64)
+        bits = documents.signs.bits
+        planes = np.zeros(bits.size + ROOM, np.uint8)
+        lay_planes(bits, order, begins, planes)
+        packed = documents.packed[order]
+        residual = np.empty((len(order), 0), np.uint8) if packed.residual is None else packed.residual
         arrays = {
-            name: np.concatenate([s.arrays[name][rows] for s, rows in zip(segments, alive, strict=True)])
-            for name in segments[0].arrays
+            "begins": begins,
+            "order": order,
+            "planes": planes,
+            "factors": documents.signs.factors[order],
+            "shifts": documents.signs.shifts[order],
+            "rows": packed.rows,
+            "residual": residual,
+            "scales": documents.scales[order],
         }
-        ids = DocIds.join([segment.ids for segment in segments], alive)
-        joined = cls.of_codes(packed, arrays["norms"], arrays.get("float16"), ids)
-        if segments[0].documents is None:
-            return joined
-        import pyarrow as pa
-
-        tables = [s.documents.take(rows) for s, rows in zip(segments, alive, strict=True) if s.documents is not None]
-        return joined._replace(documents=pa.concat_tables(tables))
+        if documents.copies is not None:
+            arrays["float16"] = documents.copies[order]
+        details = {"layout": list(packed.layout), "base": packed.base, "head": packed.head_fingerprint}
+        return cls({name: frozen(array) for name, array in arrays.items()}, details, ids, None, new_name())
 
     @classmethod
     def from_stored(cls, stored: StoredSegment) -> Segment:
         """Take what was read and checked."""
-        ids = DocIds.from_arrays(stored.arrays, len(stored.arrays["norms"]), stored.details["first_id"])
+        ids = DocIds.from_arrays(stored.arrays, len(stored.arrays["order"]), stored.details["first_id"])
         arrays = {name: array for name, array in stored.arrays.items() if name not in ids.to_arrays()}
         return cls(arrays, stored.details, ids, stored.alive, stored.name, stored.documents)
+
+    def unarrange(self) -> Documents:
+        """Bring documents back into the order of their positions."""
+        arrays, n = self.arrays, self.count
+        rows = np.empty(n, np.int64)
+        rows[arrays["order"]] = np.arange(n)
+        bits = np.empty((n, (len(arrays["planes"]) - ROOM) // max(n, 1)), np.uint8)
+        gather_planes(arrays["planes"], arrays["begins"], bits)
+        own = np.repeat(np.arange(len(arrays["begins"]) - 1), np.diff(arrays["begins"]))
+        signs = SignCodes(bits, arrays["factors"], arrays["shifts"])
+        return Documents(self._stored, arrays["scales"], own, signs, arrays.get("float16")).take(rows)
 
     @property
     def count(self) -> int:
         """Documents, deleted ones included."""
-        return len(self.arrays["norms"])
+        return len(self.arrays["order"])
 
     @property
     def mask(self) -> np.ndarray:
-        """Documents that are not deleted, bool, shape (n,)."""
+        """Documents that are not deleted, by position, bool, shape (n,)."""
         return np.ones(self.count, bool) if self.alive is None else self.alive
 
     @property
     def packed(self) -> PackedCodes:
         """The stored codes in order of position."""
+        rows = np.empty(self.count, np.int64)
+        rows[self.arrays["order"]] = np.arange(self.count)
+        return self._stored[rows]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """What a level is worth by the scale of its row, float32, shape (256,)."""
+        return self._stored.steps
+
+    @property
+    def _stored(self) -> PackedCodes:
         layout, residual = Layout(*self.details["layout"]), self.arrays["residual"]
-        return PackedCodes(
-            self.arrays["rows"],
-            layout,
-            self.details["base"],
-            self.details["head"],
-            residual if residual.shape[1] else None,
-            check=False,
-        )
+        codes = self.arrays["rows"], layout, self.details["base"], self.details["head"]
+        return PackedCodes(*codes, residual if residual.shape[1] else None, check=False)
 
     def delete(self, positions: np.ndarray) -> Segment:
         """Return the segment without these documents."""
         alive = self.mask.copy()
         alive[positions] = False
         return self._replace(alive=alive)
+
+
+def join(segments: Sequence[Segment], partitions: int) -> Segment:
+    """Put the documents that are not deleted of all segments into one."""
+    alive = [np.flatnonzero(segment.mask) for segment in segments]
+    parts = [segment.unarrange().take(rows) for segment, rows in zip(segments, alive, strict=True)]
+    ids = DocIds.join([segment.ids for segment in segments], alive)
+    joined = Segment.arrange(Documents.concatenate(parts), ids, partitions)
+    if segments[0].documents is None:
+        return joined
+    import pyarrow as pa
+
+    tables = [s.documents.take(rows) for s, rows in zip(segments, alive, strict=True) if s.documents is not None]
+    return joined._replace(documents=pa.concat_tables(tables))
 
 
 def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True) -> np.ndarray:
@@ -141,6 +200,16 @@ def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True)
     return found
 
 
+def make_scales(decoded: np.ndarray, *, unit: bool) -> np.ndarray:
+    """Return what scores of decoded documents are multiplied by, less one, float16: for cosines one by their norms."""
+    if not unit:
+        return np.zeros(len(decoded), np.float16)
+    norms = np.linalg.norm(decoded, axis=1)
+    with np.errstate(over="ignore"):
+        scales = np.where(norms > 0, 1 / np.where(norms > 0, norms, 1), 0) - 1
+    return np.clip(scales, -1, _LARGEST_HALF).astype(np.float16)
+
+
 def unit_rows(rows: np.ndarray, start: int = 0, *, unit: bool) -> np.ndarray:
     """Return embeddings in float32, of unit norm where cosines count.
 
@@ -150,7 +219,7 @@ def unit_rows(rows: np.ndarray, start: int = 0, *, unit: bool) -> np.ndarray:
         unit: divide by norms; zeros stay.
 
     Raises:
-        ValueError: if one is not finite.
+        ValueError: if one is not finite, or so large that inner products would not be.
     """
     with np.errstate(over="ignore"):
         found: np.ndarray = np.array(rows, np.float32)
@@ -162,6 +231,9 @@ def unit_rows(rows: np.ndarray, start: int = 0, *, unit: bool) -> np.ndarray:
         found /= np.where(largest > 0, largest, 1)
         norms = np.linalg.norm(found, axis=1, keepdims=True)
         found /= np.where(norms > 0, norms, 1)
+    elif len(largest) and largest.max() > _LARGEST_VALUE:
+        row = start + int(np.argmax(largest))
+        raise ValueError(f"`embeddings[{row}]` holds values above {_LARGEST_VALUE:g}. Scale all of them down.")
     return found
 
 
@@ -176,21 +248,46 @@ def check_segment(stored: StoredSegment, settings: dict[str, Any]) -> None:
         ValueError: naming what is wrong.
     """
     arrays, details = stored.arrays, stored.details
-    for name in ("norms", "rows", "layout", "base", "head", "first_id"):
+    for name in ("order", "rows", "layout", "base", "head", "first_id"):
         if name not in arrays and name not in details:
             raise ValueError(f"{name} is missing")
-    n, dim = len(arrays["norms"]), settings["input_dim"]
-    shapes = {"norms": (np.float32, (n,)), "rows": (np.uint8, (n, arrays["rows"].shape[-1]))}
-    shapes["residual"] = np.uint8, (n, settings["residual_bytes"])
+    n, dim = len(arrays["order"]), settings["input_dim"]
+    shapes = {
+        "begins": (np.int64, (settings["partitions"] + 1,)),
+        "order": (np.int32, (n,)),
+        "planes": (np.uint8, (n * (-(-dim // 8)) + ROOM,)),
+        "factors": (np.uint16, (n,)),
+        "shifts": (np.uint16, (n,)),
+        "rows": (np.uint8, (n, arrays["rows"].shape[-1])),
+        "residual": (np.uint8, (n, settings["residual_bytes"])),
+        "scales": (np.float16, (n,)),
+    }
     if "float16" in settings["copies"]:
         shapes["float16"] = np.float16, (n, dim)
     check_shapes(arrays, shapes)
-    if not np.isfinite(arrays["norms"]).all():
-        raise ValueError("`norms` holds NaN or infinity")
+    _check_numbers(arrays, n)
     PackedCodes(arrays["rows"], Layout(*details["layout"]), details["base"])
+    if details["layout"][0] != settings["dim"]:
+        raise ValueError(f"its codes are of {details['layout'][0]} latents instead of {settings['dim']}")
     if stored.alive is not None and stored.alive.shape != (n,):
         raise ValueError(f"marks of deleted documents are {stored.alive.shape} instead of ({n},)")
     DocIds.from_arrays(arrays, n, details["first_id"])
+
+
+def _check_numbers(arrays: dict[str, np.ndarray], n: int) -> None:
+    """Check every number that leads to a place, and that all others are finite."""
+    begins, order = arrays["begins"], arrays["order"]
+    if begins[0] != 0 or begins[-1] != n or (begins[1:] < begins[:-1]).any():
+        raise ValueError("begins does not divide the documents")
+    if n and not (order.min() == 0 and order.max() == n - 1 and (np.bincount(order, minlength=n) == 1).all()):
+        raise ValueError("order does not name every position once")
+    for name in ("factors", "shifts"):
+        # All ones in the exponent are infinities and NaN.
+        if ((arrays[name] & 0x7F80) == 0x7F80).any():
+            raise ValueError(f"{name} holds NaN or infinity")
+    for name in ("scales", "float16"):
+        if name in arrays and ((arrays[name].view(np.uint16) & 0x7C00) == 0x7C00).any():
+            raise ValueError(f"{name} holds NaN or infinity")
 
 
 def check_shapes(arrays: dict[str, np.ndarray], shapes: dict[str, tuple[Any, tuple[int, ...]]]) -> None:

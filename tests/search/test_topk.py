@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from csr_hf.search.ranking import cut, keep_best
+from csr_hf.search.kernels.probing import choose_partitions, list_visitors
+from csr_hf.search.kernels.topk import keep_best
 
 N = 700
 SCORES = {
@@ -35,12 +36,18 @@ def test_the_best_stay_and_of_equal_ones_the_first_positions(kind, wanted):
 
 
 @pytest.mark.parametrize("kind", SCORES)
-@pytest.mark.parametrize("wanted", [1, 10, 300])
-def test_a_cut_drops_only_what_enough_others_beat(kind, wanted):
-    rows, scores, _ = made(kind)
-    before = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-    kept, bound = cut(rows, scores, N, wanted, np.float32(0))
-    stay = set(rows[:kept].tolist())
-    assert len(stay) == kept >= wanted
-    assert scores[:kept].min() == bound
-    assert all(before[row] < bound for row in before.keys() - stay)
+@pytest.mark.parametrize("wanted", [1, 3, 50, N])
+def test_partitions_of_the_best_scores_are_visited_the_best_first(kind, wanted):
+    _, scores, _ = made(kind)
+    chosen = np.empty(wanted, np.int32)
+    choose_partitions(scores, wanted, 4, chosen)
+    assert len(set(chosen.tolist())) == wanted
+    assert sorted(scores[chosen].tolist()) == sorted(scores.tolist())[-wanted:]
+    assert scores[chosen[:4]].tolist() == sorted(scores.tolist())[::-1][:4][:wanted]
+
+
+def test_visitors_are_listed_by_partition():
+    chosen = np.array([[2, 0, 1], [2, 3, 1]], np.int32)
+    visitors, ends = list_visitors(chosen, 0, 2, 5)
+    found = [visitors[ends[i] : ends[i + 1]].tolist() for i in range(5)]
+    assert found == [[0], [], [0, 1], [1], []]

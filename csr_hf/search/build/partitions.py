@@ -1,0 +1,80 @@
+"""Divide embeddings into partitions of similar ones: spherical k-means on a sample, in matrix products."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+_SAMPLED, _ROUNDS = 20, 6
+"""Embeddings of the sample for a partition, and rounds of k-means."""
+_FEWEST = 32
+"""Documents of a partition on average, at least."""
+_CHUNK = 4096
+
+
+def count_partitions(n: int) -> int:
+    """Return how many partitions serve n documents."""
+    return max(1, min(int(4 * n**0.5), n // _FEWEST))
+
+
+def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int) -> np.ndarray:
+    """Find centers by spherical k-means.
+
+    Embeddings count by their directions alone, so that no long one draws a center away from the others. A center lies
+    as far out as half of its embeddings.
+
+    Args:
+        embeddings: shape (n, dim), finite floats, may be memory-mapped.
+        partitions: how many.
+        seed: of the sample.
+
+    Returns:
+        centers, float32, shape (at most `partitions`, dim).
+    """
+    n, dim = embeddings.shape
+    if not n:
+        return np.zeros((1, dim), np.float32)
+    chosen = np.random.default_rng(seed).permutation(n)[: _SAMPLED * partitions]
+    sample = np.asarray(embeddings[np.sort(chosen)], np.float32)
+    norms = np.linalg.norm(sample, axis=1)
+    sample = sample / np.where(norms > 0, norms, 1)[:, None]
+    centers = sample[np.random.default_rng(seed).permutation(len(sample))[:partitions]].copy()
+    own = np.zeros(len(sample), np.int64)
+    for _ in range(_ROUNDS):
+        own = assign(sample, centers)
+        centers = _unit(_sum_by(sample, own, len(centers)), centers)
+    order = np.argsort(own, kind="stable")
+    lengths = np.ones(len(centers), np.float32)
+    begins = np.searchsorted(own[order], np.arange(len(centers) + 1))
+    for number, (first, stop) in enumerate(itertools.pairwise(begins)):
+        if stop > first:
+            members = order[first:stop]
+            # The mean of unit vectors is shorter than they are; a median is moved by no single one.
+            lengths[number] = np.median(norms[members]) * np.median(sample[members] @ centers[number])
+    return centers * np.maximum(lengths, 0)[:, None]
+
+
+def assign(embeddings: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Find the nearest center of each embedding by direction, int64, shape (n,)."""
+    found = np.empty(len(embeddings), np.int64)
+    norms = np.linalg.norm(centers, axis=1, keepdims=True)
+    directions = np.ascontiguousarray((centers / np.where(norms > 0, norms, 1)).T)
+    for start in range(0, len(embeddings), _CHUNK):
+        found[start : start + _CHUNK] = (embeddings[start : start + _CHUNK] @ directions).argmax(axis=1)
+    return found
+
+
+def _sum_by(rows: np.ndarray, own: np.ndarray, partitions: int) -> np.ndarray:
+    """Add up the rows of each partition."""
+    order = np.argsort(own, kind="stable")
+    numbers, begins = np.unique(own[order], return_index=True)
+    sums = np.zeros((partitions, rows.shape[1]), np.float32)
+    sums[numbers] = np.add.reduceat(rows[order], begins, axis=0)
+    return sums
+
+
+def _unit(sums: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Bring sums to unit norm; who has none stays where it was."""
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(norms > 1e-6, sums / np.where(norms > 1e-6, norms, 1), before)

@@ -1,0 +1,122 @@
+"""What the scan estimates, against what signs and their numbers say written out."""
+
+import numpy as np
+import pytest
+
+from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions
+from csr_hf.search.build.signs import gather_planes, halve, lay_planes, make_rotation, make_signs
+from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
+from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
+from csr_hf.search.kernels.simd import ROOM, add_entries, add_plainly
+
+DIM, N = 44, 500
+
+
+def make_rows(n=N, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def widen(upper):
+    return (upper.astype(np.uint32) << 16).view(np.float32)
+
+
+def make_asked(queries, centers, rotation, nprobe):
+    tables = np.empty((len(queries), 32 * -(-DIM // 8)), np.uint8)
+    steps, lengths = np.empty(len(queries), np.float32), np.empty(len(queries), np.float32)
+    fill_sign_tables(queries @ rotation.T, tables, steps, lengths)
+    products = queries @ centers.T
+    chosen = np.argsort(-products, axis=1)[:, :nprobe].astype(np.int32)
+    return Asked(tables, steps, lengths, products, chosen)
+
+
+@pytest.mark.parametrize("allowed_share", [None, 0.3])
+@pytest.mark.parametrize("nprobe", [1, 5, 12])
+def test_estimates_are_those_of_signs_factors_and_shifts(nprobe, allowed_share):
+    rows, queries = make_rows(), make_rows(9, 1)
+    centers, rotation = fit_partitions(rows, 12, 0), make_rotation(DIM, 0)
+    own = assign(rows, centers)
+    codes = make_signs(rows, own, centers, rotation)
+    order = np.argsort(own, kind="stable").astype(np.int32)
+    begins = np.searchsorted(own[order], np.arange(13)).astype(np.int64)
+    planes = np.zeros(codes.bits.size + ROOM, np.uint8)
+    lay_planes(codes.bits, order, begins, planes)
+    asked = make_asked(queries, centers, rotation, nprobe)
+    bits = np.unpackbits(codes.bits, axis=1)[:, :DIM].astype(np.float32) * 2 - 1
+    expected = asked.centers[:, own] + widen(codes.shifts) + widen(codes.factors) * (queries @ rotation.T @ bits.T)
+    visited = (asked.chosen[:, :, None] == own).any(axis=1)
+    allowed = np.empty(0, np.uint8)
+    if allowed_share is not None:
+        allowed = (np.random.default_rng(3).random(N) < allowed_share).astype(np.uint8)
+        visited &= allowed == 1
+    signs = Signs(begins, order, planes, codes.factors[order], codes.shifts[order])
+    found, scores = np.empty((9, 2 * N + PENDING), np.int32), np.empty((9, 2 * N + PENDING), np.float32)
+    counts = np.empty(9, np.int64)
+    scan(signs, asked, (0, 1), allowed, N, found, scores, counts)
+    for i in range(9):
+        positions = order[found[i, : counts[i]]]
+        assert sorted(positions.tolist()) == np.flatnonzero(visited[i]).tolist()
+        np.testing.assert_allclose(scores[i, : counts[i]], expected[i, positions], atol=0.01)
+    scan(signs, asked, (0, 1), allowed, 7, found, scores, counts)
+    for i in range(9):
+        kept = np.sort(np.where(visited[i], expected[i], -np.inf))[::-1][: counts[i]]
+        assert counts[i] == min(7, visited[i].sum())
+        np.testing.assert_allclose(np.sort(scores[i, : counts[i]])[::-1], kept, atol=0.01)
+
+
+def test_estimates_are_near_inner_products_and_have_no_bias():
+    rows, queries = make_rows(2000), make_rows(50, 1)
+    centers, rotation = fit_partitions(rows, 20, 0), make_rotation(DIM, 0)
+    own = assign(rows, centers)
+    codes = make_signs(rows, own, centers, rotation)
+    bits = np.unpackbits(codes.bits, axis=1)[:, :DIM].astype(np.float32) * 2 - 1
+    estimates = (queries @ centers.T)[:, own] + widen(codes.shifts)
+    estimates += widen(codes.factors) * (queries @ rotation.T @ bits.T)
+    errors = estimates - queries @ rows.T
+    assert abs(errors.mean()) < 2e-3 and errors.std() < 0.8 / DIM**0.5
+
+
+def test_planes_are_read_as_they_were_laid():
+    bits = np.random.default_rng(0).integers(0, 256, (40, 5), dtype=np.uint8)
+    order, begins = np.random.default_rng(1).permutation(40).astype(np.int32), np.array([0, 3, 3, 40], np.int64)
+    planes, back = np.zeros(200 + ROOM, np.uint8), np.empty((40, 5), np.uint8)
+    lay_planes(bits, order, begins, planes)
+    gather_planes(planes, begins, back)
+    assert (back == bits[order]).all()
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 64, 65, 200])
+def test_shuffles_add_what_a_loop_adds(length):
+    rng = np.random.default_rng(length)
+    planes = rng.integers(0, 256, 7 * length + ROOM + 11, dtype=np.uint8)
+    tables = rng.integers(0, 128, (3, 32 * 7), dtype=np.uint8)
+    found, expected = np.zeros(length + ROOM, np.uint16), np.zeros(length + ROOM, np.uint16)
+    add_entries(planes, 11, length, tables, 1, found, 0, np.uint16(0))
+    add_plainly(planes, 11, length, tables, 1, expected, 0, np.uint16(0))
+    assert (found[:length] == expected[:length]).all()
+
+
+def test_residual_tables_are_products_of_parts():
+    centroids = np.random.default_rng(0).normal(size=(11, 256, 4)).astype(np.float32)
+    query, table = make_rows(1)[0], np.empty((11, 256), np.float32)
+    fill_residual_table(query, np.ascontiguousarray(centroids.transpose(0, 2, 1)), table)
+    np.testing.assert_allclose(table, np.einsum("pw,pcw->pc", query.reshape(11, 4), centroids), rtol=1e-4, atol=1e-5)
+
+
+def test_halves_are_the_nearest():
+    numbers = np.array([0, 1, -1, 1e-30, 3.14159, -2e20, np.float32(1 + 2**-8)], np.float32)
+    assert np.allclose(widen(halve(numbers)), numbers, rtol=2**-8)
+    assert widen(halve(numbers[:3])).tolist() == [0, 1, -1]
+
+
+def test_no_long_embedding_draws_a_center_away():
+    rows = make_rows(600)
+    rows[17] *= 1e9
+    centers = fit_partitions(rows, 10, 0)
+    assert np.linalg.norm(centers, axis=1).max() < 2 and FRONT > 0
+
+
+def test_few_documents_need_few_partitions():
+    assert [count_partitions(n) for n in (0, 1, 31, 64, 3200)] == [1, 1, 1, 2, 100]
+    assert count_partitions(10**6) == 4000
+    assert fit_partitions(np.zeros((5, 3), np.float32), 2, 0).shape == (2, 3)
