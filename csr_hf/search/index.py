@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from csr_hf.plumbing.jit import frozen
 from csr_hf.search import storage
-from csr_hf.search.build.partitions import count_partitions, fit_partitions
+from csr_hf.search.build.partitions import count_partitions, find_typical_norm, fit_partitions
 from csr_hf.search.build.tuning import choose_settings
 from csr_hf.search.code_lists import CodeLists, find_sparse
 from csr_hf.search.doc_ids import DocIds, list_ids, number_after
@@ -48,7 +49,7 @@ class InvertedIndex:
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
-        self._state = State(tuple(segments), encoder, QueryTables.of(encoder), dict(settings))
+        self._state = State(tuple(segments), encoder, QueryTables.of(encoder, settings["norm"]), dict(settings))
         self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
         self._seen: storage.Seen = {}
@@ -93,14 +94,17 @@ class InvertedIndex:
             **coder.settings,
         }
         rows = _check_embeddings(embeddings, settings["input_dim"])
-        centers = fit_partitions(rows, _check_partitions(partitions, len(rows)), seed)
+        # Cosines are of unit rows, but a head wants embeddings as long as those that it was trained on.
+        unit = similarity == "cosine"
+        settings["norm"] = find_typical_norm(rows) if unit else 1.0
+        centers = fit_partitions(rows, _check_partitions(partitions, len(rows)), seed, unit=unit)
         index = cls([], QueryEncoder.of(coder, centers, seed), {**settings, "partitions": len(centers)})
         index.add(rows, coder, ids, documents=documents)
 
         def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
             return index.search(queries, top_k, SearchParams(nprobe=nprobe, candidates=candidates)).positions
 
-        measured = choose_settings(rows, search, len(centers), unit=similarity == "cosine", seed=seed)
+        measured = choose_settings(rows, search, len(centers), unit=unit, seed=seed)
         index._state = index._state._replace(settings={**index._state.settings, **measured})
         return index
 
@@ -319,7 +323,11 @@ class InvertedIndex:
         return self._state.segments, self._state.encoder, self._state.settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+        segments, encoder, settings = state
+        # Copies are writable, for which kernels would be compiled again.
+        segments = [s._replace(arrays={name: frozen(array) for name, array in s.arrays.items()}) for s in segments]
+        encoder = QueryEncoder(*(frozen(array) for array in encoder))
+        self.__init__(segments, encoder, settings)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return sum(int(segment.mask.sum()) for segment in self._segments)
