@@ -136,7 +136,7 @@ class SearchIndex:
             new = new.drop_columns([TEXT])
         documents = append_documents([] if known is None else [known], new, len(inputs))
         embeddings = embed(self.encoder, inputs, "document")
-        self.index.add(embeddings, self._coder, ids, replace=replace, documents=documents)
+        self.index.add(embeddings, self.coder, ids, replace=replace, documents=documents)
 
     def delete(self, ids: Iterable[Hashable] | None = None, *, filter: Filter = None, missing_ok: bool = False) -> int:
         """Delete documents by their ids, or those that fit a condition. Returns how many there were.
@@ -274,8 +274,21 @@ class SearchIndex:
         kept = f", {', '.join(self.columns)}" if self.columns else ""
         return f"SearchIndex(n={len(self)}, {self.index.bytes_per_vector:.0f} bytes a document{kept})"
 
+    def read_ids(self, words: Sequence[str]) -> list[Any]:
+        """Read ids that are given as text: as integers where those of the index are integers.
+
+        Raises:
+            ValueError: for a word that is no integer, where ids are integers.
+        """
+        if self.index.ids_of(np.empty(0, np.int64)).dtype == object:
+            return list(words)
+        try:
+            return [int(word) for word in words]
+        except ValueError:
+            raise ValueError(f"the ids of this index are integers, not {', '.join(words):.80}.") from None
+
     @property
-    def _coder(self) -> Coder:
+    def coder(self) -> Coder:
         """What encodes further documents like those that are there."""
         settings, centroids = self.index.settings, self.index.encoder.residual
         residual = ResidualQuantizer(np.array(centroids)) if len(centroids) else None

@@ -42,17 +42,20 @@ class Encoder(Protocol):
         """Encodes embeddings."""
 
 
-def embed(encoder: Encoder, inputs: Sequence[Any], task: Literal["query", "document"]) -> np.ndarray:
+def embed(
+    encoder: Encoder, inputs: Sequence[Any], task: Literal["query", "document"], prompt_name: str | None = None
+) -> np.ndarray:
     """Embed texts and images, less the mean of their modality for a head of several: float32, shape (n, input_dim).
 
     Args:
         encoder: with a backbone.
         inputs: texts, images or both.
         task: chooses the prompt, and the tower of a `Router`.
+        prompt_name: one of the backbone's prompts, instead of that of the task.
     """
     if encoder.backbone is None:
         raise ValueError("there is no backbone to embed texts. Load the index with `texts=True`, or pass an encoder.")
-    embeddings = encoder.backbone.embed(inputs, task=task)
+    embeddings = encoder.backbone.embed(inputs, prompt_name, task=task)
     if not encoder.head.config.modalities or not len(inputs):
         return embeddings
     kinds = np.array(encoder.backbone.modalities_of(inputs), object)

@@ -270,7 +270,7 @@ def test_delete_takes_ids_or_a_filter(built):
 def test_an_index_without_metadata_has_no_filters(encoder):
     rows = encoder.embed(TEXTS[:5], task="document")
     built = SearchIndex.build(encoder, TEXTS[:5])
-    bare = SearchIndex(InvertedIndex.build(rows, built._coder), encoder)
+    bare = SearchIndex(InvertedIndex.build(rows, built.coder), encoder)
     assert bare.search("red", 2)[0][2:] == (None, {}, None)
     with pytest.raises(ValueError, match="keeps no metadata"):
         bare.search("red", filter="price > 3")

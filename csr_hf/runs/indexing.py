@@ -20,9 +20,13 @@ from csr_hf.runs.index_recall import describe_size
 from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
 from csr_hf.runs.state import RunState, check_recipe, open_run
 from csr_hf.runs.training import save_model
+from csr_hf.search.documents import make_documents
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search_inputs import ID
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from csr_hf.backends import Backend
     from csr_hf.modeling_csr import CSRModel
 
@@ -87,10 +91,10 @@ def build_index(recipe: RunRecipe, data: RunData, head: CSRModel, state: RunStat
     coder = fit_index_coder(head, documents, row_bytes=arguments.row_bytes, residual_bytes=arguments.residual_bytes)
     by_dot = similarity_of(recipe, data) == "dot"
     similarity: Literal["cosine", "dot"] = "dot" if by_dot else "cosine"
-    built = InvertedIndex.build(documents, coder, similarity=similarity, copies=arguments.copies)
-    built.save(folder.index)
+    ids, shown = _describe_documents(data)
+    built = InvertedIndex.build(documents, coder, ids, similarity=similarity, copies=arguments.copies, documents=shown)
+    built.save(folder.index, overwrite=True)
     coder.save(folder.coder)
-    _save_documents(data, folder)
     state.mark("index")
     logger.info("index      %s documents in %s: %s", f"{len(built):,}", folder.index, describe_size(built))
     return built
@@ -137,6 +141,18 @@ def _fill_backend(
     logger.info(
         "backend    %s documents in %s, collection %s", f"{backend.count():,}", backend.name, backend.collection
     )
+
+
+def _describe_documents(data: RunData) -> tuple[list[str] | None, pa.Table | None]:
+    """Return the ids of the documents, and their texts and metadata; None for embeddings alone."""
+    shown = data.show_documents()
+    if shown is None:
+        return None, None
+    ids = [str(one) for one in shown[ID]]
+    if len(set(ids)) < len(ids):
+        logger.warning("index      the ids of some documents repeat, so that they are numbered by rows instead")
+        ids = [str(row) for row in range(len(ids))]
+    return ids, make_documents(None, shown.remove_columns(ID), len(ids))
 
 
 def _save_documents(data: RunData, folder: RunFolder) -> None:

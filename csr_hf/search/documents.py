@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from csr_hf.plumbing.atomic import check_space
 from csr_hf.plumbing.settings import suggest
-from csr_hf.search.filters import Combination, Condition, Membership, Missing, Negation, parse_filter
+from csr_hf.search.filters import Combination, Comparison, Condition, Membership, Missing, Negation, parse_filter
 
 TEXT = "text"
 """Column of the documents' texts."""
@@ -107,6 +107,8 @@ def find_documents(condition: str | pc.Expression, table: pa.Table) -> np.ndarra
         return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), bool)
     except _ERRORS as error:
         reason = " ".join(str(error).split())[:200]
+        if "Failed to parse string" in reason:
+            raise ValueError(f"`filter` compares texts with numbers ({reason}). Write the value in quotes.") from error
         raise ValueError(f"`filter` cannot be applied to {', '.join(table.column_names)}: {reason}") from error
 
 
@@ -239,6 +241,10 @@ def _to_expression(condition: Condition, schema: pa.Schema) -> pc.Expression:
     if isinstance(condition, Missing):
         return field.is_null()
     column = schema.field(condition.column)
+    if pa.types.is_large_string(column.type) and _are_numbers(condition):
+        # Files of texts, such as csv, hold numbers as they are written.
+        field = pc.if_else(pc.utf8_trim_whitespace(field) == "", pa.scalar(None, column.type), field)
+        field, column = field.cast(pa.float64()), column.with_type(pa.float64())
     if isinstance(condition, Membership):
         values = [_to_scalar(value, column).as_py() for value in condition.values]
         if pa.types.is_integer(column.type):
@@ -253,6 +259,11 @@ def _to_expression(condition: Condition, schema: pa.Schema) -> pc.Expression:
         **{"<=": field <= value, ">": field > value, ">=": field >= value},
     }
     return compared[condition.operator]
+
+
+def _are_numbers(condition: Comparison | Membership) -> bool:
+    values = condition.values if isinstance(condition, Membership) else (condition.value,)
+    return bool(values) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
 
 
 def _to_scalar(value: Any, column: pa.Field) -> pa.Scalar:

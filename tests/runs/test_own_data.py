@@ -113,7 +113,7 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     fresh, own = (CSRModel.from_pretrained(run / "model") for run in (adapted / "fresh", indexed))
     assert torch.equal(fresh.encoder.weight, own.encoder.weight)
     searcher = RunSearcher.load(indexed)
-    assert (len(searcher.documents), len(searcher.index), searcher.index.copies) == (40, 40, ())
+    assert (len(searcher.documents), len(searcher.index), searcher.index.index.copies) == (40, 40, ())
     text = searcher.documents[7]["text"]
     (hit,) = searcher.search(text, 1)
     # The cosine of a text with itself, as far as 176 bytes keep it.
@@ -213,7 +213,7 @@ def test_embeddings_of_an_unnamed_model_get_no_backbone(folder, capsys):
     call = ["run", "--corpus", str(folder / "own.npy"), *sizes, "--training.max_steps", "40", *output]
     assert main([*call, "--data.held_out", "0.4"]) == 0
     said = capsys.readouterr().out
-    assert f'csr_hf.RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in said
+    assert f'csr_hf.SearchIndex.load("{run}", texts=False).search(embeddings)' in said
     assert "csr-hf search" not in said.partition("Everything is in")[2]
     assert CSRModel.from_pretrained(folder / "own" / "model").config.base_model_name_or_path is None
     assert "MiniLM" not in (folder / "own" / "recipe.yaml").read_text()
@@ -223,10 +223,10 @@ def test_embeddings_of_an_unnamed_model_get_no_backbone(folder, capsys):
         assert invented not in front
     capsys.readouterr()
     assert main(["search", run, "a question"]) == 2
-    assert f'csr_hf.RunSearcher.load("{run}", texts=False).search_embeddings(queries)' in capsys.readouterr().err
-    numbers, scores = RunSearcher.load(run, texts=False).search_embeddings(rows[[3, 200]], 4)
-    assert numbers[:, 0].tolist() == [3, 200]
-    assert scores[:, 0] == pytest.approx(1, abs=0.01)
+    assert f'csr_hf.SearchIndex.load("{run}", texts=False).search(embeddings)' in capsys.readouterr().err
+    answers = RunSearcher.load(run, texts=False).search(rows[[3, 200]], 4)
+    assert [hits[0].id for hits in answers] == [3, 200]
+    assert [hits[0].score for hits in answers] == pytest.approx([1, 1], abs=0.01)
     assert main(["export", run, str(folder / "exported")]) == 2
     assert "names no backbone: its embeddings came with the data" in capsys.readouterr().err
 

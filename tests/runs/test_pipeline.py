@@ -31,7 +31,7 @@ def run(finished, *flags, output="other"):
 
 def test_everything_lands_in_the_output_folder(finished):
     names = {path.name for path in (finished / "first").iterdir()}
-    expected = {"model", "index", "documents.parquet", "results.json", "results.md", "retention.png", "recipe.yaml"}
+    expected = {"model", "index", "results.json", "results.md", "retention.png", "recipe.yaml"}
     assert expected <= names
     assert not any(name.startswith(".") for name in names)
     resolved = yaml.safe_load((finished / "first" / "recipe.yaml").read_text())
@@ -83,8 +83,8 @@ def test_hits_have_the_cosine_of_the_decoded_document(finished):
     (hit,) = searcher.search(document["text"], 1)
     assert hit.id == document["id"]
     coder = Coder.load(finished / "first" / "coder.safetensors", head)
-    (embedding,) = searcher.backbone.embed([document["text"]], "query")
-    (decoded,) = coder.decode(coder.encode(searcher.backbone.embed([document["text"]], "document")))
+    (embedding,) = searcher.encoder.backbone.embed([document["text"]], "query")
+    (decoded,) = coder.decode(coder.encode(searcher.encoder.backbone.embed([document["text"]], "document")))
     assert hit.score == pytest.approx(embedding @ decoded / np.linalg.norm(decoded), abs=1e-3)
 
 

@@ -102,8 +102,8 @@ def test_distances_are_measured_and_the_search_says_what_it_compares_by(place):
 def test_a_search_gives_dot_products(place, texts, reranked_by):
     model = SentenceTransformer(str(place / "backbone"), device="cpu")
     searcher = RunSearcher.load(place / "dot", device="cpu")
-    assert searcher.index.similarity == "dot"
-    searcher.settings = SearchParams(rerank=reranked_by)
+    assert searcher.index.index.similarity == "dot"
+    searcher.index.params = SearchParams(rerank=reranked_by)
     documents = model.encode(texts["positive"])
     if reranked_by == "codes":
         coder = Coder.load(place / "dot" / "coder.safetensors", CSRModel.from_pretrained(place / "dot" / "model"))
@@ -163,8 +163,10 @@ def test_a_search_backend_gives_dot_products_of_codes(place, texts, tmp_path):
     with open_backend(engine[1], collection=collection_name(tmp_path / "run")) as backend:
         searcher = RunSearcher.load(tmp_path / "run", device="cpu", backend=backend)
         hits = searcher.search("a question", 5, query_k=64)
-    embedding = searcher.backbone.embed(["a question"], task="query")
-    codes = encode_embeddings(searcher.head, searcher.backbone.embed(texts["positive"]), refine="pursuit")
-    products = project_queries(searcher.head, embedding).codes(64).to_scipy() @ codes.to_scipy().T
+    embedding = searcher.encoder.backbone.embed(["a question"], task="query")
+    codes = encode_embeddings(
+        searcher.encoder.head, searcher.encoder.backbone.embed(texts["positive"]), refine="pursuit"
+    )
+    products = project_queries(searcher.encoder.head, embedding).codes(64).to_scipy() @ codes.to_scipy().T
     expected = -np.sort(-products.toarray().ravel())[:5]
     np.testing.assert_allclose([hit.score for hit in hits], expected, rtol=0.03)

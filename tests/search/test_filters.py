@@ -109,7 +109,8 @@ def test_conditions_mean_what_they_mean_in_three_valued_logic(condition, rows):
         ("year == null", "is a column|no column 'null'. Write None"),
         ("null == year", "is a column"),
         ("year == '2020'", "'year' holds int64, which '2020' is not"),
-        ("lang == 3", "write 3 in quotes"),
+        ("lang == 3", "'en' as a scalar of type double.*Write the value in quotes"),
+        ("lang == True", "'lang' holds large_string, which True is not"),
         ("ok == 1", "'ok' holds bool, which 1 is not"),
         ("price == True", "'price' holds double, which True is not"),
         ("year = 2020", "cannot be read: invalid syntax"),
@@ -170,6 +171,13 @@ def test_expressions_of_pyarrow_are_taken_as_they_are():
         "year",
         "ok",
     }
+
+
+def test_texts_that_are_numbers_are_compared_with_numbers():
+    table = make_documents(None, {"price": ["3.10", "", "12", None, "-1e3"]}, 5)
+    assert find_documents("price < 10", table).tolist() == [True, False, False, False, True]
+    assert find_documents("price in [12, 3.1]", table).tolist() == [True, False, True, False, False]
+    assert find_documents('price == "3.10" or price == None', table).tolist() == [True, False, False, True, False]
 
 
 def test_dates_are_compared_with_texts():
