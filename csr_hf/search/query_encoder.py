@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
 
 
+_SMALLEST_NORM = 1e-12
+
+
 class QueryEncoder(NamedTuple):
     """The head's decoder, the centroids of residual codes, and what tells which partitions to visit."""
 
@@ -58,11 +61,18 @@ class QueryTables(NamedTuple):
     """Where rotation, centers and atoms end."""
 
     @classmethod
-    def of(cls, encoder: QueryEncoder) -> QueryTables:
-        """Put the arrays of an encoder together."""
-        parts = encoder.rotation, encoder.centers, encoder.atoms, encoder.bias[None]
+    def of(cls, encoder: QueryEncoder, norm: float) -> QueryTables:
+        """Put the arrays of an encoder together.
+
+        Args:
+            encoder: of the index.
+            norm: that rows were brought to before they were coded; what they decode to is divided by it.
+        """
+        scale = np.float32(norm)
+        parts = encoder.rotation, encoder.centers, encoder.atoms / scale, encoder.bias[None] / scale
         ends = np.cumsum([len(part) for part in parts])[:3].tolist()
-        return cls(frozen(np.concatenate(parts)), frozen(encoder.residual.transpose(0, 2, 1)), tuple(ends))
+        centroids = encoder.residual.transpose(0, 2, 1) / scale
+        return cls(frozen(np.concatenate(parts)), frozen(centroids), tuple(ends))
 
     def multiply(self, queries: np.ndarray) -> Group:
         """Compute all inner products of queries, float32, shape (n, input_dim)."""
@@ -114,6 +124,8 @@ def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> No
     Raises:
         ValueError: naming what is wrong.
     """
+    if not (isinstance(settings["norm"], float) and _SMALLEST_NORM <= settings["norm"] <= 1 / _SMALLEST_NORM):
+        raise ValueError(f"norm is {settings['norm']!r}")
     dim, width, size = settings["dim"], settings["input_dim"], settings["residual_bytes"]
     shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, 256, width // size if size else 1)}
     shapes |= {"rotation": (width, width), "centers": (settings["partitions"], width)}

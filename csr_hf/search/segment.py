@@ -50,10 +50,11 @@ class Documents(NamedTuple):
         unit, parts = settings["similarity"] == "cosine", []
         for start in range(0, max(len(rows), 1), _CHUNK):
             chunk = unit_rows(rows[start : start + _CHUNK], start, unit=unit)
-            packed = coder.encode(chunk)
+            norm = np.float32(settings["norm"])
+            packed = coder.encode(chunk * norm)
             own = assign(chunk, encoder.centers)
             signs = make_signs(chunk, own, encoder.centers, encoder.rotation)
-            scales = make_scales(decode(packed, encoder), unit=unit)
+            scales = make_scales(decode(packed, encoder) / norm, unit=unit)
             parts.append(cls(packed, scales, own, signs, chunk.astype(np.float16) if settings["copies"] else None))
         return cls.concatenate(parts)
 

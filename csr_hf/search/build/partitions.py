@@ -11,6 +11,9 @@ _SAMPLED, _ROUNDS = 20, 6
 _FEWEST = 32
 """Documents of a partition on average, at least."""
 _CHUNK = 4096
+_NORMS = 10_000
+_NEAR_ONE = 1e-3
+_SMALLEST_NORM = 1e-12
 
 
 def count_partitions(n: int) -> int:
@@ -18,7 +21,17 @@ def count_partitions(n: int) -> int:
     return max(1, min(int(4 * n**0.5), n // _FEWEST))
 
 
-def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int) -> np.ndarray:
+def find_typical_norm(embeddings: np.ndarray) -> float:
+    """Return the median norm of an even sample of embeddings; 1 for embeddings that are of unit norm, or zeros."""
+    rows = np.linspace(0, len(embeddings) - 1, min(len(embeddings), _NORMS)).astype(np.int64)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(np.asarray(embeddings[rows], np.float64), axis=1)
+    norms = norms[(norms > 0) & np.isfinite(norms)]
+    norm = float(np.median(norms)) if len(norms) else 1.0
+    return 1.0 if abs(norm - 1) < _NEAR_ONE else float(np.clip(norm, _SMALLEST_NORM, 1 / _SMALLEST_NORM))
+
+
+def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int, *, unit: bool = False) -> np.ndarray:
     """Find centers by spherical k-means.
 
     Embeddings count by their directions alone, so that no long one draws a center away from the others. A center lies
@@ -28,6 +41,7 @@ def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int) -> np.nda
         embeddings: shape (n, dim), finite floats, may be memory-mapped.
         partitions: how many.
         seed: of the sample.
+        unit: whether embeddings are brought to unit norm before they are compared with centers.
 
     Returns:
         centers, float32, shape (at most `partitions`, dim).
@@ -51,7 +65,8 @@ def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int) -> np.nda
         if stop > first:
             members = order[first:stop]
             # The mean of unit vectors is shorter than they are; a median is moved by no single one.
-            lengths[number] = np.median(norms[members]) * np.median(sample[members] @ centers[number])
+            length = 1 if unit else np.median(norms[members])
+            lengths[number] = length * np.median(sample[members] @ centers[number])
     return centers * np.maximum(lengths, 0)[:, None]
 
 
