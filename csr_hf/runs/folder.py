@@ -46,11 +46,6 @@ class RunFolder:
         return self.path / "index"
 
     @property
-    def coder(self) -> Path:
-        """File of what made the index's codes: documents that are added need it."""
-        return self.path / "coder.safetensors"
-
-    @property
     def documents(self) -> Path:
         """Parquet file of what a search of a backend shows; an index has texts of its own."""
         return self.path / "documents.parquet"
@@ -138,7 +133,6 @@ class RunFolder:
             self.results.with_suffix(".md"),
             self.plot,
             self.sweep_plot,
-            self.coder,
             self.documents,
             self.journal,
         )

@@ -94,7 +94,6 @@ def build_index(recipe: RunRecipe, data: RunData, head: CSRModel, state: RunStat
     ids, shown = _describe_documents(data)
     built = InvertedIndex.build(documents, coder, ids, similarity=similarity, copies=arguments.copies, documents=shown)
     built.save(folder.index, overwrite=True)
-    coder.save(folder.coder)
     state.mark("index")
     logger.info("index      %s documents in %s: %s", f"{len(built):,}", folder.index, describe_size(built))
     return built

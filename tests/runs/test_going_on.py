@@ -200,7 +200,7 @@ def test_no_figure_of_an_earlier_head_is_left(base, run, capsys, way):
     assert fingerprint(run) != first
     expected = {"checkpoints", "mine.txt", "model", "recipe.yaml", "state.json", "training_log.jsonl"}
     if way == "run":
-        expected |= {"results.json", "results.md", "retention.png", "index", "coder.safetensors"}
+        expected |= {"results.json", "results.md", "retention.png", "index"}
         assert InvertedIndex.load(run / "index").head == fingerprint(run)
     assert {path.name for path in run.iterdir()} | {"retention.png"} == expected | {"retention.png"}
     for path in run.rglob("*"):

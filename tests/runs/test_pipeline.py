@@ -79,17 +79,13 @@ def test_index_holds_the_whole_corpus_and_answers(finished):
 
 def test_hits_have_the_cosine_of_the_decoded_document(finished):
     searcher = RunSearcher.load(finished / "first")
-    document, head = searcher.documents[7], load_own_head(finished)
+    document = searcher.documents[7]
     (hit,) = searcher.search(document["text"], 1)
     assert hit.id == document["id"]
-    coder = Coder.load(finished / "first" / "coder.safetensors", head)
+    coder = searcher.index.coder
     (embedding,) = searcher.encoder.backbone.embed([document["text"]], "query")
     (decoded,) = coder.decode(coder.encode(searcher.encoder.backbone.embed([document["text"]], "document")))
     assert hit.score == pytest.approx(embedding @ decoded / np.linalg.norm(decoded), abs=1e-3)
-
-
-def load_own_head(finished):
-    return CSRModel.from_pretrained(finished / "first" / "model").eval()
 
 
 def test_second_run_finds_the_cache_and_gives_the_same_weights(finished, capsys):
@@ -260,9 +256,6 @@ def test_library_accepts_the_same_recipe(finished):
     index = InvertedIndex.load(finished / "first" / "index")
     # Of 200 documents none are fitted residuals: their bytes go to the codes.
     assert index.settings["row_bytes"] == recipe.index.row_bytes + recipe.index.residual_bytes
-    assert Coder.load(finished / "first" / "coder.safetensors", load_own_head(finished)).settings.items() <= (
-        index.settings.items()
-    )
 
 
 @pytest.mark.slow

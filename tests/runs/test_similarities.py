@@ -14,7 +14,6 @@ from csr_hf.backends import open_backend
 from csr_hf.cli.main import main
 from csr_hf.cli.searching import collection_name
 from csr_hf.codes import encode_embeddings, project_queries
-from csr_hf.coding.coder import Coder
 from csr_hf.evaluation.mteb import MTEBEncoder
 from csr_hf.evaluation.neighbors import ndcg_at
 from csr_hf.runs.recipe import RunRecipe
@@ -106,7 +105,7 @@ def test_a_search_gives_dot_products(place, texts, reranked_by):
     searcher.index.params = SearchParams(rerank=reranked_by)
     documents = model.encode(texts["positive"])
     if reranked_by == "codes":
-        coder = Coder.load(place / "dot" / "coder.safetensors", CSRModel.from_pretrained(place / "dot" / "model"))
+        coder = searcher.index.coder
         documents = coder.decode(coder.encode(documents))
     for question in texts["anchor"][:5]:
         expected = model.encode([question])[0] @ documents.T
