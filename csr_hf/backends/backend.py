@@ -142,18 +142,19 @@ class Backend(ABC):
         self.write(self.prepare(codes, ids, decoded_norms=decoded_norms))
         self.flush()
 
-    def delete(self, ids: Iterable[Hashable]) -> None:
-        """Remove documents; unknown ids are ignored.
+    def delete(self, ids: Iterable[Hashable]) -> int:
+        """Remove documents; unknown ids are ignored. Returns how many there were.
 
         Raises:
             ValueError: for ids of another type than the schema says.
         """
-        wanted = list(dict.fromkeys(list_ids(ids, "ids")))
+        wanted, deleted = list(dict.fromkeys(list_ids(ids, "ids"))), 0
         if wanted:
             checked = check_ids(wanted, len(wanted), self.schema.ids, self.limits.id_bytes, self.name)
             for some in batches(checked.tolist(), _IDS_PER_REQUEST):
-                self._attempt(self._delete, some)
+                deleted += self._attempt(self._delete, some)
             self.flush()
+        return deleted
 
     def search(self, codes: SparseCodes, top_k: int = 10, *, query_k: int | None = None) -> Hits:
         """Find the best documents for every query.
@@ -335,7 +336,8 @@ class Backend(ABC):
     def _write(self, documents: Documents) -> None: ...
 
     @abstractmethod
-    def _delete(self, ids: list[Any]) -> None: ...
+    def _delete(self, ids: list[Any]) -> int:
+        """Remove documents, and return how many there were."""
 
     @abstractmethod
     def _search(self, rows: list[Row], top_k: int) -> list[Found]: ...

@@ -65,8 +65,8 @@ def test_upsert_replaces_and_delete_removes(opened, scheme, documents, queries):
     assert backend.count() == 100
     current = SparseCodes.concatenate([documents[:40], documents[100:160]])
     assert_same_best(backend.search(queries, 10), Reference(current, names), queries, 10, tolerance_of(scheme))
-    backend.delete([*names[20:90], "unknown"])
-    backend.delete([])
+    assert backend.delete([*names[20:90], "unknown"]) == 70
+    assert backend.delete([]) == backend.delete(["unknown"]) == 0
     kept = np.r_[0:20, 90:100]
     assert backend.count() == 30
     index = Reference(current[kept], names[kept])
@@ -96,7 +96,7 @@ def test_ids_are_of_every_size(opened, scheme, documents):
     backend.create(Schema(dim=200, k=8))
     backend.upsert(documents[:4], ids)
     assert backend.search(documents[:4], 1).ids[:, 0].tolist() == ids
-    backend.delete(ids[1:3])
+    assert backend.delete(ids[1:3]) == 2
     assert backend.count() == 2
 
 
@@ -368,7 +368,7 @@ def test_other_peoples_collections_are_left_alone(place):
         ("opensearch://me:[secret]@host", {}, r"`url` \(opensearch://host\) has an unreadable"),
         ("opensearch://me:secret@host:port", {}, r"`url` \(opensearch://host:port\) has an unreadable host or port"),
         ("opensearch://host?tls=maybe", {}, r"`tls` \('maybe'\)"),
-        ("opensearch://host?feld=x", {}, "`feld` in the URL is no option of opensearch"),
+        ("opensearch://host?feld=x", {}, "`feld` in the URL is no option of opensearch. Did you mean `field`"),
         ("opensearch://host?field=text", {}, r"`field` \('text'\)"),
         ("opensearch://host?field=sparse_vector", {}, r"`n_postings` \(0\) must be given"),
         ("opensearch://host?field=sparse_vector&n_postings=many", {}, r"`n_postings` \('many'\)"),
