@@ -456,7 +456,7 @@ class InvertedIndex:
     @property
     def _stored_bytes(self) -> int:
         own = sum(array.nbytes for segment in self._segments for array in segment.arrays.values())
-        return own + self.table_bytes
+        return own + self._encoder.nbytes
 
 
 def _check_stored(stored: storage.StoredSegment, settings: dict[str, Any]) -> None:
