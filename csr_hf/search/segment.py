@@ -10,7 +10,7 @@ import numpy as np
 from csr_hf.coding.bit_reading import Layout
 from csr_hf.coding.packing import PackedCodes
 from csr_hf.plumbing.jit import frozen
-from csr_hf.search.build.partitions import assign
+from csr_hf.search.build.partitions import assign, unit_rows
 from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
 from csr_hf.search.doc_ids import DocIds
 from csr_hf.search.kernels.simd import ROOM
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 32_768
 _LARGEST_HALF = 65_504.0
-_LARGEST_VALUE = 1e12
 
 
 class Documents(NamedTuple):
@@ -209,33 +208,6 @@ def make_scales(decoded: np.ndarray, *, unit: bool) -> np.ndarray:
     with np.errstate(over="ignore"):
         scales = np.where(norms > 0, 1 / np.where(norms > 0, norms, 1), 0) - 1
     return np.clip(scales, -1, _LARGEST_HALF).astype(np.float16)
-
-
-def unit_rows(rows: np.ndarray, start: int = 0, *, unit: bool) -> np.ndarray:
-    """Return embeddings in float32, of unit norm where cosines count.
-
-    Args:
-        rows: shape (n, input_dim).
-        start: number of the first, for messages.
-        unit: divide by norms; zeros stay.
-
-    Raises:
-        ValueError: if one is not finite, or so large that inner products would not be.
-    """
-    with np.errstate(over="ignore"):
-        found: np.ndarray = np.array(rows, np.float32)
-    largest = np.abs(found).max(axis=1, initial=0, keepdims=True)
-    if not np.isfinite(largest).all():
-        row = start + int(np.argmin(np.isfinite(largest[:, 0])))
-        raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
-    if unit:
-        found /= np.where(largest > 0, largest, 1)
-        norms = np.linalg.norm(found, axis=1, keepdims=True)
-        found /= np.where(norms > 0, norms, 1)
-    elif len(largest) and largest.max() > _LARGEST_VALUE:
-        row = start + int(np.argmax(largest))
-        raise ValueError(f"`embeddings[{row}]` holds values above {_LARGEST_VALUE:g}. Scale all of them down.")
-    return found
 
 
 def check_segment(stored: StoredSegment, settings: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ def test_halves_are_the_nearest():
 def test_no_long_embedding_draws_a_center_away():
     rows = make_rows(600)
     rows[17] *= 1e9
-    centers = fit_partitions(rows, 10, 0)
+    centers = fit_partitions(rows, 10, 0, unit=False)
     assert np.linalg.norm(centers, axis=1).max() < 2 and FRONT > 0
 
 

@@ -11,6 +11,7 @@ _SAMPLED, _ROUNDS = 20, 6
 _FEWEST = 32
 """Documents of a partition on average, at least."""
 _CHUNK = 4096
+_LARGEST_VALUE = 1e12
 _NORMS = 10_000
 _NEAR_ONE = 1e-3
 _SMALLEST_NORM = 1e-12
@@ -50,9 +51,8 @@ def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int, *, unit: 
     if not n:
         return np.zeros((1, dim), np.float32)
     chosen = np.random.default_rng(seed).permutation(n)[: _SAMPLED * partitions]
-    sample = np.asarray(embeddings[np.sort(chosen)], np.float32)
-    norms = np.linalg.norm(sample, axis=1)
-    sample = sample / np.where(norms > 0, norms, 1)[:, None]
+    raw = unit_rows(embeddings[np.sort(chosen)], unit=unit)
+    norms, sample = np.linalg.norm(raw, axis=1), unit_rows(raw, unit=True)
     centers = sample[np.random.default_rng(seed).permutation(len(sample))[:partitions]].copy()
     own = np.zeros(len(sample), np.int64)
     for _ in range(_ROUNDS):
@@ -68,6 +68,33 @@ def fit_partitions(embeddings: np.ndarray, partitions: int, seed: int, *, unit: 
             length = 1 if unit else np.median(norms[members])
             lengths[number] = length * np.median(sample[members] @ centers[number])
     return centers * np.maximum(lengths, 0)[:, None]
+
+
+def unit_rows(rows: np.ndarray, start: int = 0, *, unit: bool) -> np.ndarray:
+    """Return embeddings in float32, of unit norm where cosines count.
+
+    Args:
+        rows: shape (n, input_dim).
+        start: number of the first, for messages.
+        unit: divide by norms; zeros stay.
+
+    Raises:
+        ValueError: if one is not finite, or so large that inner products would not be.
+    """
+    with np.errstate(over="ignore"):
+        found: np.ndarray = np.array(rows, np.float32)
+    largest = np.abs(found).max(axis=1, initial=0, keepdims=True)
+    if not np.isfinite(largest).all():
+        row = start + int(np.argmin(np.isfinite(largest[:, 0])))
+        raise ValueError(f"`embeddings[{row}]` holds NaN or infinity. Check that text, or embed it in float32.")
+    if unit:
+        found /= np.where(largest > 0, largest, 1)
+        norms = np.linalg.norm(found, axis=1, keepdims=True)
+        found /= np.where(norms > 0, norms, 1)
+    elif len(largest) and largest.max() > _LARGEST_VALUE:
+        row = start + int(np.argmax(largest))
+        raise ValueError(f"`embeddings[{row}]` holds values above {_LARGEST_VALUE:g}. Scale all of them down.")
+    return found
 
 
 def assign(embeddings: np.ndarray, centers: np.ndarray) -> np.ndarray:

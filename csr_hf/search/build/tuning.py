@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from csr_hf.search.build.partitions import unit_rows
+
 _ASKED, _TOP_K, _RECALL = 300, 10, 0.95
 _FEWEST = 2000
 _CANDIDATES = (100, 200, 400, 800)
@@ -38,7 +40,7 @@ def choose_settings(
     if n < _FEWEST:
         return {}
     asked = np.sort(np.random.default_rng(seed).permutation(n)[:_ASKED])
-    queries = _unit(embeddings[asked])
+    queries = unit_rows(embeddings[asked], unit=True)
     nearest = find_nearest(embeddings, queries, asked, unit=unit)
 
     def recall(nprobe: int, candidates: int) -> float:
@@ -68,8 +70,8 @@ def find_nearest(embeddings: np.ndarray, queries: np.ndarray, asked: np.ndarray,
     scores = np.full((len(queries), _TOP_K), -np.inf, np.float32)
     nearest = np.full((len(queries), _TOP_K), -1, np.int64)
     for start in range(0, len(embeddings), _CHUNK):
-        rows = np.asarray(embeddings[start : start + _CHUNK], np.float32)
-        found = queries @ (_unit(rows) if unit else rows).T
+        rows = unit_rows(embeddings[start : start + _CHUNK], start, unit=unit)
+        found = queries @ rows.T
         inside = (asked >= start) & (asked < start + len(rows))
         found[np.flatnonzero(inside), asked[inside] - start] = -np.inf
         chosen = np.argpartition(-found, min(_TOP_K, len(rows) - 1), axis=1)[:, :_TOP_K]
@@ -87,10 +89,3 @@ def measure_recall(found: np.ndarray, nearest: np.ndarray, asked: np.ndarray) ->
         kept = [hit for hit in hits if hit != own][:_TOP_K]
         shares.append(len(np.intersect1d(kept, wanted)) / _TOP_K)
     return float(np.mean(shares))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.where(norms > 0, norms, 1)
-    return unit
