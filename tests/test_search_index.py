@@ -68,8 +68,9 @@ def test_hits_are_those_of_the_index_at_the_same_defaults(built, encoder):
 
 def test_fewer_documents_give_fewer_hits(encoder):
     few = SearchIndex.build(encoder, TEXTS[:3])
-    hits = few.search("red", 10)
-    assert sorted(hit.id for hit in hits) == [0, 1, 2]
+    for threads in (1, 2, 8):
+        hits = few.search("red", 10, SearchParams(threads=threads))
+        assert sorted(hit.id for hit in hits) == [0, 1, 2]
     assert few.search("red", 10, filter=[]) == []
     assert few.search("red", 10, filter=np.zeros(3, bool)) == []
     few.delete([1])

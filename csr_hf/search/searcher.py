@@ -107,9 +107,11 @@ def _search_block(
 ) -> None:
     """Fill the keys of some queries: groups of them at a time, or shares of their visits where they are few."""
     n = len(keys)
-    parts = threads if n < threads else 1
+    parts = min(threads, plan.nprobe) if n < threads else 1
     size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
-    plan = plan._replace(parts=parts, depth=plan.depth if parts == 1 else -(-plan.depth * 5 // (4 * parts)))
+    # All that are wanted may lie in the share of one thread.
+    depth = plan.depth if parts == 1 else max(-(-plan.depth * 5 // (4 * parts)), keys.shape[1])
+    plan = plan._replace(parts=parts, depth=depth)
 
     def search(first: int, part: int) -> np.ndarray:
         own = Group(*(array[first : first + size] for array in group))
