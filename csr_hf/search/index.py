@@ -138,13 +138,13 @@ class InvertedIndex:
         rows = _check_embeddings(embeddings, self._encoder.input_dim)
         with self._writing:
             numbered = DocIds.check(
-                ids, len(rows), number_after(s.ids for s in self._segments if s.count) if ids is None else 0
+                ids, len(rows), number_after(s.ids for s in self._segments if s.size) if ids is None else 0
             )
             segments = _make_room(self._segments, numbered, replace=replace)
             encoded = Documents.encode(rows, coder, self._encoder, self._settings)
             segment = Segment.arrange(encoded, numbered, len(self._encoder.centers))._replace(documents=documents)
-            kept = [old for old in segments if old.count]
-            if segment.count or not kept:
+            kept = [old for old in segments if old.size]
+            if segment.size or not kept:
                 kept.append(segment)
             self._state = self._state._replace(segments=tuple(kept))
 
@@ -281,7 +281,8 @@ class InvertedIndex:
             FileNotFoundError: if there is no such folder.
             ValueError: if it is not an index, of another version, incomplete or damaged; the file is named.
         """
-        verify, seen = not mmap if verify is None else verify, {}
+        verify = not mmap if verify is None else verify
+        seen: storage.Seen = {}
         stored, settings = storage.load_folder(
             folder, mmap=mmap, verify=verify, documents=documents, check=_check_stored, seen=seen
         )
@@ -430,13 +431,12 @@ class InvertedIndex:
     @property
     def bytes_per_vector(self) -> float:
         """Bytes stored for a document, its share of all tables included; not its id."""
-        return self._stored_bytes / max(sum(segment.count for segment in self._segments), 1)
+        return self._stored_bytes / max(sum(segment.size for segment in self._segments), 1)
 
     @property
     def table_bytes(self) -> int:
         """Bytes of what does not grow with the documents: what is needed of the head, and tables of partitions."""
-        grown = sum(array.nbytes for s in self._segments for array in s.arrays.values() if len(array) == s.count)
-        return self._stored_bytes - grown
+        return self._encoder.nbytes + sum(segment.arrays["begins"].nbytes for segment in self._segments)
 
     @property
     def partitions(self) -> int:
@@ -501,7 +501,7 @@ def _delete(segments: Sequence[Segment], ids: Iterable[Hashable], *, missing_ok:
 def _make_room(segments: Sequence[Segment], ids: DocIds, *, replace: bool) -> list[Segment]:
     """Return the segments as they must be for documents with these ids to come."""
     found = list(segments)
-    kinds = {segment.ids.kind for segment in segments if segment.count}
+    kinds = {segment.ids.kind for segment in segments if segment.size}
     if ids.n and kinds - {ids.kind}:
         raise ValueError(f"`ids` are {ids.kind}, those of the index {kinds.pop()}. Convert them.")
     wanted = ids.at(np.arange(ids.n))

@@ -49,7 +49,8 @@ def test_recall_is_that_of_a_search_written_out(tmp_path, data, caplog, search):
         hits = [position for _, position, _ in index.search(rows[[query]], 11, SearchParams(**search)).rows()[0]]
         true = [row for row in np.argsort(-(unit @ unit[query])) if row != query][:10]
         shares.append(len(set(true) & set([row for row in hits if row != query][:10])) / 10)
-    assert found["score"] == pytest.approx(np.mean(shares), abs=1e-9)
+    # Which of equally good candidates are reranked may differ between many queries and one.
+    assert found["score"] == pytest.approx(np.mean(shares), abs=0.02)
     assert 0.1 < found["score"] < 1
     assert f"recall     of the index: {found['score']:.3f} of the dense top 10" in caplog.text
 
@@ -70,6 +71,8 @@ def test_nothing_is_measured_without_held_out_rows_or_results(tmp_path, data):
 def test_the_size_of_a_document_does_not_depend_on_how_many_there_are(data):
     index = build(make_head(), data, ["float16"])
     stored = (index.nbytes - index.table_bytes) / 90
+    # Signs of 12 dimensions, two halves of float32, the position, a code, its scale, and the copy.
+    assert stored == pytest.approx(2 + 4 + 4 + 8 + 2 + 24, abs=1)
     size = describe_size(index)
     expected = f"{stored:.0f} bytes a document (8 of them its code, 24 a float16 copy)"
     assert size == f"{expected}, and {index.table_bytes:,} of tables"
