@@ -78,7 +78,7 @@ class QueryTables(NamedTuple):
         """Compute all inner products of queries, float32, shape (n, input_dim)."""
         products = queries @ self.matrix.T
         turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
-        return Group(frozen(queries), *(frozen(part) for part in (turned, centers, atoms)), frozen(bias[:, 0]))
+        return Group(frozen(queries), frozen(turned), frozen(centers), frozen(atoms), frozen(bias[:, 0]))
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

@@ -58,7 +58,7 @@ class Target(NamedTuple):
     """See `kernels.group.search_group`."""
     start: int
     """Position at which it begins."""
-    count: int
+    size: int
     """Documents."""
 
 
@@ -90,7 +90,7 @@ def find_dense(
         for segment, mask, start in zip(segments, masks, starts_of(segments)[:-1].tolist(), strict=True)
         if mask is None or mask.any()
     ]
-    total = sum(target.count for target in targets)
+    total = sum(target.size for target in targets)
     threads, n = count_threads(params.threads), len(queries)
     keys = np.zeros((n, min(top_k, total)), np.uint64)
     if not keys.size:
@@ -118,7 +118,7 @@ def _search_block(
         asked = choose(own, plan.nprobe)
         found = np.zeros((len(targets), len(own.queries), keys.shape[1]), np.uint64)
         for target, best in zip(targets, found, strict=True):
-            depth = min(plan.depth, target.count)
+            depth = min(plan.depth, target.size)
             mine = plan._replace(part=part, depth=depth)
             search_group(target.arrays, own, asked, centroids, mine, target.start, best)
         return _best_keys(found, keys.shape[1])
@@ -159,13 +159,13 @@ def _target(segment: Segment, mask: np.ndarray | None, start: int) -> Target:
     stored = Stored(arrays["rows"], Layout(*segment.details["layout"]), segment.steps, arrays["residual"], scales)
     copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
     allowed = frozen(_ANYWHERE if mask is None else mask.view(np.uint8))
-    return Target((signs, stored, copies, allowed), start, segment.count)
+    return Target((signs, stored, copies, allowed), start, segment.size)
 
 
 def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
     """Return the share of all documents that may be found."""
-    total = sum(segment.count for segment in segments)
-    allowed = sum(s.count if mask is None else int(mask.sum()) for s, mask in zip(segments, masks, strict=True))
+    total = sum(segment.size for segment in segments)
+    allowed = sum(s.size if mask is None else int(mask.sum()) for s, mask in zip(segments, masks, strict=True))
     return max(allowed, 1) / max(total, 1)
 
 
@@ -186,7 +186,7 @@ def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarr
             raise ValueError(f"`allowed` has the shape {wanted.shape}, but there are {starts[-1]} positions.")
         chosen = [wanted[first:stop] for first, stop in itertools.pairwise(starts)]
     else:
-        chosen = [np.zeros(segment.count, bool) for segment in segments]
+        chosen = [np.zeros(segment.size, bool) for segment in segments]
         for segment, mask in zip(segments, chosen, strict=True):
             positions = segment.ids.positions_of(wanted)
             mask[positions[positions >= 0]] = True
@@ -195,7 +195,7 @@ def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarr
 
 def starts_of(segments: Sequence[Segment]) -> np.ndarray:
     """Return the position at which each segment begins, and at which the last ends."""
-    return np.array([0, *itertools.accumulate(segment.count for segment in segments)])
+    return np.array([0, *itertools.accumulate(segment.size for segment in segments)])
 
 
 def ids_at(segments: Sequence[Segment], positions: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class Segment(NamedTuple):
         lay_planes(bits, order, begins, planes)
         packed = documents.packed[order]
         residual = np.empty((len(order), 0), np.uint8) if packed.residual is None else packed.residual
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "begins": begins,
             "order": order,
             "planes": planes,
@@ -127,7 +127,7 @@ class Segment(NamedTuple):
 
     def unarrange(self) -> Documents:
         """Bring documents back into the order of their positions."""
-        arrays, n = self.arrays, self.count
+        arrays, n = self.arrays, self.size
         rows = np.empty(n, np.int64)
         rows[arrays["order"]] = np.arange(n)
         bits = np.empty((n, (len(arrays["planes"]) - ROOM) // max(n, 1)), np.uint8)
@@ -137,20 +137,20 @@ class Segment(NamedTuple):
         return Documents(self._stored, arrays["scales"], own, signs, arrays.get("float16")).take(rows)
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Documents, deleted ones included."""
         return len(self.arrays["order"])
 
     @property
     def mask(self) -> np.ndarray:
         """Documents that are not deleted, by position, bool, shape (n,)."""
-        return np.ones(self.count, bool) if self.alive is None else self.alive
+        return np.ones(self.size, bool) if self.alive is None else self.alive
 
     @property
     def packed(self) -> PackedCodes:
         """The stored codes in order of position."""
-        rows = np.empty(self.count, np.int64)
-        rows[self.arrays["order"]] = np.arange(self.count)
+        rows = np.empty(self.size, np.int64)
+        rows[self.arrays["order"]] = np.arange(self.size)
         return self._stored[rows]
 
     @property

@@ -10,8 +10,9 @@ from csr_hf.coding.bit_reading import Layout, score_rows
 from csr_hf.plumbing.jit import LINE, from_half, jit, prefetch
 from csr_hf.search.kernels.topk import make_key, offer
 
-_AHEAD = 8
-"""Candidates in advance of which memory is asked for."""
+_AHEAD = 16
+"""Candidates that are scored together, and for which memory is asked before those in front are."""
+_NEAR = 4
 _FAST = {"reassoc", "contract", "nsz"}
 
 
@@ -39,16 +40,28 @@ def _ask(array: np.ndarray, row: int) -> None:
         prefetch(flat, at)
 
 
+@jit()
+def _ask_all(stored: Stored, row: int) -> None:
+    """Ask for all that is stored of a row."""
+    _ask(stored.rows, row)
+    _ask(stored.residual, row)
+    prefetch(stored.scales, row)
+
+
 @jit(fastmath=_FAST)
-def _add_residual(codes: np.ndarray, table: np.ndarray) -> np.float32:
-    first, second = np.float32(0), np.float32(0)
-    parts = codes.shape[0]
-    for part in range(0, parts - 1, 2):
-        first += table[part, codes[part]]
-        second += table[part + 1, codes[part + 1]]
-    if parts % 2:
-        first += table[parts - 1, codes[parts - 1]]
-    return first + second
+def _add_residual(codes: np.ndarray, row: int, table: np.ndarray) -> np.float32:
+    """Add up the table's entries for a row, four at a time, since each addition waits for the one before."""
+    first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    parts = codes.shape[1]
+    whole = parts - parts % 4
+    for part in range(0, whole, 4):
+        first += table[part, codes[row, part]]
+        second += table[part + 1, codes[row, part + 1]]
+        third += table[part + 2, codes[row, part + 2]]
+        fourth += table[part + 3, codes[row, part + 3]]
+    for part in range(whole, parts):
+        first += table[part, codes[row, part]]
+    return first + second + third + fourth
 
 
 @jit()
@@ -71,22 +84,17 @@ def score_codes(
         scores: receives them, float32, shape (m,).
     """
     count = candidates.shape[0]
-    for at in range(count):
-        if at + _AHEAD < count:
-            _ask(stored.rows, candidates[at + _AHEAD])
-            _ask(stored.residual, candidates[at + _AHEAD])
-            prefetch(stored.scales, candidates[at + _AHEAD])
-        score_rows(
-            stored.rows,
-            candidates[at : at + 1],
-            stored.layout,
-            stored.worth,
-            projections,
-            scores[at : at + 1],
-        )
-        row = candidates[at]
-        total = scores[at] + offset + _add_residual(stored.residual[row], table)
-        scores[at] = total * (np.float32(1) + np.float32(from_half(stored.scales[row])))
+    for at in range(min(_AHEAD, count)):
+        _ask_all(stored, candidates[at])
+    for begin in range(0, count, _AHEAD):
+        stop = min(begin + _AHEAD, count)
+        for at in range(stop, min(stop + _AHEAD, count)):
+            _ask_all(stored, candidates[at])
+        score_rows(stored.rows, candidates[begin:stop], stored.layout, stored.worth, projections, scores[begin:stop])
+        for at in range(begin, stop):
+            row = candidates[at]
+            total = scores[at] + offset + _add_residual(stored.residual, row, table)
+            scores[at] = total * (np.float32(1) + np.float32(from_half(stored.scales[row])))
 
 
 @jit(fastmath=_FAST)
@@ -109,8 +117,8 @@ def score_copies(copies: np.ndarray, candidates: np.ndarray, query: np.ndarray, 
     """
     count = candidates.shape[0]
     for at in range(count):
-        if at + _AHEAD < count:
-            _ask(copies, candidates[at + _AHEAD])
+        if at + _NEAR < count:
+            _ask(copies, candidates[at + _NEAR])
         scores[at] = _multiply(copies[candidates[at]], query)
 
 
