@@ -21,7 +21,7 @@ from csr_hf.backends.documents import (
     check_queries,
 )
 from csr_hf.plumbing.errors import ExpectedError
-from csr_hf.search.doc_ids import list_ids
+from csr_hf.search.doc_ids import distinct_ids
 from csr_hf.sparse_codes import SparseCodes
 
 KEY = "csr_hf"
@@ -148,7 +148,7 @@ class Backend(ABC):
         Raises:
             ValueError: for ids of another type than the schema says.
         """
-        wanted, deleted = list(dict.fromkeys(list_ids(ids, "ids"))), 0
+        wanted, deleted = distinct_ids(ids, "ids"), 0
         if wanted:
             checked = check_ids(wanted, len(wanted), self.schema.ids, self.limits.id_bytes, self.name)
             for some in batches(checked.tolist(), _IDS_PER_REQUEST):

@@ -59,7 +59,7 @@ class DocIds:
         found = cls._of(given)
         repeated = found._find_repeated()
         if repeated is not None:
-            shown = _show(found.at(repeated[None])[0])
+            shown = show_id(found.at(repeated[None])[0])
             raise ValueError(f"`ids` must be unique; {shown} appears more than once. Merge or rename them.")
         return found
 
@@ -74,7 +74,7 @@ class DocIds:
                 raise ValueError("`ids` holds None, which names no document. Give every document an id.")
             if not (_is_integer(one) or isinstance(one, str)):
                 raise ValueError(
-                    f"`ids` holds {_show(one)}, a {type(one).__name__}; ids are integers or strings. Convert them."
+                    f"`ids` holds {show_id(one)}, a {type(one).__name__}; ids are integers or strings. Convert them."
                 )
         kinds = {isinstance(one, str) for one in every}
         if len(kinds) == 2:
@@ -248,7 +248,7 @@ def list_ids(ids: Any, argument: str) -> Sequence[Any] | np.ndarray:
             entries at all.
     """
     if isinstance(ids, str | bytes):
-        raise ValueError(f"`{argument}` is one text, {_show(ids)}. Pass a list of ids.")
+        raise ValueError(f"`{argument}` is one text, {show_id(ids)}. Pass a list of ids.")
     if isinstance(ids, Mapping | Set):
         raise ValueError(f"`{argument}` is a {type(ids).__name__}. Give a list, in the order of the documents.")
     if isinstance(ids, np.ndarray):
@@ -259,11 +259,30 @@ def list_ids(ids: Any, argument: str) -> Sequence[Any] | np.ndarray:
         if hasattr(ids, convert):
             return list_ids(getattr(ids, convert)(), argument)
     if not isinstance(ids, Iterable):
-        raise ValueError(f"`{argument}` is {_show(ids)}. Pass a list of ids.")
+        raise ValueError(f"`{argument}` is {show_id(ids)}. Pass a list of ids.")
     return ids if isinstance(ids, list | tuple) else list(ids)
 
 
-def _show(one: Any) -> str:
+def distinct_ids(ids: Any, argument: str) -> list[Any]:
+    """List ids that a caller gives, each once; what can be no id is kept as it is.
+
+    Args:
+        ids: as for `list_ids`.
+        argument: what messages call them.
+
+    Raises:
+        ValueError: as `list_ids` does.
+    """
+    every = list_ids(ids, argument)
+    found: dict[Hashable, Any] = {}
+    for place, one in enumerate(every.tolist() if isinstance(every, np.ndarray) else every):
+        # Integers, texts and others are told apart: 1 equals True.
+        key = (isinstance(one, str), one) if isinstance(one, str) or _is_integer(one) else (None, place)
+        found.setdefault(key, one)
+    return list(found.values())
+
+
+def show_id(one: Any) -> str:
     """Show an id in a message, on one line."""
     one = one.item() if isinstance(one, np.generic) else one
     text = ascii(one[:_SHOWN]) if isinstance(one, str | bytes) else " ".join(ascii(one).split())[:_SHOWN]
@@ -301,7 +320,7 @@ def _to_bytes(every: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         encoded = [str(one).encode() for one in every]
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"`ids`: {_show(error.object)} holds half a character (a surrogate), which no file can keep. Rename it."
+            f"`ids`: {show_id(error.object)} holds half a character (a surrogate), which no file can keep. Rename it."
         ) from error
     return _frozen(np.frombuffer(b"".join(encoded), np.uint8)), _begins([len(one) for one in encoded])
 

@@ -14,7 +14,7 @@ from csr_hf.search import storage
 from csr_hf.search.build.partitions import count_partitions, find_typical_norm, fit_partitions
 from csr_hf.search.build.tuning import choose_settings
 from csr_hf.search.code_lists import CodeLists, find_sparse
-from csr_hf.search.doc_ids import DocIds, list_ids, number_after
+from csr_hf.search.doc_ids import DocIds, distinct_ids, number_after, show_id
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
 from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_encoder, check_queries
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
@@ -483,7 +483,7 @@ def _check_embeddings(embeddings: Any, input_dim: int) -> np.ndarray:
 
 def _delete(segments: Sequence[Segment], ids: Iterable[Hashable], *, missing_ok: bool) -> tuple[list[Segment], int]:
     """Return the segments without the documents of these ids, and how many of them there were."""
-    wanted = list(dict.fromkeys(list_ids(ids, "ids")))
+    wanted = distinct_ids(ids, "ids")
     left, found = list(segments), np.zeros(len(wanted), bool)
     for at, segment in enumerate(segments):
         positions = segment.ids.positions_of(wanted)
@@ -494,7 +494,7 @@ def _delete(segments: Sequence[Segment], ids: Iterable[Hashable], *, missing_ok:
         found |= here
     if not missing_ok and not found.all():
         unknown = wanted[int(np.argmin(found))]
-        raise ValueError(f"`ids`: there is no document {unknown!r}. Pass `missing_ok=True` to pass over it.")
+        raise ValueError(f"`ids`: there is no document {show_id(unknown)}. Pass `missing_ok=True` to pass over it.")
     return left, int(found.sum())
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csr_hf.search.doc_ids import DocIds, list_ids, number_after
+from csr_hf.search.doc_ids import DocIds, distinct_ids, list_ids, number_after
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -172,3 +172,9 @@ def test_damaged_ids_are_refused(arrays, message):
 def test_a_damaged_first_number_is_refused(first):
     with pytest.raises(ValueError, match="its first id"):
         DocIds.from_arrays({}, 3, first)
+
+
+def test_ids_to_delete_count_once_whatever_they_are():
+    given = ["a", "a", 1, True, 1, [1], [1], None, 2**70, {}]
+    assert distinct_ids(given, "ids") == ["a", 1, True, [1], [1], None, 2**70, {}]
+    assert distinct_ids(np.array([3, 3, 2]), "ids") == [3, 2]
