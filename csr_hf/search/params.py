@@ -81,3 +81,22 @@ def count_threads(threads: int | None) -> int:
 def _check_count(name: str, value: Any, others: str) -> None:
     if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < 1):
         raise ValueError(f"`{name}` ({value!r}) must be an integer of at least 1, {others}.")
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check what the manifest of an index says of all its documents.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    counts = {"dim": 1, "input_dim": 1, "k": 1, "partitions": 1, "row_bytes": 1, "bits": 1, "residual_bytes": 0}
+    counts |= {name: 1 for name in ("nprobe", "candidates") if name in settings}
+    for name, least in counts.items():
+        value = settings.get(name)
+        if type(value) is not int or not least <= value < 2**48:
+            raise ValueError(f"its setting {name!r} ({value!r:.40}) is no number from {least} on")
+    if settings["k"] > settings["dim"]:
+        raise ValueError(f"its setting 'k' ({settings['k']}) is above the {settings['dim']} latents that there are")
+    if settings.get("similarity") not in ("cosine", "dot") or not isinstance(settings.get("head"), str):
+        raise ValueError("its settings name no similarity or no head")
+    check_copies(settings.get("copies", [None]))

@@ -244,6 +244,8 @@ def check_segment(stored: StoredSegment, settings: dict[str, Any]) -> None:
         raise ValueError(f"its codes are of {details['layout'][0]} latents instead of {settings['dim']}")
     if stored.alive is not None and stored.alive.shape != (n,):
         raise ValueError(f"marks of deleted documents are {stored.alive.shape} instead of ({n},)")
+    if stored.documents is not None and stored.documents.num_rows != n:
+        raise ValueError(f"it has {stored.documents.num_rows:,} texts for {n:,} documents")
     DocIds.from_arrays(arrays, n, details["first_id"])
 
 

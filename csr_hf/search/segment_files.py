@@ -52,7 +52,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     digest, size = hashlib.blake2b(digest_size=16), 0
     with path.open("xb") as file:
-        for piece in (len(text).to_bytes(8, "little"), text, *(_bytes_of(array) for _, array in ordered)):
+        pieces: list[Any] = [len(text).to_bytes(8, "little"), text, *(_bytes_of(array) for _, array in ordered)]
+        for piece in pieces:
             file.write(piece)
             digest.update(piece)
             size += len(piece)

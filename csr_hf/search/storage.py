@@ -160,8 +160,11 @@ def _check(
     try:
         if check is not None:
             check(segment, settings)
-    except ValueError as error:
-        raise _damaged(folder, entry["arrays"]["file"], f"contradicts itself: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        # JSON values of other kinds than expected give any of these.
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        reason = " ".join(reason.split())[:200]
+        raise _damaged(folder, entry["arrays"]["file"], f"contradicts itself or the manifest: {reason}") from error
 
 
 def _read_segment(folder: Path, entry: dict[str, Any], *, mmap: bool, verify: bool, documents: bool) -> StoredSegment:

@@ -11,7 +11,7 @@ from csr_hf.search.build.partitions import unit_rows
 
 _ASKED, _TOP_K, _RECALL = 300, 10, 0.95
 _FEWEST = 2000
-_CANDIDATES = (100, 200, 400, 800)
+_CANDIDATES = (50, 100, 200, 400)
 _CHUNK = 32_768
 # Nanoseconds of a document that is scanned, and of one that is reranked.
 _SCANNED, _RERANKED = 2.0, 300.0
