@@ -128,6 +128,40 @@ def try_all(folder, count):
     sys.stdout.write(json.dumps({"tried": tried, "refused": refused, "other": other}))
 
 
+VALUES = [None, -1, 0, 1, 2**31, 2**70, 1.5, "x", [], {}, [1, 2], True]
+
+
+def change_manifest(manifest):
+    """Changes of one setting or detail each, as functions that change a manifest."""
+    for name in manifest["settings"]:
+        yield lambda found, name=name: found["settings"].pop(name)
+        for value in VALUES:
+            yield lambda found, name=name, value=value: found["settings"].update({name: value})
+    for number, segment in enumerate(manifest["segments"]):
+        for name in segment["details"]:
+            yield lambda found, number=number, name=name: found["segments"][number]["details"].pop(name)
+            for value in VALUES:
+                yield lambda found, number=number, name=name, value=value: found["segments"][number]["details"].update(
+                    {name: value}
+                )
+
+
+def try_manifests(folder):
+    """Search copies whose manifest says something else of the same files."""
+    good, bad = Path(folder), Path(folder).with_name("bad")
+    queries, content = np.load(good.with_name("queries.npy")), json.loads((good / MANIFEST).read_text())
+    shutil.copytree(good, bad)
+    tried = refused = 0
+    for change in change_manifest(content):
+        found = json.loads((good / MANIFEST).read_text())
+        found.pop("checksum")
+        change(found)
+        found["checksum"] = checksum_of(found)
+        (bad / MANIFEST).write_text(json.dumps(found))
+        tried, refused = tried + 1, refused + (ask(bad, queries) is None)
+    sys.stdout.write(json.dumps({"tried": tried, "refused": refused}))
+
+
 def damage(tmp_path, count):
     from tests.search.test_index import make_coder, make_rows
 
@@ -136,7 +170,8 @@ def damage(tmp_path, count):
     index.delete(["d3", "d77"])
     index.save(tmp_path / "good")
     np.save(tmp_path / "queries.npy", rows[600:604])
-    call = f"from tests.search.test_damage import try_all; try_all({str(tmp_path / 'good')!r}, {count})"
+    act = f"try_all({str(tmp_path / 'good')!r}, {count})" if count else f"try_manifests({str(tmp_path / 'good')!r})"
+    call = f"from tests.search.test_damage import try_all, try_manifests; {act}"
     done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, (done.stdout[-300:], done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -144,6 +179,11 @@ def damage(tmp_path, count):
 
 def test_damaged_indexes_are_refused_or_searched(tmp_path):
     found = damage(tmp_path, 4)
+    assert found["tried"] > 150 and found["refused"] > found["tried"] / 2
+
+
+def test_manifests_that_say_something_else_are_refused_or_harmless(tmp_path):
+    found = damage(tmp_path, 0)
     assert found["tried"] > 150 and found["refused"] > found["tried"] / 2
 
 
