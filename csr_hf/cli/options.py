@@ -257,7 +257,7 @@ class SearchOptions(BackendOptions):
     exact: bool = False
     """Rank all documents by their sparse codes alone, as engines do."""
     query_k: Count | None = None
-    """Latents of the query in a backend (default: twice those of a document)."""
+    """Latents of the query in a backend (default: four times those of a document)."""
 
 
 @settings
