@@ -155,7 +155,11 @@ def _answer(
     searcher: RunSearcher, question: str, options: SearchOptions, *, is_first: bool
 ) -> tuple[list[Hit], float]:
     """Search for a question, and time it in milliseconds."""
-    keywords: dict[str, Any] = {"params": _read_params(searcher, options), "filter": options.where, "query_k": options.query_k}
+    keywords: dict[str, Any] = {
+        "params": _read_params(searcher, options),
+        "filter": options.where,
+        "query_k": options.query_k,
+    }
     if is_first:
         # The first search loads and compiles what all others find ready; a user asks how long a search takes.
         searcher.search(question, options.top_k, **keywords)

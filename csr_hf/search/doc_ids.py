@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from csr_hf.search.given_ids import distinct_ids, is_integer, list_ids, show_id
+
+__all__ = ["DocIds", "distinct_ids", "list_ids", "number_after", "show_id"]
+
 _SMALLEST, _LARGEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-_SHOWN = 60
-"""Characters of an id that a message repeats."""
 
 
 class DocIds:
@@ -72,7 +74,7 @@ class DocIds:
         for one in every:
             if one is None:
                 raise ValueError("`ids` holds None, which names no document. Give every document an id.")
-            if not (_is_integer(one) or isinstance(one, str)):
+            if not (is_integer(one) or isinstance(one, str)):
                 raise ValueError(
                     f"`ids` holds {show_id(one)}, a {type(one).__name__}; ids are integers or strings. Convert them."
                 )
@@ -236,69 +238,12 @@ class DocIds:
         return self.n
 
 
-def list_ids(ids: Any, argument: str) -> Sequence[Any] | np.ndarray:
-    """List ids that a caller gives in any iterable.
-
-    Args:
-        ids: a list, array, Series, column or generator.
-        argument: what messages call them.
-
-    Raises:
-        ValueError: for a single text, whose letters nobody means, for what has no order, more than one dimension or no
-            entries at all.
-    """
-    if isinstance(ids, str | bytes):
-        raise ValueError(f"`{argument}` is one text, {show_id(ids)}. Pass a list of ids.")
-    if isinstance(ids, Mapping | Set):
-        raise ValueError(f"`{argument}` is a {type(ids).__name__}. Give a list, in the order of the documents.")
-    if isinstance(ids, np.ndarray):
-        if ids.ndim != 1:
-            raise ValueError(f"`{argument}` has the shape {ids.shape}. Give one dimension.")
-        return ids
-    for convert in ("to_pylist", "tolist"):
-        if hasattr(ids, convert):
-            return list_ids(getattr(ids, convert)(), argument)
-    if not isinstance(ids, Iterable):
-        raise ValueError(f"`{argument}` is {show_id(ids)}. Pass a list of ids.")
-    return ids if isinstance(ids, list | tuple) else list(ids)
-
-
-def distinct_ids(ids: Any, argument: str) -> list[Any]:
-    """List ids that a caller gives, each once; what can be no id is kept as it is.
-
-    Args:
-        ids: as for `list_ids`.
-        argument: what messages call them.
-
-    Raises:
-        ValueError: as `list_ids` does.
-    """
-    every = list_ids(ids, argument)
-    found: dict[Hashable, Any] = {}
-    for place, one in enumerate(every.tolist() if isinstance(every, np.ndarray) else every):
-        # Integers, texts and others are told apart: 1 equals True.
-        key = (isinstance(one, str), one) if isinstance(one, str) or _is_integer(one) else (None, place)
-        found.setdefault(key, one)
-    return list(found.values())
-
-
-def show_id(one: Any) -> str:
-    """Show an id in a message, on one line."""
-    one = one.item() if isinstance(one, np.generic) else one
-    text = ascii(one[:_SHOWN]) if isinstance(one, str | bytes) else " ".join(ascii(one).split())[:_SHOWN]
-    return f"{text}..." if isinstance(one, str | bytes) and len(one) > _SHOWN else text
-
-
-def _is_integer(one: Any) -> bool:
-    return isinstance(one, int | np.integer) and not isinstance(one, bool)
-
-
 def _as_numbers(ids: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ids as int64, and which of them are integers of 64 bits at all."""
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "i":
         return ids.astype(np.int64), np.ones(len(ids), bool)
     every = list(ids)
-    fits = [_is_integer(one) and _SMALLEST <= one <= _LARGEST for one in every]
+    fits = [is_integer(one) and _SMALLEST <= one <= _LARGEST for one in every]
     numbers = [int(one) if fit else 0 for one, fit in zip(every, fits, strict=True)]
     return np.array(numbers, np.int64), np.array(fits, bool)
 

@@ -444,5 +444,7 @@ def test_what_a_check_says_is_said_of_the_file(saved):
         if len(segment.arrays["ids"]) == 5:
             raise ValueError("order leads outside")
 
-    with pytest.raises(ValueError, match=r"\.safetensors contradicts itself or the manifest: order leads outside\. Copy or build"):
+    with pytest.raises(
+        ValueError, match=r"\.safetensors contradicts itself or the manifest: order leads outside\. Copy or build"
+    ):
         load_folder(saved, check=check)
