@@ -240,5 +240,4 @@ def test_first_example_finds_the_right_text(folder, capsys):
     names = {}
     exec(block.text, names)
     assert names["index"].search("matrix product", top_k=1)[0].text == "Multiply two sparse matrices."
-    first, second = capsys.readouterr().out.splitlines()
-    assert "Multiply two sparse matrices." in first
+    assert "Multiply two sparse matrices." in capsys.readouterr().out.splitlines()[0]
