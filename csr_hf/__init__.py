@@ -18,6 +18,7 @@ _PUBLIC = {
     "PackedCodes": "csr_hf.coding.packing",
     "Coder": "csr_hf.coding.coder",
     "fit_coder": "csr_hf.coding.fitting",
+    "fit_index_coder": "csr_hf.coding.fitting",
     "Backbone": "csr_hf.embedding.backbone",
     "load_backbone": "csr_hf.embedding.loading",
     "CSREncoder": "csr_hf.encoder",
@@ -29,6 +30,7 @@ _PUBLIC = {
     "CSRTrainerCallback": "csr_hf.training.callbacks",
     "CSRTrainingArguments": "csr_hf.training.arguments",
     "InvertedIndex": "csr_hf.search.index",
+    "SearchIndex": "csr_hf.search_index",
     "SearchParams": "csr_hf.search.params",
     "Results": "csr_hf.evaluation.results",
     "RunRecipe": "csr_hf.runs.recipe",
@@ -46,7 +48,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
-    from csr_hf.coding.fitting import fit_coder
+    from csr_hf.coding.fitting import fit_coder, fit_index_coder
     from csr_hf.coding.packing import PackedCodes
     from csr_hf.configuration_csr import CSRConfig
     from csr_hf.data.run_data import RunData
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from csr_hf.runs.searcher import RunSearcher
     from csr_hf.search.index import InvertedIndex
     from csr_hf.search.params import SearchParams
+    from csr_hf.search_index import SearchIndex
     from csr_hf.sparse_codes import SparseCodes
     from csr_hf.training.arguments import CSRTrainingArguments
     from csr_hf.training.callbacks import CSRTrainerCallback

@@ -21,6 +21,7 @@ from csr_hf.sparse_codes import SparseCodes
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
+    from csr_hf.search_index import SearchIndex
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,12 @@ class CSREncoder:
     def encode_document(self, inputs: Any, **options: Any) -> SparseCodes:
         """Encode as documents: with the backbone's prompt and tower for them, if any; options as for `encode`."""
         return self.encode(inputs, **{"task": "document", **options})
+
+    def build_index(self, texts: Any, **options: Any) -> SearchIndex:
+        """Embed and index documents; options as for `SearchIndex.build`."""
+        from csr_hf.search_index import SearchIndex
+
+        return SearchIndex.build(self, texts, **options)
 
     def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
         """Subtract from each embedding the mean of its modality, as a head of several modalities requires.

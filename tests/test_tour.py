@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset
 from sentence_transformers import SparseEncoder
 
-from csr_hf import CSRModel, Results, SparseCodes
+from csr_hf import CSRModel, InvertedIndex, Results, SearchIndex, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.runs.folder import RunFolder
 from tests.helpers.backbones import KINDS
@@ -87,7 +87,7 @@ def test_commands_of_the_pages_work_in_their_order(work, start):
         for folder in folders:
             assert RunFolder.of(folder).is_run and RunFolder.of(folder).index.is_dir()
     assert {"run", "search", "index"} <= set(ran)
-    assert len(Dataset.from_parquet("runs/faq/documents.parquet")) == COUNT
+    assert len(SearchIndex.load("runs/faq", texts=False)) == COUNT
 
 
 def write_csv(folder):
@@ -141,14 +141,20 @@ def test_tour_with_own_files(kind, work, start):
     check_index(kind, corpus, start)
 
 
+def documents_of(folder):
+    """Ids and texts of the documents of a run."""
+    index = InvertedIndex.load(folder.index, documents=True)
+    return index.ids_of(np.arange(len(index))).tolist(), index.documents["text"].to_pylist()
+
+
 def check_run(said, folder, ids):
     """All rows are there, files that are named exist, and figures belong to the head."""
     named = re.search(r"Everything is in (\S+)/ \((.*)\)", said)
     assert named and all((Path(named[1]) / name).exists() for name in named[2].split(", "))
     if ids is None:
-        assert not folder.documents.exists()
+        assert not folder.has_texts
     else:
-        found = list(Dataset.from_parquet(str(folder.documents))["id"])
+        found, _ = documents_of(folder)
         assert [each.removeprefix(f"{Path.cwd()}/") for each in found] == ids
     results = Results.load(folder.path)
     assert results.details["head"] == CSRModel.from_pretrained(folder.model).fingerprint
@@ -159,8 +165,7 @@ def check_search(kind, folder, ids, start):
     if ids is None:
         assert "embeddings" in start("search", folder.path, "a question", code=2)
         return
-    documents = Dataset.from_parquet(str(folder.documents))
-    question = documents["text"][7]
+    question = documents_of(folder)[1][7]
     said = json.loads(start("search", folder.path, question, "--top-k", "3", "--json"))
     hits = said["answers"][0]["hits"]
     assert len(hits) == 3

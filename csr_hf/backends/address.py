@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from csr_hf.plumbing.settings import suggest
+
 EMBEDDED = ("milvus-lite", "qdrant-local")
 """Schemes that are followed by a path on this machine instead of a host."""
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
@@ -56,7 +58,8 @@ class Address(NamedTuple):
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         for name in options:
             if name not in ("tls", *known):
-                raise ValueError(f"`{name}` in the URL is no option of {scheme}. It has {', '.join(('tls', *known))}.")
+                advice = suggest(name, ("tls", *known))
+                raise ValueError(f"`{name}` in the URL is no option of {scheme}. {advice}")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         return cls(scheme, parts.path.strip("/"), host, port, user, password, options)
 

@@ -10,10 +10,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from csr_hf.backends.documents import Documents, Row, Schema, active_rows, batches, check_documents, check_ids
+from csr_hf.backends.documents import (
+    Documents,
+    Row,
+    Schema,
+    active_rows,
+    batches,
+    check_documents,
+    check_ids,
+    check_queries,
+)
 from csr_hf.plumbing.errors import ExpectedError
-from csr_hf.search.ids import listed
-from csr_hf.search.queries import unit_queries
+from csr_hf.search.doc_ids import distinct_ids
 from csr_hf.sparse_codes import SparseCodes
 
 KEY = "csr_hf"
@@ -134,18 +142,19 @@ class Backend(ABC):
         self.write(self.prepare(codes, ids, decoded_norms=decoded_norms))
         self.flush()
 
-    def delete(self, ids: Iterable[Hashable]) -> None:
-        """Remove documents; unknown ids are ignored.
+    def delete(self, ids: Iterable[Hashable]) -> int:
+        """Remove documents; unknown ids are ignored. Returns how many there were.
 
         Raises:
             ValueError: for ids of another type than the schema says.
         """
-        wanted = list(dict.fromkeys(listed(ids, "ids")))
+        wanted, deleted = distinct_ids(ids, "ids"), 0
         if wanted:
             checked = check_ids(wanted, len(wanted), self.schema.ids, self.limits.id_bytes, self.name)
             for some in batches(checked.tolist(), _IDS_PER_REQUEST):
-                self._attempt(self._delete, some)
+                deleted += self._attempt(self._delete, some)
             self.flush()
+        return deleted
 
     def search(self, codes: SparseCodes, top_k: int = 10, *, query_k: int | None = None) -> Hits:
         """Find the best documents for every query.
@@ -163,7 +172,7 @@ class Backend(ABC):
         if top_k < 1 or (self.limits.top_k is not None and top_k > self.limits.top_k):
             bound = "" if self.limits.top_k is None else f" and at most {self.limits.top_k}"
             raise ValueError(f"`top_k` ({top_k}) must be at least 1{bound}.")
-        latents, values, norms = unit_queries(codes, query_k)
+        latents, values, norms = check_queries(codes, query_k)
         rows = list(active_rows(latents, values.astype(np.float32)))
         longest, most = max((len(row[0]) for row in rows), default=0), self.limits.query_latents
         if most is not None and longest > most:
@@ -327,7 +336,8 @@ class Backend(ABC):
     def _write(self, documents: Documents) -> None: ...
 
     @abstractmethod
-    def _delete(self, ids: list[Any]) -> None: ...
+    def _delete(self, ids: list[Any]) -> int:
+        """Remove documents, and return how many there were."""
 
     @abstractmethod
     def _search(self, rows: list[Row], top_k: int) -> list[Found]: ...

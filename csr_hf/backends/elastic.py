@@ -83,15 +83,16 @@ class _LuceneBackend(Backend):
             for line in ({"index": {"_id": str(one)}}, {_FIELD: _features(latents, weights)})
         )
 
-    def _delete(self, ids: list[Any]) -> None:
-        self._send_bulk({"delete": {"_id": str(one)}} for one in ids)
+    def _delete(self, ids: list[Any]) -> int:
+        results = self._send_bulk({"delete": {"_id": str(one)}} for one in ids)
+        return sum(result["result"] == "deleted" for result in results)
 
-    def _send_bulk(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Send operations, each of which succeeds or fails by itself."""
+    def _send_bulk(self, lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Send operations, each of which succeeds or fails by itself; returns what became of them."""
         answer = self._client.bulk(index=self.collection, body=list(lines))
-        if not answer["errors"]:
-            return
         results = [result for item in answer["items"] for result in item.values()]
+        if not answer["errors"]:
+            return results
         failed = [result for result in results if "error" in result]
         names, first = ", ".join(repr(result["_id"]) for result in failed[:10]), failed[0]["error"]
         # Documents that were taken are written again with the others, which changes nothing.
@@ -252,7 +253,7 @@ class OpenSearch(_LuceneBackend):
         if self._field == "sparse_vector" and largest > self._ceiling * (1 + 1e-6):
             row = int(np.argmax(documents.weights.max(axis=1)))
             raise ValueError(
-                f"`codes`: document {documents.ids[row].item()!r} has a weight of {largest:.4g}, above `ceiling` "
+                f"`codes`: document {documents.ids.tolist()[row]!r} has a weight of {largest:.4g}, above `ceiling` "
                 f"({self._ceiling}). Create a collection with `ceiling={largest * 1.01:.3g}` in its URL."
             )
 

@@ -104,10 +104,13 @@ class Milvus(Backend):
         ]
         self._client.upsert(self.collection, rows, timeout=_TIMEOUT)
 
-    def _delete(self, ids: list[Any]) -> None:
+    def _delete(self, ids: list[Any]) -> int:
         # The client's `ids=` does not escape quotes and backslashes; literals of JSON do.
         chosen = f"id in {json.dumps(ids, ensure_ascii=False)}"
+        # The client counts what was asked for, not what was there.
+        found = self._client.query(self.collection, filter=chosen, output_fields=["id"], timeout=_TIMEOUT)
         self._client.delete(self.collection, filter=chosen, timeout=_TIMEOUT)
+        return len(found)
 
     def _search(self, rows: list[Row], top_k: int) -> list[Found]:
         answers = self._client.search(

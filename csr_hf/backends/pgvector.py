@@ -117,8 +117,8 @@ class PgVector(Backend):
         codes = [_text(latents, weights, dim) for _, latents, weights in documents.rows()]
         self._connection.execute(statement, [documents.ids.tolist(), codes])
 
-    def _delete(self, ids: list[Any]) -> None:
-        self._connection.execute(self._sql("DELETE FROM {} WHERE id = ANY(%s)"), [ids])
+    def _delete(self, ids: list[Any]) -> int:
+        return self._connection.execute(self._sql("DELETE FROM {} WHERE id = ANY(%s)"), [ids]).rowcount
 
     def _search(self, rows: list[Row], top_k: int) -> list[Found]:
         connection, dim = self._connection, self.schema.dim

@@ -100,11 +100,13 @@ class Qdrant(Backend):
         ]
         self._client.upsert(self.collection, points, wait=True)
 
-    def _delete(self, ids: list[Any]) -> None:
+    def _delete(self, ids: list[Any]) -> int:
         from qdrant_client import models
 
-        chosen = models.PointIdsList(points=[_point(one) for one in ids])
-        self._client.delete(self.collection, chosen, wait=True)
+        points: list[Any] = [_point(one) for one in ids]
+        found = self._client.retrieve(self.collection, points, with_payload=False, with_vectors=False)
+        self._client.delete(self.collection, models.PointIdsList(points=points), wait=True)
+        return len(found)
 
     def _search(self, rows: list[Row], top_k: int) -> list[Found]:
         from qdrant_client import models

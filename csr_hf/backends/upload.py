@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 from collections.abc import Hashable, Sequence
@@ -117,8 +118,9 @@ def upload(
 
 def _fingerprint(schema: Schema, documents: Documents, batch_size: int) -> str:
     """Hash what is sent, in which batches, and to which collection."""
-    digest = hashlib.blake2b(f"{schema.created} {batch_size} {documents.ids.dtype}".encode(), digest_size=16)
-    for array in documents:
+    digest = hashlib.blake2b(f"{schema.created} {batch_size}".encode(), digest_size=16)
+    digest.update(json.dumps(documents.ids.tolist()).encode())
+    for array in documents[1:]:
         digest.update(np.ascontiguousarray(array).view(np.uint8))
     return digest.hexdigest()
 

@@ -78,6 +78,43 @@ class BackendOptions:
 class IndexOptions(RecipeOptions, Overwriting, BackendOptions):
     """Flags of `csr-hf index`."""
 
+    id_column: str | None = None
+    """Column that names the documents (default: id, else rows are numbered)."""
+    keep: list[str] = field(default_factory=list)
+    """Columns to keep beside the texts, for `search --show` and `search --where`: price,lang."""
+
+
+@settings
+class AddOptions:
+    """Flags of `csr-hf add`."""
+
+    run: Annotated[Path, Flag(nargs="")]
+    """Output folder of `csr-hf run` or `csr-hf index`."""
+    source: Annotated[str, Flag(nargs="")]
+    """File, folder or Hub data set of the new documents, with the columns of those that are there."""
+    text_column: str | None = None
+    """Its column of texts (default: as the run's)."""
+    id_column: str | None = None
+    """Its column of ids (default: as the run's)."""
+    replace: bool = False
+    """Documents whose id is in use take its place; else they are refused."""
+
+
+@settings
+class DeleteOptions:
+    """Flags of `csr-hf delete`."""
+
+    run: Annotated[Path, Flag(nargs="")]
+    """Output folder of `csr-hf run` or `csr-hf index`."""
+    ids: list[str] = field(default_factory=list)
+    """Ids of the documents: a,b."""
+    where: str | None = None
+    """Condition on what is kept of the documents, instead of ids: 'price < 10 and lang == "en"'."""
+    missing_ok: bool = False
+    """Pass over ids that are not there."""
+    compact: bool = False
+    """Free the space of deleted documents at once."""
+
 
 @settings
 class EvaluateOptions:
@@ -209,10 +246,18 @@ class SearchOptions(BackendOptions):
     """Fields of the documents to show, by the names of their columns: question,answer (default: the text)."""
     html: Path | None = None
     """Also write the hits as a page, with thumbnails of images."""
-    query_k: Count | None = None
-    """Latents of the query (default: the recipe's)."""
+    where: str | None = None
+    """Search among the documents that fit a condition: 'price < 10 and lang in ["en", "de"]'."""
+    nprobe: Count | Literal["auto", "all"] | None = None
+    """Partitions to visit (default: the recipe's, else auto: what the index measured when it was built)."""
     candidates: Count | None = None
-    """Documents to rerank (default: the recipe's)."""
+    """Documents to rerank (default: the recipe's, else what the index measured)."""
+    rerank: Literal["auto", "none", "codes", "float16"] | None = None
+    """What ranks the candidates (default: the recipe's, else the most exact there is)."""
+    exact: bool = False
+    """Rank all documents by their sparse codes alone, as engines do."""
+    query_k: Count | None = None
+    """Latents of the query in a backend (default: four times those of a document)."""
 
 
 @settings

@@ -78,7 +78,7 @@ def shorten(text: str, width: int) -> str:
 
 def python_search(folder: RunFolder) -> str:
     """Return what searches a run of embeddings in Python."""
-    return f'csr_hf.RunSearcher.load("{folder.path}", texts=False).search_embeddings(queries)  # in Python'
+    return f'csr_hf.SearchIndex.load("{folder.path}", texts=False).search(embeddings)  # in Python'
 
 
 def print_export(exported: Exported) -> None:

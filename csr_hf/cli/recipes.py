@@ -30,6 +30,8 @@ def read_recipe(called: Invocation) -> RunRecipe:
         "cache_dir": options.cache_dir,
         "data.limit": options.limit,
         "data.skip_bad": options.skip_bad or None,
+        "data.id_column": getattr(options, "id_column", None),
+        "data.keep": getattr(options, "keep", None) or None,
         "model.k": getattr(options, "k", None),
         "backbone.device": called.device,
         "backbone.name_or_path": options.backbone,

@@ -77,7 +77,7 @@ def results_data(results: Results | None) -> dict[str, Any] | None:
 def hits_data(
     question: str, hits: Sequence[Hit], milliseconds: float | None = None, fields: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the answer to a question for `--json`: whole texts, and in `fields` what else is kept of a document.
+    """Return the answer to a question for `--json`: whole texts, and in `metadata` what else is kept of a document.
 
     Args:
         question: as it was asked.
@@ -92,7 +92,9 @@ def hits_data(
             "score": hit.score,
             "text": hit.text,
             # Columns have any names, also those above.
-            "fields": hit.fields if fields is None else {name: hit.read(column) for name, column in fields.items()},
+            "metadata": hit.metadata
+            if fields is None
+            else {name: hit.read(column) for name, column in fields.items()},
         }
         for hit in hits
     ]

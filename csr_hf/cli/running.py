@@ -30,7 +30,7 @@ def run(called: Invocation) -> Report | None:
     if not is_first:
         return None
     answers, fields, folder = [], {}, RunFolder.of(recipe.output_dir)
-    if recipe.index.questions and folder.documents.is_file():
+    if recipe.index.questions and folder.has_texts:
         searcher = RunSearcher.load(
             recipe.output_dir, device=recipe.backbone.device, trust_remote_code=called.trust_remote_code
         )

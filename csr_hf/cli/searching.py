@@ -6,6 +6,7 @@ import os
 import re
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from csr_hf.cli.options import SearchOptions
     from csr_hf.coding.packing import PackedCodes
     from csr_hf.runs.searcher import Hit, RunSearcher
+    from csr_hf.search.params import SearchParams
     from csr_hf.sparse_codes import SparseCodes
 
 
@@ -77,9 +79,43 @@ def index(called: Invocation) -> Report:
     there = f" --backend {url}" if url else ""
     there += f" --collection {options.collection}" if url and options.collection else ""
     folder = RunFolder.of(recipe.output_dir)
-    is_shown = folder.documents.is_file()
-    advice = f"csr-hf search {recipe.output_dir}{there}" if is_shown else python_search(folder)
+    advice = f"csr-hf search {recipe.output_dir}{there}" if folder.has_texts else python_search(folder)
     return Report({"output_dir": folder.path, "backend": url}, advice=["\nSearch it:", f"  {advice}"])
+
+
+def add(called: Invocation) -> Report:
+    """Add documents to the index of a run."""
+    from csr_hf.runs.adding import add_documents
+
+    (options,) = called.options
+    added, total = add_documents(
+        options.run,
+        options.source,
+        text_column=options.text_column,
+        id_column=options.id_column,
+        replace=options.replace,
+        device=called.device,
+        trust_remote_code=called.trust_remote_code,
+    )
+    data = {"run": options.run, "added": added, "documents": total}
+    return Report(data, lambda: print_line(f"{added:,} documents added; {options.run} has {total:,}"))
+
+
+def delete(called: Invocation) -> Report:
+    """Delete documents from the index of a run."""
+    from csr_hf.search_index import SearchIndex
+
+    (options,) = called.options
+    if bool(options.ids) == (options.where is not None):
+        raise ValueError("give either --ids a,b or --where 'price > 100', to say which documents are deleted.")
+    index = SearchIndex.load(options.run, texts=False)
+    given = {"filter": options.where} if options.where is not None else {"ids": index.read_ids(options.ids)}
+    deleted = index.delete(**given, missing_ok=options.missing_ok)
+    if options.compact:
+        index.index.compact()
+    index.save(options.run)
+    data = {"run": options.run, "deleted": deleted, "documents": len(index)}
+    return Report(data, lambda: print_line(f"{deleted:,} documents deleted; {options.run} has {len(index):,}"))
 
 
 def search(called: Invocation) -> Report:
@@ -101,7 +137,7 @@ def search(called: Invocation) -> Report:
         )
         fields = searcher.find_fields(options.show)
         if not options.question and not called.quiet:
-            print_line(f"{len(searcher.documents or ()):,} documents. Type a question; an empty line ends.")
+            print_line(f"{len(searcher):,} documents. Type a question; an empty line ends.")
         for question in options.question or typed_questions():
             hits, milliseconds = _answer(searcher, question, options, is_first=not answers)
             answers.append((question, hits, milliseconds))
@@ -119,13 +155,27 @@ def _answer(
     searcher: RunSearcher, question: str, options: SearchOptions, *, is_first: bool
 ) -> tuple[list[Hit], float]:
     """Search for a question, and time it in milliseconds."""
-    keywords = {"query_k": options.query_k, "candidates": options.candidates}
+    keywords: dict[str, Any] = {
+        "params": _read_params(searcher, options),
+        "filter": options.where,
+        "query_k": options.query_k,
+    }
     if is_first:
         # The first search loads and compiles what all others find ready; a user asks how long a search takes.
         searcher.search(question, options.top_k, **keywords)
     began = time.perf_counter()
     hits = searcher.search(question, options.top_k, **keywords)
     return hits, 1000 * (time.perf_counter() - began)
+
+
+def _read_params(searcher: RunSearcher, options: SearchOptions) -> SearchParams:
+    """Return how to search: as the recipe says, but for what is given."""
+    from csr_hf.search.params import SearchParams
+
+    usual = getattr(searcher.index, "params", SearchParams())
+    given = {name: getattr(options, name) for name in ("nprobe", "candidates", "rerank")}
+    changed = {name: None if value == "all" else value for name, value in given.items() if value is not None}
+    return replace(usual, **changed, exact=options.exact or usual.exact)
 
 
 def collection_name(folder: str | Path) -> str:

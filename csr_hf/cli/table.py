@@ -119,10 +119,32 @@ COMMANDS = {
         takes_recipe=True,
         examples="""
   csr-hf index --corpus docs.parquet --text-column body --head runs/quickstart --output-dir runs/docs
-  csr-hf index --corpus docs.parquet --head user/minilm-csr --index.copies '[binary]'
+  csr-hf index --corpus docs.parquet --head user/minilm-csr --index.copies '[float16]'
+  csr-hf index --corpus shop.csv --head user/minilm-csr --id-column sku --keep price,lang --output-dir runs/shop
   csr-hf index --corpus docs.parquet --head user/minilm-csr --output-dir runs/docs --backend milvus-lite:./docs.db
   csr-hf index --corpus photos --head runs/photos --output-dir runs/more --skip-bad
 """,
+    ),
+    "add": Command(
+        "add documents to the index of a run",
+        "searching:add",
+        ("cli.options:AddOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf add runs/docs more.parquet
+  csr-hf add runs/shop changed.csv --replace
+""",
+    ),
+    "delete": Command(
+        "delete documents from the index of a run",
+        "searching:delete",
+        ("cli.options:DeleteOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf delete runs/shop --ids a17,a18
+  csr-hf delete runs/shop --where 'price > 100 or lang == None'
+""",
+        embeds=False,
     ),
     "search": Command(
         "search the documents of a finished run",
@@ -136,6 +158,7 @@ COMMANDS = {
   csr-hf search runs/docs "how are they installed" --backend milvus-lite:./docs.db
   csr-hf search runs/faq "how do I start" --show question,answer
   csr-hf search runs/docs "how do I start" --json
+  csr-hf search runs/shop "a warm jacket" --where 'price < 100 and lang == "en"' --show sku,price
   csr-hf search runs/photos "a red bicycle" --html found.html
 """,
     ),

@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.residual import ResidualQuantizer
+from csr_hf.coding.pursuit import MOST_LATENTS
+from csr_hf.coding.residual import FEWEST_ROWS, ResidualQuantizer
 from csr_hf.plumbing.threads import available_threads, run
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
+logger = logging.getLogger(__name__)
 _BITS = (3, 4)
 _QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
 _FEWEST_FITTED, _MOST_FITTED = 700, 10_000
 # A smaller code than this says too little for a residual to be worth more than more latents.
 _LEAST_CODE = 24
+
+
+def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 48, residual_bytes: int = 128) -> Coder:
+    """Make the coder of an index: rows of a given size, and a residual fitted to a sample of the documents.
+
+    Residuals hold what a rerank needs to be nearly exact; few latents make encoding quick. Where no residual can be
+    fitted, for want of documents or faiss, their bytes go to the rows, as more latents.
+
+    Args:
+        head: the CSR head.
+        documents: embeddings, shape (n, input_dim), without the mean of their modality; may be memory-mapped.
+        row_bytes: of a code.
+        residual_bytes: of a residual, at most: it takes the largest number that divides the width. 0 for none.
+
+    Raises:
+        ValueError: if the head is too wide, or `row_bytes` is out of range.
+    """
+    if head.config.hidden_dim > MOST_LATENTS:
+        raise ValueError(
+            f"`hidden_dim` ({head.config.hidden_dim:,}) is above the {MOST_LATENTS:,} latents that an index takes. "
+            "Train a head with fewer, or put its codes into a search backend."
+        )
+    dim = head.config.input_dim
+    size = max((size for size in range(1, residual_bytes + 1) if dim % size == 0), default=0)
+    if not size:
+        return Coder(head, row_bytes=row_bytes, bits=_BITS[0])
+    rows = np.random.default_rng(0).permutation(len(documents))[:_MOST_FITTED]
+    if len(rows) < FEWEST_ROWS:
+        return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
+    coder, sample = Coder(head, row_bytes=row_bytes, bits=_BITS[0]), np.asarray(documents[np.sort(rows)], np.float32)
+    try:
+        coder.residual = ResidualQuantizer.fit(sample - coder.decode(coder.encode(sample)), size)
+    except ImportError as error:
+        logger.warning("index      has no residuals, and rows of %d bytes instead: %s", row_bytes + size, error)
+        return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
+    return coder
 
 
 class _Measured(NamedTuple):

@@ -6,7 +6,9 @@ import numpy as np
 
 from csr_hf.plumbing.faiss_fits import import_faiss, threads_for
 
-_CENTROIDS, _ITERATIONS = 256, 15
+FEWEST_ROWS = 256
+"""Residuals that a fit needs: as many as each part has centroids."""
+_CENTROIDS, _ITERATIONS = FEWEST_ROWS, 15
 _MOST_ROWS = 10_000
 _CHUNK = 4096
 

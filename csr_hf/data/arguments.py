@@ -58,8 +58,10 @@ class SourceArguments:
     """Role -> column; default: columns named like the roles. Roles are `anchor` and `positive` (and `negative`), or
     `text` (and `label`), or `image` (and `text`, its caption, or `label`), or `embedding` (and `label`): a column of
     floats, or the name of an array in an npz file."""
+    id_column: str = "id"
+    """Column that names the documents; rows are numbered where there is no column `id`."""
     keep: list[str] = field(default_factory=list)
-    """Columns that are kept as text beside the roles, for searches to show."""
+    """Columns that are kept as text beside the roles, for searches to show and to filter by."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take at most this many rows."""
     streaming: bool = False

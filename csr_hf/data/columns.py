@@ -43,7 +43,8 @@ def find_columns(present: Sequence[str], source: SourceArguments, option: str = 
     columns = source.columns or _columns_by_name(present, source.source)
     listed = name_few(present, _NAMED_COLUMNS)
     named = [(f"{option} gives {role}", column) for role, column in columns.items()]
-    for what, column in [*named, *(("`data.keep` gives", column) for column in source.keep), ("", "id")]:
+    ids = "" if source.id_column == "id" else "`data.id_column` gives"
+    for what, column in [*named, *(("`data.keep` gives", column) for column in source.keep), (ids, source.id_column)]:
         if column not in present and what:
             raise ValueError(f"{what}: {column!r}, but {source.source} has no such column. Its columns: {listed}.")
         if present.count(column) > 1:

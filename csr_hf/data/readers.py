@@ -60,6 +60,23 @@ def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dat
     Raises:
         ValueError: for a source that cannot be read, with the reason, or that lacks a column; those present are named.
     """
+    rows = _read_rows(source, option)
+    if source.id_column == "id":
+        return rows
+    used = {*source.columns.values(), *source.keep}
+    if "id" in rows.column_names:
+        if "id" in used:
+            raise ValueError(
+                f"`data.id_column` is {source.id_column!r}, but a column 'id' is kept too. Rename that one."
+            )
+        rows = rows.remove_columns("id")
+    if source.id_column in used:
+        return rows.add_column("id", list(rows[source.id_column]))
+    return rows.rename_column(source.id_column, "id")
+
+
+def _read_rows(source: SourceArguments, option: str) -> Dataset:
+    """Read the columns that a source needs, by their own names."""
     if _URL.match(source.source):
         shown = source.source.partition("?")[0]
         raise ValueError(f"data set {shown!r} cannot be read: it is a URL. Download the file, and give its path.")
@@ -121,7 +138,7 @@ def _find_kinds(names: list[str], source: SourceArguments, option: str) -> dict[
     """Find the columns that a source needs, and what each holds."""
     columns = find_columns(names, source, option)
     kinds: dict[str, Kind] = {column: _KINDS.get(role, "text") for role, column in columns.items()}
-    ids: dict[str, Kind] = {"id": "text"} if "id" in names else {}
+    ids: dict[str, Kind] = {source.id_column: "text"} if source.id_column in names else {}
     return {**dict.fromkeys(source.keep, "shown"), **ids, **kinds}
 
 

@@ -202,7 +202,7 @@ class RunData:
             source.inputs(role),
             backbone,
             cache_dir,
-            prompt_name=_prompt_name(role, backbone),
+            prompt_name=prompt_name(role, backbone),
             task=source.task(role),
             batch_size=batch_size,
             label=f"embedding {role}",
@@ -212,13 +212,14 @@ class RunData:
         source.vectors[role] = cache
 
 
-def _prompt_name(role: str, backbone: Backbone) -> str | None:
+def prompt_name(role: str, backbone: Backbone) -> str | None:
+    """Return the prompt of a role; None for that of its task."""
     # What the user says of a role goes before what is said of its task.
     return role if role in backbone.settings.prompts else None
 
 
 def _is_cached(source: Source, role: str, backbone: Backbone, cache_dir: str | Path) -> bool:
-    prompt = backbone.prompt(_prompt_name(role, backbone), source.task(role))
+    prompt = backbone.prompt(prompt_name(role, backbone), source.task(role))
     folder, _ = locate_cache(source.inputs(role), backbone, cache_dir, prompt, source.task(role), "float16")
     return (folder / MANIFEST).is_file()
 

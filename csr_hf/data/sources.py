@@ -183,6 +183,8 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     folder = read_image_folder(source) if is_image_folder(path) else None
     dataset: Any
     dataset, embeddings = (folder.rows, None) if folder else _read_rows(source)
+    # What was read calls it so.
+    source = replace(source, id_column="id")
     columns = find_columns(dataset.column_names, source)
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
     selected = {role: column for role, column in columns.items() if role != "embedding"}

@@ -45,7 +45,7 @@ def evaluate_cross_modal(
         def measure(method: Method) -> dict[str, np.ndarray]:
             searcher = method.index(method.center(documents, stored))
             found = searcher.search(method.center(queries, asked), CUTOFFS[-1]).positions
-            is_answer = (answers[found] == wanted[:, None]) & (found >= 0)
+            is_answer = answers[found] == wanted[:, None]
             return {f"R@{cutoff}": is_answer[:, :cutoff].any(axis=1) for cutoff in CUTOFFS}
 
         name = f"{task}, {asked} to {stored}"

@@ -1,8 +1,8 @@
-"""CSR as a method of evaluation: sparse codes in inverted lists, reranked or not."""
+"""CSR as a method of evaluation: sparse codes ranked by inner products, or decoded and compared as dense vectors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -20,19 +20,19 @@ from csr_hf.coding.pursuit import MOST_LATENTS
 from csr_hf.coding.rounding import largest_row_bytes
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.method import Hits, Method, Searcher
-from csr_hf.evaluation.names import Copy
+from csr_hf.evaluation.neighbors import best_first
 from csr_hf.evaluation.similarity import rows_for, unit_rows
-from csr_hf.search.copies import copy_bytes
-from csr_hf.search.index import InvertedIndex
-from csr_hf.search.params import SearchParams
+from csr_hf.evaluation.vector_method import VectorMethod
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.sparse_codes import SparseCodes
 
+QUERY_K_FACTOR = 4
+"""A query keeps this many times the documents' latents, at no cost in storage."""
 _BITS = 4
 _NORM_BYTES = 4
-_NAMES = {None: "CSR", "decoded": "CSR, decoded"}
+_SCORES_IN_MEMORY = 1 << 26
 
 
 class CodesMatrix(scipy.sparse.csr_matrix):
@@ -46,81 +46,69 @@ class CodesMatrix(scipy.sparse.csr_matrix):
 
 
 class CSRMethod(Method):
-    """Sparse codes of a head, stored packed with 4 bits a value.
+    """Sparse codes of a head, stored packed with 4 bits a value and ranked as an engine of inverted lists ranks them.
 
-    A search scores the largest projections of the dense query over inverted lists, and divides by the norm of the
-    decoded document; `rerank` then scores the best candidates with the full dense query. Outside of a search codes
-    are compared by cosine, with `rerank="decoded"` after decoding.
-
-    Where the backbone compares by dot product, so does all of this: nothing is divided by a norm. Inverted lists add
-    up products and know no distances, so a backbone that compares by those is searched by cosine; decoded vectors
-    outside of a search are compared by the distance.
+    A search adds up the products of a document's code with the largest projections of the dense query, and divides by
+    the norm of the decoded document. Outside of a search codes are compared by cosine. Where the backbone compares by
+    dot product, nothing is divided by a norm. Inverted lists add up products and know no distances, so a backbone that
+    compares by those is searched by cosine.
 
     Args:
         head: the CSR head.
         k: active latents of a document.
-        rerank: "decoded" compares the query with decoded documents; "binary", "int8" or "float16" with a copy of their
-            embeddings, which is stored too. None keeps the ranking of the inverted lists.
-        query_k_factor: a query keeps this many times k, at no cost in storage.
-        candidates: documents to rerank.
         plain: compare plain codes of both sides, as sentence-transformers does with the head, and store them as it
-            does: unpacked. By default documents of a search are encoded with refined values, or by a `Coder` if they
-            are decoded; by pursuit alone where the head is too wide for one.
+            does: unpacked. By default documents of a search are encoded with refined values.
         similarity: what the backbone compares its embeddings by.
 
     Raises:
-        ValueError: if k exceeds hidden_dim, or plain codes are to be reranked.
+        ValueError: if k exceeds hidden_dim.
     """
 
     k: int
+    name = "CSR"
     of_head = True
 
-    def __init__(
-        self,
-        head: CSRModel,
-        k: int,
-        rerank: Copy | Literal["decoded"] | None = None,
-        *,
-        query_k_factor: int = 1,
-        candidates: int = 300,
-        plain: bool = False,
-        similarity: Similarity = "cosine",
-    ) -> None:
-        if plain and rerank:
-            raise ValueError(f"`rerank` ({rerank!r}) needs refined codes. Leave out `plain`.")
-        self.head, self.k, self.rerank, self.plain = head, k, rerank, plain
-        self.candidates = candidates
+    def __init__(self, head: CSRModel, k: int, *, plain: bool = False, similarity: Similarity = "cosine") -> None:
+        self.head, self.k, self.plain = head, k, plain
         self.by_dot = similarity == "dot"
-        self.similarity = similarity if rerank == "decoded" else "dot" if self.by_dot else "cosine"
-        self.query_k = min(k * query_k_factor, head.config.hidden_dim)
-        self.name = _NAMES.get(rerank, f"CSR + {rerank}")
-        self.retrieval_only = rerank in get_args(Copy)
-        self.refine: bool | Literal["pursuit"] = "pursuit" if rerank == "decoded" else not plain
+        self.similarity = "dot" if self.by_dot else "cosine"
+        self.query_k = k if plain else min(QUERY_K_FACTOR * k, head.config.hidden_dim)
         code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
-        is_narrow = head.config.hidden_dim <= MOST_LATENTS
-        self.coder = Coder(head, k=k, bits=_BITS) if rerank == "decoded" and is_narrow else None
-        self.bytes_per_vector = self._count_bytes(code.nbytes)
+        # A search divides by the norm of a plain code. That of what a packed code decodes to follows from the code.
+        plain_bytes = code.nbytes + (0 if self.by_dot else _NORM_BYTES)
+        self.bytes_per_vector = plain_bytes if plain else largest_row_bytes(head.config.hidden_dim, k, _BITS)
 
-    def vectors(self, embeddings: np.ndarray) -> np.ndarray | CodesMatrix:
-        """Encode to sparse codes, or to dense rows decoded from codes; of unit norm if compared by cosine."""
-        if self.rerank == "decoded":
-            return rows_for(decode_codes(self.head, self.encode_documents(embeddings)), self.similarity)
+    def vectors(self, embeddings: np.ndarray) -> CodesMatrix:
+        """Encode to sparse codes, of unit norm if compared by cosine."""
         codes = self._encode(embeddings, refine=False).astype("float32")
         return CodesMatrix((codes if self.by_dot else codes.normalize()).to_scipy())
 
     def index(self, documents: np.ndarray) -> Searcher:
-        """Encode documents into an inverted index, with the copy of their embeddings."""
+        """Encode documents, and scale their codes to what scores are made of."""
         return CodeSearcher(self, documents)
 
     def center(self, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
         """Subtract the head's mean of a modality."""
         return subtract_modality_mean(self.head, embeddings, modality)
 
-    def encode_documents(self, embeddings: np.ndarray) -> SparseCodes:
-        """Encode documents of a search, and read back what is stored of them."""
-        if self.coder is not None:
-            return self.coder.encode(embeddings).unpack()
-        return self._encode(embeddings, refine=self.refine)
+    def store_documents(self, embeddings: np.ndarray) -> scipy.sparse.csr_matrix:
+        """Encode documents of a search, and divide the codes as they are read back by what scores are divided by."""
+        codes = self._encode(embeddings, refine=not self.plain).astype("float32")
+        stored = codes.to_scipy()
+        if self.by_dot:
+            return stored
+        norms = np.sqrt(stored.multiply(stored).sum(axis=1)) if self.plain else decoded_norms(self.head, codes)
+        norms = np.asarray(norms, np.float32).ravel()
+        scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        return scipy.sparse.diags(scale) @ stored
+
+    def read_queries(self, queries: np.ndarray) -> scipy.sparse.csr_matrix:
+        """Make sparse rows of dense queries, whose products with stored documents are the scores."""
+        if self.plain:
+            codes = encode_embeddings(self.head, queries, self.query_k)
+            return (codes if self.by_dot else codes.normalize()).to_scipy()
+        rows = np.asarray(queries, np.float32) if self.by_dot else unit_rows(queries)
+        return project_queries(self.head, rows).codes(self.query_k).to_scipy()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,25 +117,12 @@ class CSRMethod(Method):
             **super().settings,
             "query_k": self.query_k,
             "query": "codes" if self.plain else "projections",
-            "refine": str(self.refine),
+            "refine": str(not self.plain),
             **({} if self.plain else {"bits": _BITS}),
             "head": head_fingerprint(self.head),
-            **({"candidates": self.candidates} if self.rerank else {}),
         }
 
-    def _count_bytes(self, plain_bytes: int) -> int:
-        """Count what is stored of a document; `plain_bytes` are those of an unpacked code."""
-        if self.plain:
-            # A search divides by the norm of the code. That of what a packed code decodes to follows from the code.
-            return plain_bytes + (0 if self.by_dot else _NORM_BYTES)
-        code = largest_row_bytes(self.head.config.hidden_dim, self.k, _BITS)
-        if not self.retrieval_only:
-            return code
-        # By dot product signs need the norm of the embedding beside them.
-        norm = _NORM_BYTES if self.by_dot and self.rerank == "binary" else 0
-        return code + norm + copy_bytes(str(self.rerank), self.head.config.input_dim)
-
-    def _encode(self, embeddings: np.ndarray, *, refine: bool | Literal["pursuit"]) -> SparseCodes:
+    def _encode(self, embeddings: np.ndarray, *, refine: bool) -> SparseCodes:
         """Encode by the head; codes that are stored packed come with rounded values."""
         dtype: Literal["float16", "float32"] = "float16" if self.plain else "float32"
         codes = encode_embeddings(self.head, embeddings, self.k, refine=refine, dtype=dtype)
@@ -155,7 +130,7 @@ class CSRMethod(Method):
 
 
 class CodeSearcher(Searcher):
-    """Documents in an inverted index.
+    """Codes of documents, all of them ranked exactly.
 
     Args:
         method: how they are encoded and compared.
@@ -163,67 +138,66 @@ class CodeSearcher(Searcher):
     """
 
     def __init__(self, method: CSRMethod, documents: np.ndarray) -> None:
-        self.method = method
-        self.codes = method.encode_documents(documents)
-        self.norms = None if method.plain or method.by_dot else decoded_norms(method.head, self.codes)
-        copies = [method.rerank] if method.retrieval_only else []
-        self.inverted = InvertedIndex.build(
-            self.codes,
-            decoded_norms=self.norms,
-            embeddings=documents,
-            copies=cast(Any, copies),
-            similarity="dot" if method.by_dot else "cosine",
-        )
+        self.method, self.stored = method, method.store_documents(documents)
 
     def search(self, queries: np.ndarray, top_k: int) -> Hits:
-        """Find documents by inverted lists, and rerank them.
-
-        Without reranking, documents that share no latent with a query fill up its hits; with it, -1 does.
-        """
-        codes, dense = self._prepare(queries)
-        if not self.method.rerank:
-            found = self.inverted.search(codes, top_k)
-            return _fill_up(Hits(found.positions, found.scores), len(self.codes))
-        candidates = self.method.candidates
-        params = SearchParams(rescore=self._kind, candidates=candidates)
-        found = self.inverted.search(codes, min(top_k, candidates), params, **dense)
-        return Hits(found.positions, found.scores)
+        """Rank all documents; those that share no latent with a query score 0 and come last, by position."""
+        n = self.stored.shape[0]
+        found = Hits(*(np.empty((len(queries), min(top_k, n)), kind) for kind in (np.int64, np.float32)))
+        asked, by_latent = self.method.read_queries(queries), self.stored.T.tocsr()
+        block = max(1, _SCORES_IN_MEMORY // max(1, n))
+        for start in range(0, len(queries), block):
+            rows = slice(start, start + block)
+            scores = (asked[rows] @ by_latent).toarray()
+            found.positions[rows] = best_first(scores, found.positions.shape[1])
+            found.scores[rows] = np.take_along_axis(scores, found.positions[rows], axis=1)
+        return found
 
     def score(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Score chosen documents as the last step of a search does."""
-        query_codes, dense = self._prepare(query[None])
-        if self.method.rerank:
-            return self.inverted.rescore(positions[None], self._kind, **dense)[0]
-        chosen = self.codes[positions].astype("float32")
-        if self.method.plain and not self.method.by_dot:
-            chosen, query_codes = chosen.normalize(), query_codes.normalize()
-        products = (chosen.to_scipy() @ query_codes.to_scipy().T).toarray().ravel()
-        norms = np.ones_like(products) if self.norms is None else self.norms[positions]
-        return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+        """Score chosen documents as a search does."""
+        return (self.stored[positions] @ self.method.read_queries(query[None]).T).toarray().ravel()
+
+
+class DecodedMethod(VectorMethod):
+    """Codes of k latents, packed with 4 bits a value, decoded and compared with the whole float query.
+
+    They are made by a `Coder`, or by pursuit alone where the head is too wide for one.
+
+    Args:
+        head: the CSR head.
+        k: active latents of a document.
+        similarity: what the backbone compares its embeddings by.
+
+    Raises:
+        ValueError: if k exceeds hidden_dim.
+    """
+
+    k: int
+    name = "CSR, decoded"
+    of_head = True
+
+    def __init__(self, head: CSRModel, k: int, similarity: Similarity = "cosine") -> None:
+        super().__init__(largest_row_bytes(head.config.hidden_dim, k, _BITS), similarity)
+        self.head, self.k = head, k
+        self.coder = Coder(head, k=k, bits=_BITS) if head.config.hidden_dim <= MOST_LATENTS else None
+
+    def store_documents(self, documents: np.ndarray) -> np.ndarray:
+        """Pack embeddings as they are, which is how the head was trained, and decode them."""
+        return self.store(np.asarray(documents, np.float32))
+
+    def store(self, rows: np.ndarray) -> np.ndarray:
+        """Pack rows and decode them, to unit norm for cosine."""
+        if self.coder is not None:
+            codes = self.coder.encode(rows).unpack()
+        else:
+            codes = encode_embeddings(self.head, rows, self.k, refine="pursuit").pack(_BITS).unpack()
+        return rows_for(decode_codes(self.head, codes), self.similarity)
+
+    def center(self, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
+        """Subtract the head's mean of a modality."""
+        return subtract_modality_mean(self.head, embeddings, modality)
 
     @property
-    def _kind(self) -> Any:
-        """What reranks, by the name that the index has for it."""
-        return "self" if self.method.rerank == "decoded" else self.method.rerank
-
-    def _prepare(self, queries: np.ndarray) -> tuple[SparseCodes, dict[str, Any]]:
-        """Compute what the inverted lists need of dense queries, and what reranking needs of them."""
-        method = self.method
-        if method.plain:
-            return encode_embeddings(method.head, queries, method.query_k), {}
-        rows = np.asarray(queries, np.float32) if method.by_dot else unit_rows(queries)
-        projections = project_queries(method.head, rows)
-        dense = {"projections": projections} if method.rerank == "decoded" else {"embeddings": rows}
-        return projections.codes(method.query_k), dense
-
-
-def _fill_up(hits: Hits, n_documents: int) -> Hits:
-    """Append documents that share no latent with a query: they score 0 and come last, by position."""
-    positions, scores = hits.positions.copy(), np.where(hits.positions < 0, 0, hits.scores)
-    for row in np.flatnonzero((positions < 0).any(axis=1)):
-        missing = positions[row] < 0
-        is_found = np.zeros(n_documents, bool)
-        is_found[positions[row][~missing]] = True
-        others = np.flatnonzero(~is_found)[: missing.sum()]
-        positions[row, np.flatnonzero(missing)[: len(others)]] = others
-    return Hits(positions, scores)
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes a score."""
+        return {**super().settings, "bits": _BITS, "head": head_fingerprint(self.head)}

@@ -39,8 +39,8 @@ def evaluate_labeled(
 
     Returns:
         For each method, accuracy of the label of the first document that its search finds, and of a logistic
-        regression on the vectors it stores (methods that only search have none). No rows if there are fewer than two
-        classes to learn from, or no labels to test on.
+        regression on the vectors it stores. No rows if there are fewer than two classes to learn from, or no labels to
+        test on.
     """
     (train_rows, train_labels), (test_rows, test_labels) = _choose_labeled(train), _choose_labeled(test)
     if len(np.unique(train_labels)) < 2 or len(test_labels) == 0:
@@ -49,12 +49,8 @@ def evaluate_labeled(
     def measure(method: Method) -> dict[str, np.ndarray]:
         known, asked = (method.center(rows, modality) for rows in (train_rows, test_rows))
         nearest = method.index(known).search(asked, 1).positions[:, 0]
-        # -1: a code that shares no latent with any other finds nothing.
-        scores = {NEAREST: (train_labels[nearest] == test_labels) & (nearest >= 0)}
-        if not method.retrieval_only:
-            predicted = predict_by_linear_probe(method.vectors(known), train_labels, method.vectors(asked))
-            scores[PROBE] = predicted == test_labels
-        return scores
+        predicted = predict_by_linear_probe(method.vectors(known), train_labels, method.vectors(asked))
+        return {NEAREST: train_labels[nearest] == test_labels, PROBE: predicted == test_labels}
 
     task = f"{data}, labels of {len(test_labels):,} held-out rows"
     return compare_methods(task, methods, measure, n_documents=len(train_labels))

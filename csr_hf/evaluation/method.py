@@ -14,7 +14,7 @@ class Hits(NamedTuple):
     """The best documents of each query, best first."""
 
     positions: np.ndarray
-    """Rows of the documents, int64, shape (n_queries, top_k); -1 where there are no more."""
+    """Rows of the documents, int64, shape (n_queries, top_k or as many as there are)."""
     scores: np.ndarray
     """float32, the same shape."""
 
@@ -39,7 +39,6 @@ class Method(ABC):
         k: active latents of a document; None where a method has none.
         bytes_per_vector: stored for a document, everything included that a search needs of it.
         similarity: what its vectors are compared by.
-        retrieval_only: whether it searches, and has no vectors to fit an estimator on.
         of_head: whether it stores codes of the head that is measured.
     """
 
@@ -47,7 +46,6 @@ class Method(ABC):
     k: int | None = None
     bytes_per_vector: int
     similarity: Similarity = "cosine"
-    retrieval_only = False
     of_head = False
 
     @abstractmethod

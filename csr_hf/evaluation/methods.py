@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.baselines import make_baselines
 from csr_hf.evaluation.coder_method import make_coder_methods
-from csr_hf.evaluation.csr_methods import CSRMethod
+from csr_hf.evaluation.csr_methods import QUERY_K_FACTOR, CSRMethod, DecodedMethod
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.names import DEFAULT_BASELINES, Copy
+from csr_hf.evaluation.names import DEFAULT_BASELINES
 from csr_hf.evaluation.similarity import rows_for
 from csr_hf.evaluation.vector_method import DenseMethod
 
@@ -20,34 +20,23 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 
-class CSRSearch(NamedTuple):
-    """How much a search by CSR looks at, and what reranks it."""
+def describe_methods(budgets: Sequence[int] = ()) -> str:
+    """Explain the methods and their bytes, for the note below a table.
 
-    query_k_factor: int = 4
-    """Queries keep this many times k."""
-    candidates: int = 300
-    """Documents to rerank."""
-    rerank: Sequence[str] = ("int8",)
-    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
-
-    def describe(self, budgets: Sequence[int] = ()) -> str:
-        """Explain the methods and their bytes, for the note below a table.
-
-        Args:
-            budgets: bytes that methods were asked to keep within; none where they follow from k.
-        """
-        if budgets:
-            shown = ", ".join(f"{budget:,}" for budget in budgets)
-            return (
-                f"Each method has its largest setting within {shown} bytes; bytes are those that a document takes, "
-                "everything counted. All read back what they store and compare it with a float query. "
-                "Each method: recipes/evaluation.md."
-            )
+    Args:
+        budgets: bytes that methods were asked to keep within; none where they follow from k.
+    """
+    if budgets:
+        shown = ", ".join(f"{budget:,}" for budget in budgets)
         return (
-            f"In a search, queries keep {self.query_k_factor} k latents; CSR, decoded and CSR + a copy rerank the "
-            f"best {self.candidates} documents. Bytes are those of a document's code or vector; the lists of an index "
-            "come on top. Each method: recipes/evaluation.md."
+            f"Each method has its largest setting within {shown} bytes; bytes are those that a document takes, "
+            "everything counted. All read back what they store and compare it with a float query. "
+            "Each method: recipes/evaluation.md."
         )
+    return (
+        f"In a search by CSR queries keep {QUERY_K_FACTOR} k latents; all documents are ranked. Bytes are those of a "
+        "document's code or vector; what an index adds comes on top. Each method: recipes/evaluation.md."
+    )
 
 
 def all_methods(
@@ -57,7 +46,6 @@ def all_methods(
     ks: Sequence[int] = (),
     budgets: Sequence[int] = (),
     baselines: Sequence[str] = DEFAULT_BASELINES,
-    search: CSRSearch = CSRSearch(),
     similarity: Similarity = "cosine",
 ) -> list[Method]:
     """Make the dense model, CSR, and the baselines at the same bytes.
@@ -72,9 +60,8 @@ def all_methods(
         ks: active latents of a document, for CSR as sparse codes; those beyond hidden_dim are left out.
         budgets: bytes of a document, for all methods.
         baselines: of `Baseline`.
-        search: by CSR at `ks`.
         similarity: what the backbone compares its embeddings by. The dense model is measured by it, and all others
-            approximate it; CSR at `ks` knows cosine and dot, see `CSRMethod`.
+            approximate it; sparse codes know cosine and dot, see `CSRMethod`.
 
     Returns:
         The methods, the dense model first.
@@ -84,24 +71,14 @@ def all_methods(
         ImportError: if faiss is missing for what it fits, with the line to type.
     """
     dim = head.config.input_dim
-    for copy in search.rerank:
-        if copy not in get_args(Copy):
-            raise ValueError(f"`rerank` {copy!r} is unknown. Known: {', '.join(get_args(Copy))}.")
-    csr = [
-        CSRMethod(
-            head,
-            k,
-            cast(Any, how),
-            query_k_factor=search.query_k_factor,
-            candidates=search.candidates,
-            similarity=similarity,
-        )
+    csr: list[Method] = [
+        make(head, k, similarity=similarity)
         for k in ks
         if k <= head.config.hidden_dim
-        for how in (None, "decoded", *search.rerank)
+        for make in (CSRMethod, DecodedMethod)
     ]
     packed = make_coder_methods(head, train, sorted(set(budgets)), similarity) if budgets else []
-    sizes = budgets or [method.bytes_per_vector for method in csr if method.rerank == "decoded"]
+    sizes = budgets or [method.bytes_per_vector for method in csr if isinstance(method, DecodedMethod)]
     rows = None if train is None else rows_for(train, similarity)
     rivals = make_baselines(baselines, rows, dim, sizes, similarity, always_whole=not budgets)
     return [DenseMethod(dim, similarity), *packed, *csr, *rivals]

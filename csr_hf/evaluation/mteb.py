@@ -110,11 +110,7 @@ class MTEBEncoder:
             return self._rerank(self._documents, dict(zip(names, embeddings, strict=True)), top_ranked, top_k)
         hits = self._documents.search(embeddings, min(top_k, len(self._ids)))
         return {
-            name: {
-                self._ids[position]: float(score)
-                for position, score in zip(positions, scores, strict=True)
-                if position >= 0
-            }
+            name: {self._ids[position]: float(score) for position, score in zip(positions, scores, strict=True)}
             for name, positions, scores in zip(names, hits.positions, hits.scores, strict=True)
         }
 

@@ -15,6 +15,3 @@ DEFAULT_BASELINES: tuple[Baseline, ...] = ("truncate", "pca", "int8", "binary")
 
 EQUAL_BYTES_BASELINES: tuple[Baseline, ...] = ("truncate", "adapter", "pq", "binary", "rotated")
 """Those of a run that is measured at given bytes: of each kind what keeps most and is fitted in a minute."""
-
-Copy = Literal["binary", "int8", "float16"]
-"""A copy of the embeddings, stored beside the codes to rerank by."""

@@ -30,11 +30,23 @@ def top_neighbors(
     block = max(1, _SCORES_IN_MEMORY // max(1, len(documents)))
     for start in range(0, len(queries), block):
         scores = compare_rows(queries[start : start + block].astype(np.float32, copy=False), documents, similarity)
-        # Positions are sorted first, so that the stable sort by score breaks ties by position.
-        best = np.sort(np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k], axis=1)
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        found[start : start + block] = np.take_along_axis(best, order, axis=1)
+        found[start : start + block] = best_first(scores, top_k)
     return found
+
+
+def best_first(scores: np.ndarray, top_k: int) -> np.ndarray:
+    """Find the columns of the largest scores, largest first, ties by column; integers, shape (n_queries, top_k).
+
+    Args:
+        scores: shape (n_queries, n_documents).
+        top_k: at most n_documents.
+    """
+    if not top_k:
+        return np.empty((len(scores), 0), np.int64)
+    # Columns are sorted first, so that the stable sort by score breaks ties by column.
+    best = np.sort(np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)
 
 
 def ndcg_at(found: np.ndarray, relevant: np.ndarray, cutoff: int = 10) -> np.ndarray:

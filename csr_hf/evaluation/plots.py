@@ -14,8 +14,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "CSR, packed": {"color": "#a4161a", "marker": "o", "linewidth": 2.4},
     "CSR + residual": {"color": "#e85d04", "marker": "*", "markersize": 9, "linewidth": 2.4},
     "CSR, decoded": {"color": "#d1495b", "marker": "o", "linewidth": 2.4},
-    "CSR + int8": {"color": "#8f2d56", "marker": "o", "linewidth": 1.4, "linestyle": ":"},
-    "CSR + binary": {"color": "#c17c9b", "marker": "o", "linewidth": 1.4, "linestyle": ":"},
     "CSR": {"color": "#edae49", "marker": "o", "linewidth": 2.4},
     "PCA": {"color": "#30638e", "marker": "s"},
     "truncation": {"color": "#7a8b99", "marker": "^"},

@@ -36,7 +36,7 @@ class Row:
 
     @property
     def is_code_alone(self) -> bool:
-        """Whether nothing but the head's code is stored: no copy of the embedding to rerank by, and no residual."""
+        """Whether nothing but the head's code is stored: no residual."""
         return self.method.startswith("CSR") and not self.method.startswith("CSR + ")
 
     def to_dict(self) -> dict[str, Any]:

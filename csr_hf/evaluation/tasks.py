@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SEARCH_TYPES = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 _MTEB, _QUERIES = "mteb", "queries"
 # Details that rows of one file have in common.
-_SAME = ("head", "backbone", "similarity", "instruction_template", "query_k_factor", "candidates")
+_SAME = ("head", "backbone", "similarity", "instruction_template")
 
 
 @dataclass
@@ -148,11 +147,9 @@ class _Measurement:
     """Whether mteb's cache had some of the results, so that `seconds` are too few."""
 
     def compare(self, name: str, methods: Sequence[Method]) -> list[Row]:
-        """Measure all methods that the type of the task allows; rows show it as `name`."""
-        is_search = self.task.metadata.type in _SEARCH_TYPES
-        wanted = [method for method in methods if is_search or not method.retrieval_only]
+        """Measure all methods; rows show the task as `name`."""
         try:
-            return compare_methods(name, progress_bar(wanted, desc=name, unit="method"), self.measure)
+            return compare_methods(name, progress_bar(methods, desc=name, unit="method"), self.measure)
         finally:
             if self.task.data_loaded:
                 self.task.unload_data()

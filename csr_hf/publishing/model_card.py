@@ -85,7 +85,6 @@ def render_card(facts: CardFacts, layout: str, options: CardOptions, backbone: B
         modalities=config.get("modalities"),
         k=k,
         small_k=max(1, k // 2),
-        query_k=min(2 * k, config["hidden_dim"]),
         plots=[f"{RESULTS}/{name}" for name in facts.plots],
         summary=summarize(config, facts.base_model, facts.results),
         results=render_results(facts.measured, RESULTS),

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from csr_hf.evaluation.names import Baseline, Copy
+from csr_hf.evaluation.names import Baseline
 from csr_hf.plumbing.settings import Flag, read_overrides, settings
 
 _OWN_FLAGS = {"model.hidden_dim": "hidden-dim", "model.k": "k", "training.max_steps": "max-steps"}
-_SHARED = ("data", "backbone", "output_dir", "cache_dir", "index")
+_SHARED = ("data", "backbone", "output_dir", "cache_dir", "index", "search")
 
 
 @settings
@@ -75,12 +75,6 @@ class MTEBArguments:
     """What to compare with: truncate, adapter, pca, int8, binary, rotated, pq, opq, rabitq. All but truncate and
     binary are fitted on what the head was trained on (default: all, but those only while the embeddings of the
     training are in the cache)."""
-    rerank: list[Copy] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16 (default: int8)."""
-    query_k_factor: Annotated[int, Field(ge=1)] | None = None
-    """In a search, queries keep this many times k (default: as the run was measured)."""
-    candidates: Annotated[int, Field(ge=1)] | None = None
-    """Documents that a search hands to reranking (default: as the run was measured)."""
     output_dir: str | None = None
     """Where results go (default: evaluation/ in the run, or evaluation/NAME)."""
     submit_dir: str | None = None

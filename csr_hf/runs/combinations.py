@@ -71,7 +71,7 @@ def _vary(
         cache_dir=str(recipe.embeddings_dir),
         model=dataclasses.replace(recipe.model, hidden_dim=hidden_dim, k=k),
         training=training,
-        evaluation=dataclasses.replace(recipe.evaluation, ks=[k], bytes=[], baselines=[], rerank=[]),
+        evaluation=dataclasses.replace(recipe.evaluation, ks=[k], bytes=[], baselines=[]),
     )
     return Combination({**chosen, **variant}, RunRecipe.from_dict(varied.to_dict(), variant))
 

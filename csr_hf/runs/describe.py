@@ -127,13 +127,16 @@ def _describe_index(path: Path) -> Description:
         "head": index.head,
         "bytes_per_document": index.bytes_per_vector,
         "table_bytes": index.table_bytes,
-        "postings_per_query": index.postings_per_query,
+        "partitions": index.partitions,
+        "nprobe": index.nprobe,
+        "candidates": index.candidates,
         "segments": index.segments,
     }
     lines = [
         f"index {path}: {len(index):,} documents, k {index.k} of {index.dim} latents, head {index.head}",
         f"  {describe_size(index)}",
-        f"  {index.postings_per_query:.2f} postings a document and query, segments: {index.segments}",
+        f"  {index.partitions:,} partitions, of which a search visits {index.nprobe:,} and reranks "
+        f"{index.candidates:,} documents; segments: {index.segments}",
     ]
     return Description(facts, lines)
 

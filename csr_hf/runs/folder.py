@@ -47,8 +47,13 @@ class RunFolder:
 
     @property
     def documents(self) -> Path:
-        """Parquet file of what a search shows: `id`, `text`, and `thumbnail` where there are images."""
+        """Parquet file of what a search of a backend shows; an index has texts of its own."""
         return self.path / "documents.parquet"
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether texts are kept, beside the index or for a search backend."""
+        return self.documents.is_file() or any(self.index.glob("*.documents.arrow"))
 
     @property
     def recipe(self) -> Path:

@@ -44,16 +44,16 @@ def _render_section(question: str, hits: Sequence[Hit]) -> str:
 
 
 def _render_hit(hit: Hit) -> str:
-    content = hit.thumbnail
-    linked = os.path.isfile(hit.id)
-    if content is None and is_image(hit.id):
-        content = make_thumbnail(Path(hit.id))
-    shown = "" if content is None else _render_image(content, hit.text)
+    content, name, text = hit.thumbnail, str(hit.id), hit.text or ""
+    linked = os.path.isfile(name)
+    if content is None and is_image(name):
+        content = make_thumbnail(Path(name))
+    shown = "" if content is None else _render_image(content, text)
     if shown and linked:
-        shown = f'<a href="{html.escape(Path(hit.id).resolve().as_uri())}">{shown}</a>'
+        shown = f'<a href="{html.escape(Path(name).resolve().as_uri())}">{shown}</a>'
     return (
-        f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(hit.text[:200])}"
-        f"{f'<small>{html.escape(hit.id)}</small>' if hit.id != hit.text else ''}</li>"
+        f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(text[:200])}"
+        f"{f'<small>{html.escape(name)}</small>' if name != text else ''}</li>"
     )
 
 

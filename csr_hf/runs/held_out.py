@@ -42,28 +42,26 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
     Returns:
         The results; None when too few rows are held out.
     """
-    from csr_hf.evaluation.methods import CSRSearch, all_methods
+    from csr_hf.evaluation.methods import all_methods, describe_methods
 
     across, arguments = bool(head.config.modalities) and data.has_captions, recipe.evaluation
     count = count_held_out(data, captions=across)
     if count < FEWEST:
         logger.info("results    none: %d rows are held out, too few to measure (`data.held_out`)", count)
         return None
-    search = CSRSearch(arguments.query_k_factor, arguments.candidates, arguments.rerank)
     methods = all_methods(
         head,
         data.train_embeddings(None if across else head),
         ks=arguments.measured_ks,
         budgets=arguments.bytes,
         baselines=arguments.measured_baselines,
-        search=search,
         similarity=similarity_of(recipe, data),
     )
     rows = _measure_across_modalities(methods, data) if across else _measure_retrieval(methods, head, data)
     # The plot shows a task's first metric; of recall at several ranks, the last.
     metric = rows[-1 if across else 0].metric
     rows += _measure_labels(methods, head, data)
-    note = search.describe(arguments.bytes)
+    note = describe_methods(arguments.bytes)
     if recipe.training.load_best_model_at_end or recipe.training.early_stopping_patience:
         note += " The same held-out rows chose the step at which the training ended, so CSR looks a little too good."
     details: dict[str, Any] = {"note": note, "head": head_fingerprint(head), "similarity": methods[0].similarity}

@@ -1,4 +1,4 @@
-"""Measure the index of a run over its whole corpus, by the search that `csr-hf search` takes."""
+"""Measure the index of a run over its whole corpus, by the search of `csr-hf search`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from csr_hf.evaluation.similarity import rows_for
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.held_out import similarity_of
 from csr_hf.runs.recipe import RunRecipe
-from csr_hf.runs.searcher import RunSearcher
 from csr_hf.search.index import InvertedIndex
 
 if TYPE_CHECKING:
@@ -51,8 +50,7 @@ def measure_index(
     asked = asked[np.linspace(0, len(asked) - 1, min(len(asked), _MOST_QUERIES)).astype(np.int64)]
     queries, similarity = documents[asked].astype(np.float32), similarity_of(recipe, data)
     true = top_neighbors(rows_for(queries, similarity), rows_for(documents, similarity), _TOP_K + 1, similarity)
-    searcher = RunSearcher(data.backbone, head, index, None, recipe.evaluation)
-    found, _ = searcher.search_embeddings(queries, _TOP_K + 1)
+    found = index.search(queries, _TOP_K + 1, recipe.search.params).positions
     recall = neighbor_recall(_leave_out(found, asked), _leave_out(true, asked))
     (measured,) = resample_means([recall])
     figures: dict[str, Any] = {
@@ -71,9 +69,13 @@ def measure_index(
 
 def describe_size(index: InvertedIndex) -> str:
     """Say how many bytes an index takes: those of each document, and those of tables that a few documents need too."""
-    *others, last = ["code", "inverted lists", *(f"{copy} copy" for copy in index.copies)]
+    settings = index.settings
+    parts = [f"{settings['row_bytes']} of them its code"]
+    if settings["residual_bytes"]:
+        parts.append(f"{settings['residual_bytes']} what the code leaves")
+    parts += [f"{2 * settings['input_dim']} a {copy} copy" for copy in index.copies]
     of_document = index.bytes_per_vector - index.table_bytes / max(len(index), 1)
-    return f"{of_document:,.0f} bytes a document ({', '.join(others)} and {last}), and {index.table_bytes:,} of tables"
+    return f"{of_document:,.0f} bytes a document ({', '.join(parts)}), and {index.table_bytes:,} of tables"
 
 
 def _leave_out(positions: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from csr_hf.codes import decoded_norms, encode_embeddings
+from csr_hf.coding.fitting import fit_index_coder
+from csr_hf.coding.pursuit import MOST_LATENTS
 from csr_hf.data.run_data import RunData
 from csr_hf.plumbing.atomic import check_space, write_whole
 from csr_hf.runs.embedding import embed_loaded, load
@@ -18,9 +20,13 @@ from csr_hf.runs.index_recall import describe_size
 from csr_hf.runs.recipe import FRESH_HEADS, RunRecipe
 from csr_hf.runs.state import RunState, check_recipe, open_run
 from csr_hf.runs.training import save_model
+from csr_hf.search.documents import make_documents
 from csr_hf.search.index import InvertedIndex
+from csr_hf.search_inputs import ID
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from csr_hf.backends import Backend
     from csr_hf.modeling_csr import CSRModel
 
@@ -52,6 +58,11 @@ def index(
     data = load(recipe, trust_remote_code=trust_remote_code)
     embed_loaded(recipe, data)
     head = first_head(recipe, data).eval()
+    if backend is None and head.config.hidden_dim > MOST_LATENTS:
+        raise ValueError(
+            "`hidden_dim` ({}) is above the {} latents that an index takes. Put the codes into a search backend: "
+            "--backend URL.".format(*_count_latents(head))
+        )
     new = RunState.of("an index", recipe, data, head.fingerprint)
     with open_run(new, overwrite=overwrite) as state:
         if state.head is None or not RunFolder.of(state.path).model_config.is_file():
@@ -63,28 +74,34 @@ def index(
             _fill_backend(backend, recipe, data, head, state, overwrite=overwrite)
 
 
-def build_index(recipe: RunRecipe, data: RunData, head: CSRModel, state: RunState) -> InvertedIndex:
-    """Index every document of the corpus, and keep what a search shows of them, unless that is done."""
+def build_index(recipe: RunRecipe, data: RunData, head: CSRModel, state: RunState) -> InvertedIndex | None:
+    """Index every document of the corpus, and keep what a search shows of them, unless that is done.
+
+    Returns:
+        The index; None, with a line that says why, if the head has too many latents for one.
+    """
     folder, arguments = RunFolder.of(recipe.output_dir), recipe.index
     if "index" in state.done and folder.index.is_dir():
         logger.info("index      built before: it is in %s", folder.index)
         return InvertedIndex.load(folder.index)
+    if head.config.hidden_dim > MOST_LATENTS:
+        logger.warning("index      none: %s latents are more than the %s that an index takes", *_count_latents(head))
+        return None
     documents = data.documents(head)
-    k = arguments.k or head.config.k
-    codes = encode_embeddings(head, documents, k, refine=arguments.refine, dtype="float16")
+    coder = fit_index_coder(head, documents, row_bytes=arguments.row_bytes, residual_bytes=arguments.residual_bytes)
     by_dot = similarity_of(recipe, data) == "dot"
-    built = InvertedIndex.build(
-        codes,
-        decoded_norms=None if by_dot else decoded_norms(head, codes),
-        embeddings=documents,
-        copies=arguments.copies,
-        similarity="dot" if by_dot else "cosine",
-    )
-    built.save(folder.index)
-    _save_documents(data, folder)
+    similarity: Literal["cosine", "dot"] = "dot" if by_dot else "cosine"
+    ids, shown = _describe_documents(data)
+    built = InvertedIndex.build(documents, coder, ids, similarity=similarity, copies=arguments.copies, documents=shown)
+    built.save(folder.index, overwrite=True)
     state.mark("index")
     logger.info("index      %s documents in %s: %s", f"{len(built):,}", folder.index, describe_size(built))
     return built
+
+
+def _count_latents(head: CSRModel) -> tuple[str, str]:
+    """Return how many latents a head has, and how many an index takes at most, for messages."""
+    return f"{head.config.hidden_dim:,}", f"{MOST_LATENTS:,}"
 
 
 def _fill_backend(
@@ -123,6 +140,18 @@ def _fill_backend(
     logger.info(
         "backend    %s documents in %s, collection %s", f"{backend.count():,}", backend.name, backend.collection
     )
+
+
+def _describe_documents(data: RunData) -> tuple[list[str] | None, pa.Table | None]:
+    """Return the ids of the documents, and their texts and metadata; None for embeddings alone."""
+    shown = data.show_documents()
+    if shown is None:
+        return None, None
+    ids = [str(one) for one in shown[ID]]
+    if len(set(ids)) < len(ids):
+        logger.warning("index      the ids of some documents repeat, so that they are numbered by rows instead")
+        ids = [str(row) for row in range(len(ids))]
+    return ids, make_documents(None, shown.remove_columns(ID), len(ids))
 
 
 def _save_documents(data: RunData, folder: RunFolder) -> None:

@@ -17,7 +17,7 @@ from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
-from csr_hf.evaluation.methods import CSRSearch, all_methods
+from csr_hf.evaluation.methods import all_methods, describe_methods
 from csr_hf.evaluation.names import FITTED, Baseline
 from csr_hf.evaluation.results import Results
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, check_earlier, evaluate_tasks, load_tasks, remove_earlier
@@ -28,7 +28,7 @@ from csr_hf.repository import open_repository
 from csr_hf.runs.arguments import MTEBArguments
 from csr_hf.runs.embedding import embed_loaded, load
 from csr_hf.runs.folder import RunFolder
-from csr_hf.runs.recipe import EvaluationArguments, RunRecipe
+from csr_hf.runs.recipe import RunRecipe
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -71,21 +71,15 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         # Fails before hours of work if the head cannot be submitted.
         published_meta(str(source), model.backbone, model.head, model.head.config.k)
     trained_on = _find_trained_on(arguments.trained_on, recipe, loaded)
-    own = recipe.evaluation if recipe else EvaluationArguments()
-    search = CSRSearch(
-        arguments.query_k_factor or own.query_k_factor, arguments.candidates or own.candidates, arguments.rerank
-    )
     details: dict[str, Any] = {
         **provenance(),
-        "note": search.describe(arguments.bytes),
+        "note": describe_methods(arguments.bytes),
         **({"budgets": arguments.bytes} if arguments.bytes else {}),
         "trained_on": sorted(trained_on) if trained_on is not None else None,
         "head": head_fingerprint(model.head),
         "backbone": model.backbone.fingerprint,
         "similarity": model.backbone.similarity_fn_name,
         "instruction_template": arguments.instruction_template,
-        "query_k_factor": search.query_k_factor,
-        "candidates": search.candidates,
     }
     if arguments.overwrite:
         remove_earlier(output.path)
@@ -94,7 +88,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         forget_flag("--overwrite")
     check_earlier(output.path, details)
     began = time.perf_counter()
-    methods = _make_methods(model, recipe, arguments, search)
+    methods = _make_methods(model, recipe, arguments)
     details["fit_seconds"] = round(time.perf_counter() - began, 1)
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
     template = arguments.instruction_template
@@ -147,9 +141,7 @@ def _load_model(source: str | Path, recipe: RunRecipe | None, arguments: MTEBArg
     return _Model(name, repository.commit or head_fingerprint(head), backbone, head)
 
 
-def _make_methods(
-    model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments, search: CSRSearch
-) -> list[Method]:
+def _make_methods(model: _Model, recipe: RunRecipe | None, arguments: MTEBArguments) -> list[Method]:
     """Make the methods to compare, baselines fitted."""
     return all_methods(
         model.head,
@@ -157,7 +149,6 @@ def _make_methods(
         ks=arguments.measured_ks,
         budgets=arguments.bytes,
         baselines=_BASELINES if arguments.baselines is None else arguments.baselines,
-        search=search,
         similarity=model.backbone.similarity_fn_name,
     )
 

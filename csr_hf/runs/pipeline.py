@@ -43,7 +43,7 @@ def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool =
             if results is not None:
                 state.mark("results")
         built = build_index(recipe, data, head, state)
-        if "recall" not in state.done:
+        if built is not None and "recall" not in state.done:
             measure_index(recipe, data, head, built, results)
             state.mark("recall")
     return results

@@ -13,11 +13,12 @@ from pydantic import Field
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
 from csr_hf.embedding.arguments import BackboneSettings
-from csr_hf.evaluation.names import DEFAULT_BASELINES, EQUAL_BYTES_BASELINES, Baseline, Copy
+from csr_hf.evaluation.names import DEFAULT_BASELINES, EQUAL_BYTES_BASELINES, Baseline
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import machine, versions
 from csr_hf.plumbing.settings import from_mapping, known_keys, settings, suggest
 from csr_hf.runs.folder import RunFolder
+from csr_hf.search.params import SearchParams
 from csr_hf.training.arguments import PRESETS, CSRTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -85,16 +86,10 @@ class EvaluationArguments:
     take."""
     ks: list[Annotated[int, Field(ge=1)]] | None = None
     """Active latents to report, for CSR as sparse codes; default 8, 16, 32, 64, with `bytes` none."""
-    query_k_factor: Annotated[int, Field(ge=1)] = 4
-    """A query keeps this many times the documents' latents, at no cost in storage."""
-    candidates: Annotated[int, Field(ge=1)] = 300
-    """Documents that the first stage hands to the second."""
     baselines: list[Baseline] | None = None
     """What CSR is compared with: truncate, adapter, pca, int8, binary, rotated, pq, opq, rabitq. Default truncate,
     pca, int8 and binary; with `bytes` truncate, adapter, pq, binary and rotated. The last three of the list need
     faiss, and opq takes many minutes to fit."""
-    rerank: list[Copy] = field(default_factory=lambda: ["int8"])
-    """Copies of the embeddings that rerank what CSR finds: binary, int8, float16."""
 
     @property
     def measured_baselines(self) -> list[Baseline]:
@@ -115,15 +110,41 @@ class EvaluationArguments:
 class IndexArguments:
     """How the corpus is indexed."""
 
+    row_bytes: Annotated[int, Field(ge=8)] = 48
+    """Bytes of a document's packed code, which gets as many latents as fit."""
+    residual_bytes: Annotated[int, Field(ge=0)] = 128
+    """Bytes, at most, for what the code leaves of the embedding; their number divides the width. 0 keeps nothing."""
+    copies: list[Literal["float16"]] = field(default_factory=list)
+    """Copies of the embeddings to keep beside the codes: float16 reranks exactly, for two bytes a dimension."""
     k: Annotated[int, Field(ge=1)] | None = None
-    """Latents of a document; default the head's k."""
+    """Latents of a document in a search backend; default the head's k."""
     refine: bool | Literal["pursuit"] = "pursuit"
-    """How documents are encoded, see `CSRModel.encode`: "pursuit" is best where copies rerank."""
-    copies: list[Copy] = field(default_factory=lambda: ["binary", "int8"])
-    """Copies of the embeddings to keep: float16, int8 or binary to rerank by, binary beside another to find
-    candidates; none for the codes alone."""
+    """How documents are encoded for a search backend, see `CSRModel.encode`."""
     questions: list[str] = field(default_factory=list)
     """Sample questions to answer at the end of the run."""
+
+
+@settings
+class SearchArguments:
+    """How the index is searched where nobody says otherwise, with the defaults of `SearchParams`."""
+
+    nprobe: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Partitions to visit: a number, null for all, or "auto": what the index measured when it was built, to find 0.95
+    of the ten nearest documents."""
+    candidates: Annotated[int, Field(ge=1)] | None = None
+    """Documents to rerank; default what the index measured."""
+    rerank: Literal["auto", "none", "codes", "float16"] = "auto"
+    """What ranks the candidates: codes, float16 copies where the index keeps them, or none, the scan alone; auto: the
+    most exact there is."""
+    exact: bool = False
+    """Rank all documents by their sparse codes alone, through inverted lists, as engines do."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Default as many as there are cores."""
+
+    @property
+    def params(self) -> SearchParams:
+        """The same as an index takes it."""
+        return SearchParams(**dataclasses.asdict(self))
 
 
 @settings
@@ -150,6 +171,8 @@ class RunRecipe:
     """What is measured."""
     index: IndexArguments = field(default_factory=IndexArguments)
     """How the corpus is indexed."""
+    search: SearchArguments = field(default_factory=SearchArguments)
+    """How the index is searched."""
 
     def __post_init__(self) -> None:
         if self.training.output_dir is not None:
@@ -244,7 +267,7 @@ class RunRecipe:
 
 # What is said of one data set, and of no other.
 _OF_SOURCE = {field.name for field in dataclasses.fields(SourceArguments)} | {"sources", "max_characters"}
-_SECTIONS = ("backbone", "data", "model", "training", "evaluation", "index")
+_SECTIONS = ("backbone", "data", "model", "training", "evaluation", "index", "search")
 
 
 def _leave_out_other_data(content: Any, overrides: dict[str, Any], path: Path) -> Any:

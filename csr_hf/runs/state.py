@@ -41,6 +41,7 @@ _INDIFFERENT = {
     "backbone.device",
     "backbone.batch_size",
     "index.questions",
+    "search.threads",
     *(f"training.{name}" for name in INDIFFERENT),
 }
 """Keys of a recipe that change nothing of what a run makes."""

@@ -1,10 +1,10 @@
-"""Search sparse codes: inverted lists in numpy arrays, scanned by numba; nothing here imports torch.
+"""Search embeddings as packed codes: a dense query in, the nearest documents out; nothing here imports torch.
 
-`index` has `InvertedIndex`, the only class that other folders need beside `query_encoder.QueryEncoder`.
+`index` has `InvertedIndex`, `params` how it is searched.
 
-- A query: `queries` checks it, `rounding` makes integers of it, `routing` chooses blocks, `kernels` (inverted lists)
-  or `scanning` (sign bits) find candidates, `rescoring` reranks them. `finding` does so in a segment, `parts` in all.
-- A build: `documents` and `building` make lists, `clustering` makes blocks, `sub_blocks` groups inside them, `copies`
-  what candidates are reranked by; `segment` holds it all.
-- On disk: `storage`. Names of documents: `ids`.
+- A query: `query_encoder` checks it and multiplies it with all that the index knows, `searcher` passes it to all
+  segments on several threads, `kernels.group` searches one. `code_lists` ranks by codes alone.
+- A build: `build.partitions` makes partitions, `build.signs` what the scan reads, `segment` puts it all together, and
+  `build.tuning` measures how many partitions are to be visited.
+- On disk: `storage`, `manifest`, `segment_files`. Names of documents: `doc_ids`; texts and metadata: `documents`.
 """

@@ -1,242 +1,287 @@
-"""Documents as the index stores them: checked arrays of eight-bit codes, and their posting lists."""
+"""Texts and metadata of documents, by position, as Arrow tables that may lie in memory-mapped files."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from csr_hf.plumbing.threads import available_threads, run
-from csr_hf.search import building
-from csr_hf.search.building import BLOCK, HALF, TILE
-from csr_hf.search.lookup import ROOM
-from csr_hf.sparse_codes import SparseCodes, index_dtype
+from csr_hf.plumbing.atomic import check_space
+from csr_hf.plumbing.settings import suggest
+from csr_hf.search.filters import Combination, Comparison, Condition, Membership, Missing, Negation, parse_filter
 
-_NOTHING = 1e-6
-_VECTOR = 64
-_CHUNK = 64
-_WIDE = 255
-"""Latents a document from which offsets within a block need 32 bits."""
+TEXT = "text"
+"""Column of the documents' texts."""
+_ERRORS = (pa.ArrowException, MemoryError, OverflowError)
 
 
-def quantised(codes: SparseCodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes in eight bits, checked: kernels do not check bounds.
-
-    Returns:
-        indices (uint16 or int32) and values (uint8, multiples of 1/255 of the largest of their row), shape (n, k), and
-        what such a multiple is, float32, shape (n,).
-
-    Raises:
-        ValueError: for values that are negative or not finite, and latents out of range.
-    """
-    # Writable as well, since numba compiles anew for what is not.
-    indices = np.require(codes.indices, index_dtype(codes.dim), ["C", "W"])
-    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < codes.dim:
-        raise ValueError(f"`codes.indices` must lie in [0, {codes.dim}); found {indices.min()} to {indices.max()}.")
-    values, steps = np.empty(indices.shape, np.uint8), np.empty(len(indices), np.float32)
-
-    def work(start: int) -> int:
-        rows = slice(start, start + 65_536)
-        chunk = np.ascontiguousarray(codes.values[rows], np.float32)
-        wrong = building.quantise(chunk, values[rows], steps[rows])
-        return start + wrong if wrong >= 0 else -1
-
-    for row in run(work, [(start,) for start in range(0, len(indices), 65_536)], available_threads()):
-        if row >= 0:
-            raise ValueError(f"`codes[{row}]` holds a value that is negative or not finite. Encode that text again.")
-    return indices, values, steps
-
-
-def norms_of(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Norms of stored codes, float32, shape (n,)."""
-    norms = np.empty(len(values), np.float32)
-    building.measure_norms(values, steps, norms)
-    return norms
-
-
-def inverse_norms(values: np.ndarray, steps: np.ndarray, decoded_norms: np.ndarray | None) -> np.ndarray:
-    """What makes scores of inner products: 1 / the norm of the code, or of the decoded document.
-
-    Returns:
-        float32, shape (n,). 0, so that they are never found, for codes of norm 0 and documents that decode to nothing:
-        to less than a millionth of the code.
-    """
-    own = norms_of(values, steps)
-    divisors = own if decoded_norms is None else decoded_norms
-    return np.divide(np.float32(1), divisors, out=np.zeros_like(own), where=divisors > own * np.float32(_NOTHING))
-
-
-def build_lists(
-    indices: np.ndarray, values: np.ndarray, scale: np.ndarray, order: np.ndarray, rows: np.ndarray, dim: int
-) -> dict[str, np.ndarray]:
-    """Posting lists and summaries of documents, in parallel over the blocks; see `building.fill_blocks`.
+def make_documents(texts: Sequence[str | None] | None, metadata: Any, n: int) -> pa.Table | None:
+    """Put what is kept of documents into one table.
 
     Args:
-        indices: latents, shape (n, k).
-        values: uint8, shape (n, k).
-        scale: what scores are multiplied by, float32, shape (n,).
-        order: positions of the rows, which errors name.
-        rows: where blocks begin and the last ends.
-        dim: length of the latents axis.
+        texts: one a document; None keeps none.
+        metadata: a table, a data frame, a mapping of columns, or a list of mappings, one a document; None keeps none.
+        n: documents.
 
     Returns:
-        by name: bits and ranks (blocks, words); firsts (blocks + 1,), where the offsets of a block begin; offsets;
-        starts (blocks + 1,), where the postings of a block begin; postings; summary (tiles, dim, width), of `width`
-        blocks side by side.
+        None where there is neither.
 
     Raises:
-        ValueError: for a document that names a latent twice.
+        ValueError: for another number of rows than documents, a column of its own called "text" beside texts, and
+            values of several types in one column, which is named.
     """
-    threads, blocks, words = available_threads(), len(rows) - 1, -(-dim // 64)
-    chunks = [(first, min(first + _CHUNK, blocks)) for first in range(0, blocks, _CHUNK)]
-    sizes = np.zeros((blocks + 1, 2), np.int64)
-    run(
-        lambda first, stop: building.measure_blocks(indices, values, dim, rows, first, sizes[1 + first : 1 + stop]),
-        chunks,
-        threads,
-    )
-    firsts, starts = np.ascontiguousarray(np.cumsum(sizes, axis=0).T)
-    bits, ranks = np.zeros((blocks, words), np.uint64), np.zeros((blocks, words), np.uint16)
-    offsets = np.empty(firsts[-1], np.uint16 if indices.shape[1] <= _WIDE else np.uint32)
-    postings, means = np.zeros(starts[-1], np.uint16), np.zeros((blocks, dim), np.float32)
-
-    def fill(first: int, stop: int) -> tuple[int, float]:
-        own = bits[first:stop], ranks[first:stop], offsets, postings, means[first:stop]
-        repeated = building.fill_blocks((indices, values, scale, rows), first, firsts, starts, *own)
-        return repeated, float(means[first:stop].max(initial=0))
-
-    filled = run(fill, chunks, threads)
-    for repeated, _ in filled:
-        if repeated >= 0:
+    columns: dict[str, Any] = {}
+    if texts is not None:
+        columns[TEXT] = _to_array(TEXT, list(texts))
+    for name, values in _columns_of(metadata).items():
+        if name in columns:
+            raise ValueError(f"`metadata` has a column {name!r}, as the texts are called. Rename it.")
+        columns[name] = values if isinstance(values, pa.Array | pa.ChunkedArray) else _to_array(name, values)
+    for name, values in columns.items():
+        if len(values) != n:
             raise ValueError(
-                f"`codes[{int(order[repeated])}]` names a latent twice. Every latent may appear once in a row."
+                f"`metadata`: {name!r} holds {len(values)} values for {n} documents. Give one a document."
             )
-    tiles, width = _tiles(blocks)
-    summary = np.zeros((tiles, dim, width), np.uint8)
-    factor = np.float32(building.LEVELS / max([1e-30, *(largest for _, largest in filled)]))
-    run(
-        lambda tile: building.round_summaries(means[tile * width : (tile + 1) * width], factor, summary[tile]),
-        [(tile,) for tile in range(tiles)],
-        threads,
-    )
-    return {
-        "bits": bits,
-        "ranks": ranks,
-        "firsts": firsts,
-        "offsets": offsets,
-        "starts": starts,
-        "postings": postings,
-        "summary": summary,
-    }
+    return pa.table({name: _plain(values) for name, values in columns.items()}) if columns else None
 
 
-def _tiles(blocks: int) -> tuple[int, int]:
-    """Tiles of summaries and their width: whole vectors, but no wider than few blocks need."""
-    width = min(TILE, -(-blocks // _VECTOR) * _VECTOR)
-    return -(-blocks // max(width, 1)), width
+def append_documents(tables: Sequence[pa.Table], new: pa.Table | None, n: int) -> pa.Table | None:
+    """Give new documents the columns of those that are there; missing ones are None.
 
-
-def checked_norms(norms: np.ndarray, n: int) -> np.ndarray:
-    """Norms of the decoded documents, float32.
+    Args:
+        tables: of the documents that are there; none of them where nothing is kept of documents.
+        new: of the new documents.
+        n: how many these are.
 
     Raises:
-        ValueError: for a wrong shape, or norms that are negative or not finite.
+        ValueError: for a column that the others have not, the nearest one is named, or values of another type.
     """
-    array = np.array(norms, np.float32)
-    if array.shape != (n,):
-        raise ValueError(f"`decoded_norms` has the shape {array.shape} instead of ({n},). Give one norm a document.")
-    if not (np.isfinite(array) & (array >= 0)).all():
-        raise ValueError("`decoded_norms` must be finite and not negative. Compute them with `decoded_norms`.")
-    return array
+    if not tables:
+        if new is not None:
+            raise ValueError("`metadata`: the index keeps no texts or metadata of its documents. Build it with them.")
+        return None
+    known, columns = tables[0].schema, {}
+    for name in new.column_names if new is not None else ():
+        if name not in known.names:
+            raise ValueError(
+                f"`metadata` has a column {name!r}, which the index has not. {suggest(name, known.names)}"
+            )
+    for field in known:
+        if new is None or field.name not in new.column_names:
+            columns[field.name] = pa.nulls(n, field.type)
+            continue
+        try:
+            columns[field.name] = new[field.name].cast(field.type)
+        except _ERRORS as error:
+            raise ValueError(
+                f"`metadata`: {field.name!r} holds {new[field.name].type}, in the index it holds {field.type}. "
+                "Convert it."
+            ) from error
+    return pa.table(columns, schema=known)
 
 
-def check_loaded(arrays: dict[str, np.ndarray], dim: int, input_dim: int | None, folder: str | Path) -> None:
-    """Verify arrays read from disk as far as searches rely on them; one pass over all of them.
+def find_documents(condition: str | pc.Expression, table: pa.Table) -> np.ndarray:
+    """Return which documents fit a condition, bool, shape (n,).
+
+    Args:
+        condition: as `parse_filter` reads it, or an expression of pyarrow.
+        table: of the documents.
 
     Raises:
-        ValueError: if anything would make a kernel read outside of its arrays.
+        ValueError: for what is no condition, unknown columns, and values that a column cannot be compared with.
     """
-    indices, n = arrays["indices"], len(arrays["indices"])
-    shapes = {**_shapes(n, indices.shape[-1], dim, len(arrays["rows"]) - 1), **_other_shapes(n, input_dim or 0)}
-    sound = (
-        all(arrays[name].shape == shape for name, shape in shapes.items() if name in arrays)
-        and (not indices.size or 0 <= int(indices.min()) <= int(indices.max()) < dim)
-        and np.array_equal(np.sort(arrays["order"]), np.arange(n))
-        and _rows_sound(arrays["rows"], n)
-        and _signs_sound(arrays, -(-(input_dim or 0) // 8))
-        and _lists_sound(arrays)
-    )
-    if not sound:
-        raise ValueError(f"the index {folder} is damaged: its arrays contradict each other. Build it again.")
+    import pyarrow.dataset as ds
+
+    if not isinstance(condition, pc.Expression):
+        condition = _to_expression(parse_filter(condition, table.column_names), table.schema)
+    try:
+        found = ds.dataset(table).to_table(columns={"fits": condition})["fits"]
+        if not pa.types.is_boolean(found.type):
+            raise ValueError(f"`filter` gives {found.type}, not true or false for each document.")
+        return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), bool)
+    except _ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        if "Failed to parse string" in reason:
+            raise ValueError(f"`filter` compares texts with numbers ({reason}). Write the value in quotes.") from error
+        raise ValueError(f"`filter` cannot be applied to {', '.join(table.column_names)}: {reason}") from error
 
 
-def _rows_sound(rows: np.ndarray, n: int) -> bool:
-    lengths = np.diff(rows)
-    return bool(len(rows) and rows[0] == 0 and rows[-1] == n and ((lengths > 0) & (lengths <= BLOCK)).all())
+def read_rows(table: pa.Table, positions: Sequence[int]) -> list[dict[str, Any]]:
+    """Read documents as mappings of column to value.
+
+    Raises:
+        ValueError: for texts that are damaged.
+    """
+    try:
+        return [{name: table[name][at].as_py() for name in table.column_names} for at in positions]
+    except (UnicodeDecodeError, *_ERRORS) as error:
+        raise ValueError(
+            f"the texts of the documents are damaged ({error}). Copy or build the index again."
+        ) from error
 
 
-def _signs_sound(arrays: dict[str, np.ndarray], width: int) -> bool:
-    """Whether every block is a whole number of sub-blocks, if there are any."""
-    if "binary" not in arrays:
-        return True
-    rows, firsts = arrays["binary_rows"], arrays["binary_firsts"]
-    return bool(
-        _rows_sound(rows, len(arrays["indices"]))
-        and len(firsts) == len(arrays["rows"])
-        and firsts[0] == 0
-        and firsts[-1] == len(rows) - 1
-        and (np.diff(firsts) > 0).all()
-        and np.array_equal(rows[firsts], arrays["rows"])
-        and arrays["binary_centers"].shape == (int(firsts[-1]) * width + ROOM,)
-    )
+def write_documents(path: Path, table: pa.Table) -> dict[str, Any]:
+    """Write a table as one Arrow file; size and checksum are returned.
+
+    Args:
+        path: a file that does not exist yet.
+        table: the documents of a segment.
+    """
+    # On a full disk, Arrow would end the process.
+    check_space(path, table.nbytes)
+    with path.open("xb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+        file.flush()
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+        checksum = hashlib.file_digest(written, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return {"bytes": path.stat().st_size, "checksum": checksum}
 
 
-def _lists_sound(arrays: dict[str, np.ndarray]) -> bool:
-    firsts, starts, offsets = arrays["firsts"], arrays["starts"], arrays["offsets"].astype(np.int64)
-    counts = np.bitwise_count(arrays["bits"]).astype(np.int64)
-    lists = counts.sum(axis=1)
-    if (
-        firsts[0] != 0
-        or starts[0] != 0
-        or starts[-1] != len(arrays["postings"])
-        or firsts[-1] != len(offsets)
-        or not np.array_equal(np.diff(firsts), lists + 1)
-        or not np.array_equal(arrays["ranks"], np.cumsum(counts, axis=1) - counts)
-    ):
-        return False
-    lengths = np.diff(offsets)
-    within = np.ones(len(lengths), bool)
-    within[firsts[1:-1] - 1] = False
-    ends = offsets[firsts[1:] - 1]
-    return bool(
-        (offsets[firsts[:-1]] == 0).all()
-        and np.array_equal(ends, np.diff(starts))
-        and ((lengths[within] > 0) & (lengths[within] <= HALF)).all()
-    )
+def parse_documents(content: np.ndarray) -> pa.Table:
+    """Find the table in the bytes of a file; every number that leads to a value is checked.
+
+    Args:
+        content: of the whole file, uint8; it is not copied.
+
+    Raises:
+        ValueError: for what is no such table, or one that leads outside of itself. The message says so of the file.
+    """
+    try:
+        table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+        table.validate()
+        for name in table.column_names:
+            for chunk in table[name].chunks:
+                _check_values(chunk)
+    except (OSError, ValueError, *_ERRORS) as error:
+        raise ValueError(f"holds no table that can be read ({' '.join(str(error).split())[:120]})") from error
+    return table
 
 
-def _shapes(n: int, k: int, dim: int, blocks: int) -> dict[str, tuple[int, ...]]:
-    words, (tiles, width) = -(-dim // 64), _tiles(blocks)
-    return {
-        "indices": (n, k),
-        "values": (n, k),
-        "steps": (n,),
-        "scale": (n,),
-        "order": (n,),
-        "bits": (blocks, words),
-        "ranks": (blocks, words),
-        "firsts": (blocks + 1,),
-        "starts": (blocks + 1,),
-        "summary": (tiles, dim, width),
+def _check_values(chunk: pa.Array) -> None:
+    """Check where values of texts begin; other nested values are checked one by one."""
+    if pa.types.is_primitive(chunk.type) or pa.types.is_null(chunk.type):
+        return
+    wide = pa.types.is_large_string(chunk.type) or pa.types.is_large_binary(chunk.type)
+    if not (wide or pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type)):
+        chunk.validate(full=True)
+        return
+    _, begins, data = chunk.buffers()
+    if begins is None or not len(chunk):
+        return
+    places: np.ndarray = np.frombuffer(begins, np.int64 if wide else np.int32)[
+        chunk.offset : chunk.offset + len(chunk) + 1
+    ]
+    size = 0 if data is None else data.size
+    if len(places) <= len(chunk) or places[0] < 0 or places[-1] > size or (places[1:] < places[:-1]).any():
+        raise ValueError("texts lie outside of the file")
+
+
+def _columns_of(metadata: Any) -> dict[str, Any]:
+    if metadata is None:
+        return {}
+    if isinstance(metadata, pa.Table):
+        return {name: metadata[name] for name in metadata.column_names}
+    if isinstance(metadata, Mapping):
+        found = {str(name): values for name, values in metadata.items()}
+    elif hasattr(metadata, "column_names"):  # A data set.
+        found = {name: list(metadata[name]) for name in metadata.column_names}
+    elif hasattr(metadata, "columns"):  # A data frame.
+        found = _columns_of(pa.Table.from_pandas(metadata, preserve_index=False))
+    else:
+        rows = list(metadata)
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise ValueError("`metadata` must be a table, a mapping of columns, or one mapping a document.")
+        found = {
+            str(name): [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+        }
+    return found
+
+
+def _to_array(name: str, values: Any) -> pa.Array:
+    try:
+        return pa.array(values if isinstance(values, np.ndarray) else list(values), from_pandas=True)
+    except (TypeError, ValueError, UnicodeError, *_ERRORS) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"`metadata`: {name!r} holds values that do not go together ({reason}). Convert them."
+        ) from error
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column in types that filters compare: texts without dictionaries or views."""
+    values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_string(values.type) or pa.types.is_string_view(values.type):
+        # Offsets of 64 bits, since a segment may hold more than 2 GB of texts.
+        values = values.cast(pa.large_string())
+    return values
+
+
+def _to_expression(condition: Condition, schema: pa.Schema) -> pc.Expression:
+    """Turn a condition into an expression of pyarrow."""
+    if isinstance(condition, Combination):
+        joined = [_to_expression(each, schema) for each in condition.conditions]
+        # By pairs, so that a thousand conditions are ten deep.
+        while len(joined) > 1:
+            pairs = zip(joined[::2], joined[1::2], strict=False)
+            rest = joined[len(joined) // 2 * 2 :]
+            joined = [(left & right if condition.operator == "and" else left | right) for left, right in pairs] + rest
+        return joined[0]
+    if isinstance(condition, Negation):
+        return ~_to_expression(condition.condition, schema)
+    field = pc.field(condition.column)
+    if isinstance(condition, Missing):
+        return field.is_null()
+    column = schema.field(condition.column)
+    if pa.types.is_large_string(column.type) and _are_numbers(condition):
+        # Files of texts, such as csv, hold numbers as they are written.
+        field = pc.if_else(pc.utf8_trim_whitespace(field) == "", pa.scalar(None, column.type), field)
+        field, column = field.cast(pa.float64()), column.with_type(pa.float64())
+    if isinstance(condition, Membership):
+        values = [_to_scalar(value, column).as_py() for value in condition.values]
+        if pa.types.is_integer(column.type):
+            bounds = np.iinfo(column.type.to_pandas_dtype())
+            values = [int(value) for value in values if value == value // 1 and bounds.min <= value <= bounds.max]
+        found = field.isin(pa.array(values, column.type)) if values else pc.scalar(False)
+        # In itself, a missing value is in no list, so that it would be in every negation.
+        return pc.if_else(field.is_valid(), found, pa.scalar(None, pa.bool_()))
+    value = _to_scalar(condition.value, column)
+    compared: dict[str, Any] = {
+        **{"==": field == value, "!=": field != value, "<": field < value},
+        **{"<=": field <= value, ">": field > value, ">=": field >= value},
     }
+    return compared[condition.operator]
 
 
-def _other_shapes(n: int, input_dim: int) -> dict[str, tuple[int, ...]]:
-    return {
-        "ids": (n,),
-        "binary": (n * -(-input_dim // 8) + ROOM,),
-        "binary_norm": (n,),
-        "int8": (n, input_dim),
-        "int8_scale": (n,),
-        "float16": (n, input_dim),
-    }
+def _are_numbers(condition: Comparison | Membership) -> bool:
+    values = condition.values if isinstance(condition, Membership) else (condition.value,)
+    return bool(values) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+
+
+def _to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
+    """Return a value as a column can be compared with it.
+
+    Raises:
+        ValueError: for a value of another kind than the column.
+    """
+    kind, is_text = column.type, isinstance(value, str)
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    try:
+        if numeric and isinstance(value, int | float) and not isinstance(value, bool):
+            return pa.scalar(value)
+        if is_text and pa.types.is_temporal(kind):
+            return pa.scalar(value).cast(kind)
+        if (is_text and (pa.types.is_large_string(kind))) or (isinstance(value, bool) and pa.types.is_boolean(kind)):
+            return pa.scalar(value, kind)
+    except _ERRORS:
+        pass
+    advice = f"write {value!r} in quotes" if pa.types.is_large_string(kind) else "write a value of that kind"
+    raise ValueError(f"`filter`: {column.name!r} holds {kind}, which {value!r:.80} is not: {advice}.")

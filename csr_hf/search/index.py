@@ -1,123 +1,143 @@
-"""The embedded search engine: inverted lists over sparse codes, exact, in memory or memory-mapped, in segments."""
+"""The embedded search engine: dense queries in, the nearest documents out, from packed codes in memory or mapped."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from csr_hf.plumbing.jit import frozen
 from csr_hf.search import storage
-from csr_hf.search.finding import Asked
-from csr_hf.search.ids import Ids
-from csr_hf.search.params import SearchParams, check_rescore, count_threads
-from csr_hf.search.parts import (
-    Part,
-    SearchResult,
-    deleted,
-    first_stage,
-    ids_at,
-    made_room,
-    masks_of,
-    next_id,
-    opened,
-    rescored,
-    starts_of,
-    to_store,
-    two_stages,
-)
-from csr_hf.search.queries import checked_positions, prepare_queries
-from csr_hf.search.segment import Segment
-from csr_hf.search.settings import Settings
+from csr_hf.search.build.partitions import find_typical_norm, fit_partitions
+from csr_hf.search.build.tuning import choose_settings
+from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, delete, make_room
+from csr_hf.search.code_lists import CodeLists, find_sparse
+from csr_hf.search.doc_ids import DocIds, number_after
+from csr_hf.search.index_view import IndexView, State
+from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
+from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_queries
+from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
+from csr_hf.search.segment import Documents, Segment, join
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-class InvertedIndex:
-    """Documents by latent; made by `InvertedIndex.build` or `InvertedIndex.load`.
+    from csr_hf.coding.coder import Coder
 
-    Ranking is exact over the stored codes, whose values are multiples of 1/255 of a document's largest. The score of a
-    document is the cosine of the query's code and its own, `sum_j q_j z_dj / (||q|| ||z_d||)`. Where the index knows
-    the norms of the decoded documents, it is `sum_j q_j z_dj / ||decode(z_d)||`: with the projections of the dense
-    query for q (see `QueryProjections.codes`), the part of its cosine with the decoded document that these latents
-    make. With `similarity="dot"` it is divided by nothing. Who shares no latent with the query is no hit. Similar
-    documents lie in blocks together; `nprobe` gives up exactness for speed and visits the most promising blocks alone.
+
+class InvertedIndex(IndexView):
+    """Documents as packed codes with residuals; made by `InvertedIndex.build` or `InvertedIndex.load`.
+
+    The score of a document is its cosine with the query, as far as what is stored tells: of the decoded code with its
+    residual, or of a float16 copy. With `similarity="dot"` it is the inner product.
 
     Any number of threads may search while another adds, deletes or compacts: a search sees the index as it was when it
     began.
     """
 
-    def __init__(self, parts: Sequence[Part], settings: Settings) -> None:
-        self._parts, self._settings = tuple(parts), settings
+    def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
+        self._state = State(tuple(segments), encoder, QueryTables.of(encoder, settings["norm"]), dict(settings))
+        self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
+        self._seen: storage.Seen = {}
 
     @classmethod
     def build(
         cls,
-        codes: SparseCodes,
+        embeddings: np.ndarray,
+        coder: Coder,
         ids: Sequence[Hashable] | np.ndarray | None = None,
         *,
-        decoded_norms: np.ndarray | None = None,
-        embeddings: np.ndarray | None = None,
-        copies: Sequence[Literal["binary", "int8", "float16"]] = (),
         similarity: Literal["cosine", "dot"] = "cosine",
+        copies: Sequence[Literal["float16"]] = (),
+        partitions: int | None = None,
+        seed: int = 0,
+        documents: pa.Table | None = None,
     ) -> InvertedIndex:
-        """Index the codes of documents.
+        """Index embeddings of documents.
 
         Args:
-            codes: of the documents, not normalised; values are stored in eight bits.
+            embeddings: shape (n, input_dim), floats, may be memory-mapped, less the mean of their modality.
+            coder: makes what is stored; with a residual, unless few bytes matter more than what is found.
             ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
-            decoded_norms: ||decode(z)|| of every document, float32, shape (n,): what scores are divided by, and what
-                `rescore="self"` needs; see `csr_hf.codes.decoded_norms`.
-            embeddings: of the documents, for `copies`; shape (n, input_dim), may be memory-mapped.
-            copies: of the embeddings, to keep for the second stage: "int8" (input_dim + 4 bytes a document), "float16"
-                (2 input_dim), "binary" (input_dim / 8, for each group of similar documents as well; finds candidates
-                too, see `search`).
-            similarity: "dot" for embeddings compared by inner product, whose norms count: no score is divided, copies
-                keep the norms (4 bytes more for "binary"), and `decoded_norms` are left out.
+            similarity: "cosine", for which embeddings are brought to unit norm, or "dot".
+            copies: "float16" keeps the embeddings as well, 2 bytes a dimension, for exact ranking of candidates.
+            partitions: groups of similar documents; default by their number.
+            seed: of the partitions.
+            documents: texts and metadata, a row for each document, which are kept beside.
 
         Raises:
-            ValueError: for ids, norms or embeddings of a wrong length or type, ids that repeat, values that are
-                negative or not finite, latents out of range, or a document that names a latent twice.
+            ValueError: for embeddings of another width, not finite or no floats, and ids of a wrong number or type or
+                that repeat.
         """
-        width = None if embeddings is None or not copies else embeddings.shape[-1]
-        decoded = decoded_norms is not None or similarity == "dot"
-        settings = Settings(codes.k, codes.dim, codes.head_fingerprint, decoded, tuple(copies), width, similarity)
-        index = cls([], settings)
-        index.add(codes, ids, decoded_norms=decoded_norms, embeddings=embeddings)
+        if similarity not in ("cosine", "dot"):
+            raise ValueError(f'`similarity` {similarity!r} is none of an index. Choose "cosine" or "dot".')
+        settings = {
+            "similarity": similarity,
+            "copies": list(check_copies(copies)),
+            "input_dim": coder.head.config.input_dim,
+            "dim": coder.head.config.hidden_dim,
+            "residual_bytes": 0,
+            **coder.settings,
+        }
+        rows = check_embeddings(embeddings, settings["input_dim"])
+        # Cosines are of unit rows, but a head wants embeddings as long as those that it was trained on.
+        unit = similarity == "cosine"
+        settings["norm"] = find_typical_norm(rows) if unit else 1.0
+        centers = fit_partitions(rows, check_partitions(partitions, len(rows)), seed, unit=unit)
+        index = cls([], QueryEncoder.of(coder, centers, seed), {**settings, "partitions": len(centers)})
+        index.add(rows, coder, ids, documents=documents)
+
+        def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
+            return index.search(queries, top_k, SearchParams(nprobe=nprobe, candidates=candidates)).positions
+
+        measured = choose_settings(rows, search, len(centers), unit=unit, seed=seed)
+        index._state = index._state._replace(settings={**index._state.settings, **measured})
         return index
 
     def add(
         self,
-        codes: SparseCodes,
+        embeddings: np.ndarray,
+        coder: Coder,
         ids: Sequence[Hashable] | np.ndarray | None = None,
         *,
-        decoded_norms: np.ndarray | None = None,
-        embeddings: np.ndarray | None = None,
         replace: bool = False,
+        documents: pa.Table | None = None,
     ) -> None:
         """Add documents as a segment of their own. Many small segments slow a search down: `compact` joins them.
 
         Args:
-            codes: as for `build`.
+            embeddings: as for `build`.
+            coder: with the same settings as that the index was built with.
             ids: as for `build`, and of the same kind; default the numbers after the largest there is.
-            decoded_norms: needed if the index was built with them.
-            embeddings: needed if the index keeps copies.
             replace: documents whose id is in use take its place; else they are refused.
+            documents: as for `build`.
 
         Raises:
-            ValueError: as `build` does, and for codes of another head or dim, or ids in use.
+            ValueError: as `build` does, and for another coder, or ids in use.
         """
-        self._settings.check_documents(codes, decoded_norms)
+        for name, value in coder.settings.items():
+            if self._settings.get(name) != value:
+                raise ValueError(
+                    f"`coder.{name}` is {value!r}, that of the index {self._settings.get(name)!r}. Use the coder that "
+                    "the index was built with."
+                )
+        rows = check_embeddings(embeddings, self._encoder.input_dim)
         with self._writing:
-            numbered = Ids.checked(ids, len(codes), next_id(self._parts) if ids is None else 0)
-            parts = made_room(self._parts, numbered, replace=replace)
-            segment = Segment.build(codes, self._settings, decoded_norms=decoded_norms, embeddings=embeddings)
-            kept = [part for part in parts if len(part.segment)]
-            if len(codes) or not kept:
-                kept.append(Part.new(segment, numbered))
-            self._parts = tuple(kept)
+            numbered = DocIds.check(
+                ids, len(rows), number_after(s.ids for s in self._segments if s.size) if ids is None else 0
+            )
+            segments = make_room(self._segments, numbered, replace=replace)
+            encoded = Documents.encode(rows, coder, self._encoder, self._settings)
+            segment = Segment.arrange(encoded, numbered, len(self._encoder.centers))._replace(documents=documents)
+            kept = [old for old in segments if old.size]
+            if segment.size or not kept:
+                kept.append(segment)
+            self._state = self._state._replace(segments=tuple(kept))
 
     def delete(self, ids: Iterable[Hashable], *, missing_ok: bool = False) -> int:
         """Hide documents from searches; `compact` frees their space. Returns how many there were.
@@ -126,208 +146,166 @@ class InvertedIndex:
             ValueError: for an id that is not there, unless `missing_ok`; then nothing is deleted.
         """
         with self._writing:
-            parts, count = deleted(self._parts, ids, missing_ok=missing_ok)
-            self._parts = tuple(parts)
+            segments, count = delete(self._segments, ids, missing_ok=missing_ok)
+            self._state = self._state._replace(segments=tuple(segments))
             return count
 
     def compact(self) -> None:
         """Join all segments into one without the deleted documents; positions are numbered anew."""
         with self._writing:
-            parts = [part for part in self._parts if part.mask.any()]
-            if len(parts) < 2 and all(part.alive is None for part in parts) and len(parts) == len(self._parts):
-                return
-            alive = [np.flatnonzero(part.mask) for part in parts] or [np.empty(0, np.int64)]
-            parts = parts or list(self._parts[:1])
-            joined = Segment.joined([part.segment for part in parts], alive)
-            ids = np.concatenate([part.ids.at(rows) for part, rows in zip(parts, alive, strict=True)])
-            self._parts = (Part.new(joined, Ids(ids, len(ids))),)
+            if len(self._segments) > 1 or any(segment.alive is not None for segment in self._segments):
+                joined = join(self._segments, len(self._encoder.centers))
+                self._state = self._state._replace(segments=(joined,))
 
     def search(
         self,
-        codes: SparseCodes,
+        queries: np.ndarray,
         top_k: int = 10,
         params: SearchParams = SearchParams(),
         *,
-        projections: QueryProjections | None = None,
-        embeddings: np.ndarray | None = None,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
-    ) -> SearchResult:
+    ) -> Hits:
         """Find the best documents for every query.
 
         Args:
-            codes: of the queries, by the head that made the documents' codes; they may keep more latents.
-            top_k: hits of a query.
-            params: how to search; default by codes alone, in all blocks.
-            projections: of the dense queries, for `rescore="self"`; see `csr_hf.codes.project_queries`.
-            embeddings: the dense queries, for a copy; shape (n_queries, input_dim).
-            allowed: ids of the documents that may be found, or a bool for every position. The ranking among them is
-                as exact as without.
+            queries: dense, shape (n_queries, input_dim), floats, less the mean of their modality.
+            top_k: hits of a query; arrays are no wider than there are documents.
+            params: how to search.
+            allowed: ids of the documents that may be found, or a bool for every position.
 
         Raises:
-            ValueError: for codes of another head or dim, a stage without what it needs, or values out of range.
+            ValueError: for queries of another width or not finite, copies that the index does not keep, or values out
+                of range.
         """
-        parts = self._parts
-        self._settings.check_codes(codes)
-        depth, n, dense = params.depth(top_k, self._settings.copies), len(codes), None
-        if params.rescore is not None:
-            dense = self._settings.second_stage_queries(params.rescore, n, projections, embeddings)
-        queries = prepare_queries(codes, params.query_k, self._settings.decoded)
-        starts = starts_of(parts)
-        if params.scan:
-            signed = dense if isinstance(dense, np.ndarray) else self._settings.dense_queries(embeddings, n)
-            queries = queries.by_signs(signed)
-        threads = count_threads(params.threads)
-        asked = [Asked(queries, mask, threads, params.nprobe) for mask in masks_of(parts, starts, allowed)]
-        if params.rescore is None or dense is None:
-            found = first_stage(parts, starts, asked, depth)
+        state, top_k = self._state, check_top_k(top_k)
+        unit = state.settings["similarity"] == "cosine"
+        rows, norms = check_queries(queries, state.encoder.input_dim)
+        if params.rerank not in ("auto", "none", "codes", *state.settings["copies"]):
+            raise ValueError(
+                f'`rerank="{params.rerank}"` needs such copies of the embeddings, and the index has none. Build it '
+                f'with copies=["{params.rerank}"].'
+            )
+        masks = masks_of(state.segments, allowed)
+        if params.exact:
+            scores, positions = self._find_codes(state, self._project(state, rows), masks, top_k, params)
         else:
-            found = two_stages(parts, starts, asked, params.rescore, dense, depth, top_k)
-        return SearchResult(ids_at(parts, starts, found[1]), *found)
+            scores, positions = find_dense(state.segments, state.tables, rows, masks, top_k, params, state.settings)
+        return Hits(ids_at(state.segments, positions), positions, scores if unit else scores * norms)
 
-    def rescore(
+    def search_codes(
         self,
-        positions: np.ndarray,
-        kind: Literal["self", "binary", "int8", "float16"],
+        codes: SparseCodes,
+        top_k: int = 10,
+        params: SearchParams = SearchParams(exact=True),
         *,
-        projections: QueryProjections | None = None,
-        embeddings: np.ndarray | None = None,
-        threads: int | None = None,
-    ) -> np.ndarray:
-        """Score documents that something else has found, as the second stage of `search` does.
+        allowed: Iterable[Hashable] | np.ndarray | None = None,
+    ) -> Hits:
+        """Find the best documents for sparse queries, exactly, through inverted lists of the sparse codes.
+
+        The score is sum_j q_j z_dj / ||decode(z_d)||, for dot without the division. Who shares no latent with the
+        query is no hit.
 
         Args:
-            positions: integers, shape (n_queries, candidates); -1 for none. Deleted documents are scored too.
-            kind: as `SearchParams.rescore`.
-            projections: of the dense queries, for "self".
-            embeddings: the dense queries, for a copy.
-            threads: default as many as there are cores.
-
-        Returns:
-            float32, shape (n_queries, candidates); -inf for none.
+            codes: of the queries, by the head that made the documents' codes.
+            top_k: as for `search`.
+            params: threads alone count.
+            allowed: as for `search`.
 
         Raises:
-            ValueError: for positions out of range, and as `search` does.
+            ValueError: for codes of another head or dim, or values out of range.
         """
-        parts = self._parts
-        starts = starts_of(parts)
-        positions = checked_positions(positions, int(starts[-1]))
-        check_rescore(kind, self._settings.copies)
-        dense = self._settings.second_stage_queries(kind, len(positions), projections, embeddings)
-        return rescored(parts, starts, kind, dense, positions, count_threads(threads))
+        self._check_codes(codes)
+        state = self._state
+        scores, positions = self._find_codes(
+            state, codes, masks_of(state.segments, allowed), check_top_k(top_k), params
+        )
+        return Hits(ids_at(state.segments, positions), positions, scores)
 
-    def save(self, folder: str | Path) -> None:
+    def _project(self, state: State, queries: np.ndarray) -> SparseCodes:
+        """Return the largest projections of dense queries as sparse ones."""
+        latents = queries @ state.encoder.atoms.T
+        return QueryProjections(latents, np.zeros(len(queries), np.float32)).codes(state.settings["k"])
+
+    def _find_codes(
+        self,
+        state: State,
+        codes: SparseCodes,
+        masks: Sequence[np.ndarray | None],
+        top_k: int,
+        params: SearchParams,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        unit, lists = state.settings["similarity"] == "cosine", []
+        for segment in state.segments:
+            # By name: deleting documents changes none of its codes.
+            own = self._lists.get(segment.name) or CodeLists.of(segment, state.encoder, unit=unit)
+            self._lists[segment.name] = own
+            lists.append(own)
+        return find_sparse(state.segments, lists, codes, masks, top_k, count_threads(params.threads))
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the index to a folder; an index already there is replaced in one step.
 
-        Segments that the folder holds already are not written again, so saving after `add` costs what was added.
+        Args:
+            folder: where to write.
+            overwrite: replace an index that is none of this one's earlier states.
 
         Raises:
-            ValueError: if the path holds something that is not an index (it is left alone), or ids are neither
-                integers nor strings.
+            ValueError: if the path holds something that is not an index, or one that others saved since this one was
+                loaded or saved; it is left alone.
             OSError: if writing fails; nothing is left behind and an index already there stays.
         """
-        # Asked for once the folder is locked: of two saves at a time, the later one sees the newer index.
-        storage.save_folder(folder, lambda: to_store(self._parts), self._settings._asdict())
+        storage.save_folder(folder, self._to_store, self._settings, self._seen, overwrite=overwrite)
 
     @classmethod
-    def load(cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None) -> InvertedIndex:
-        """Open what `save` wrote.
+    def load(
+        cls, folder: str | Path, mmap: bool = True, *, verify: bool | None = None, documents: bool = False
+    ) -> InvertedIndex:
+        """Open what `save` wrote; every number that a search relies on is checked.
 
         Args:
             folder: the index.
             mmap: map the files into memory (pages are read when touched) instead of reading them.
             verify: compare all files with their checksums, which reads them whole; default for what is not mapped.
-                Sizes and the manifest are always checked.
+            documents: read texts and metadata too.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             ValueError: if it is not an index, of another version, incomplete or damaged; the file is named.
         """
         verify = not mmap if verify is None else verify
-        stored, values = storage.load_folder(folder, mmap=mmap, verify=verify)
-        settings = Settings(**{**values, "copies": tuple(values["copies"])})
-        return cls(opened(stored, settings, folder, verify=verify), settings)
+        seen: storage.Seen = {}
+        stored, settings = storage.load_folder(
+            folder, mmap=mmap, verify=verify, documents=documents, check=check_stored, seen=seen
+        )
+        head = next((QueryEncoder(**each.arrays) for each in stored if each.details.get("kind") == HEAD), None)
+        if head is None:
+            raise ValueError(f"the index {folder} is damaged: nothing of its head is there. Build it again.")
+        segments = [Segment.from_stored(each) for each in stored if each.details.get("kind") != HEAD]
+        index = cls(segments, head, settings)
+        index._seen = seen
+        return index
+
+    def _to_store(self) -> list[storage.StoredSegment]:
+        found = [storage.StoredSegment(self.head_name, self._encoder._asdict(), None, {"kind": HEAD})]
+        for segment in self._segments:
+            details = {**segment.details, "first_id": segment.ids.first}
+            found.append(
+                storage.StoredSegment(
+                    segment.name,
+                    {**segment.arrays, **segment.ids.to_arrays()},
+                    segment.alive,
+                    details,
+                    segment.documents,
+                )
+            )
+        return found
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._parts, self._settings
+        return self._state.segments, self._state.encoder, self._state.settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
-
-    def __len__(self) -> int:
-        return sum(int(part.mask.sum()) for part in self._parts)
-
-    def __contains__(self, one: Hashable) -> bool:
-        return any(part.mask[at] for part in self._parts for at in part.ids.positions_of([one]) if at >= 0)
-
-    def __repr__(self) -> str:
-        return (
-            f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_vector:.0f} bytes a document, "
-            f"{self.postings_per_query:.2f} postings a query and document)"
-        )
-
-    @property
-    def codes(self) -> SparseCodes:
-        """The stored codes of all documents, in order of position, deleted ones included, not normalised."""
-        every = SparseCodes.concatenate([part.segment.codes for part in self._parts])
-        return SparseCodes(every.indices, every.values, self.dim, self.head, check=False)
-
-    @property
-    def k(self) -> int:
-        """Latents kept of a document."""
-        return self._settings.k
-
-    @property
-    def dim(self) -> int:
-        """Length of the latents axis (the head's `hidden_dim`)."""
-        return self._settings.dim
-
-    @property
-    def head(self) -> str | None:
-        """Fingerprint of the head that made the codes; None when unknown."""
-        return self._settings.head
-
-    @property
-    def similarity(self) -> Literal["cosine", "dot"]:
-        """What scores approximate."""
-        return self._settings.similarity
-
-    @property
-    def copies(self) -> tuple[str, ...]:
-        """Copies of the embeddings that there are for a second stage."""
-        return self._settings.copies
-
-    @property
-    def segments(self) -> int:
-        """How many there are; each costs a search a little."""
-        return len(self._parts)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays, ids included."""
-        ids = sum(part.ids.array.nbytes for part in self._parts if part.ids.array is not None)
-        return ids + sum(part.segment.nbytes for part in self._parts)
-
-    @property
-    def bytes_per_vector(self) -> float:
-        """Bytes stored for a document: code, norm, postings, copies, and its share of the list table; not its id."""
-        return sum(part.segment.nbytes for part in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
-
-    @property
-    def table_bytes(self) -> int:
-        """Bytes of the summaries of blocks alone, which take as much for a few documents as for thousands."""
-        return sum(part.segment.arrays["summary"].nbytes for part in self._parts)
-
-    @property
-    def first_stage_bytes_per_vector(self) -> float:
-        """Bytes of a document that a search without a second stage reads: postings, summaries, norm, position."""
-        return sum(p.segment.first_stage_bytes for p in self._parts) / max(sum(len(p.segment) for p in self._parts), 1)
-
-    @property
-    def postings_per_query(self) -> float:
-        """Postings that a query drawn like the documents touches, for every document: sum over latents of share².
-
-        A search costs about this much; latents used evenly give k² / dim, a few popular ones much more.
-        """
-        uses = np.sum([part.segment.uses for part in self._parts], axis=0)
-        share = uses / max(sum(len(part.segment) for part in self._parts), 1)
-        return float(share @ share)
+        segments, encoder, settings = state
+        # Copies are writable, for which kernels would be compiled again.
+        segments = [s._replace(arrays={name: frozen(array) for name, array in s.arrays.items()}) for s in segments]
+        encoder = QueryEncoder(*(frozen(array) for array in encoder))
+        self.__init__(segments, encoder, settings)  # type: ignore[misc]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from csr_hf.plumbing.threads import available_threads
-from csr_hf.search.copies import COPIES
+
+COPIES = ("float16",)
+"""Copies of the embeddings that an index may keep beside its codes."""
+RERANKS = ("auto", "none", "codes", *COPIES)
 
 
 @dataclass(frozen=True)
@@ -18,77 +20,52 @@ class SearchParams:
         ValueError: for values out of range or unknown ones, naming them.
     """
 
-    query_k: int | None = None
-    """Latents of a query to use; default all of its code."""
-    rescore: Literal["self", "binary", "int8", "float16"] | None = None
-    """None ranks by codes alone. Else the best `candidates` of that ranking are scored anew: "self" by
-    <x_q, decode(z_d)> / ||decode(z_d)||, a copy by <x_q, x_d> with x_d as it is stored, of unit norm. Cosines, if the
-    embeddings x_q are of unit norm; inner products in an index of those."""
-    candidates: int = 100
-    """Documents to rescore, at least as many as hits; unused without `rescore`."""
-    scan: Literal["binary"] | None = None
-    """Where candidates come from: None, the inverted lists of the codes; "binary", the signs that the copy of this
-    name keeps of every document in the visited blocks. Blocks are chosen by the codes either way."""
-    nprobe: int | None = None
-    """Blocks of 256 similar documents to visit, the most promising first, in every segment; default all. Where blocks
-    have sub-blocks, a scan reads as many of these, the most promising in the visited blocks."""
+    nprobe: int | Literal["auto"] | None = "auto"
+    """Partitions to visit, the most promising first. "auto": what the index measured when it was built, to find 0.95
+    of the ten nearest documents on average. None: all."""
+    candidates: int | None = None
+    """Documents to rerank; never fewer than hits are asked for. Default: what the index measured."""
+    rerank: Literal["auto", "none", "codes", "float16"] = "auto"
+    """What candidates are ranked by: "codes", what is stored of every document; "float16", copies of the embeddings,
+    where the index keeps them; "none", the scan alone. "auto": float16 copies where there are some, else codes."""
+    exact: bool = False
+    """Rank all documents by their sparse codes alone, without residuals, through inverted lists, as engines do."""
     threads: int | None = None
     """Default as many as there are cores. 1 stays on the calling thread."""
 
     def __post_init__(self) -> None:
-        check_rescore(self.rescore)
-        if self.scan not in (None, "binary"):
-            raise ValueError(f'`scan` ({self.scan!r}) is unknown. Choose "binary", or None for inverted lists.')
-        if self.scan and self.rescore is None:
-            raise ValueError('`scan="binary"` finds candidates for a second stage. Pass `rescore`, for one "int8".')
-        if self.nprobe is not None and self.nprobe < 1:
-            raise ValueError(f"`nprobe` ({self.nprobe}) must be at least 1, or None for all blocks.")
+        if self.nprobe != "auto":
+            _check_count("nprobe", self.nprobe, '"auto", or None for all partitions')
+        _check_count("candidates", self.candidates, "or None for what the index measured")
+        if self.rerank not in RERANKS:
+            raise ValueError(f"`rerank` ({self.rerank!r}) is unknown. Choose one of {RERANKS}.")
+        if not isinstance(self.exact, bool):
+            raise ValueError(f"`exact` ({self.exact!r}) must be True or False.")
         count_threads(self.threads)
 
-    def depth(self, top_k: int, copies: Sequence[str]) -> int:
-        """Count the documents that the first stage has to find, after checking that an index can be searched so.
 
-        Args:
-            top_k: hits of a query.
-            copies: that the index keeps.
-
-        Raises:
-            ValueError: for copies that it does not keep, and for numbers out of range.
-        """
-        if top_k < 1:
-            raise ValueError(f"`top_k` ({top_k}) must be at least 1.")
-        if self.scan and self.scan not in copies:
-            raise ValueError(
-                f'`scan="binary"` needs such copies of the embeddings, and the index has '
-                f'{", ".join(copies) or "none"}. Build it with `embeddings=..., copies=["binary", "int8"]`.'
-            )
-        if self.rescore is None:
-            return top_k
-        check_rescore(self.rescore, copies)
-        if self.candidates < top_k:
-            raise ValueError(
-                f"`candidates` ({self.candidates}) must be at least `top_k` ({top_k}). Raise `candidates`."
-            )
-        return self.candidates
-
-
-def check_rescore(kind: str | None, copies: Sequence[str] = COPIES) -> None:
-    """Check that documents can be rescored.
-
-    Args:
-        kind: of the second stage; None for none.
-        copies: that there are.
+def check_top_k(top_k: Any) -> int:
+    """Return the number of hits a query may have.
 
     Raises:
-        ValueError: for an unknown kind, or copies that there are not.
+        ValueError: if it is no integer of at least 1.
     """
-    if kind not in (None, "self", *COPIES):
-        raise ValueError(f"`rescore` ({kind!r}) is unknown. Choose one of {('self', *COPIES)} or None.")
-    if kind not in (None, "self", *copies):
-        raise ValueError(
-            f'`rescore="{kind}"` needs such copies of the embeddings, and the index has '
-            f'{", ".join(copies) or "none"}. Build it with `embeddings=..., copies=["{kind}"]`.'
-        )
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k.__index__() < 1:
+        raise ValueError(f"`top_k` ({top_k!r}) must be an integer of at least 1.")
+    return int(top_k.__index__())
+
+
+def check_copies(copies: Any) -> tuple[str, ...]:
+    """Return the copies that an index is to keep.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    names = (copies,) if isinstance(copies, str) else tuple(copies)
+    for name in names:
+        if name not in COPIES:
+            raise ValueError(f"`copies` names {name!r}, which is unknown. Choose from {COPIES}.")
+    return tuple(dict.fromkeys(names))
 
 
 def count_threads(threads: int | None) -> int:
@@ -97,8 +74,29 @@ def count_threads(threads: int | None) -> int:
     Raises:
         ValueError: if it is below 1.
     """
-    if threads is None:
-        return available_threads()
-    if threads < 1:
-        raise ValueError(f"`threads` ({threads}) must be at least 1.")
-    return threads
+    _check_count("threads", threads, "or None for as many as there are cores")
+    return available_threads() if threads is None else threads
+
+
+def _check_count(name: str, value: Any, others: str) -> None:
+    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < 1):
+        raise ValueError(f"`{name}` ({value!r}) must be an integer of at least 1, {others}.")
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check what the manifest of an index says of all its documents.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    counts = {"dim": 1, "input_dim": 1, "k": 1, "partitions": 1, "row_bytes": 1, "bits": 1, "residual_bytes": 0}
+    counts |= {name: 1 for name in ("nprobe", "candidates") if name in settings}
+    for name, least in counts.items():
+        value = settings.get(name)
+        if type(value) is not int or not least <= value < 2**48:
+            raise ValueError(f"its setting {name!r} ({value!r:.40}) is no number from {least} on")
+    if settings["k"] > settings["dim"]:
+        raise ValueError(f"its setting 'k' ({settings['k']}) is above the {settings['dim']} latents that there are")
+    if settings.get("similarity") not in ("cosine", "dot") or not isinstance(settings.get("head"), str):
+        raise ValueError("its settings name no similarity or no head")
+    check_copies(settings.get("copies", [None]))

@@ -1,176 +1,138 @@
-"""Codes of dense queries without reading the whole dictionary.
-
-One query against all atoms is bound by memory: the dictionary is read once, whatever is done with it. So eight-bit
-atoms, a quarter of the bytes, tell which few may be among the largest projections, and those alone are computed.
-"""
+"""What queries need of the head and its coder, as NumPy arrays: inner products with stored documents need no torch."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import numpy as np
 
-from csr_hf.plumbing.jit import frozen, jit
-from csr_hf.plumbing.threads import run
-from csr_hf.search.byte_products import DOT, moved, multiply_bytes
-from csr_hf.search.copies import make_copies
-from csr_hf.search.params import count_threads
-from csr_hf.search.queries import checked_dense
-from csr_hf.search.ranking import key_position, key_score, make_key, offer, sort_heap
-from csr_hf.sparse_codes import SparseCodes, index_dtype
+from csr_hf.plumbing.jit import frozen
+from csr_hf.search.build.signs import make_rotation
+from csr_hf.search.kernels.group import Group
 
-_CHUNK = 16
-_FOLDED = 8
-"""Scores of which the largest alone counts where many are to be told apart from all others."""
-_STRIP = 32
-"""Atoms that are passed over at once where none of them is of interest."""
-_FAST = {"reassoc", "contract", "nsz"}
-_TOLERANCE = np.float32(1e-5)
-"""Of a product of norms: what rounding of sums in float32 adds to an error, at most."""
+if TYPE_CHECKING:
+    from csr_hf.coding.coder import Coder
 
 
-class QueryEncoder:
-    """The largest projections of dense queries: what `project_queries(head, embeddings).codes(k)` gives, sooner.
+_SMALLEST_NORM = 1e-12
 
-    Args:
-        dictionary: of the head, `head.dictionary.numpy(force=True)`; shape (hidden_dim, input_dim). It is copied.
-        head: fingerprint of the head, `csr_hf.codes.head_fingerprint(head)`, which the codes carry.
-    """
 
-    def __init__(self, dictionary: np.ndarray, head: str | None = None) -> None:
-        self.head = head
-        self._atoms = np.array(dictionary, np.float32, order="C")
-        rounded = make_copies(["int8"], self._atoms)
-        self._norms = np.linalg.norm(self._atoms, axis=1)
-        self._steps = rounded["int8_scale"] * self._norms
-        self._errors = np.linalg.norm(self._atoms - self._steps[:, None] * rounded["int8"], axis=1)
-        self._rounded = frozen(moved(rounded["int8"]) if DOT else rounded["int8"])
+class QueryEncoder(NamedTuple):
+    """The head's decoder, the centroids of residual codes, and what tells which partitions to visit."""
 
-    def codes(self, embeddings: np.ndarray, k: int, *, threads: int | None = None) -> SparseCodes:
-        """The k largest projections as sparse queries, for an index built with decoded norms; negative ones are 0.
+    atoms: np.ndarray
+    """Of the dictionary, float32, shape (hidden_dim, input_dim)."""
+    bias: np.ndarray
+    """What is added to every decoded code, float32, shape (input_dim,)."""
+    residual: np.ndarray
+    """Centroids of the residual, float32, shape (bytes, 256, width of a part); no bytes where there is no residual."""
+    rotation: np.ndarray
+    """Orthogonal, float32, shape (input_dim, input_dim)."""
+    centers: np.ndarray
+    """Of the partitions, float32, shape (partitions, input_dim)."""
+
+    @classmethod
+    def of(cls, coder: Coder, centers: np.ndarray, seed: int = 0) -> QueryEncoder:
+        """Take the arrays of a coder."""
+        atoms, bias = (_to_numpy(part) for part in (coder.head.dictionary, coder.head.pre_bias))
+        residual = np.empty((0, 256, 1), np.float32) if coder.residual is None else coder.residual.centroids
+        rotation = make_rotation(len(bias), seed)
+        return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the embeddings."""
+        return int(self.atoms.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self)
+
+
+class QueryTables(NamedTuple):
+    """A `QueryEncoder` as searches read it."""
+
+    matrix: np.ndarray
+    """Rotation, centers, atoms and bias above each other, float32, shape (all of them, input_dim)."""
+    centroids: np.ndarray
+    """Of the residual, float32, shape (bytes, width of a part, 256)."""
+    ends: tuple[int, int, int]
+    """Where rotation, centers and atoms end."""
+
+    @classmethod
+    def of(cls, encoder: QueryEncoder, norm: float) -> QueryTables:
+        """Put the arrays of an encoder together.
 
         Args:
-            embeddings: of the queries, shape (n, input_dim), as the head takes them.
-            k: latents to keep.
-            threads: default as many as there are cores.
-
-        Raises:
-            ValueError: for embeddings of another width or not finite, or numbers out of range.
+            encoder: of the index.
+            norm: that rows were brought to before they were coded; what they decode to is divided by it.
         """
-        hidden_dim, width = self._atoms.shape
-        if not 1 <= k <= hidden_dim:
-            raise ValueError(f"`k` ({k}) must be between 1 and the hidden_dim ({hidden_dim}).")
-        rows = checked_dense(embeddings, len(embeddings), width)
-        indices, values = np.empty((len(rows), k), index_dtype(hidden_dim)), np.empty((len(rows), k), np.float32)
-        rounded = self._rounded, self._steps, self._errors, self._norms
+        scale = np.float32(norm)
+        parts = encoder.rotation, encoder.centers, encoder.atoms / scale, encoder.bias[None] / scale
+        ends = np.cumsum([len(part) for part in parts])[:3].tolist()
+        centroids = encoder.residual.transpose(0, 2, 1) / scale
+        return cls(frozen(np.concatenate(parts)), frozen(centroids), tuple(ends))
 
-        def encode(start: int) -> None:
-            part = slice(start, start + _CHUNK)
-            _largest(self._atoms, rounded, rows[part], indices[part], values[part])
-
-        run(encode, [(start,) for start in range(0, len(rows), _CHUNK)], count_threads(threads))
-        return SparseCodes(indices, values, hidden_dim, self.head, check=False)
+    def multiply(self, queries: np.ndarray) -> Group:
+        """Compute all inner products of queries, float32, shape (n, input_dim)."""
+        products = queries @ self.matrix.T
+        turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
+        return Group(frozen(queries), frozen(turned), frozen(centers), frozen(atoms), frozen(bias[:, 0]))
 
 
-@jit(fastmath=_FAST)
-def _product(row: np.ndarray, query: np.ndarray) -> np.float32:
-    total = np.float32(0)
-    for axis in range(query.shape[0]):
-        total += query[axis] * np.float32(row[axis])
-    return total
+def _to_numpy(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array
 
 
-@jit(fastmath=_FAST)
-def multiply_plainly(rows: np.ndarray, queries: np.ndarray, products: np.ndarray, rounding: np.ndarray) -> None:
-    """`multiply_bytes` for processors without such instructions; rows of int8, and queries are not rounded."""
-    n, zero = queries.shape[0], np.float32(0)
-    rounding[:] = 0
-    # Four queries at a time: an atom is read and widened once for all of them.
-    for i in range(0, n - 3, 4):
-        q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
-        for j in range(rows.shape[0]):
-            row, t0, t1, t2, t3 = rows[j], zero, zero, zero, zero
-            for axis in range(q0.shape[0]):
-                value = np.float32(row[axis])
-                t0 += q0[axis] * value
-                t1 += q1[axis] * value
-                t2 += q2[axis] * value
-                t3 += q3[axis] * value
-            products[i, j], products[i + 1, j], products[i + 2, j], products[i + 3, j] = t0, t1, t2, t3
-    for i in range(n - n % 4, n):
-        for j in range(rows.shape[0]):
-            products[i, j] = _product(rows[j], queries[i])
-
-
-_multiply = multiply_bytes if DOT else multiply_plainly
-
-
-@jit()
-def _largest(
-    atoms: np.ndarray,
-    rounded: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    queries: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
-) -> None:
-    """The largest projections of each query, best first.
-
-    What rounding moves a projection by is at most the norm of what it takes from one side times the norm of the other
-    side. Whatever cannot reach the k-th largest lower bound is none of the k largest.
+def check_queries(queries: Any, input_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return dense queries as float32 rows of unit norm, and their norms, shape (n, 1); zeros stay.
 
     Args:
-        atoms: float32, shape (hidden_dim, dim).
-        rounded: the same in steps, as `_multiply` takes them; and of each atom, float32, shape (hidden_dim,), what a
-            step is, the norm of what rounding took from it, and its own norm.
-        queries: float32, shape (n, dim).
-        indices: receives the latents, shape (n, k).
-        values: receives the projections, float32, shape (n, k); 0 for negative ones.
+        queries: shape (n, input_dim), floats.
+        input_dim: of the index.
+
+    Raises:
+        ValueError: for another shape or type, and values that are not finite.
     """
-    rows, steps, errors, norms = rounded
-    n, k, count = queries.shape[0], indices.shape[1], atoms.shape[0]
-    products, rounding, heap = np.empty((n, count), np.float32), np.empty(n, np.float32), np.empty(k, np.uint64)
-    lowest, highest = np.empty(count, np.float32), np.empty(count, np.float32)
-    _multiply(rows, queries, products, rounding)
-    for i in range(n):
-        length = np.sqrt(_product(queries[i], queries[i]))
-        own, missing = products[i], rounding[i] + _TOLERANCE * length
-        for j in range(count):
-            slack = errors[j] * length + norms[j] * missing
-            lowest[j], highest[j] = own[j] * steps[j] - slack, own[j] * steps[j] + slack
-        bound, size = _reached_by_many(lowest, heap), 0
-        for begin in range(0, count, _STRIP):
-            if _reached(highest, begin, bound):
-                for j in range(begin, min(begin + _STRIP, count)):
-                    if highest[j] >= bound:
-                        size = offer(heap, size, make_key(_product(atoms[j], queries[i]), j))
-        sort_heap(heap, size)
-        for rank in range(k):
-            indices[i, rank] = key_position(heap[rank])
-            values[i, rank] = max(key_score(heap[rank]), np.float32(0))
+    rows = np.asarray(queries)
+    if rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1] != input_dim:
+        raise ValueError(
+            f"`queries` ({rows.dtype}, {rows.shape}) must be floats of the shape (n, {input_dim}): one query is "
+            "vector[None]."
+        )
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(rows, np.float32)
+    largest = np.abs(rows).max(axis=1, initial=0, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise ValueError(f"`queries` holds NaN or infinity in row {int(np.argmin(np.isfinite(largest[:, 0])))}.")
+    # Squares of what is large or small would overflow or vanish.
+    rows = rows / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        return rows / np.where(norms > 0, norms, 1), np.minimum(norms * largest, np.finfo(np.float32).max)
 
 
-@jit()
-def _reached_by_many(scores: np.ndarray, heap: np.ndarray) -> np.float32:
-    """What as many scores as fit into a heap reach at least, nearly the smallest of so many largest ones.
+def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
+    """Check arrays that were read from a file.
 
-    It is so of the largest of every few scores, and these are found by vectors. The heap is written over.
+    Args:
+        arrays: by the names of `QueryEncoder`.
+        settings: of the index.
+
+    Raises:
+        ValueError: naming what is wrong.
     """
-    count, wanted = scores.shape[0], heap.shape[0]
-    groups = max(wanted, count // _FOLDED)
-    largest = scores[:groups].copy()
-    for begin in range(groups, count, groups):
-        own = scores[begin : begin + groups]
-        for at in range(own.shape[0]):
-            largest[at] = own[at] if own[at] > largest[at] else largest[at]
-    size = 0
-    for at in range(groups):
-        size = offer(heap, size, make_key(largest[at], 0))
-    return key_score(heap[0])
-
-
-@jit()
-def _reached(scores: np.ndarray, begin: int, bound: np.float32) -> bool:
-    """Whether any of a strip of scores reaches a bound."""
-    reached = 0
-    own = scores[begin : begin + _STRIP]
-    for at in range(own.shape[0]):
-        reached += own[at] >= bound
-    return reached > 0
+    if not (isinstance(settings["norm"], float) and _SMALLEST_NORM <= settings["norm"] <= 1 / _SMALLEST_NORM):
+        raise ValueError(f"norm is {settings['norm']!r}")
+    dim, width, size = settings["dim"], settings["input_dim"], settings["residual_bytes"]
+    shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, 256, width // size if size else 1)}
+    shapes |= {"rotation": (width, width), "centers": (settings["partitions"], width)}
+    if set(arrays) != set(shapes):
+        raise ValueError(f"it holds {sorted(arrays)} instead of {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if arrays[name].dtype != np.float32 or arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape} instead of float32 {shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds NaN or infinity")

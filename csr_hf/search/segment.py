@@ -1,202 +1,280 @@
-"""Documents that were indexed together: codes, posting lists and copies of embeddings, none of which ever changes."""
+"""Documents that were added together: what is stored of them, their ids, and which are deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.coding.bit_reading import Layout
+from csr_hf.coding.packing import PackedCodes
 from csr_hf.plumbing.jit import frozen
-from csr_hf.plumbing.threads import available_threads, run
-from csr_hf.search import rescoring
-from csr_hf.search.building import BLOCK
-from csr_hf.search.clustering import similar_blocks
-from csr_hf.search.copies import COPIES, make_copies, row_norms, score_copy
-from csr_hf.search.documents import build_lists, checked_norms, inverse_norms, quantised
-from csr_hf.search.settings import Settings
-from csr_hf.search.sub_blocks import signs_of, sub_blocks
-from csr_hf.sparse_codes import QueryProjections, SparseCodes
+from csr_hf.search.build.partitions import assign, unit_rows
+from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
+from csr_hf.search.doc_ids import DocIds
+from csr_hf.search.kernels.simd import ROOM
+from csr_hf.search.query_encoder import QueryEncoder
+from csr_hf.search.storage import StoredSegment, new_name
 
-LISTS = ("bits", "ranks", "firsts", "offsets", "starts", "postings")
-SIGNS = ("binary", "binary_rows", "binary_firsts", "binary_centers")
-"""Arrays that kernels take together, by name."""
-_BY_ROW = ("indices", "values", "steps", "scale", "binary_norm", "int8", "int8_scale", "float16")
-_FIRST_STAGE = (*LISTS, "summary", "scale", "order", "rows")
-_CHUNK = 16_384
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from csr_hf.coding.coder import Coder
+
+_CHUNK = 32_768
+_LARGEST_HALF = 65_504.0
 
 
-class Segment:
-    """Documents that are searched together, by position: the order they came in. Rows are in another order.
+class Documents(NamedTuple):
+    """What is known of documents, in order of position."""
 
-    Args:
-        arrays: indices, values, steps, scale and order by row, rows (where blocks begin), those of `build_lists`, and
-            those of copies.
-        dim: length of the latents axis.
-        decoded: whether scores are divided by norms of the decoded documents, or of the codes.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray], dim: int, decoded: bool) -> None:
-        for array in arrays.values():
-            array.flags.writeable = False
-        # numba compiles anew for a subclass of ndarray, so memory maps are seen as plain arrays over the same pages.
-        self.arrays = {name: array.view(np.ndarray) for name, array in arrays.items()}
-        self.dim, self.decoded = dim, decoded
-
-    def __reduce__(self) -> tuple[type[Segment], tuple[dict[str, np.ndarray], int, bool]]:
-        # Arrays that were pickled come back writable, and numba would compile for them anew.
-        return type(self), (self.arrays, self.dim, self.decoded)
+    packed: PackedCodes
+    """With residuals."""
+    scales: np.ndarray
+    """float16, shape (n,)."""
+    own: np.ndarray
+    """The partition of each, int64, shape (n,)."""
+    signs: SignCodes
+    copies: np.ndarray | None
+    """float16, shape (n, input_dim); None where the index keeps none."""
 
     @classmethod
-    def build(
-        cls,
-        codes: SparseCodes,
-        settings: Settings,
-        *,
-        decoded_norms: np.ndarray | None,
-        embeddings: np.ndarray | None,
-    ) -> Segment:
-        """Index codes; see `InvertedIndex.build`.
+    def encode(cls, rows: np.ndarray, coder: Coder, encoder: QueryEncoder, settings: dict[str, Any]) -> Documents:
+        """Encode embeddings, shape (n, input_dim), finite, float32 or memory-mapped floats.
 
         Raises:
-            ValueError: as `InvertedIndex.build` does, but for ids.
+            ValueError: for values that the coder refuses.
         """
-        if len(codes) > np.iinfo(np.int32).max:
-            raise ValueError(
-                f"`codes` holds {len(codes)} documents, a segment at most 2,147,483,647. Add the rest later."
-            )
-        indices, values, steps = quantised(codes)
-        unit, copies = settings.similarity == "cosine", settings.copies
-        divisors = decoded_norms if unit else np.ones(len(codes), np.float32)
-        norms = None if divisors is None else checked_norms(divisors, len(codes))
-        stored = {
-            "indices": indices,
-            "values": values,
-            "steps": steps,
-            "scale": steps * inverse_norms(values, steps, norms),
+        unit, parts = settings["similarity"] == "cosine", []
+        for start in range(0, max(len(rows), 1), _CHUNK):
+            chunk = unit_rows(rows[start : start + _CHUNK], start, unit=unit)
+            norm = np.float32(settings["norm"])
+            packed = coder.encode(chunk * norm)
+            own = assign(chunk, encoder.centers)
+            signs = make_signs(chunk, own, encoder.centers, encoder.rotation)
+            scales = make_scales(decode(packed, encoder) / norm, unit=unit)
+            parts.append(cls(packed, scales, own, signs, chunk.astype(np.float16) if settings["copies"] else None))
+        return cls.concatenate(parts)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Documents]) -> Documents:
+        """Put several after each other."""
+        scales, own = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scales", "own"))
+        signs = SignCodes(*(np.concatenate(arrays) for arrays in zip(*(part.signs for part in parts), strict=True)))
+        copies = [part.copies for part in parts if part.copies is not None]
+        packed = PackedCodes.concatenate([part.packed for part in parts])
+        return cls(packed, scales, own, signs, np.concatenate(copies) if copies else None)
+
+    def take(self, rows: np.ndarray) -> Documents:
+        """Return some of them, in the order of `rows`."""
+        signs = SignCodes(*(array[rows] for array in self.signs))
+        copies = None if self.copies is None else self.copies[rows]
+        return Documents(self.packed[rows], self.scales[rows], self.own[rows], signs, copies)
+
+
+class Segment(NamedTuple):
+    """Immutable arrays by name; another one takes its place when documents are deleted.
+
+    Arrays, of n documents by partition, which are its rows: "begins" of partitions, and "order", the positions of
+    rows; "planes", "factors" and "shifts", which the scan reads, see `kernels.scan`; "rows", packed codes, uint8,
+    shape (n, row_bytes); "residual", uint8, shape (n, m); "scales", what a score by codes is multiplied by, less one,
+    float16, shape (n,); "float16", copies of the embeddings, shape (n, input_dim), where the index keeps them.
+    """
+
+    arrays: dict[str, np.ndarray]
+    details: dict[str, Any]
+    """JSON values: how "rows" are read."""
+    ids: DocIds
+    alive: np.ndarray | None
+    """By position, bool, shape (n,); None while no document is deleted."""
+    name: str
+    """Of its file, unique for ever."""
+    documents: pa.Table | None = None
+    """Texts and metadata by position; None where the index keeps none."""
+
+    @classmethod
+    def arrange(cls, documents: Documents, ids: DocIds, partitions: int) -> Segment:
+        """Bring documents into the order of their partitions."""
+        order = np.argsort(documents.own, kind="stable").astype(np.int32)
+        begins = np.searchsorted(documents.own[order], np.arange(partitions + 1)).astype(np.int64)
+        bits = documents.signs.bits
+        planes = np.zeros(bits.size + ROOM, np.uint8)
+        lay_planes(bits, order, begins, planes)
+        packed = documents.packed[order]
+        residual = np.empty((len(order), 0), np.uint8) if packed.residual is None else packed.residual
+        arrays: dict[str, np.ndarray] = {
+            "begins": begins,
+            "order": order,
+            "planes": planes,
+            "factors": documents.signs.factors[order],
+            "shifts": documents.signs.shifts[order],
+            "rows": packed.rows,
+            "residual": residual,
+            "scales": documents.scales[order],
         }
-        dense = _checked_embeddings(embeddings, len(codes), settings.input_dim, copies)
-        order, begins = similar_blocks(indices, values, codes.dim, BLOCK)
-        copied: dict[str, np.ndarray] = {}
-        if "binary" in copies:
-            order, copied = _by_sub_block(make_copies(["binary"], dense, _inverse(order))["binary"], order, begins)
-            copied |= {} if unit else {"binary_norm": row_norms(dense)[order]}
-        others = [kind for kind in copies if kind != "binary"]
-        if others:
-            copied |= make_copies(others, dense, _inverse(order), unit=unit)
-        stored = {name: _taken(stored.pop(name), order) for name in list(stored)}
-        return cls._of({**stored, **copied, "order": order, "rows": begins}, codes.dim, norms is not None)
+        if documents.copies is not None:
+            arrays["float16"] = documents.copies[order]
+        details = {"layout": list(packed.layout), "base": packed.base, "head": packed.head_fingerprint}
+        return cls({name: frozen(array) for name, array in arrays.items()}, details, ids, None, new_name())
 
     @classmethod
-    def _of(cls, arrays: dict[str, np.ndarray], dim: int, decoded: bool) -> Segment:
-        """With lists of what is stored."""
-        stored = arrays["indices"], arrays["values"], arrays["scale"]
-        lists = build_lists(*stored, arrays["order"], arrays["rows"], dim)
-        return cls({**arrays, **lists}, dim, decoded)
+    def from_stored(cls, stored: StoredSegment) -> Segment:
+        """Take what was read and checked."""
+        ids = DocIds.from_arrays(stored.arrays, len(stored.arrays["order"]), stored.details["first_id"])
+        arrays = {name: array for name, array in stored.arrays.items() if name not in ids.to_arrays()}
+        return cls(arrays, stored.details, ids, stored.alive, stored.name, stored.documents)
 
-    def rescore(
-        self, kind: str, queries: QueryProjections | np.ndarray, positions: np.ndarray, scores: np.ndarray
-    ) -> None:
-        """Fill in the second-stage scores of candidates.
-
-        Args:
-            kind: "self", or a copy.
-            queries: projections for "self", else dense queries, float32, shape (n_queries, input_dim).
-            positions: int64, shape (n_queries, candidates); -1 for none of this segment.
-            scores: float32, shape (n_queries, candidates); others are left as they are.
-        """
-        rows = frozen(np.where(positions >= 0, self._rows[positions], -1), np.int64) if len(self) else positions
-        if isinstance(queries, np.ndarray):
-            score_copy(kind, self.arrays, queries, rows, scores)
-            return
-        stored = self.arrays["indices"], self.arrays["values"], self.arrays["steps"], self.arrays["scale"]
-        rescoring.score_codes(*stored, queries.latents, queries.offset, rows, scores)
-
-    @classmethod
-    def joined(cls, segments: Sequence[Segment], positions: Sequence[np.ndarray]) -> Segment:
-        """One segment of some documents of several.
-
-        Args:
-            segments: at least one, of one index.
-            positions: of the documents to keep of each, ascending.
-        """
-        first = segments[0]
-        rows = [segment._rows[chosen] for segment, chosen in zip(segments, positions, strict=True)]
-
-        def join(name: str) -> np.ndarray:
-            return np.concatenate([segment.arrays[name][at] for segment, at in zip(segments, rows, strict=True)])
-
-        order, begins = similar_blocks(join("indices"), join("values"), first.dim, BLOCK)
-        copied: dict[str, np.ndarray] = {}
-        if "binary" in first.arrays:
-            signs = [signs_of(segment.arrays["binary"], segment.arrays["binary_rows"]) for segment in segments]
-            kept = np.concatenate([signs[at] for signs, at in zip(signs, rows, strict=True)])
-            order, copied = _by_sub_block(kept[order], order, begins)
-        stored = {name: _taken(join(name), order) for name in _BY_ROW if name in first.arrays}
-        return cls._of({**stored, **copied, "order": order, "rows": begins}, first.dim, first.decoded)
-
-    @cached_property
-    def _rows(self) -> np.ndarray:
-        return _inverse(self.arrays["order"])
+    def unarrange(self) -> Documents:
+        """Bring documents back into the order of their positions."""
+        arrays, n = self.arrays, self.size
+        rows = np.empty(n, np.int64)
+        rows[arrays["order"]] = np.arange(n)
+        bits = np.empty((n, (len(arrays["planes"]) - ROOM) // max(n, 1)), np.uint8)
+        gather_planes(arrays["planes"], arrays["begins"], bits)
+        own = np.repeat(np.arange(len(arrays["begins"]) - 1), np.diff(arrays["begins"]))
+        signs = SignCodes(bits, arrays["factors"], arrays["shifts"])
+        return Documents(self._stored, arrays["scales"], own, signs, arrays.get("float16")).take(rows)
 
     @property
-    def codes(self) -> SparseCodes:
-        """As they are stored, by position."""
-        indices, values, steps = (self.arrays[name][self._rows] for name in ("indices", "values", "steps"))
-        return SparseCodes(indices, values * steps[:, None], self.dim, None, check=False)
+    def size(self) -> int:
+        """Documents, deleted ones included."""
+        return len(self.arrays["order"])
 
     @property
-    def uses(self) -> np.ndarray:
-        """Documents that each latent is active in, shape (dim,)."""
-        return np.bincount(self.arrays["indices"][self.arrays["values"] > 0], minlength=self.dim)
+    def mask(self) -> np.ndarray:
+        """Documents that are not deleted, by position, bool, shape (n,)."""
+        return np.ones(self.size, bool) if self.alive is None else self.alive
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
+    def packed(self) -> PackedCodes:
+        """The stored codes in order of position."""
+        rows = np.empty(self.size, np.int64)
+        rows[self.arrays["order"]] = np.arange(self.size)
+        return self._stored[rows]
 
     @property
-    def first_stage_bytes(self) -> int:
-        """Bytes of the arrays that a search without a second stage reads."""
-        return sum(self.arrays[name].nbytes for name in _FIRST_STAGE)
+    def steps(self) -> np.ndarray:
+        """What a level is worth by the scale of its row, float32, shape (256,)."""
+        return self._stored.steps
 
-    def __len__(self) -> int:
-        return len(self.arrays["scale"])
+    @property
+    def _stored(self) -> PackedCodes:
+        layout, residual = Layout(*self.details["layout"]), self.arrays["residual"]
+        codes = self.arrays["rows"], layout, self.details["base"], self.details["head"]
+        return PackedCodes(*codes, residual if residual.shape[1] else None, check=False)
 
-
-def _inverse(order: np.ndarray) -> np.ndarray:
-    rows = np.empty(len(order), np.int32)
-    rows[order] = np.arange(len(order), dtype=np.int32)
-    return rows
-
-
-def _taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Some rows of an array, copied on all threads."""
-    taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
-
-    def take(start: int) -> None:
-        part = slice(start, start + _CHUNK)
-        # `clip` because the other modes copy once more; no row is out of range.
-        np.take(array, rows[part], axis=0, out=taken[part], mode="clip")
-
-    run(take, [(start,) for start in range(0, len(rows), _CHUNK)], available_threads())
-    return taken
+    def delete(self, positions: np.ndarray) -> Segment:
+        """Return the segment without these documents."""
+        alive = self.mask.copy()
+        alive[positions] = False
+        return self._replace(alive=alive)
 
 
-def _by_sub_block(
-    signs: np.ndarray, order: np.ndarray, begins: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The order of rows with sub-blocks, and the arrays that hold signs, given these by row."""
-    made = sub_blocks(signs, begins)
-    return order[made.order], dict(zip(SIGNS, (made.planes, made.rows, made.firsts, made.centers), strict=True))
+def join(segments: Sequence[Segment], partitions: int) -> Segment:
+    """Put the documents that are not deleted of all segments into one."""
+    alive = [np.flatnonzero(segment.mask) for segment in segments]
+    parts = [segment.unarrange().take(rows) for segment, rows in zip(segments, alive, strict=True)]
+    ids = DocIds.join([segment.ids for segment in segments], alive)
+    joined = Segment.arrange(Documents.concatenate(parts), ids, partitions)
+    if segments[0].documents is None:
+        return joined
+    import pyarrow as pa
+
+    tables = [s.documents.take(rows) for s, rows in zip(segments, alive, strict=True) if s.documents is not None]
+    return joined._replace(documents=pa.concat_tables(tables))
 
 
-def _checked_embeddings(embeddings: np.ndarray | None, n: int, width: int | None, copies: Sequence[str]) -> np.ndarray:
-    for kind in copies:
-        if kind not in COPIES:
-            raise ValueError(f"`copies` names {kind!r}, which is unknown. Choose of {', '.join(COPIES)}.")
-        if embeddings is None:
-            raise ValueError(f"a copy {kind!r} needs the documents' `embeddings`. Pass what was encoded.")
-        if embeddings.shape != (n, width):
-            raise ValueError(f"`embeddings` has the shape {embeddings.shape} instead of ({n}, {width}).")
-    return np.empty((n, 0), np.float32) if embeddings is None else embeddings
+def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True) -> np.ndarray:
+    """Decode stored codes, float32, shape (n, input_dim).
+
+    Args:
+        packed: with the residual that the encoder knows.
+        encoder: of the index.
+        residual: add what residual codes say.
+    """
+    decoded = packed.unpack().to_scipy() @ encoder.atoms + encoder.bias
+    if residual and packed.residual is not None and packed.residual.shape[1]:
+        decoded += encoder.residual[np.arange(len(encoder.residual)), packed.residual].reshape(decoded.shape)
+    found: np.ndarray = decoded.astype(np.float32)
+    return found
+
+
+def make_scales(decoded: np.ndarray, *, unit: bool) -> np.ndarray:
+    """Return what scores of decoded documents are multiplied by, less one, float16: for cosines one by their norms."""
+    if not unit:
+        return np.zeros(len(decoded), np.float16)
+    norms = np.linalg.norm(decoded, axis=1)
+    with np.errstate(over="ignore"):
+        scales = np.where(norms > 0, 1 / np.where(norms > 0, norms, 1), 0) - 1
+    return np.clip(scales, -1, _LARGEST_HALF).astype(np.float16)
+
+
+def check_segment(stored: StoredSegment, settings: dict[str, Any]) -> None:
+    """Check everything that searches rely on: names, types, shapes, and every number that is an index.
+
+    Args:
+        stored: what was read of a segment.
+        settings: of the index.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    arrays, details = stored.arrays, stored.details
+    for name in ("order", "rows", "layout", "base", "head", "first_id"):
+        if name not in arrays and name not in details:
+            raise ValueError(f"{name} is missing")
+    n, dim = len(arrays["order"]), settings["input_dim"]
+    shapes = {
+        "begins": (np.int64, (settings["partitions"] + 1,)),
+        "order": (np.int32, (n,)),
+        "planes": (np.uint8, (n * (-(-dim // 8)) + ROOM,)),
+        "factors": (np.uint16, (n,)),
+        "shifts": (np.uint16, (n,)),
+        "rows": (np.uint8, (n, arrays["rows"].shape[-1])),
+        "residual": (np.uint8, (n, settings["residual_bytes"])),
+        "scales": (np.float16, (n,)),
+    }
+    if "float16" in settings["copies"]:
+        shapes["float16"] = np.float16, (n, dim)
+    check_shapes(arrays, shapes)
+    _check_numbers(arrays, n)
+    PackedCodes(arrays["rows"], Layout(*details["layout"]), details["base"])
+    if details["layout"][0] != settings["dim"]:
+        raise ValueError(f"its codes are of {details['layout'][0]} latents instead of {settings['dim']}")
+    if stored.alive is not None and stored.alive.shape != (n,):
+        raise ValueError(f"marks of deleted documents are {stored.alive.shape} instead of ({n},)")
+    if stored.documents is not None and stored.documents.num_rows != n:
+        raise ValueError(f"it has {stored.documents.num_rows:,} texts for {n:,} documents")
+    DocIds.from_arrays(arrays, n, details["first_id"])
+
+
+def _check_numbers(arrays: dict[str, np.ndarray], n: int) -> None:
+    """Check every number that leads to a place, and that all others are finite."""
+    begins, order = arrays["begins"], arrays["order"]
+    if begins[0] != 0 or begins[-1] != n or (begins[1:] < begins[:-1]).any():
+        raise ValueError("begins does not divide the documents")
+    if n and not (order.min() == 0 and order.max() == n - 1 and (np.bincount(order, minlength=n) == 1).all()):
+        raise ValueError("order does not name every position once")
+    for name in ("factors", "shifts"):
+        # All ones in the exponent are infinities and NaN.
+        if ((arrays[name] & 0x7F80) == 0x7F80).any():
+            raise ValueError(f"{name} holds NaN or infinity")
+    for name in ("scales", "float16"):
+        if name in arrays and ((arrays[name].view(np.uint16) & 0x7C00) == 0x7C00).any():
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+def check_shapes(arrays: dict[str, np.ndarray], shapes: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
+    """Refuse arrays of other names, types or shapes.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    names = set(arrays) - {"ids", "id_texts", "id_indptr"}
+    if names != set(shapes):
+        raise ValueError(f"it holds {sorted(names)} instead of {sorted(shapes)}")
+    for name, (dtype, shape) in shapes.items():
+        found = arrays[name]
+        if found.dtype != dtype or found.shape != shape:
+            raise ValueError(f"`{name}` is {found.dtype} {found.shape} instead of {np.dtype(dtype)} {shape}")

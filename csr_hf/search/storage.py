@@ -1,7 +1,8 @@
-"""An index as a folder: a folder of .npy files for every segment, and a manifest that names all that counts.
+"""An index as a folder: one safetensors file for every segment, and a manifest that names all that counts.
 
-Files are never changed once they are written. A save adds what is new under new names, then exchanges the manifest in
-one step, then removes what no manifest names any more: whenever it is killed, the manifest that stands is whole.
+Files are never changed once they are written. A save lists the names that it is about to write, adds what is new under
+these names, exchanges the manifest in one step, then removes what the older manifest or the list names and the new
+manifest does not: whenever it is killed, the manifest that stands is whole, and no other file is touched.
 """
 
 from __future__ import annotations
@@ -9,46 +10,63 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.atomic import TEMPORARY, write_whole
+from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.locks import lock_file
+from csr_hf.search.manifest import (
+    LOCK,
+    MANIFEST,
+    PENDING,
+    files_of,
+    has_manifest,
+    is_temporary,
+    make_manifest,
+    make_pending,
+    read_manifest,
+    read_pending,
+)
+from csr_hf.search.segment_files import parse_arrays, read_content, write_arrays
 
-try:
-    import fcntl
-except ImportError:  # Windows has none.
-    fcntl = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-FORMAT = "csr_hf.inverted_index"
-VERSION = 6
-_MANIFEST = "manifest.json"
-_ALIVE = "alive"
-_LOCK = ".lock"
-_FLAT = "decoded_norms|documents|ids|indices|inverse_norms|scale|starts|values|weights"
-_OWN = re.compile(rf"\.lock|\.?[0-9a-f]{{16}}({TEMPORARY})?|\.?manifest\.json({TEMPORARY})?|({_FLAT})\.npy")
-"""Names that saves give: segments, their temporary names, and arrays of versions 1 and 2."""
+Seen = MutableMapping[Path, str]
+"""What an index knows of the folders that it was loaded from or saved to: the checksums of their manifests."""
 
 
 class StoredSegment(NamedTuple):
     """What is kept of a segment."""
 
     name: str
-    """Unique for ever: another segment never gets it."""
+    """16 hexadecimal digits, unique for ever: another segment never gets them."""
     arrays: dict[str, np.ndarray]
     """By name; they never change."""
     alive: np.ndarray | None
     """bool, shape (n,); None while no document is deleted."""
     details: dict[str, Any]
     """JSON values."""
+    documents: pa.Table | None = None
+    """Texts and metadata by position; they never change."""
 
 
-def save_folder(folder: str | Path, segments: Callable[[], Sequence[StoredSegment]], settings: dict[str, Any]) -> None:
+class _Damaged(ValueError):
+    """The manifest is whole, but a file that it names is not."""
+
+
+def save_folder(
+    folder: str | Path,
+    segments: Callable[[], Sequence[StoredSegment]],
+    settings: dict[str, Any],
+    seen: Seen | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
     """Write segments and settings to a folder; an index already there is replaced once the new one is complete.
 
     Args:
@@ -56,29 +74,43 @@ def save_folder(folder: str | Path, segments: Callable[[], Sequence[StoredSegmen
         segments: gives them once no other process or thread writes to the folder. Those it holds already are not
             written again.
         settings: JSON values kept in the manifest.
+        seen: of the index that is saved; the new manifest is added.
+        overwrite: replace an index that `seen` does not know, with all its documents.
 
     Raises:
-        ValueError: if the path holds something that is not an index; it is left alone.
+        ValueError: if the path holds something that is not an index, or an index that was saved by others since this
+            one was loaded or saved; it is left alone.
         OSError: if writing fails; an index already there is left as it was.
     """
-    folder = Path(folder).resolve()
+    folder, seen = Path(folder).resolve(), {} if seen is None else seen
     _refuse_foreign(folder)
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(folder):
+        with lock_file(folder / LOCK):
+            # Again: another process may have written here before the lock was free.
+            _refuse_foreign(folder)
+            earlier = read_manifest(folder) if has_manifest(folder) else None
+            if earlier is not None and not overwrite and seen.get(folder) != earlier["checksum"]:
+                raise ValueError(_unseen(folder, known=folder in seen))
             try:
-                _write(folder, segments(), settings, _earlier(folder))
+                seen[folder] = _write(folder, segments(), settings, earlier)
             finally:
-                _remove_unnamed(folder)
+                _remove_unnamed(folder, earlier)
     except BaseException:
-        if fresh and not (folder / _MANIFEST).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        if fresh:
+            _remove_fresh(folder)
         raise
 
 
 def load_folder(
-    folder: str | Path, *, mmap: bool = True, verify: bool = False
+    folder: str | Path,
+    *,
+    mmap: bool = True,
+    verify: bool = False,
+    documents: bool = False,
+    check: Callable[[StoredSegment, dict[str, Any]], None] | None = None,
+    seen: Seen | None = None,
 ) -> tuple[list[StoredSegment], dict[str, Any]]:
     """Read what `save_folder` wrote: segments of read-only arrays, and the settings.
 
@@ -86,38 +118,95 @@ def load_folder(
         folder: the index.
         mmap: map the files into memory instead of reading them.
         verify: compare every file with its checksum.
+        documents: read texts and metadata too.
+        check: raises ValueError for a segment and settings whose arrays contradict them or each other.
+        seen: of the index that is loaded; the manifest is added.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if it is not an index, of another version, or if a file is missing, damaged or of another size.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     while True:
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         try:
-            return [_read_segment(folder, entry, mmap, verify) for entry in manifest["segments"]], manifest["settings"]
-        except (ValueError, FileNotFoundError):
+            found = []
+            for entry in manifest["segments"]:
+                segment = _read_segment(folder, entry, mmap=mmap, verify=verify, documents=documents)
+                _check(folder, entry, check, segment, manifest["settings"])
+                found.append(segment)
+        except _Damaged as error:
             # Another process may have saved meanwhile, and removed what this manifest named.
-            if _read_manifest(folder) == manifest:
-                raise
+            if read_manifest(folder)["checksum"] == manifest["checksum"]:
+                raise ValueError(str(error)) from error
+            continue
+        if seen is not None:
+            seen[folder] = manifest["checksum"]
+        return found, manifest["settings"]
 
 
-def _read_segment(folder: Path, entry: dict[str, Any], mmap: bool, verify: bool) -> StoredSegment:
-    place = folder / entry["name"]
-    arrays = {name: _read(place / f"{name}.npy", file, mmap, verify) for name, file in entry["files"].items()}
-    alive = None if entry["alive"] is None else _read(place / entry["alive"]["file"], entry["alive"], False, True)
-    return StoredSegment(entry["name"], arrays, alive, entry["details"])
+def new_name() -> str:
+    """Return the name of a new segment."""
+    return uuid.uuid4().hex[:16]
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time, of all processes and threads; without effect where there is no flock."""
-    if fcntl is None:
-        yield
-        return
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _check(
+    folder: Path,
+    entry: dict[str, Any],
+    check: Callable[[StoredSegment, dict[str, Any]], None] | None,
+    segment: StoredSegment,
+    settings: dict[str, Any],
+) -> None:
+    try:
+        if check is not None:
+            check(segment, settings)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        # JSON values of other kinds than expected give any of these.
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+        reason = " ".join(reason.split())[:200]
+        raise _damaged(folder, entry["arrays"]["file"], f"contradicts itself or the manifest: {reason}") from error
+
+
+def _read_segment(folder: Path, entry: dict[str, Any], *, mmap: bool, verify: bool, documents: bool) -> StoredSegment:
+    def read(part: str, *, mmap: bool = mmap, verify: bool = verify) -> Any:
+        described = entry[part]
+        try:
+            content = read_content(folder / described["file"], described, mmap=mmap, verify=verify)
+            if part != "documents":
+                return parse_arrays(content)
+            from csr_hf.search.documents import parse_documents
+
+            return parse_documents(content)
+        except ValueError as error:
+            raise _damaged(folder, described["file"], str(error)) from error
+
+    arrays = read("arrays")
+    table = read("documents") if documents and entry["documents"] is not None else None
+    alive = None
+    if entry["alive"] is not None:
+        marks = read("alive", mmap=False, verify=True)
+        alive = marks.get("alive")
+        if alive is None or len(marks) != 1 or alive.dtype != bool or alive.ndim != 1:
+            raise _damaged(folder, entry["alive"]["file"], "holds no marks of deleted documents")
+        # Any other byte would be a bool that is neither.
+        alive = alive.view(np.uint8) == 1
+    return StoredSegment(entry["name"], arrays, alive, entry["details"], table)
+
+
+def _damaged(folder: Path, file: str, what: str) -> _Damaged:
+    return _Damaged(f"the index {folder} is damaged: {file} {what}. Copy or build it again.")
+
+
+def _unseen(folder: Path, *, known: bool) -> str:
+    if known:
+        return (
+            f"{folder} was saved by another process since this index was loaded or saved: its documents would be "
+            "lost. Load it again, and repeat what was added or deleted."
+        )
+    return (
+        f"{folder} holds an index that this one was not loaded from: its documents would be lost. Load it and add to "
+        "it, choose another folder, or pass `overwrite=True` to replace it."
+    )
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -126,142 +215,118 @@ def _refuse_foreign(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; an index is a folder. Choose another path.")
-    if all(_OWN.fullmatch(path.name) for path in folder.iterdir()) and not (folder / _MANIFEST).exists():
+    if has_manifest(folder):
+        try:
+            read_manifest(folder)
+        except ValueError as error:
+            raise ValueError(f"{error} It is not replaced: remove the folder, or choose another path.") from error
         return
-    try:
-        _read_manifest(folder, any_version=True)
-    except ValueError as error:
-        raise ValueError(
-            f"{folder} is not empty and not an index, so it is not replaced. Choose another path."
-        ) from error
+    written = read_pending(folder)
+    for path in folder.iterdir():
+        left = path.name in written or is_temporary(path.name)
+        if path.name not in (LOCK, PENDING) and not (left and _is_file(path)):
+            raise ValueError(
+                f"{folder} is not empty and not an index (it holds {path.name!r:.80}), so it is not replaced. Choose "
+                "another path."
+            )
 
 
-def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
-    """Segments of the index in a folder by name, as far as they are whole."""
-    try:
-        manifest = _read_manifest(folder)
-    except ValueError:
-        return {}
-    return {
-        entry["name"]: entry for entry in manifest["segments"] if _is_whole(folder / entry["name"], entry["files"])
-    }
-
-
-def _is_whole(place: Path, files: dict[str, dict[str, Any]]) -> bool:
-    found = {path.name: path.stat().st_size for path in place.glob("*.npy")}
-    return all(found.get(f"{name}.npy") == entry["bytes"] for name, entry in files.items())
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _write(
-    folder: Path, segments: Sequence[StoredSegment], settings: dict[str, Any], earlier: dict[str, dict[str, Any]]
-) -> None:
+    folder: Path, segments: Sequence[StoredSegment], settings: dict[str, Any], earlier: dict[str, Any] | None
+) -> str:
+    """Write what is not there yet, and exchange the manifest; its checksum is returned."""
+    before = {entry["name"]: entry for entry in (earlier or {"segments": []})["segments"]}
     entries = []
     for segment in segments:
-        place = folder / segment.name
-        files = earlier.get(segment.name, {}).get("files")
-        if files is None:
-            with write_whole(place) as temporary:
-                temporary.mkdir()
-                files = {name: _save(temporary / f"{name}.npy", array) for name, array in segment.arrays.items()}
-        alive = None if segment.alive is None else _save_alive(place, segment.alive)
-        entries.append({"name": segment.name, "files": files, "alive": alive, "details": segment.details})
-    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "settings": settings, "segments": entries}
-    # As JSON gives it back: tuples are lists there.
-    manifest = json.loads(json.dumps(manifest))
-    manifest["checksum"] = _checksum(manifest)
-    with write_whole(folder / _MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        found = before.get(segment.name, {})
+        if found and found["documents"] is not None and segment.documents is None:
+            raise ValueError(f"{folder} keeps texts or metadata of its documents: save it with `SearchIndex.save`.")
+        entries.append(
+            {
+                "name": segment.name,
+                "arrays": _kept(folder, found.get("arrays")) or _add(folder, segment, "arrays"),
+                "alive": _write_alive(folder, segment, found.get("alive")),
+                "documents": None
+                if segment.documents is None
+                else _kept(folder, found.get("documents")) or _add(folder, segment, "documents"),
+                "details": segment.details,
+            }
+        )
+    manifest = make_manifest(settings, entries)
+    _write_json(folder / MANIFEST, manifest)
+    return str(manifest["checksum"])
 
 
-def _save_alive(place: Path, alive: np.ndarray) -> dict[str, Any]:
-    # Named after its content: another one never takes its place.
-    name = f"{_ALIVE}-{hashlib.blake2b(alive.tobytes(), digest_size=8).hexdigest()}.npy"
-    with write_whole(place / name) as temporary:
-        return {"file": name, **_save(temporary, alive)}
+def _kept(folder: Path, entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the entry of a file that is there already, and whole by its size; None otherwise."""
+    if entry is None:
+        return None
+    path = folder / entry["file"]
+    return entry if _is_file(path) and path.stat().st_size == entry["bytes"] else None
 
 
-def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    return {
-        "bytes": path.stat().st_size,
-        "dtype": array.dtype.str,
-        "shape": list(array.shape),
-        "checksum": _file_checksum(path),
-    }
+def _write_alive(folder: Path, segment: StoredSegment, earlier: dict[str, Any] | None) -> dict[str, Any] | None:
+    if segment.alive is None:
+        return None
+    # Named after its content, so that equal marks are written once.
+    marks = hashlib.blake2b(segment.alive.tobytes(), digest_size=8).hexdigest()
+    if earlier is not None and earlier["file"].endswith(f".alive-{marks}.safetensors") and _kept(folder, earlier):
+        return earlier
+    return _add(folder, segment, "alive", f"alive-{marks}.safetensors")
 
 
-def _read(path: Path, entry: dict[str, Any], mmap: bool, verify: bool) -> np.ndarray:
-    size = path.stat().st_size if path.is_file() else None
-    shown = f"{path.parent.name}/{path.name}"
-    if size != entry["bytes"]:
-        found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-        raise ValueError(f"the index {path.parent.parent} is incomplete: {shown} {found}. Copy or build it again.")
-    damaged = f"the index {path.parent.parent} is damaged: {shown}"
-    if verify and _file_checksum(path) != entry["checksum"]:
-        raise ValueError(f"{damaged} does not match its checksum. Copy or build it again.")
-    array: np.ndarray = np.load(path, mmap_mode="r" if mmap and 0 not in entry["shape"] else None, allow_pickle=False)
-    if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
-        raise ValueError(f"{damaged} is {array.dtype} {array.shape}. Build it again.")
-    array.flags.writeable = False
-    return array
+def _add(folder: Path, segment: StoredSegment, part: str, ending: str = "") -> dict[str, Any]:
+    """Write one file of a segment under a name that nothing in the folder has."""
+    ending = ending or {"arrays": "safetensors", "documents": "documents.arrow"}[part]
+    name = f"{segment.name}.{ending}"
+    while os.path.lexists(folder / name):
+        name = f"{new_name()}.{ending}"
+    _announce(folder, name)
+    with write_whole(folder / name) as temporary:
+        if part == "documents":
+            from csr_hf.search.documents import write_documents
+
+            return {"file": name, **write_documents(temporary, segment.documents)}
+        arrays = segment.arrays if segment.alive is None or part == "arrays" else {"alive": segment.alive}
+        return {"file": name, **write_arrays(temporary, arrays)}
 
 
-def _remove_unnamed(folder: Path) -> None:
-    """Remove what saves made and the manifest does not name; what others put into the folder stays."""
-    named = {}
-    if (folder / _MANIFEST).exists():
-        try:
-            named = {entry["name"]: entry["alive"] for entry in _read_manifest(folder)["segments"]}
-        except ValueError:
-            # Of another version: the save failed before it could replace it. A later one cleans up.
-            return
+def _announce(folder: Path, name: str) -> None:
+    """List a name before a file gets it, beside those of earlier saves that were killed."""
+    known = read_pending(folder)
+    if name not in known:
+        _write_json(folder / PENDING, make_pending(known | {name}))
+
+
+def _remove_unnamed(folder: Path, earlier: dict[str, Any] | None) -> None:
+    """Remove what saves wrote and the manifest does not name; what others put into the folder stays."""
+    named = set(files_of(read_manifest(folder))) if has_manifest(folder) else set()
+    written = read_pending(folder) | (set() if earlier is None else set(files_of(earlier)))
+    for name in written - named:
+        if _is_file(folder / name):
+            (folder / name).unlink(missing_ok=True)
     for path in folder.iterdir():
-        if path.name in named:
-            marks = named[path.name]
-            for mark in [*path.glob(f"{_ALIVE}-*.npy"), *path.glob(f".{_ALIVE}-*")]:
-                if marks is None or mark.name != marks["file"]:
-                    mark.unlink(missing_ok=True)
-        elif path.name not in (_MANIFEST, _LOCK) and _OWN.fullmatch(path.name):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if is_temporary(path.name) and _is_file(path):
+            path.unlink(missing_ok=True)
+    (folder / PENDING).unlink(missing_ok=True)
 
 
-def _read_manifest(folder: Path, *, any_version: bool = False) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no index folder {folder}. Write one with `InvertedIndex.save`.")
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{folder} is not an index: it has no {_MANIFEST}. Write one with `InvertedIndex.save`.")
+def _remove_fresh(folder: Path) -> None:
+    """Remove a folder that a failed save made, if there is nothing in it but the lock."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: the index is damaged. Build it again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder} is not an index: {_MANIFEST} is of another format. Write one with `InvertedIndex.save`."
-        )
-    if any_version:
-        return manifest
-    if manifest.get("version") != VERSION:
-        raise ValueError(
-            f"{folder} is an index of version {manifest.get('version')}; this library reads {VERSION}. Build it again."
-        )
-    if manifest.pop("checksum", None) != _checksum(manifest):
-        raise ValueError(f"{path} does not match its checksum: the index is damaged. Build it again.")
-    return manifest
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+        folder.rmdir()
+    except OSError:  # Somebody else has put something there.
+        return
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _file_checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with write_whole(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from codes import DocumentCodes, Int8Rerank
-from csr_hf.sparse_codes import SparseCodes
 from systems import System
 
 
@@ -185,119 +178,3 @@ class IVFRaBitQ(_RaBitQ):
         self.index = IvfIndex(dim=dim, max_elements=n, num_clusters=lists, nbits=8, metric="ip")
         self.index.build(self.corpus.documents, clusters.centroids, clusters.assignments, num_threads=threads)
         self.largest = {"nprobe": lists}
-
-
-class FaissBinary(System):
-    """All signs, compared by their Hamming distance; csr_hf's int8 copy ranks the nearest."""
-
-    name = "faiss binary + int8"
-    package = ("faiss", "faiss-cpu")
-    values: ClassVar = {"candidates": [100, 300, 1000, 3000]}
-    index: Any
-
-    def build(self) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(self.corpus.threads)
-        # Eight signs are a byte; what the last one lacks is the same in all.
-        self._width = -(-self.corpus.documents.shape[1] // 8)
-        self.index = faiss.IndexBinaryFlat(8 * self._width)
-        for rows in self.corpus.blocks():
-            self.index.add(np.packbits(rows > 0, axis=1))
-        self.rerank = Int8Rerank(self.corpus.documents, self.corpus.threads)
-        self.largest = {"candidates": len(self.corpus.documents)}
-
-    def search(self, queries: np.ndarray, top_k: int, candidates: int, **setting: Any) -> np.ndarray:
-        found = self.index.search(np.packbits(queries > 0, axis=1), candidates)[1]
-        return self.rerank.best(queries, found, top_k)
-
-    @property
-    def bytes_per_document(self) -> float:
-        return self._width + self.rerank.bytes_per_document
-
-
-class Seismic(System):
-    """Seismic over the same codes, with its own defaults; csr_hf's int8 copy ranks what it finds."""
-
-    name = "Seismic + int8"
-    package = ("seismic", "pyseismic-lsr")
-    needs_codes = True
-    max_single = 50
-    values: ClassVar = {"cut": [16, 64], "heap_factor": [0.9, 0.7], "candidates": [1000]}
-
-    def build(self) -> None:
-        import seismic
-
-        given, file = self.corpus.encoded, self.corpus.folder / "seismic.bin"
-        _write_seismic(scaled(given), file)
-        with _quiet_output():
-            self.index: Any = seismic.SeismicIndexRaw.build(str(file))
-        file.unlink()
-        self.rerank = Int8Rerank(self.corpus.documents, self.corpus.threads)
-        self._query_k, self._encoder = min(2 * given.codes.k, given.codes.dim), given.query_encoder
-        self.largest = {"cut": self._query_k, "candidates": len(self.corpus.documents)}
-
-    def search(
-        self,
-        queries: np.ndarray,
-        top_k: int,
-        cut: int,
-        heap_factor: float,
-        candidates: int,
-        **setting: Any,
-    ) -> np.ndarray:
-        threads = self.corpus.threads
-        codes = self._encoder.codes(queries, self._query_k, threads=threads)
-        if len(codes) == 1:
-            order = np.argsort(codes.indices[0])
-            latents, weights = codes.indices[0][order].astype(np.int32), codes.values[0][order]
-            found = [self.index.search(latents, weights, candidates, cut, heap_factor, 0, True)]
-        else:
-            # It takes batches of numbered latents from files alone.
-            file = self.corpus.folder / "seismic-queries.bin"
-            _write_seismic(codes, file)
-            found = self.index.batch_search(str(file), candidates, cut, heap_factor, 0, True, num_threads=threads)
-        positions = np.full((len(queries), candidates), -1, np.int64)
-        for row, hits in zip(positions, found, strict=True):
-            row[: len(hits)] = [position for _, position in hits]
-        return self.rerank.best(queries, positions, top_k)
-
-    @property
-    def bytes_per_document(self) -> float:
-        with _quiet_output():
-            lists = self.corpus.file_bytes(lambda folder: self.index.save(str(folder / "index")))
-        return lists + self.rerank.bytes_per_document
-
-
-def scaled(given: DocumentCodes) -> SparseCodes:
-    """Divide codes by the norms of what they decode to: inner products with queries are then csr_hf's scores."""
-    norms = np.where(given.norms > 0, given.norms, 1)[:, None]
-    values = given.codes.values.astype(np.float32) / norms
-    return SparseCodes(given.codes.indices, values, given.codes.dim, given.codes.head_fingerprint, check=False)
-
-
-def _write_seismic(codes: SparseCodes, path: Path) -> None:
-    """Write Seismic's format: the number of rows, and of each its length, ascending latents and their values."""
-    n, k = codes.indices.shape
-    order = np.argsort(codes.indices, axis=1)
-    records = np.empty((n, 1 + 2 * k), np.uint32)
-    records[:, 0] = k
-    records[:, 1 : 1 + k] = np.take_along_axis(codes.indices, order, axis=1)
-    records[:, 1 + k :] = np.take_along_axis(codes.values.astype(np.float32), order, axis=1).view(np.uint32)
-    with path.open("wb") as file:
-        file.write(np.uint32(n).tobytes())
-        records.tofile(file)
-
-
-@contextmanager
-def _quiet_output() -> Iterator[None]:
-    """Keep what native code prints off the terminal."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)

@@ -1,79 +1,101 @@
-"""csr_hf's index, with the stages that it offers."""
+"""csr_hf's index, built from embeddings by a head that exists, and searched as `csr-hf search` does."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from csr_hf.coding.fitting import fit_index_coder
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
-from csr_hf.search.rounding import COARSE_K
 from systems import System
+
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
+
+_WARM_UP = 5000
 
 
 class CSRIndex(System):
-    """csr_hf: finds candidates among the codes or signs of visited blocks, and ranks them by a copy.
+    """Packed codes with residuals, in the sizes that `csr-hf index` takes.
 
-    Dense queries come in; encoding them is in the time of a search.
+    Fitting the residual, encoding, partitions and the measurement of "auto" are all part of the build.
     """
 
-    needs_codes = True
-    scan: ClassVar[Literal["binary"] | None] = None
-    """Where candidates come from: signs, or the inverted lists."""
-    copy: ClassVar[Literal["int8", "float16"] | None] = None
-    """What ranks them; None: the codes themselves."""
+    name = "csr_hf"
+    needs_head = True
+    values: ClassVar = {"nprobe": ["auto", 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]}
+    residual_bytes: ClassVar[int] = 128
+    copies: ClassVar[tuple[Literal["float16"], ...]] = ()
+    exact: ClassVar[bool] = False
+
+    @property
+    def head(self) -> CSRModel:
+        """The head that makes the codes."""
+        return self.corpus.known_head
+
+    def warm_up(self) -> None:
+        """Compile what is compiled at its first call."""
+        small = self._build(self.corpus.documents[:_WARM_UP])
+        self._search(small, self.corpus.documents[:2], 1)
 
     def build(self) -> None:
-        given = self.corpus.encoded
-        copies: list[Any] = [copy for copy in (self.scan, self.copy) if copy]
-        self.index = InvertedIndex.build(
-            given.codes, decoded_norms=given.norms, embeddings=self.corpus.documents, copies=copies
-        )
-        self.largest = {"candidates": len(self.corpus.documents)}
-        # Latents choose the blocks of a scan, by the largest few; lists find candidates by more of them.
-        k = given.codes.k
-        self._query_k = min(k, COARSE_K) if self.scan else min(2 * k, given.codes.dim)
+        self.index = self._build(self.corpus.documents)
+        self.largest = {"nprobe": self.index.partitions, "candidates": len(self.corpus.documents)}
 
-    def search(
-        self, queries: np.ndarray, top_k: int, candidates: int = 300, nprobe: int | None = None, **setting: Any
+    def search(self, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
+        return self._search(self.index, queries, top_k, **setting)
+
+    def search_among(self, allowed: np.ndarray | None, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
+        return self._search(self.index, queries, top_k, allowed=allowed, **setting)
+
+    def _build(self, documents: np.ndarray) -> InvertedIndex:
+        coder = fit_index_coder(self.head, documents, residual_bytes=self.residual_bytes)
+        return InvertedIndex.build(documents, coder, copies=self.copies)
+
+    def _search(
+        self,
+        index: InvertedIndex,
+        queries: np.ndarray,
+        top_k: int,
+        allowed: np.ndarray | None = None,
+        **setting: Any,
     ) -> np.ndarray:
-        threads = self.corpus.threads
-        codes = self.corpus.encoded.query_encoder.codes(queries, self._query_k, threads=threads)
-        params = SearchParams(rescore=self.copy, candidates=candidates, scan=self.scan, nprobe=nprobe, threads=threads)
-        return self.index.search(codes, top_k, params, embeddings=queries).positions
+        params = SearchParams(**setting, exact=self.exact, threads=self.corpus.threads)
+        return index.search(queries, top_k, params, allowed=allowed).positions
 
     @property
     def bytes_per_document(self) -> float:
-        return self.index.bytes_per_vector
+        return self.corpus.file_bytes(self.index.save)
 
 
-class CSRSignsInt8(CSRIndex):
-    """Signs find, int8 ranks."""
+class CSRFloat16(CSRIndex):
+    """The same, and float16 copies of the embeddings that rank the candidates."""
 
-    name = "csr_hf, signs, int8"
-    scan, copy = "binary", "int8"
-    values: ClassVar = {"candidates": [300], "nprobe": [128, 256, 384, 512, 768, 1024, 1536, 2048, None]}
-
-
-class CSRSignsFloat16(CSRIndex):
-    """Signs find more, float16 ranks."""
-
-    name = "csr_hf, signs, float16"
-    scan, copy = "binary", "float16"
-    values: ClassVar = {"candidates": [300, 1000], "nprobe": [256, 512, 768, 1024, 2048, None]}
-
-
-class CSRListsInt8(CSRIndex):
-    """Inverted lists find, int8 ranks."""
-
-    name = "csr_hf, lists, int8"
-    copy = "int8"
-    values: ClassVar = {"candidates": [300, 1000], "nprobe": [512, 1024, 2048, None]}
+    name = "csr_hf, float16 copies"
+    copies = ("float16",)
 
 
 class CSRCodesAlone(CSRIndex):
-    """Codes find and rank: no copy of the embeddings is kept."""
+    """Sparse codes alone, without residuals: all documents ranked through inverted lists, as engines do."""
 
     name = "csr_hf, codes alone"
-    values: ClassVar = {"nprobe": [512, None]}
+    values: ClassVar = {}
+    residual_bytes = 0
+    exact = True
+
+
+class CSRAdapted(CSRIndex):
+    """The same as csr_hf, with a head that was trained on the documents; the training is part of the build."""
+
+    name = "csr_hf, adapted head"
+
+    @property
+    def head(self) -> CSRModel:
+        return self.corpus.known_adapted.head
+
+    @property
+    def seconds_before(self) -> float:
+        """The training of the head."""
+        return self.corpus.known_adapted.seconds

@@ -2,26 +2,27 @@
 
 `search.json` holds
 
-- `details`: command, machine, versions, threads, turns, seed, data (files, documents, queries, dim), head (sizes and
-  how documents were encoded), the packages' versions among `versions`;
+- `details`: command, machine, versions, threads, turns, seed, data (files, documents, queries, dim), head (sizes),
+  the packages' versions among `versions`;
 - `skipped`: reason by system that could not be built;
 - `results`: one entry for each system and setting, with
   `system`, `setting` (parameters by name; null is no limit), `label` (the same in words),
   `recall` (share of the exact dense top 10), `queries` (of a batch),
   `batch_ms` (ms a query in a batch, by turn) and `batch_ms_median`,
   `single_queries`, `single_ms_median` (by turn), `single_ms_p50` and `single_ms_p99` (over all turns),
-  `bytes_per_document`, `build_seconds` (from embeddings: `encode_seconds` for systems over codes included) and
-  `build_peak_mb`;
-- `matched_recall`: for "0.9" and "0.95", by system, `batch` and `single`: the fastest setting that reaches this recall
-  (`setting`, `recall`, `ms`, `times_csr_hf`: how many times longer than csr_hf's fastest it takes, turn by turn), and
-  between neighboring settings `interpolated_ms`, with `interpolated_times_csr_hf`. Null where no setting reaches it.
+  `bytes_per_document`, `build_seconds` (from embeddings, encoding included) and `build_peak_mb`;
+- `matched_recall`: for "0.9", "0.95" and "0.98", by system, `batch` and `single`: the fastest setting that reaches
+  this recall (`setting`, `recall`, `ms`, `times_csr_hf`: how many times as long as csr_hf's fastest it takes, turn by
+  turn), and between neighboring settings `interpolated_ms`, with `interpolated_times_csr_hf`. Null where no setting
+  reaches it. csr_hf stands for the first of its systems that reaches the recall;
+- `filters`: by system with filters, a line for each share of the documents that may be found, see `filters.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.redaction import shareable
 from measure import ratio_by_turn
 
-RECALLS = (0.90, 0.95)
+RECALLS = (0.90, 0.95, 0.98)
 """At which systems are compared."""
 OURS = "csr_hf"
 """How the names of csr_hf's systems begin."""
@@ -53,8 +54,6 @@ class Measured:
     single_ms: list[list[float]]
     """Of every query that was searched alone, by turn."""
     bytes_per_document: float
-    encode_seconds: float
-    """Encoding of the codes; 0 for systems over embeddings."""
     build_seconds: float
     """From embeddings, the encoding included."""
     build_peak_mb: float
@@ -111,12 +110,10 @@ def match_recall(results: Sequence[Measured], recall: float) -> dict[str, dict[s
     """Compare systems at the same recall; the module's docstring describes what is returned."""
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(one.system for one in results)
     for kind, (speed, turns) in _SPEEDS.items():
-        ours = min(
-            (one for one in results if one.system.startswith(OURS) and one.recall >= recall), key=speed, default=None
-        )
-        ours_between = interpolated_ms(
-            [(speed(one), one.recall) for one in results if one.system.startswith(OURS)], recall
-        )
+        reaching = [one for one in results if one.system.startswith(OURS) and one.recall >= recall]
+        own = [one for one in results if reaching and one.system == reaching[0].system]
+        ours = min((one for one in own if one.recall >= recall), key=speed, default=None)
+        ours_between = interpolated_ms([(speed(one), one.recall) for one in own], recall)
         for name in found:
             of_it = [one for one in results if one.system == name]
             fastest = min((one for one in of_it if one.recall >= recall), key=speed, default=None)
@@ -142,6 +139,7 @@ class Report:
     details: dict[str, Any]
     skipped: dict[str, str]
     results: list[Measured]
+    filters: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write JSON without paths of this machine, whole or not at all."""
@@ -158,6 +156,7 @@ class Report:
             "skipped": shareable(self.skipped),
             "results": results,
             "matched_recall": _rounded(matched),
+            "filters": _rounded(self.filters),
         }
         with write_whole(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -177,7 +176,17 @@ class Report:
             costs = (f"{one.build_seconds:,.1f}", f"{one.build_peak_mb:,.0f}")
             row = [*(f"{ms:.3f}" for ms in speeds), f"{one.recall:.3f}", f"{one.bytes_per_document:,.0f}", *costs]
             table.add_row(one.system, one.label, *row)
-        return [table, *(self._matched(recall) for recall in RECALLS)]
+        return [table, *(self._matched(recall) for recall in RECALLS), *([self._filtered()] if self.filters else [])]
+
+    def _filtered(self) -> Table:
+        table = Table(title="among a part of the documents", caption="times: of the same search among all")
+        for column in ("system", "share", "recall", "batch", "times", "alone", "times"):
+            table.add_column(column, justify="left" if column == "system" else "right")
+        for name, entries in self.filters.items():
+            for one in entries:
+                speeds = [f"{one[f'{kind}_{unit}']:.3f}" for kind in _SPEEDS for unit in ("ms", "times")]
+                table.add_row(name, f"{one['share']:.0%}", f"{one['recall']:.3f}", *speeds)
+        return table
 
     def _matched(self, recall: float) -> Table:
         table = Table(title=f"the fastest with a recall of {recall} or more", caption="times: of csr_hf's fastest")

@@ -2,7 +2,8 @@
 
 Documents are the first rows of a file of embeddings, queries its last rows or a file of their own. Every system gets
 the same ones, and the same threads; all take turns, after one turn to warm up. Recall is of the exact dense top 10.
-What a system needs before it can search counts as its build, from embeddings on: for csr_hf the encoding too.
+What a system needs before it can search counts as its build, from embeddings on: for csr_hf the encoding too, and with
+--adapted the training of the head. Bytes are those of its files.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
 import baselines
 import csr
-from codes import DocumentCodes
 from csr_hf.evaluation.neighbors import neighbor_recall
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import check_writable
@@ -30,27 +30,31 @@ from csr_hf.plumbing.provenance import record_command
 from csr_hf.plumbing.settings import suggest
 from csr_hf.plumbing.threads import available_threads, spin_briefly
 from csr_hf.repository import open_repository
+from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.recipe import RunRecipe
 from data import TOP_K, SearchData, load_data
+from filters import measure_filters
 from measure import Cost, conditions, cost_of, limited_to, time_in_turns
 from report import Measured, Report
-from systems import Corpus, System
+from systems import AdaptedHead, Corpus, System
+
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
 
 SYSTEMS: dict[str, type[System]] = {
-    "csr_hf_int8": csr.CSRSignsInt8,
-    "csr_hf_float16": csr.CSRSignsFloat16,
-    "csr_hf_lists": csr.CSRListsInt8,
+    "csr_hf": csr.CSRIndex,
+    "csr_hf_float16": csr.CSRFloat16,
     "csr_hf_codes": csr.CSRCodesAlone,
+    "csr_hf_adapted": csr.CSRAdapted,
     "flat": baselines.FaissFlat,
     "hnsw": baselines.FaissHNSW,
     "ivfpq": baselines.FaissIVFPQ,
     "scann": baselines.Scann,
     "symqg": baselines.SymphonyQG,
     "ivfrabitq": baselines.IVFRaBitQ,
-    "binary": baselines.FaissBinary,
-    "seismic": baselines.Seismic,
 }
-"""By the name that `--systems` takes; csr_hf alone stands for all of csr_hf's."""
-_PACKAGES = ("faiss-cpu", "scann", "rabitqlib", "pyseismic-lsr")
+"""By the name that `--systems` takes."""
+_PACKAGES = ("faiss-cpu", "scann", "rabitqlib")
 _EXAMPLES = """
 examples:
   python recipes/bench/search.py --embeddings embeddings.npy --head runs/mine --output bench/search
@@ -60,7 +64,7 @@ examples:
 Results are compared on a machine that does nothing else. What a file embeddings.about.txt beside embeddings.npy tells
 about the data is recorded with them.
 
-A head for such a file, trained on its first 200,000 rows:
+A head for such a file, trained on its first 200,000 rows, which are then the documents that it is adapted to:
   csr-hf train --corpus embeddings.npy --limit 200000 --output-dir runs/mine
 
 Packages that are missing leave their systems out: pip install "csr_hf[bench]" installs all.
@@ -74,7 +78,6 @@ class Built:
     system: System
     cost: Cost
     """From embeddings."""
-    encode_seconds: float
     bytes_per_document: float
 
 
@@ -89,13 +92,12 @@ def build_all(kinds: Sequence[type[System]], corpus: Corpus) -> tuple[list[Built
         try:
             system = kind(corpus)
             system.check()
-            cost, encode_seconds = cost_of(system.build, corpus.working_bytes), 0.0
-            if kind.needs_codes:
-                cost, encode_seconds = cost.after(corpus.encoded.cost), corpus.encoded.cost.seconds
+            system.warm_up()
+            cost = cost_of(system.build, corpus.working_bytes).after(Cost(system.seconds_before, 0.0))
             for setting in system.settings():
                 system.search(corpus.documents[:2], TOP_K, **setting)
             size = system.bytes_per_document
-            built.append(Built(system, cost, encode_seconds, size))
+            built.append(Built(system, cost, size))
             print(f"built    {kind.name}: {cost.seconds:,.1f} s, {size:,.0f} bytes a document")
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -120,8 +122,7 @@ def measure(built: Sequence[Built], data: SearchData, turns: int, single: int) -
     for ready in built:
         system = ready.system
         for setting in system.settings():
-            cost = (ready.bytes_per_document, ready.encode_seconds, *ready.cost)
-            one = Measured(system.name, setting, 0.0, len(data.queries), [], [], *cost)
+            one = Measured(system.name, setting, 0.0, len(data.queries), [], [], ready.bytes_per_document, *ready.cost)
             name = f"{one.system}, {one.label}"
             batches.append((name, _batch(system, one, data)))
             singles.append((name, _singles(system, one, data.queries[: min(single, system.max_single or single)])))
@@ -163,8 +164,8 @@ def chosen_systems(names: str, values: Sequence[str]) -> list[type[System]]:
     """Return systems by name, some of them with other values of their parameters.
 
     Args:
-        names: by comma; "all" is every one, "csr_hf" all of csr_hf's.
-        values: each "name.parameter=value,value"; "all" is no limit.
+        names: by comma; "all" is every one.
+        values: each "name.parameter=value,value"; "all" is no limit, "auto" what an index measured itself.
 
     Raises:
         ValueError: for an unknown system or parameter (the nearest is named), or a value that is no number.
@@ -191,20 +192,20 @@ def _keys(names: str) -> set[str]:
     """Return the systems that names by comma stand for."""
     found: set[str] = set()
     for name in names.split(","):
-        keys = {key for key in SYSTEMS if name in ("all", key) or (name == "csr_hf" and key.startswith(name))}
+        keys = {key for key in SYSTEMS if name in ("all", key)}
         if not keys:
-            raise ValueError(f"system {name!r} is unknown. {suggest(name, ['all', 'csr_hf', *SYSTEMS])}")
+            raise ValueError(f"system {name!r} is unknown. {suggest(name, ['all', *SYSTEMS])}")
         found |= keys
     return found
 
 
-def _number(text: str, where: str) -> int | float | None:
-    if text == "all":
-        return None
+def _number(text: str, where: str) -> int | float | str | None:
+    if text in ("all", "auto"):
+        return None if text == "all" else text
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise ValueError(f"`--values {where}`: {text!r} is no number. Give numbers by comma, or all.") from None
+        raise ValueError(f"`--values {where}`: {text!r} is no number. Give numbers by comma, all or auto.") from None
 
 
 def run(options: argparse.Namespace) -> Report:
@@ -221,29 +222,66 @@ def run(options: argparse.Namespace) -> Report:
     details = {**conditions(_PACKAGES), "top_k": TOP_K, "seed": 0}
     details |= {name: getattr(options, name) for name in ("threads", "turns", "single")}
     with tempfile.TemporaryDirectory(prefix="csr_hf-bench-") as folder, limited_to(options.threads):
-        head = None if options.head is None else load_head(open_repository(options.head)).eval()
+        head, adapted = load_heads(options)
         data = load_data(
             options.embeddings, options.queries, n_documents=options.n_documents, n_queries=options.n_queries
         )
+        for known in (head, adapted.head if adapted else None):
+            check_width(data, known)
         print(f"data     {len(data.documents):,} documents, {len(data.queries):,} queries")
-        corpus = Corpus(data.documents, options.threads, Path(folder))
+        corpus = Corpus(data.documents, options.threads, Path(folder), head, adapted)
         details |= {"data": data.description, "head": None}
         if head is not None:
-            corpus.codes = DocumentCodes.encode(head, data.documents, options.k, options.refine)
-            sizes = {name: getattr(head.config, name) for name in ("input_dim", "hidden_dim")}
-            details["head"] = {**sizes, "k": corpus.codes.codes.k, "refine": options.refine}
-            print(f"encoded  {corpus.codes.cost.seconds:,.1f} s")
+            details["head"] = {name: getattr(head.config, name) for name in ("input_dim", "hidden_dim", "k")}
+        if adapted is not None:
+            details["adapted_head"] = {"training_seconds": adapted.seconds}
         built, skipped = build_all(kinds, corpus)
         if not built:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
             raise ValueError(f"`--systems {options.systems}`: none can be built ({reasons}).")
-        report = Report(details, skipped, measure(built, data, options.turns, options.single))
+        measured = measure(built, data, options.turns, options.single)
+        filtered = {
+            ready.system.name: measure_filters(ready.system, data, options.turns, options.single)
+            for ready in built
+            if type(ready.system).search_among is not System.search_among and not options.no_filters
+        }
+        report = Report(details, skipped, measured, filtered)
     report.save(options.output / "search.json")
     try:
         report.plot(options.output / "search.png")
     except ImportError as error:
         print(f"plot     none: {error}")
     return report
+
+
+def load_heads(options: argparse.Namespace) -> tuple[CSRModel | None, AdaptedHead | None]:
+    """Load the heads that the options name.
+
+    Raises:
+        ValueError: if `--adapted` is no finished run, whose recipe tells how long the training took.
+    """
+    head = None if options.head is None else load_head(open_repository(options.head)).eval()
+    if options.adapted is None:
+        return head, None
+    recipe = RunFolder.of(options.adapted).model_recipe
+    found = RunRecipe.recorded(recipe, "results") if recipe.is_file() else {}
+    if "seconds" not in found:
+        raise ValueError(f"`--adapted` ({options.adapted}) must be a run of csr-hf train, which records its seconds.")
+    return head, AdaptedHead(load_head(open_repository(options.adapted)).eval(), float(found["seconds"]))
+
+
+def check_width(data: SearchData, head: CSRModel | None) -> None:
+    """Check that a head takes the embeddings.
+
+    Raises:
+        ValueError: if they have another width.
+    """
+    width = data.documents.shape[1]
+    if head is not None and head.config.input_dim != width:
+        raise ValueError(
+            f"`--embeddings` are {width} wide, the head takes `input_dim` {head.config.input_dim}. Name embeddings of "
+            "the head's backbone."
+        )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -261,14 +299,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--head", help="folder of a run or head, or Hub id; without it systems over codes are left out")
     add("--n-documents", type=int, help="first rows to search among (default: all that are no queries)")
     add("--n-queries", type=int, default=1000, help="in a batch (default: %(default)s)")
-    add("--k", type=int, help="active latents of a document (default: the head's)")
-    add(
-        "--refine",
-        choices=["values", "pursuit"],
-        default="pursuit",
-        help="how documents are encoded: pursuit as csr-hf run does, values sooner (default: %(default)s)",
-    )
-    add("--systems", default="all", help=f"by comma: all, csr_hf, {', '.join(SYSTEMS)} (default: %(default)s)")
+    add("--adapted", help="folder of a run whose head was trained on the documents, to measure beside --head")
+    add("--systems", default="all", help=f"by comma: all, {', '.join(SYSTEMS)} (default: %(default)s)")
     add(
         "--values",
         action="append",
@@ -278,6 +310,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--turns", type=int, default=3, help="that count, after one to warm up (default: %(default)s)")
     add("--single", type=int, default=200, help="queries searched one by one in a turn (default: %(default)s)")
+    add("--no-filters", action="store_true", help="measure no searches among a part of the documents")
     add("--threads", type=int, default=available_threads(), help="of every system (default: all cores)")
     add("--output", "-o", type=Path, default=Path("runs/bench/search"), help="folder to write (default: %(default)s)")
     return parser.parse_args(arguments)

@@ -12,14 +12,24 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from codes import DocumentCodes
+if TYPE_CHECKING:
+    from csr_hf.modeling_csr import CSRModel
 
 _BLOCK = 16_384
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class AdaptedHead:
+    """A head that was trained on the documents."""
+
+    head: CSRModel
+    seconds: float
+    """Of its training."""
 
 
 @dataclass
@@ -31,19 +41,30 @@ class Corpus:
     threads: int
     folder: Path
     """For files that systems write."""
-    codes: DocumentCodes | None = None
-    """Where a head is given."""
+    head: CSRModel | None = None
+    adapted: AdaptedHead | None = None
 
     @property
-    def encoded(self) -> DocumentCodes:
-        """The codes.
+    def known_head(self) -> CSRModel:
+        """The head.
 
         Raises:
-            ValueError: if there is no head.
+            ValueError: if there is none.
         """
-        if self.codes is None:
+        if self.head is None:
             raise ValueError("this system searches codes. Name a head with --head.")
-        return self.codes
+        return self.head
+
+    @property
+    def known_adapted(self) -> AdaptedHead:
+        """The head that was trained on the documents.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.adapted is None:
+            raise ValueError("no head was trained on the documents. Name the run of one with --adapted.")
+        return self.adapted
 
     @property
     def working_bytes(self) -> int:
@@ -77,8 +98,8 @@ class System(ABC):
     name: ClassVar[str]
     package: ClassVar[tuple[str, str] | None] = None
     """Module it needs, and the package to install."""
-    needs_codes: ClassVar[bool] = False
-    """Whether it is built from codes, so that encoding them is part of its build."""
+    needs_head: ClassVar[bool] = False
+    """Whether it is built by a head."""
     values: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Parameters of a search, and the values to measure; None is no limit."""
     max_single: ClassVar[int | None] = None
@@ -94,15 +115,28 @@ class System(ABC):
 
         Raises:
             ImportError: if its package is missing, with the line to type.
-            ValueError: if it is built from codes and there is no head.
+            ValueError: if it is built by a head, and there is none.
         """
         if self.package is not None:
             try:
                 importlib.import_module(self.package[0])
             except ImportError as error:
                 raise ImportError(f"{self.name} needs {self.package[1]}: pip install {self.package[1]}") from error
-        if self.needs_codes:
-            _ = self.corpus.encoded
+        if self.needs_head:
+            _ = self.head
+
+    @property
+    def head(self) -> CSRModel:
+        """The head that it is built by, see `needs_head`."""
+        return self.corpus.known_head
+
+    @property
+    def seconds_before(self) -> float:
+        """What its build needs of earlier work, in seconds."""
+        return 0.0
+
+    def warm_up(self) -> None:
+        """Do once what the first build of a process does alone, such as compiling."""
 
     @abstractmethod
     def build(self) -> None:
@@ -125,6 +159,14 @@ class System(ABC):
         """Find the best documents of one query, shape (dim,)."""
         return self.search(query[None], top_k, **setting)[0]
 
+    def search_among(self, allowed: np.ndarray | None, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
+        """Find the best of some documents, a bool for each or None for all; otherwise as `search`.
+
+        Raises:
+            NotImplementedError: if it has no filters.
+        """
+        raise NotImplementedError
+
     @property
     @abstractmethod
     def bytes_per_document(self) -> float:
@@ -135,7 +177,7 @@ class System(ABC):
         found: list[dict[str, Any]] = []
         for values in product(*self.values.values()):
             setting = {
-                name: value if value is None else min(value, self.largest.get(name, value))
+                name: min(value, self.largest.get(name, value)) if isinstance(value, int | float) else value
                 for name, value in zip(self.values, values, strict=True)
             }
             if setting not in found:

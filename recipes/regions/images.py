@@ -41,7 +41,7 @@ def _recalls(rows: Iterable[Row]) -> list[str]:
 def emoji_table() -> str:
     """Show recall in both directions by method."""
     results = load_results(f"{_FOLDER}/emoji_k64")
-    chosen = [("dense", None), *((f"CSR{kind}", k) for k in (16, 64) for kind in ("", ", decoded", " + int8"))]
+    chosen = [("dense", None), *((f"CSR{kind}", k) for k in (16, 64) for kind in ("", ", decoded"))]
     chosen += [("int8", None), ("binary", None)]
     lines = [[name, str(k or ""), *_recalls(results.select(method=name, k=k))] for name, k in chosen]
     return table(["method", "k", *_RECALL_COLUMNS], lines)

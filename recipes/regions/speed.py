@@ -6,42 +6,40 @@ The results file is written by `recipes/bench/search.py`, whose `report.py` desc
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from regions.markdown import command, load_json, table
 
-_FILE = "results/bench_search/descriptions.json"
+_STATIC = "results/bench_search/descriptions.json"
+_TRANSFORMER = "results/bench_search/transformer.json"
 _MISSING = "Not measured yet."
 _SPEEDS = {"batch": "in batches", "single": "one by one"}
-_COMPARED = ("faiss flat", "faiss HNSW32")
-_CODES_ALONE = "csr_hf, codes alone"
-_PACKAGES = ("faiss-cpu", "scann", "rabitqlib", "pyseismic-lsr")
+_RECALLS = ("0.9", "0.95", "0.98")
+_OURS = "csr_hf"
+_PACKAGES = ("faiss-cpu", "scann", "rabitqlib")
 _SIZES = (10**7, 10**8, 10**9)
 
-
-def _if_measured(write: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
-    """Hand over the content of the results file, or say that there is none."""
-
-    @wraps(write)
-    def region() -> str:
-        try:
-            content = load_json(_FILE)
-        except FileNotFoundError:
-            return _MISSING
-        return write(content)
-
-    return region
+Content = dict[str, Any]
+"""Of a results file."""
 
 
-def _costs(content: dict[str, Any], system: str) -> list[str]:
+def _write(write: Callable[[Content], str], file: str) -> str:
+    """Hand over the content of a results file, or say that there is none."""
+    try:
+        content = load_json(file)
+    except FileNotFoundError:
+        return _MISSING
+    return write({**content, "file": file})
+
+
+def _costs(content: Content, system: str) -> list[str]:
     """Show the bytes and the build of a system."""
     one = next(one for one in content["results"] if one["system"] == system)
     return [f"{one['bytes_per_document']:,.0f}", f"{one['build_seconds']:,.0f}"]
 
 
-@_if_measured
-def short_table(content: dict[str, Any]) -> str:
+def short_table(content: Content) -> str:
     """Compare systems at a recall of 0.95: milliseconds, bytes and seconds to build."""
     lines = [
         [system, *(f"{found[kind]['ms']:.3f}" for kind in _SPEEDS), *_costs(content, system)]
@@ -51,7 +49,7 @@ def short_table(content: dict[str, Any]) -> str:
     return table(["system", "ms in batches", "ms one by one", "bytes", "build, s"], lines)
 
 
-def _matched_table(recall: str, content: dict[str, Any]) -> str:
+def _matched_table(recall: str, content: Content) -> str:
     lines = []
     for system, found in content["matched_recall"][recall].items():
         cells: list[str] = []
@@ -72,8 +70,7 @@ def _matched_table(recall: str, content: dict[str, Any]) -> str:
     return table(["system", *speeds, "bytes", "build, s"], lines)
 
 
-@_if_measured
-def all_table(content: dict[str, Any]) -> str:
+def all_table(content: Content) -> str:
     """List every system at every setting."""
     lines = []
     for one in content["results"]:
@@ -83,26 +80,24 @@ def all_table(content: dict[str, Any]) -> str:
     return table(header, lines, left=2)
 
 
-@_if_measured
-def short_conditions(content: dict[str, Any]) -> str:
+def short_conditions(content: Content) -> str:
     """Say what was searched, on what."""
     details, data = content["details"], content["details"]["data"]
     return (
         f"{data['documents']:,} real descriptions of software packages as static embeddings of {data['dim']} "
-        f"dimensions (the head was trained on nine tenths of them), {details['threads']} threads. For each system the "
-        "fastest setting with a recall of 0.95 or more; milliseconds a query, bytes a document:"
+        f"dimensions, of which the head has seen none, {details['threads']} threads. For each system the fastest "
+        "setting with a recall of 0.95 or more; milliseconds a query, bytes a document:"
     )
 
 
-def _fewer_queries(content: dict[str, Any]) -> str:
+def _fewer_queries(content: Content) -> str:
     """Name the systems that answered fewer queries one by one than the others, and how many."""
     asked = {one["system"]: one["single_queries"] for one in content["results"]}
     fewer = [f"{name} {count}" for name, count in asked.items() if count < content["details"]["single"]]
     return f" ({', '.join(fewer)})" if fewer else ""
 
 
-@_if_measured
-def conditions(content: dict[str, Any]) -> str:
+def conditions(content: Content) -> str:
     """Name sizes, machine and versions."""
     details, data, head = content["details"], content["details"]["data"], content["details"]["head"]
     packages = [f"{name} {details['versions'][name]}" for name in _PACKAGES if name in details["versions"]]
@@ -110,54 +105,65 @@ def conditions(content: dict[str, Any]) -> str:
     return (
         f"{about}\n\n{data['documents']:,} documents and {data['queries']:,} queries of {data['dim']} dimensions, "
         f"{details['threads']} threads, {details['turns']} turns that count, {details['single']} queries one by one "
-        f"in each{_fewer_queries(content)}. A head of {head['hidden_dim']:,} latents, k = {head['k']}. "
-        f"{details['machine']}; {', '.join(packages)}. [Results]({_FILE})."
+        f"in each{_fewer_queries(content)}. A head of {head['hidden_dim']:,} latents. "
+        f"{details['machine']}; {', '.join(packages)}. [Results]({content['file']})."
     )
 
 
-@_if_measured
-def summary(content: dict[str, Any]) -> str:
-    """Say how csr_hf stands beside flat search and HNSW, which systems are faster, and what encoding costs."""
-    found = content["matched_recall"]["0.95"]
+def summary(content: Content) -> str:
+    """Say at each recall which systems take how many times as long as csr_hf, and what is smaller."""
     sentences = []
-    for kind, title in _SPEEDS.items():
-        times = {name: one[kind]["times_csr_hf"] for name, one in found.items() if one and kind in one}
-        slower = [f"{name} takes {times[name]:.2g} times" for name in _COMPARED if times.get(name, 0) > 1]
-        faster = ", ".join(name for name, ratio in times.items() if ratio < 1)
-        compared = f"{' and '.join(slower)} as long as csr_hf; " if slower else ""
-        sentences.append(f"{title.capitalize()} {compared}faster than csr_hf: {faster or 'none'}.")
-    ours = next(one for one in content["results"] if one["system"].startswith("csr_hf"))
-    sentences.append(
-        f"Of the {ours['build_seconds']:,.1f} seconds that csr_hf needs to build, encoding takes "
-        f"{ours['encode_seconds']:,.1f}."
-    )
-    alone = [one["recall"] for one in content["results"] if one["system"] == _CODES_ALONE]
-    if alone:
-        sentences.append(
-            "Codes alone, without copies of the embeddings to rerank by, find at most "
-            f"{max(alone):.0%} of the true top 10."
-        )
-    sentences.append("Ratios are medians over turns, so they differ a little from those of the times shown.")
-    return " ".join(sentences)
+    for recall in _RECALLS:
+        matched = content["matched_recall"][recall]
+        for kind, title in _SPEEDS.items():
+            times = {
+                name: found[kind]["interpolated_times_csr_hf"]
+                for name, found in matched.items()
+                if found and kind in found and not name.startswith(_OURS)
+            }
+            known = {name: ratio for name, ratio in times.items() if ratio is not None}
+            if known:
+                listed = ", ".join(f"{name} {ratio:.2g}" for name, ratio in sorted(known.items(), key=lambda x: x[1]))
+                sentences.append(f"At {recall} {title}: {listed} times the time of csr_hf.")
+    return "\n".join(f"- {sentence}" for sentence in sentences) or "No other system was measured."
 
 
-@_if_measured
-def skipped(content: dict[str, Any]) -> str:
+def filters_table(content: Content) -> str:
+    """Compare searches among a part of the documents with those among all."""
+    lines = [
+        [
+            name,
+            f"{one['share']:.0%}",
+            f"{one['recall']:.3f}",
+            *(f"{one[f'{kind}_{unit}']:.{digits}f}" for kind in _SPEEDS for unit, digits in (("ms", 3), ("times", 2))),
+        ]
+        for name, entries in content["filters"].items()
+        for one in entries
+    ]
+    speeds = [name for title in _SPEEDS.values() for name in (f"ms {title}", "times that among all")]
+    return table(["system", "may be found", "recall", *speeds], lines)
+
+
+def plot(content: Content) -> str:
+    """Show the plot beside the results file."""
+    file = content["file"].removesuffix(".json")
+    return f"![Recall against milliseconds a query, in batches and one by one]({file}.png)"
+
+
+def skipped(content: Content) -> str:
     """Name the systems that could not be measured."""
     left_out = [f"- {name} was left out: {reason}" for name, reason in content["skipped"].items()]
     return "\n".join(left_out) or "No system was left out."
 
 
-@_if_measured
-def bench_command(content: dict[str, Any]) -> str:
+def bench_command(content: Content) -> str:
     """Show the command."""
     return command(content["details"]["command"])
 
 
-@_if_measured
-def scale_table(content: dict[str, Any]) -> str:
+def scale_table(content: Content) -> str:
     """Multiply bytes and build time of csr_hf up to larger collections."""
-    one = next(one for one in content["results"] if one["system"].startswith("csr_hf"))
+    one = next(one for one in content["results"] if one["system"].startswith(_OURS))
     documents = content["details"]["data"]["documents"]
     lines = []
     for size in _SIZES:
@@ -166,15 +172,30 @@ def scale_table(content: dict[str, Any]) -> str:
     return table(["documents", "on disk", "encoded and indexed"], lines, left=0)
 
 
-REGIONS = {
+_AT = {f"bench-at-{recall[2:].ljust(2, '0')}": partial(_matched_table, recall) for recall in _RECALLS}
+_WRITERS: dict[str, Callable[[Content], str]] = {
+    **_AT,
     "speed": short_table,
     "speed-conditions": short_conditions,
     "speed-summary": summary,
-    "bench-at-90": _if_measured(partial(_matched_table, "0.9")),
-    "bench-at-95": _if_measured(partial(_matched_table, "0.95")),
     "bench-all": all_table,
+    "bench-plot": plot,
+    "bench-filters": filters_table,
     "bench-conditions": conditions,
     "bench-skipped": skipped,
     "bench-command": bench_command,
     "scale": scale_table,
+}
+_ALSO: dict[str, Callable[[Content], str]] = {
+    **_AT,
+    "speed-summary": summary,
+    "bench-plot": plot,
+    "bench-filters": filters_table,
+    "bench-conditions": conditions,
+    "bench-command": bench_command,
+}
+"""What is shown of the transformer's embeddings too."""
+REGIONS = {
+    **{name: partial(_write, write, _STATIC) for name, write in _WRITERS.items()},
+    **{f"{name}-transformer": partial(_write, write, _TRANSFORMER) for name, write in _ALSO.items()},
 }

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from csr_hf import CSRModel, CSRTrainer, InvertedIndex, Results, RunRecipe, SparseCodes
+from csr_hf import CSRModel, CSRTrainer, Results, RunRecipe, SparseCodes
 from csr_hf.codes import encode_embeddings
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.data.run_data import RunData
 from csr_hf.evaluation.cross_modal import CUTOFFS
+from csr_hf.evaluation.neighbors import best_first
 from csr_hf.evaluation.results import Row
 from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.embedding import embed
@@ -55,8 +56,8 @@ def compute_recalls(
     documents: SparseCodes, queries: SparseCodes, groups: np.ndarray, wanted: np.ndarray
 ) -> list[float]:
     """Compute the share of the queries that find a document of their group among the first 1, 5 and 10."""
-    found = InvertedIndex.build(documents).search(queries, CUTOFFS[-1]).positions
-    right = (groups[found] == wanted[:, None]) & (found >= 0)
+    scores = (queries.normalize().to_scipy() @ documents.normalize().to_scipy().T).toarray()
+    right = groups[best_first(scores, CUTOFFS[-1])] == wanted[:, None]
     return [float(right[:, :cutoff].any(axis=1).mean()) for cutoff in CUTOFFS]
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from csr_hf.backends import BackendError, Schema, Unavailable, UploadSettings, open_backend, upload
-from csr_hf.search.index import InvertedIndex
 from csr_hf.sparse_codes import SparseCodes
 from tests.backends.conftest import EXACT, STAND_INS
-from tests.search.test_index import random_codes
+from tests.backends.reference import Reference, random_codes
 
 every_backend = pytest.mark.parametrize("scheme", [*EXACT, *STAND_INS])
 
@@ -48,7 +47,7 @@ def tolerance_of(scheme):
 def test_search_equals_the_index(opened, scheme, ids, decoded, documents, queries):
     names = np.arange(5, 505) if ids == "integers" else np.array([f"ä\"'\\ {n}/#?" for n in range(500)])
     norms = np.random.default_rng(1).uniform(0.3, 2, 500).astype(np.float32) if decoded else None
-    backend, index = opened(scheme), InvertedIndex.build(documents, names, decoded_norms=norms)
+    backend, index = opened(scheme), Reference(documents, names, decoded_norms=norms)
     assert upload(backend, documents, names, decoded_norms=norms, settings=UploadSettings(batch_size=200)) == 500
     assert backend.count() == 500
     for top_k in (1, 10, 100):
@@ -65,14 +64,12 @@ def test_upsert_replaces_and_delete_removes(opened, scheme, documents, queries):
     backend.upsert(documents[100:160], names[40:])
     assert backend.count() == 100
     current = SparseCodes.concatenate([documents[:40], documents[100:160]])
-    assert_same_best(
-        backend.search(queries, 10), InvertedIndex.build(current, names), queries, 10, tolerance_of(scheme)
-    )
-    backend.delete([*names[20:90], "unknown"])
-    backend.delete([])
+    assert_same_best(backend.search(queries, 10), Reference(current, names), queries, 10, tolerance_of(scheme))
+    assert backend.delete([*names[20:90], "unknown"]) == 70
+    assert backend.delete([]) == backend.delete(["unknown"]) == 0
     kept = np.r_[0:20, 90:100]
     assert backend.count() == 30
-    index = InvertedIndex.build(current[kept], names[kept])
+    index = Reference(current[kept], names[kept])
     assert_same_best(backend.search(queries, 10), index, queries, 10, tolerance_of(scheme))
     backend.upsert(documents[:0], [])
     assert backend.count() == 30
@@ -99,7 +96,7 @@ def test_ids_are_of_every_size(opened, scheme, documents):
     backend.create(Schema(dim=200, k=8))
     backend.upsert(documents[:4], ids)
     assert backend.search(documents[:4], 1).ids[:, 0].tolist() == ids
-    backend.delete(ids[1:3])
+    assert backend.delete(ids[1:3]) == 2
     assert backend.count() == 2
 
 
@@ -175,7 +172,7 @@ def test_servers_out_of_reach_are_unavailable(scheme, client):
 def test_graph_of_pgvector_finds_most(opened, documents, queries):
     backend = opened("postgresql", suffix="&index=hnsw")
     upload(backend, documents, np.arange(500), settings=UploadSettings(threads=2))
-    found, exact = backend.search(queries, 10), InvertedIndex.build(documents).search(queries, 10)
+    found, exact = backend.search(queries, 10), Reference(documents).search(queries, 10)
     same = [len(set(left) & set(right)) for left, right in zip(found.ids.tolist(), exact.ids.tolist(), strict=True)]
     assert np.mean(same) > 8
 
@@ -185,7 +182,7 @@ def test_real_task_finds_what_the_index_finds(opened, real_task, scheme):
     codes, norms, names, queries = real_task
     backend = opened(scheme)
     upload(backend, codes, names, decoded_norms=norms)
-    index = InvertedIndex.build(codes, names, decoded_norms=norms)
+    index = Reference(codes, names, decoded_norms=norms)
     assert_same_best(backend.search(queries, 10), index, queries, 10, tolerance_of(scheme))
 
 
@@ -371,7 +368,7 @@ def test_other_peoples_collections_are_left_alone(place):
         ("opensearch://me:[secret]@host", {}, r"`url` \(opensearch://host\) has an unreadable"),
         ("opensearch://me:secret@host:port", {}, r"`url` \(opensearch://host:port\) has an unreadable host or port"),
         ("opensearch://host?tls=maybe", {}, r"`tls` \('maybe'\)"),
-        ("opensearch://host?feld=x", {}, "`feld` in the URL is no option of opensearch"),
+        ("opensearch://host?feld=x", {}, "`feld` in the URL is no option of opensearch. Did you mean `field`"),
         ("opensearch://host?field=text", {}, r"`field` \('text'\)"),
         ("opensearch://host?field=sparse_vector", {}, r"`n_postings` \(0\) must be given"),
         ("opensearch://host?field=sparse_vector&n_postings=many", {}, r"`n_postings` \('many'\)"),

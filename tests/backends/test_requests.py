@@ -10,8 +10,8 @@ import pytest
 from csr_hf.backends import BackendError, Schema, Unavailable, UploadSettings, open_backend, upload
 from csr_hf.backends.address import Address
 from csr_hf.sparse_codes import SparseCodes
+from tests.backends.reference import random_codes
 from tests.backends.stand_in import StandIn
-from tests.search.test_index import random_codes
 
 pytest.importorskip("elasticsearch", reason='pip install "csr_hf[elasticsearch]"')
 pytest.importorskip("opensearchpy", reason='pip install "csr_hf[opensearch]"')

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from csr_hf.backends import BackendError, Schema, Unavailable, UploadSettings, open_backend, upload
-from csr_hf.search.index import InvertedIndex
-from tests.search.test_index import random_codes
+from tests.backends.reference import Reference, random_codes
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def failing(backend, monkeypatch):
 
 
 def assert_complete(backend, documents):
-    index = InvertedIndex.build(documents)
+    index = Reference(documents)
     assert backend.count() == len(documents)
     np.testing.assert_allclose(backend.search(documents[:20]).scores, index.search(documents[:20]).scores, rtol=3e-6)
 

@@ -64,8 +64,8 @@ def test_programs_get_whole_texts_and_nothing_else(faq, capsys):
     assert [answer["question"] for answer in found["answers"]] == ["lid", "box"]
     first = {hit["id"]: hit for hit in found["answers"][0]["hits"]}
     assert first.keys() == {"0", "1", "2"}
-    assert (first["0"]["text"], first["1"]["fields"]["question"]) == (ANSWERS[0], "How do I clean it?")
-    assert first["2"]["fields"] == {"question": "What is it for?", "page": "02"}
+    assert (first["0"]["text"], first["1"]["metadata"]["question"]) == (ANSWERS[0], "How do I clean it?")
+    assert first["2"]["metadata"] == {"question": "What is it for?", "page": "02"}
     assert found["answers"][1]["hits"][0].keys() == first["0"].keys()
     assert found["answers"][0]["milliseconds"] > 0
 
@@ -75,7 +75,7 @@ def test_fields_may_have_the_names_of_what_every_hit_has(faq, capsys):
     assert search(faq, "lid", "--json", "--top-k", "3") == 0
     hits = {hit["id"]: hit for hit in json.loads(capsys.readouterr().out)["answers"][0]["hits"]}
     assert all(-1 <= hit["score"] <= 1 for hit in hits.values())
-    assert hits["1"]["fields"] == {"anchor": "How do I clean it?", "page": "01", "score": "a[:x:1]"}
+    assert hits["1"]["metadata"] == {"anchor": "How do I clean it?", "page": "01", "score": "a[:x:1]"}
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(faq, capsys):
@@ -137,3 +137,64 @@ def test_texts_end_at_words():
     assert shorten("one\ntwo", 7) == "one two"
     assert shorten("a" * 30, 14) == "a" * 10 + " ..."
     assert shorten("\u4e2d" * 30, 14) == "\u4e2d" * 5 + " ..."
+
+
+@pytest.fixture
+def shop(faq, tiny_folder, tmp_path):
+    """A folder of goods with prices and names, indexed with the head of `faq`."""
+    (tmp_path / "shop.csv").write_text(
+        "sku,text,price,lang\na17,a warm jacket,89.90,en\nb02,eine warme Jacke,79,de\n0003,a cold drink,2.50,en\n"
+    )
+    words = ["index", "--corpus", str(tmp_path / "shop.csv"), "--head", str(faq.parent / "head"), "--device", "cpu"]
+    assert main([*words, "--id-column", "sku", "--keep", "price,lang", "--output-dir", str(tmp_path / "run")]) == 0
+    return tmp_path / "run"
+
+
+def found(capsys, run, *words):
+    capsys.readouterr()
+    assert main(["search", str(run), "jacket", "--json", "--device", "cpu", *words]) == 0
+    return [hit["id"] for hit in json.loads(capsys.readouterr().out)["answers"][0]["hits"]]
+
+
+def test_documents_are_found_by_what_is_kept_of_them(shop, capsys):
+    assert sorted(found(capsys, shop)) == ["0003", "a17", "b02"]
+    assert sorted(found(capsys, shop, "--where", 'price < 80 and lang in ["en", "de"]')) == ["0003", "b02"]
+    assert found(capsys, shop, "--where", 'lang == "en" and not (price < 80)') == ["a17"]
+    assert found(capsys, shop, "--where", "price > 1000") == []
+    everything = found(capsys, shop)
+    for words in (["--exact"], ["--nprobe", "all"], ["--nprobe", "auto", "--candidates", "7"], ["--rerank", "codes"]):
+        assert sorted(found(capsys, shop, *words)) == sorted(everything)
+    assert main(["search", str(shop), "jacket", "--where", "prise < 3", "--device", "cpu"]) == 2
+    assert "there is no column 'prise'. Did you mean `price`?" in capsys.readouterr().err
+
+
+def test_documents_are_added_and_deleted(shop, capsys, tmp_path):
+    more = tmp_path / "more.csv"
+    more.write_text("sku,text,price,lang\nc1,a red coat,99,en\na17,a warm coat,90,en\n")
+    assert main(["add", str(shop), str(more), "--device", "cpu"]) == 2
+    assert "'a17' is in use" in capsys.readouterr().err
+    assert len(found(capsys, shop)) == 3
+    assert main(["add", str(shop), str(more), "--replace", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": str(shop), "added": 2, "documents": 4}
+    assert sorted(found(capsys, shop, "--where", "price >= 90")) == ["a17", "c1"]
+    assert main(["delete", str(shop), "--where", 'lang == "de"']) == 0
+    assert "1 documents deleted" in capsys.readouterr().out
+    assert main(["delete", str(shop), "--ids", "a17,nothing"]) == 2
+    assert "no document 'nothing'" in capsys.readouterr().err
+    assert main(["delete", str(shop), "--ids", "a17,nothing", "--missing-ok", "--compact"]) == 0
+    assert sorted(found(capsys, shop)) == ["0003", "c1"]
+    assert main(["delete", str(shop)]) == 2
+    assert "either --ids a,b or --where" in capsys.readouterr().err
+
+
+def test_rows_without_ids_get_the_next_numbers(faq, capsys, tmp_path):
+    import shutil
+
+    shutil.copytree(faq, tmp_path / "run")
+    (tmp_path / "more.jsonl").write_text(json.dumps({"answer": "Read the last page.", "page": "9"}))
+    words = ["--text-column", "answer", "--device", "cpu"]
+    assert main(["add", str(tmp_path / "run"), str(tmp_path / "more.jsonl"), *words]) == 2
+    assert "no such column" in capsys.readouterr().err
+    (tmp_path / "more.jsonl").write_text(json.dumps({"answer": "Read the last page.", "page": "9", "score": "1"}))
+    assert main(["add", str(tmp_path / "run"), str(tmp_path / "more.jsonl"), *words]) == 0
+    assert found(capsys, tmp_path / "run", "--where", "page == 9") == ["3"]

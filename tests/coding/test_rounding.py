@@ -1,6 +1,7 @@
 """Rounding against exhaustive search, and coders from embeddings to bytes and back."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from csr_hf import PackedCodes
 from csr_hf.codes import decode_codes, encode_embeddings
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.fitting import fit_coder, fit_coders
+from csr_hf.coding.fitting import fit_coder, fit_coders, fit_index_coder
 from csr_hf.coding.pursuit import Pursuit
 from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
@@ -189,6 +190,28 @@ def test_budgets_get_coders_that_keep_within_them():
     assert [coder.name for coder in fit_coders(head, None, [8])] == ["CSR, packed"]
     best = fit_coder(head, rows, 32)
     assert best.settings in [coder.settings for coder in coders[1:]]
+
+
+def test_coders_of_an_index_spend_their_bytes_where_they_can(monkeypatch, caplog):
+    head, rows = make_head(), make_rows(600)
+    both = fit_index_coder(head, rows, row_bytes=10, residual_bytes=7)
+    # 6 is the largest divisor of 24 up to 7.
+    assert (both.row_bytes, both.bits, both.residual.size) == (10, 3, 6)
+    left = rows - Coder(head, row_bytes=10, bits=3).decode(Coder(head, row_bytes=10, bits=3).encode(rows))
+    np.testing.assert_array_equal(both.residual.centroids, ResidualQuantizer.fit(left, 6).centroids)
+    alone = fit_index_coder(head, rows, row_bytes=10, residual_bytes=0)
+    assert (alone.row_bytes, alone.bits, alone.residual) == (10, 3, None)
+    few = fit_index_coder(head, rows[:255], row_bytes=10, residual_bytes=7)
+    assert (few.row_bytes, few.bits, few.residual) == (16, 4, None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    without = fit_index_coder(head, rows, row_bytes=10, residual_bytes=7)
+    assert without.settings == few.settings
+    assert "rows of 16 bytes instead: PQ, OPQ, RaBitQ and residual codes are fitted by faiss: pip" in caplog.text
+
+
+def test_heads_too_wide_for_an_index_are_refused():
+    with pytest.raises(ValueError, match=r"`hidden_dim` \(8,200\) is above the 8,192 latents that an index takes"):
+        fit_index_coder(make_head(8, 8200), make_rows(3, 8))
 
 
 def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path):

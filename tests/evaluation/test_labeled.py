@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from csr_hf.evaluation.csr_methods import CSRMethod
+from csr_hf.evaluation.csr_methods import CSRMethod, DecodedMethod
 from csr_hf.evaluation.labeled import NEAREST, PROBE, evaluate_labeled
 from csr_hf.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from csr_hf.evaluation.vector_method import DenseMethod
@@ -25,12 +25,12 @@ def scores(rows, metric):
 def test_the_dense_model_has_the_accuracies_of_the_metrics(classes):
     train, test = classes
     head = make_head()
-    methods = [DenseMethod(12), CSRMethod(head, 8), CSRMethod(head, 8, "int8")]
+    methods = [DenseMethod(12), CSRMethod(head, 8), DecodedMethod(head, 8)]
     rows = evaluate_labeled(methods, train, test, data="t")
     assert scores(rows, NEAREST)["dense"] == knn_accuracy(*train, *test) < 1
     assert scores(rows, PROBE)["dense"] == linear_probe_accuracy(*train, *test)
-    assert scores(rows, NEAREST).keys() == {"dense", "CSR", "CSR + int8"}
-    assert scores(rows, PROBE).keys() == {"dense", "CSR"}
+    assert scores(rows, NEAREST).keys() == {"dense", "CSR", "CSR, decoded"}
+    assert scores(rows, PROBE).keys() == {"dense", "CSR", "CSR, decoded"}
     kept = {row.method: row.retention for row in rows if row.metric == PROBE}
     assert kept["CSR"] == scores(rows, PROBE)["CSR"] / scores(rows, PROBE)["dense"]
 

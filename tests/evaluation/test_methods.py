@@ -4,8 +4,8 @@ import torch
 
 from csr_hf.codes import encode_embeddings
 from csr_hf.coding.coder import Coder
-from csr_hf.evaluation.csr_methods import CSRMethod
-from csr_hf.evaluation.methods import CSRSearch, all_methods
+from csr_hf.evaluation.csr_methods import CSRMethod, DecodedMethod
+from csr_hf.evaluation.methods import all_methods
 from tests.publishing.conftest import make_head
 
 
@@ -20,7 +20,7 @@ def codes_of(method, embeddings, k):
 
 def stored_codes(method, documents):
     """Codes as a file of packed codes gives them back."""
-    if method.rerank == "decoded":
+    if isinstance(method, DecodedMethod):
         packed = Coder(method.head, k=method.k, bits=4).encode(documents)
     else:
         packed = encode_embeddings(method.head, documents, method.k, refine=True).pack(4)
@@ -28,30 +28,30 @@ def stored_codes(method, documents):
     return packed.unpack().to_scipy().toarray()
 
 
-def searched_codes(method, documents, queries):
-    """Codes as they are stored, what they decode to, and the largest projections of the queries."""
+def decode(method, documents):
+    """Codes as they are stored, and what they decode to."""
     stored = stored_codes(method, documents)
+    return stored, stored @ method.head.encoder.weight.detach().numpy() + method.head.pre_bias.detach().numpy()
+
+
+def largest_projections(method, queries):
     atoms = method.head.encoder.weight.detach().numpy()
     projections = unit(queries) @ atoms.T
     kept = -np.sort(-projections, axis=1)[:, [method.query_k - 1]]
-    asked = np.where(projections >= np.maximum(kept, 0), projections, 0)
-    return stored, stored @ atoms + method.head.pre_bias.detach().numpy(), asked
+    return np.where(projections >= np.maximum(kept, 0), projections, 0)
 
 
 def written_out(method, documents, queries):
-    """Scores of all pairs, from the definition of each method; -9 for those without a latent in common."""
+    """Scores of all pairs, from the definition of each method."""
+    if isinstance(method, DecodedMethod):
+        return unit(queries) @ unit(decode(method, documents)[1]).T
     if not isinstance(method, CSRMethod):
         vectors = unit(queries) if method.name == "dense" else method.query(unit(queries))
         return vectors @ method.store(unit(documents)).T
     if method.plain:
         return unit(codes_of(method, queries, method.query_k)) @ unit(codes_of(method, documents, method.k)).T
-    stored, decoded, asked = searched_codes(method, documents, queries)
-    if method.rerank is None:
-        return asked @ stored.T / np.linalg.norm(decoded, axis=1)
-    kept = unit(decoded if method.rerank == "decoded" else documents)
-    if method.rerank == "binary":
-        kept = np.where(kept > 0, 1, -1) / np.sqrt(384)
-    return np.where(asked @ stored.T > 0, unit(queries) @ kept.T, -9)
+    stored, decoded = decode(method, documents)
+    return largest_projections(method, queries) @ stored.T / np.linalg.norm(decoded, axis=1)
 
 
 def test_every_method_searches_and_scores_as_it_is_defined(minilm_head, searched):
@@ -61,7 +61,6 @@ def test_every_method_searches_and_scores_as_it_is_defined(minilm_head, searched
         documents[::-1],
         ks=[8, 32],
         baselines=["truncate", "pca", "int8", "binary"],
-        search=CSRSearch(rerank=["int8", "binary", "float16"]),
     )
     methods.append(CSRMethod(minilm_head, 8, plain=True))
     assert len({str(method.settings) for method in methods}) == len(methods)
@@ -72,7 +71,7 @@ def test_every_method_searches_and_scores_as_it_is_defined(minilm_head, searched
         for row, positions in enumerate(hits.positions):
             np.testing.assert_allclose(expected[row, positions], np.sort(expected[row])[::-1][:5], atol=2e-3)
             np.testing.assert_allclose(hits.scores[row], expected[row, positions], atol=2e-3)
-            chosen = np.array([at for at in (3, 50, 97) if expected[row, at] > -9], np.int64)
+            chosen = np.array([3, 50, 97])
             np.testing.assert_allclose(searcher.score(queries[row], chosen), expected[row, chosen], atol=2e-3)
 
 
@@ -84,7 +83,6 @@ def test_bytes_are_those_that_are_stored(minilm_head, searched):
         ("dense", None): 1536,
         ("CSR", 8): 15,
         ("CSR, decoded", 8): 15,
-        ("CSR + int8", 8): 15 + 384 + 4,
         ("truncation", None): 15,
         ("PCA", None): 15,
         ("int8", None): 384,
@@ -98,14 +96,7 @@ def test_bytes_are_those_that_are_stored(minilm_head, searched):
 def test_without_training_embeddings_fitted_baselines_are_left_out(minilm_head):
     methods = all_methods(minilm_head, None, ks=[8], baselines=["truncate", "pca", "int8", "binary", "pq"])
     names = [method.name for method in methods]
-    assert names == ["dense", "CSR", "CSR, decoded", "CSR + int8", "truncation", "binary"]
-
-
-def test_copies_that_do_not_exist_are_refused(minilm_head):
-    with pytest.raises(ValueError, match=r"`rerank` 'in8' is unknown\. Known: binary, int8, float16"):
-        all_methods(minilm_head, None, ks=[8], search=CSRSearch(rerank=["in8"]))
-    with pytest.raises(ValueError, match=r"`rerank` \('int8'\) needs refined codes"):
-        CSRMethod(minilm_head, 8, "int8", plain=True)
+    assert names == ["dense", "CSR", "CSR, decoded", "truncation", "binary"]
 
 
 def of_other_norms(rows):
@@ -115,14 +106,7 @@ def of_other_norms(rows):
 
 def read_back(method, documents):
     """Documents as each method stores them for a dot product, written out."""
-    if not isinstance(method, CSRMethod):
-        return method.store(documents)
-    if method.rerank == "decoded":
-        atoms, bias = (part.detach().numpy() for part in (method.head.encoder.weight, method.head.pre_bias))
-        return stored_codes(method, documents) @ atoms + bias
-    if method.rerank == "binary":
-        return np.where(documents > 0, 1, -1) * np.linalg.norm(documents, axis=1, keepdims=True) / np.sqrt(384)
-    return documents
+    return decode(method, documents)[1] if isinstance(method, DecodedMethod) else method.store(documents)
 
 
 def test_methods_approximate_dot_products_where_the_backbone_compares_by_them(minilm_head, searched):
@@ -132,7 +116,6 @@ def test_methods_approximate_dot_products_where_the_backbone_compares_by_them(mi
         documents,
         ks=[32],
         baselines=["truncate", "pca", "int8", "binary"],
-        search=CSRSearch(rerank=["int8", "binary", "float16"]),
         similarity="dot",
     )
     exact = queries @ documents.T
@@ -144,14 +127,13 @@ def test_methods_approximate_dot_products_where_the_backbone_compares_by_them(mi
             kept = -np.sort(-projections, axis=1)[:, [method.query_k - 1]]
             expected = np.where(projections >= np.maximum(kept, 0), projections, 0) @ stored.T
         else:
-            asked = queries if isinstance(method, CSRMethod) else method.query(queries)
-            expected = asked @ read_back(method, documents).T
+            expected = method.query(queries) @ read_back(method, documents).T
         for row, positions in enumerate(hits.positions):
             np.testing.assert_allclose(hits.scores[row], expected[row, positions], atol=0.03)
             np.testing.assert_allclose(hits.scores[row], -np.sort(-expected[row])[:5], atol=0.03)
             chosen = method.index(documents).score(queries[row], positions) if row == 0 else hits.scores[row]
             np.testing.assert_allclose(chosen, hits.scores[row], atol=0.03)
-        if method.name in ("dense", "int8", "CSR + int8", "CSR + float16", "PCA"):
+        if method.name in ("dense", "int8", "PCA"):
             best = -np.sort(-exact, axis=1)[:, :5]
             np.testing.assert_allclose(hits.scores, best, rtol=0.01, atol=0.05)
 
@@ -169,17 +151,17 @@ def test_a_short_document_in_the_direction_of_the_query_loses_to_a_long_one(head
 
 
 @pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
-def test_baselines_approximate_distances_and_csr_is_searched_by_cosine(minilm_head, searched, similarity):
+def test_all_approximate_distances_but_sparse_codes_which_are_searched_by_cosine(minilm_head, searched, similarity):
     documents, queries = (of_other_norms(side) for side in searched)
     order = {"euclidean": 2, "manhattan": 1}[similarity]
     methods = all_methods(minilm_head, documents, ks=[32], similarity=similarity)
     for method in methods:
         hits = method.index(documents).search(queries, 5)
         if isinstance(method, CSRMethod):
-            by_cosine = CSRMethod(minilm_head, 32, method.rerank, query_k_factor=4, candidates=300)
+            by_cosine = CSRMethod(minilm_head, 32)
             assert np.array_equal(hits.positions, by_cosine.index(documents).search(queries, 5).positions)
             continue
-        kept, asked = method.store(documents), method.query(queries)
+        kept, asked = read_back(method, documents), method.query(queries)
         expected = -np.linalg.norm(asked[:, None] - kept[None], ord=order, axis=2)
         np.testing.assert_allclose(hits.scores, -np.sort(-expected, axis=1)[:, :5], rtol=1e-4, atol=1e-4)
     (dense, csr, decoded, *_) = methods
@@ -191,15 +173,13 @@ def test_baselines_approximate_distances_and_csr_is_searched_by_cosine(minilm_he
 
 def test_settings_tell_similarities_apart_and_bytes_count_norms(minilm_head, searched):
     named = {
-        similarity: all_methods(
-            minilm_head, searched[0], ks=[8], search=CSRSearch(rerank=["int8", "binary"]), similarity=similarity
-        )
+        similarity: all_methods(minilm_head, searched[0], ks=[8], similarity=similarity)
         for similarity in ("cosine", "dot", "euclidean")
     }
     dense = [methods[0].settings for methods in named.values()]
     assert dense == [{}, {"similarity": "dot"}, {"similarity": "euclidean"}]
     sizes = {method.name: method.bytes_per_vector for method in named["dot"]}
     # Nothing is divided by a norm; signs need one.
-    assert (sizes["CSR"], sizes["CSR + int8"], sizes["CSR + binary"]) == (15, 15 + 388, 15 + 48 + 4)
+    assert (sizes["CSR"], sizes["CSR, decoded"]) == (15, 15)
     assert sizes["binary"] == 48 + 4
     assert [method.settings.get("similarity") for method in named["dot"]] == ["dot"] * len(named["dot"])

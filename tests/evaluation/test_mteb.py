@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
-from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod
+from csr_hf.evaluation.csr_methods import CodesMatrix, CSRMethod, DecodedMethod
 from csr_hf.evaluation.mteb import MTEBEncoder, model_meta
 from csr_hf.evaluation.scalar_quantizers import Binary, Int8
 from csr_hf.evaluation.vector_method import DenseMethod
@@ -82,10 +82,9 @@ def test_cache_keeps_models_methods_and_settings_apart(cached, minilm_head, tmp_
         DenseMethod(384),
         CSRMethod(minilm_head, 4),
         CSRMethod(minilm_head, 8),
-        CSRMethod(minilm_head, 4, query_k_factor=2),
         CSRMethod(minilm_head, 4, plain=True),
         CSRMethod(make_head(1, hidden_dim=1536, k=32), 4),
-        CSRMethod(minilm_head, 4, "decoded"),
+        DecodedMethod(minilm_head, 4),
         Binary(384),
         Int8(np.eye(384, dtype=np.float32), fit="a"),
         Int8(2 * np.eye(384, dtype=np.float32), fit="b"),

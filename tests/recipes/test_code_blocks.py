@@ -239,4 +239,5 @@ def test_first_example_finds_the_right_text(folder, capsys):
     block = next(block for block in BLOCKS if (block.page, block.language) == ("README.md", "python"))
     names = {}
     exec(block.text, names)
-    assert names["texts"][names["hits"].ids[0][0]] == "Multiply two sparse matrices."
+    assert names["index"].search("matrix product", top_k=1)[0].text == "Multiply two sparse matrices."
+    assert "Multiply two sparse matrices." in capsys.readouterr().out.splitlines()[0]

@@ -1,13 +1,14 @@
 """What recipes and pages say of defaults is what the code does."""
 
+import dataclasses
+import inspect
 import re
 
 import pytest
 import yaml
 
-from csr_hf import MTEBArguments, RunRecipe
-from csr_hf.evaluation.methods import CSRSearch
-from csr_hf.runs.recipe import EvaluationArguments
+from csr_hf import RunRecipe, SearchParams, fit_index_coder
+from csr_hf.runs.recipe import IndexArguments, SearchArguments
 from csr_hf.training.arguments import PRESETS, CSRTrainingArguments
 from tests.helpers.scripts import ROOT
 
@@ -19,18 +20,28 @@ def read(page):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_recipes_set_no_width_of_a_search_of_their_own(path):
-    """A run without a recipe searches as widely as those that are published."""
-    given = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {})
-    assert not {"query_k_factor", "candidates", "rerank", "baselines"} & given.keys()
+def test_recipes_have_no_search_or_rivals_of_their_own(path):
+    """A run without a recipe searches and measures as those that are published."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert "search" not in given
+    assert "baselines" not in given.get("evaluation", {})
+    assert not {"row_bytes", "residual_bytes", "copies"} & given.get("index", {}).keys()
 
 
-def test_a_search_is_as_wide_everywhere():
-    own = EvaluationArguments()
-    assert CSRSearch() == (own.query_k_factor, own.candidates, tuple(own.rerank))
-    # An evaluation takes what the run was measured with.
-    assert (MTEBArguments().query_k_factor, MTEBArguments().candidates) == (None, None)
-    assert f"many candidates as the recipe says, {own.candidates} by default" in read("README.md")
+def test_a_search_has_the_same_defaults_everywhere():
+    assert SearchArguments().params == SearchParams()
+    names = [[each.name for each in dataclasses.fields(kind)] for kind in (SearchArguments, SearchParams)]
+    assert names[0] == names[1]
+
+
+def test_an_index_has_the_same_defaults_everywhere():
+    keywords = inspect.signature(fit_index_coder).parameters
+    own = IndexArguments()
+    assert (own.row_bytes, own.residual_bytes) == tuple(
+        keywords[name].default for name in ("row_bytes", "residual_bytes")
+    )
+    page = read("recipes/search.md")
+    assert f"row_bytes: {own.row_bytes} #" in page and f"residual_bytes: {own.residual_bytes} #" in page
 
 
 @pytest.mark.parametrize("preset", PRESETS)

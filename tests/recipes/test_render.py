@@ -110,13 +110,13 @@ def test_long_commands_are_broken_before_flags(regions):
 def measured(system, recall, batch, single, **costs):
     return {
         "system": system, "label": "nprobe 8", "recall": recall, "batch_ms_median": batch, "single_ms_p50": single,
-        "single_ms_p99": 2 * single, "bytes_per_document": 600.0, "build_seconds": 200.0,
-        "encode_seconds": 0.0, "single_queries": 5, **costs,
+        "single_ms_p99": 2 * single, "bytes_per_document": 200.0, "build_seconds": 100.0, "single_queries": 5, **costs,
     }  # fmt: skip
 
 
 def fastest(ms, times):
-    return {"setting": "nprobe 8", "recall": 0.96, "ms": ms, "times_csr_hf": times}
+    found = {"setting": "nprobe 8", "recall": 0.96, "ms": ms, "times_csr_hf": times}
+    return {**found, "interpolated_times_csr_hf": 0.9 * times}
 
 
 @pytest.fixture
@@ -126,18 +126,21 @@ def benchmark(regions, tmp_path, monkeypatch):
     details = {"data": data, "head": {"hidden_dim": 16, "k": 2}, "threads": 2, "turns": 3, "single": 5}
     details |= {"machine": "a machine", "versions": {"faiss-cpu": "1.2"}, "command": "python search.py"}
     results = [
-        measured("csr_hf, signs", 0.96, 0.25, 1.5, encode_seconds=150.0),
+        measured("csr_hf", 0.96, 0.25, 1.5),
         measured("faiss flat", 1.0, 4.0, 90.0, single_queries=2),
         measured("faiss HNSW32", 0.97, 0.5, 0.75),
     ]
     matched = {
-        "csr_hf, signs": {"batch": fastest(0.25, 1.0), "single": fastest(1.5, 1.0)},
+        "csr_hf": {"batch": fastest(0.25, 1.0), "single": fastest(1.5, 1.0)},
         "faiss flat": {"batch": fastest(4.0, 16.0), "single": fastest(90.0, 60.0)},
         "faiss HNSW32": {"batch": fastest(0.5, 2.0), "single": fastest(0.75, 0.5)},
         "csr_hf, codes alone": None,
     }
     results.append(measured("csr_hf, codes alone", 0.5, 1.0, 1.0))
-    content = {"details": details, "skipped": {}, "results": results, "matched_recall": {"0.95": matched}}
+    one = {"recall": 0.96, "batch_ms": 0.25, "batch_times": 1.0, "single_ms": 1.5, "single_times": 1.0}
+    content = {"details": details, "skipped": {}, "results": results, "filters": {}}
+    content["filters"] = {"csr_hf": [{"share": 1.0, **one}, {"share": 0.01, **one, "batch_times": 1.234}]}
+    content["matched_recall"] = {"0.9": {"csr_hf": matched["csr_hf"]}, "0.95": matched, "0.98": {"csr_hf": None}}
     folder = tmp_path / "results" / "bench_search"
     folder.mkdir(parents=True)
     (folder / "descriptions.json").write_text(json.dumps(content))
@@ -147,19 +150,23 @@ def benchmark(regions, tmp_path, monkeypatch):
 
 def test_speed_is_compared_at_the_same_recall(benchmark):
     assert benchmark["speed"]().splitlines()[2:] == [
-        "| csr_hf, signs | 0.250 | 1.500 | 600 | 200 |",
-        "| faiss flat | 4.000 | 90.000 | 600 | 200 |",
-        "| faiss HNSW32 | 0.500 | 0.750 | 600 | 200 |",
+        "| csr_hf | 0.250 | 1.500 | 200 | 100 |",
+        "| faiss flat | 4.000 | 90.000 | 200 | 100 |",
+        "| faiss HNSW32 | 0.500 | 0.750 | 200 | 100 |",
     ]
     assert "| csr_hf, codes alone | not reached |" in benchmark["bench-at-95"]()
-    summary = benchmark["speed-summary"]()
-    assert "In batches faiss flat takes 16 times and faiss HNSW32 takes 2 times as long as csr_hf; " in summary
-    assert "faster than csr_hf: none. One by one" in summary
-    assert "faiss flat takes 60 times as long as csr_hf; faster than csr_hf: faiss HNSW32." in summary
-    assert "Of the 200.0 seconds that csr_hf needs to build, encoding takes 150.0." in summary
-    assert "find at most 50% of the true top 10." in summary
-    # 600 bytes times 10 million, 200 s for 800.
-    assert "| 10,000,000 | 6 GB | 694.4 h |" in benchmark["scale"]()
+    # Interpolated, nearest first; nobody else was measured at the other recalls.
+    assert benchmark["speed-summary"]().splitlines() == [
+        "- At 0.95 in batches: faiss HNSW32 1.8, faiss flat 14 times the time of csr_hf.",
+        "- At 0.95 one by one: faiss HNSW32 0.45, faiss flat 54 times the time of csr_hf.",
+    ]
+    assert benchmark["bench-filters"]().splitlines()[-1] == "| csr_hf | 1% | 0.960 | 0.250 | 1.23 | 1.500 | 1.00 |"
+    # 200 bytes times 10 million, 100 s for 800.
+    assert "| 10,000,000 | 2 GB | 347.2 h |" in benchmark["scale"]()
     conditions = benchmark["bench-conditions"]()
     assert "800 documents and 10 queries" in conditions
     assert "5 queries one by one in each (faiss flat 2)." in conditions
+
+
+def test_what_has_no_results_file_is_not_measured_yet(benchmark):
+    assert benchmark["bench-at-95-transformer"]() == "Not measured yet."

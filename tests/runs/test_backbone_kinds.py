@@ -26,8 +26,8 @@ STEPS = {"max_steps": 8, "save_steps": 4, "logging_steps": 4, "per_device_train_
 RECIPE = {
     "model": {"hidden_dim": "4x", "k": 8},
     "training": STEPS,
-    "evaluation": {"ks": [8], "baselines": ["binary"], "rerank": []},
-    "index": {"copies": ["int8"]},
+    "evaluation": {"ks": [8], "baselines": ["binary"]},
+    "index": {"copies": ["float16"]},
 }
 ROWS = 100
 ALWAYS = ("dot", "router", "matryoshka", "bfloat16", "remote_code", "clip")

@@ -1,268 +1,122 @@
-"""Candidates by the signs of documents in the visited blocks."""
-
-import os
-import subprocess
-import sys
-from dataclasses import replace
+"""What the scan estimates, against what signs and their numbers say written out."""
 
 import numpy as np
 import pytest
 
-from csr_hf.search import finding
-from csr_hf.search.copies import store_float16, store_float16_plainly
-from csr_hf.search.index import InvertedIndex
-from csr_hf.search.lookup import HIGHEST, ROOM, SHUFFLE, add_entries, add_plainly
-from csr_hf.search.params import SearchParams
-from csr_hf.search.queries import prepare_queries
-from csr_hf.search.rounding import sign_tables
-from csr_hf.search.routing import visits_of
-from tests.search.test_index import random_codes
+from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions
+from csr_hf.search.build.signs import gather_planes, halve, lay_planes, make_rotation, make_signs
+from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
+from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
+from csr_hf.search.kernels.simd import ROOM, add_entries, add_plainly
 
-N, DIM = 2500, 44
+DIM, N = 44, 500
 
 
-@pytest.fixture(scope="module")
-def documents():
-    return random_codes(N, 8, 150, 30)
+def make_rows(n=N, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@pytest.fixture(scope="module")
-def dense():
-    """Documents and queries; signs alone tell little of them."""
-    rng = np.random.default_rng(5)
-    rows, asked = rng.standard_normal((N, DIM)), rng.standard_normal((40, DIM))
-    return rows.astype(np.float32), (asked / np.linalg.norm(asked, axis=1, keepdims=True)).astype(np.float32)
+def widen(upper):
+    return (upper.astype(np.uint32) << 16).view(np.float32)
 
 
-@pytest.fixture(scope="module")
-def queries():
-    return random_codes(40, 12, 150, 31)
+def make_asked(queries, centers, rotation, nprobe):
+    tables = np.empty((len(queries), 32 * -(-DIM // 8)), np.uint8)
+    steps, lengths = np.empty(len(queries), np.float32), np.empty(len(queries), np.float32)
+    fill_sign_tables(queries @ rotation.T, tables, steps, lengths)
+    products = queries @ centers.T
+    chosen = np.argsort(-products, axis=1)[:, :nprobe].astype(np.int32)
+    return Asked(tables, steps, lengths, products, chosen)
 
 
-@pytest.fixture(scope="module")
-def index(documents, dense):
-    return InvertedIndex.build(documents, embeddings=dense[0], copies=["binary", "int8"])
+@pytest.mark.parametrize("allowed_share", [None, 0.3])
+@pytest.mark.parametrize("nprobe", [1, 5, 12])
+def test_estimates_are_those_of_signs_factors_and_shifts(nprobe, allowed_share):
+    rows, queries = make_rows(), make_rows(9, 1)
+    centers, rotation = fit_partitions(rows, 12, 0), make_rotation(DIM, 0)
+    own = assign(rows, centers)
+    codes = make_signs(rows, own, centers, rotation)
+    order = np.argsort(own, kind="stable").astype(np.int32)
+    begins = np.searchsorted(own[order], np.arange(13)).astype(np.int64)
+    planes = np.zeros(codes.bits.size + ROOM, np.uint8)
+    lay_planes(codes.bits, order, begins, planes)
+    asked = make_asked(queries, centers, rotation, nprobe)
+    bits = np.unpackbits(codes.bits, axis=1)[:, :DIM].astype(np.float32) * 2 - 1
+    expected = asked.centers[:, own] + widen(codes.shifts) + widen(codes.factors) * (queries @ rotation.T @ bits.T)
+    visited = (asked.chosen[:, :, None] == own).any(axis=1)
+    allowed = np.empty(0, np.uint8)
+    if allowed_share is not None:
+        allowed = (np.random.default_rng(3).random(N) < allowed_share).astype(np.uint8)
+        visited &= allowed == 1
+    signs = Signs(begins, order, planes, codes.factors[order], codes.shifts[order])
+    found, scores = np.empty((9, 2 * N + PENDING), np.int32), np.empty((9, 2 * N + PENDING), np.float32)
+    counts = np.empty(9, np.int64)
+    scan(signs, asked, (0, 1), allowed, N, found, scores, counts)
+    for i in range(9):
+        positions = order[found[i, : counts[i]]]
+        assert sorted(positions.tolist()) == np.flatnonzero(visited[i]).tolist()
+        np.testing.assert_allclose(scores[i, : counts[i]], expected[i, positions], atol=0.01)
+    scan(signs, asked, (0, 1), allowed, 7, found, scores, counts)
+    for i in range(9):
+        kept = np.sort(np.where(visited[i], expected[i], -np.inf))[::-1][: counts[i]]
+        assert counts[i] == min(7, visited[i].sum())
+        np.testing.assert_allclose(np.sort(scores[i, : counts[i]])[::-1], kept, atol=0.01)
 
 
-def entries(codes, tables):
-    """What tables have for codes, shape (n, places), one after the other."""
-    tables = tables.reshape(-1, 2, 16).astype(int)
-    places = np.arange(codes.shape[1])
-    return (tables[places, 0, codes & 15] + tables[places, 1, codes >> 4]).sum(axis=1)
+def test_estimates_are_near_inner_products_and_have_no_bias():
+    rows, queries = make_rows(2000), make_rows(50, 1)
+    centers, rotation = fit_partitions(rows, 20, 0), make_rotation(DIM, 0)
+    own = assign(rows, centers)
+    codes = make_signs(rows, own, centers, rotation)
+    bits = np.unpackbits(codes.bits, axis=1)[:, :DIM].astype(np.float32) * 2 - 1
+    estimates = (queries @ centers.T)[:, own] + widen(codes.shifts)
+    estimates += widen(codes.factors) * (queries @ rotation.T @ bits.T)
+    errors = estimates - queries @ rows.T
+    assert abs(errors.mean()) < 2e-3 and errors.std() < 0.8 / DIM**0.5
 
 
-def sums_of(rows, query):
-    """Of every document what the tables of a query say of its signs."""
-    return entries(np.packbits(rows > 0, axis=1), sign_tables(query[None])[0])
+def test_planes_are_read_as_they_were_laid():
+    bits = np.random.default_rng(0).integers(0, 256, (40, 5), dtype=np.uint8)
+    order, begins = np.random.default_rng(1).permutation(40).astype(np.int32), np.array([0, 3, 3, 40], np.int64)
+    planes, back = np.zeros(200 + ROOM, np.uint8), np.empty((40, 5), np.uint8)
+    lay_planes(bits, order, begins, planes)
+    gather_planes(planes, begins, back)
+    assert (back == bits[order]).all()
 
 
-def rounded(rows):
-    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    step = np.abs(units).max(axis=1, keepdims=True) / 127
-    return np.rint(units / step) * step
-
-
-@pytest.mark.parametrize(("length", "places"), [(1, 1), (7, 5), (64, 48), (65, 3), (152, 48), (256, 512)])
-@pytest.mark.parametrize("add", [add_entries, add_plainly])
-def test_sums_are_those_of_the_entries(add, length, places):
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 64, 65, 200])
+def test_shuffles_add_what_a_loop_adds(length):
     rng = np.random.default_rng(length)
-    codes = rng.integers(0, 256, (length, places)).astype(np.uint8)
-    tables = rng.integers(0, min(HIGHEST, 65_535 // (2 * places)) + 1, 32 * places).astype(np.uint8)
-    before = np.full(5, 77, np.uint8)
-    planes = np.concatenate([before, codes.T.ravel(), np.full(ROOM, 99, np.uint8)])
-    sums = np.zeros(9 + length + ROOM, np.uint16)
-    wanted, both = entries(codes, tables), np.stack([tables // 2, tables])
-    assert add(planes, 5, length, both, 1, sums, 9, np.uint16(wanted.max()))
-    np.testing.assert_array_equal(sums[9 : 9 + length], wanted)
-    assert not sums[:9].any()
-    assert not add(planes, 5, length, both, 1, sums, 9, np.uint16(65_535))
+    planes = rng.integers(0, 256, 7 * length + ROOM + 11, dtype=np.uint8)
+    tables = rng.integers(0, 128, (3, 32 * 7), dtype=np.uint8)
+    found, expected = np.zeros(length + ROOM, np.uint16), np.zeros(length + ROOM, np.uint16)
+    add_entries(planes, 11, length, tables, 1, found, 0, np.uint16(0))
+    add_plainly(planes, 11, length, tables, 1, expected, 0, np.uint16(0))
+    assert (found[:length] == expected[:length]).all()
 
 
-def test_floats_are_rounded_to_float16_either_way():
-    rng = np.random.default_rng(0)
-    rows = (rng.standard_normal((50, 33)) * 10.0 ** rng.integers(-9, 1, (50, 1))).astype(np.float32)
-    norms, places = np.linalg.norm(rows, axis=1).astype(np.float32), rng.permutation(50).astype(np.int32)
-    rows[3] = 0
-    wanted = np.empty((50, 33), np.uint16)
-    wanted[places] = (rows / norms[:, None]).astype(np.float16).view(np.uint16)
-    for store in (store_float16, store_float16_plainly):
-        copy = np.zeros((50, 33), np.uint16)
-        store(rows, norms, places, copy)
-        np.testing.assert_array_equal(copy, wanted)
+def test_residual_tables_are_products_of_parts():
+    centroids = np.random.default_rng(0).normal(size=(11, 256, 4)).astype(np.float32)
+    query, table = make_rows(1)[0], np.empty((11, 256), np.float32)
+    fill_residual_table(query, np.ascontiguousarray(centroids.transpose(0, 2, 1)), table)
+    np.testing.assert_allclose(table, np.einsum("pw,pcw->pc", query.reshape(11, 4), centroids), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(SHUFFLE is None or "x86" not in SHUFFLE[0], reason="widths of x86 processors")
-@pytest.mark.parametrize(("features", "width"), [("+ssse3", 16), ("+ssse3,+avx,+avx2", 32), ("", None)])
-def test_every_width_of_the_processor_gives_the_same(tmp_path, features, width):
-    if width and width > SHUFFLE[1]:
-        pytest.skip(f"this processor has no shuffles of {width} bytes")
-    program = """
-import numpy as np
-from csr_hf.search import lookup
-assert (lookup.SHUFFLE and lookup.SHUFFLE[1]) == %s, lookup.SHUFFLE
-rng = np.random.default_rng(0)
-planes, tables = (rng.integers(0, 128, size).astype(np.uint8) for size in (150 * 6 + lookup.ROOM, (1, 6 * 32)))
-for length in (3, 16, 17, 33, 65, 150):
-    found, wanted = np.zeros((2, length + lookup.ROOM), np.uint16)
-    lookup.add_entries(planes, 0, length, tables, 0, found, 0, np.uint16(9))
-    lookup.add_plainly(planes, 0, length, tables, 0, wanted, 0, np.uint16(9))
-    assert (found[:length] == wanted[:length]).all() and wanted.any()
-"""
-    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program % width], env=os.environ | environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_halves_are_the_nearest():
+    numbers = np.array([0, 1, -1, 1e-30, 3.14159, -2e20, np.float32(1 + 2**-8)], np.float32)
+    assert np.allclose(widen(halve(numbers)), numbers, rtol=2**-8)
+    assert widen(halve(numbers[:3])).tolist() == [0, 1, -1]
 
 
-def test_tables_hold_the_sums_of_set_bits(dense):
-    """sum(tables) = step * (sum of q over positive dimensions - the smallest such sum), up to rounding."""
-    rows, asked = dense
-    for query in asked[:3]:
-        four = np.abs(np.pad(query, (0, -len(query) % 4))).reshape(-1, 4).sum(axis=1)
-        step = HIGHEST / four.max()
-        wanted = step * ((rows > 0) @ query - np.minimum(query, 0).sum())
-        assert np.abs(sums_of(rows, query) - wanted).max() <= 0.5 * len(four)
-        assert np.corrcoef(sums_of(rows, query), np.sign(rows) @ query)[0, 1] > 0.999
-    assert not sign_tables(np.zeros((1, DIM), np.float32)).any()
+def test_no_long_embedding_draws_a_center_away():
+    rows = make_rows(600)
+    rows[17] *= 1e9
+    centers = fit_partitions(rows, 10, 0, unit=False)
+    assert np.linalg.norm(centers, axis=1).max() < 2 and FRONT > 0
 
 
-@pytest.mark.parametrize("count", [1, 40])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_best_signs_are_scored_anew(index, queries, dense, count, threads):
-    rows, asked = dense
-    scores = asked @ rounded(rows).T
-    for candidates in (30, 700, N):
-        result = index.search(
-            queries[:count],
-            10,
-            params=SearchParams(rescore="int8", candidates=candidates, scan="binary", threads=threads),
-            embeddings=asked[:count],
-        )
-        for i in range(count):
-            # Of equal sums the earlier documents.
-            chosen = np.lexsort((np.arange(N), -sums_of(rows, asked[i])))[:candidates]
-            expected = chosen[np.argsort(-scores[i, chosen], kind="stable")][:10]
-            np.testing.assert_allclose(result.scores[i], scores[i, expected], atol=1e-5)
-            assert set(result.positions[i]) == set(expected)
-
-
-@pytest.mark.parametrize("kind", ["int8", "float16"])
-@pytest.mark.parametrize("nprobe", [None, 4])
-def test_both_stages_in_one_pass_find_what_they_find_apart(documents, queries, dense, monkeypatch, kind, nprobe):
-    index = InvertedIndex.build(documents, embeddings=dense[0], copies=["binary", kind])
-    params = SearchParams(rescore=kind, candidates=60, scan="binary", nprobe=nprobe, threads=2)
-    together = [index.search(queries[i], 10, params, embeddings=dense[1][i : i + 1]) for i in range(5)]
-    # Two threads that share a query cannot rank before both have found their candidates.
-    monkeypatch.setattr(finding, "_SCAN_SHARE", 1)
-    for i, one in enumerate(together):
-        apart = index.search(queries[i], 10, params, embeddings=dense[1][i : i + 1])
-        np.testing.assert_array_equal(apart.positions, one.positions)
-        np.testing.assert_allclose(apart.scores, one.scores, rtol=1e-6)
-    batch = index.search(queries, 10, params, embeddings=dense[1])
-    np.testing.assert_array_equal(batch.positions[:5], np.concatenate([one.positions for one in together]))
-
-
-@pytest.mark.parametrize("count", [1, 40])
-def test_of_documents_alike_the_first_are_candidates(queries, dense, count):
-    rows = np.repeat(dense[0][:2], N // 2, axis=0)
-    index = InvertedIndex.build(random_codes(N, 8, 150, 30), embeddings=rows, copies=["binary", "int8"])
-    asked = np.tile(dense[0][1], (count, 1))
-    found = index.search(
-        queries[:count], 20, params=SearchParams(rescore="int8", candidates=20, scan="binary"), embeddings=asked
-    )
-    assert (found.positions == N // 2 + np.arange(20)).all()
-
-
-def test_only_visited_blocks_are_scanned(index, queries, dense):
-    order, begins = (index._parts[0].segment.arrays[name] for name in ("order", "rows"))
-    block_of = np.empty(N, int)
-    block_of[order] = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
-    everywhere = SearchParams(rescore="int8", candidates=300, scan="binary")
-    for nprobe in (1, 3):
-        params = replace(everywhere, nprobe=nprobe)
-        found = index.search(queries, 300, params, embeddings=dense[1]).positions
-        for row in found:
-            assert 1 <= len(set(block_of[row[row >= 0]])) <= nprobe
-        alone = [index.search(queries[i], 300, params, embeddings=dense[1][i : i + 1]).positions[0] for i in range(3)]
-        for i, one in enumerate(alone):
-            assert set(one) == set(found[i])
-    found = [
-        index.search(queries, 300, params, embeddings=dense[1]).positions
-        for params in (everywhere, replace(everywhere, nprobe=len(begins)))
-    ]
-    np.testing.assert_array_equal(*found)
-
-
-def test_the_sub_blocks_of_the_best_centres_are_scanned(index, queries, dense):
-    asked, nprobe = dense[1], 4
-    arrays = index._parts[0].segment.arrays
-    begins, rows, firsts = arrays["rows"], arrays["binary_rows"], arrays["binary_firsts"]
-    prepared = prepare_queries(queries, None, False)
-    visited, counts, _ = visits_of(arrays["summary"], prepared.latents, prepared.coarse, len(begins) - 1, nprobe)
-    params = SearchParams(rescore="int8", candidates=N, scan="binary", nprobe=nprobe)
-    found = index.search(queries, N, params, embeddings=asked).positions
-    sub_block_of = np.empty(N, int)
-    sub_block_of[arrays["order"]] = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
-    for i, query in enumerate(asked):
-        scanned = set(sub_block_of[found[i][found[i] >= 0]])
-        assert len(scanned) == nprobe
-        sums = {}
-        for block in visited[i, : counts[i]]:
-            first, count = firsts[block], firsts[block + 1] - firsts[block]
-            centers = arrays["binary_centers"][6 * first : 6 * (first + count)].reshape(6, count).T
-            sums |= dict(enumerate(entries(centers, sign_tables(query[None])[0]).tolist(), first))
-        others = [sums[number] for number in sums.keys() - scanned]
-        # Sums are compared in about a thousand steps.
-        assert min(sums[number] for number in scanned) > max(others) - 2
-        # All documents of these, and no others.
-        assert (found[i] >= 0).sum() == sum(rows[number + 1] - rows[number] for number in scanned)
-
-
-def test_segments_filters_and_compacting_change_no_answer(documents, queries, dense, index, tmp_path):
-    rows, asked = dense
-    parts = InvertedIndex.build(documents[:900], embeddings=rows[:900], copies=["binary", "int8"])
-    parts.add(documents[900:1000], embeddings=rows[900:1000])
-    parts.add(documents[1000:], embeddings=rows[1000:])
-    arguments = {"params": SearchParams(rescore="int8", candidates=50, scan="binary"), "embeddings": asked}
-    whole = index.search(queries, 10, **arguments)
-    np.testing.assert_array_equal(parts.search(queries, 10, **arguments).ids, whole.ids)
-    allowed = np.arange(N) % 3 == 0
-    some = parts.search(queries, 10, allowed=allowed, **arguments)
-    assert (some.ids % 3 == 0).all()
-    kept = InvertedIndex.build(
-        documents[allowed], np.flatnonzero(allowed), embeddings=rows[allowed], copies=["binary", "int8"]
-    )
-    np.testing.assert_array_equal(some.ids, kept.search(queries, 10, **arguments).ids)
-    parts.delete(np.flatnonzero(~allowed))
-    np.testing.assert_array_equal(parts.search(queries, 10, **arguments).ids, some.ids)
-    parts.compact()
-    np.testing.assert_array_equal(parts.search(queries, 10, **arguments).ids, some.ids)
-    parts.save(tmp_path / "index")
-    loaded = InvertedIndex.load(tmp_path / "index", verify=True)
-    np.testing.assert_array_equal(loaded.search(queries, 10, **arguments).ids, some.ids)
-    signs = loaded.search(queries, 10, params=SearchParams(rescore="binary", candidates=50), embeddings=asked)
-    np.testing.assert_array_equal(
-        signs.ids, kept.search(queries, 10, params=SearchParams(rescore="binary", candidates=50), embeddings=asked).ids
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"scan": "int8", "rescore": "int8"}, '`scan` .*int8.* is unknown. Choose "binary"'),
-        ({"scan": "binary"}, '`scan="binary"` finds candidates for a second stage. Pass `rescore`'),
-        ({"scan": "binary", "rescore": "int8", "embeddings": None}, "Pass `embeddings`"),
-    ],
-)
-def test_what_a_scan_needs(index, queries, dense, arguments, message):
-    given = {"embeddings": dense[1], **arguments}
-    embeddings = given.pop("embeddings")
-    with pytest.raises(ValueError, match=message):
-        index.search(queries, 5, SearchParams(**given), embeddings=embeddings)
-
-
-def test_signs_must_be_there(documents, queries, dense):
-    index = InvertedIndex.build(documents, embeddings=dense[0], copies=["int8"])
-    with pytest.raises(ValueError, match=r'index has int8. Build it with .*copies=\["binary", "int8"\]'):
-        index.search(queries, 5, params=SearchParams(rescore="int8", scan="binary"), embeddings=dense[1])
+def test_few_documents_need_few_partitions():
+    assert [count_partitions(n) for n in (0, 1, 31, 64, 3200)] == [1, 1, 1, 2, 100]
+    assert count_partitions(10**6) == 4000
+    assert fit_partitions(np.zeros((5, 3), np.float32), 2, 0).shape == (2, 3)

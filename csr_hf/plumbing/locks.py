@@ -1,0 +1,44 @@
+"""One process and one thread at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none.
+    fcntl = None  # type: ignore[assignment]
+
+_here = threading.Lock()
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold a lock until the block ends; where the system has no flock, against threads of this process alone.
+
+    Args:
+        path: a file that is made if it is not there; its content, if it has one, stays as it is.
+
+    Raises:
+        ValueError: for a link, which is not followed.
+        OSError: if the file cannot be opened or locked.
+    """
+    if fcntl is None:
+        with _here:
+            yield
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if not path.is_symlink():
+            raise
+        raise ValueError(f"{path} is a link, which is not followed. Remove it.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Search a segment for a group of queries: choose partitions, scan them, rerank what they hold."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csr_hf.plumbing.jit import jit
+from csr_hf.search.kernels.probing import choose_partitions
+from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
+from csr_hf.search.kernels.rerank import Stored, offer_all, score_codes, score_copies
+from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
+from csr_hf.search.kernels.topk import sort_heap
+
+BY_SCAN, BY_CODES, BY_COPIES = 0, 1, 2
+"""What candidates are ranked by."""
+
+
+class Group(NamedTuple):
+    """Some queries, with their products with everything that the index knows."""
+
+    queries: np.ndarray
+    """float32, shape (n, dim)."""
+    turned: np.ndarray
+    """Rotated, float32, shape (n, dim)."""
+    centers: np.ndarray
+    """Products with centers of partitions, float32, shape (n, partitions)."""
+    atoms: np.ndarray
+    """Products with atoms of the head, float32, shape (n, hidden_dim)."""
+    bias: np.ndarray
+    """Products with the bias of the head, float32, shape (n,)."""
+
+
+class Plan(NamedTuple):
+    """How a segment is searched."""
+
+    nprobe: int
+    """Partitions that a query visits."""
+    depth: int
+    """Candidates of a query, in each share."""
+    by: int
+    """One of `BY_SCAN`, `BY_CODES` and `BY_COPIES`."""
+    part: int
+    """Which share of the visits is made."""
+    parts: int
+    """How many shares there are."""
+
+
+@jit()
+def choose(group: Group, nprobe: int) -> Asked:
+    """Make the tables of queries, and choose the partitions that they visit."""
+    n, dim = group.turned.shape
+    tables = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8)
+    steps, lengths = np.empty(n, np.float32), np.empty(n, np.float32)
+    fill_sign_tables(group.turned, tables, steps, lengths)
+    chosen = np.empty((n, nprobe), np.int32)
+    for i in range(n):
+        choose_partitions(group.centers[i], nprobe, FRONT, chosen[i])
+    return Asked(tables, steps, lengths, group.centers, chosen)
+
+
+@jit()
+def search_group(
+    segment: tuple[Signs, Stored, np.ndarray, np.ndarray],
+    group: Group,
+    asked: Asked,
+    centroids: np.ndarray,
+    plan: Plan,
+    start: int,
+    keys: np.ndarray,
+) -> None:
+    """Find the best documents of a segment for some queries.
+
+    Args:
+        segment: its signs; what is stored; bits of float16 copies, uint16, shape (n, dim), or no rows; 1 for positions
+            that may be found, uint8, empty if all may.
+        group: the queries.
+        asked: the same, by `choose`.
+        centroids: of residual codes, float32, shape (bytes, width of a part, 256).
+        plan: how to search.
+        start: position at which the segment begins.
+        keys: receives the best, in order, zeros behind them, uint64, shape (n, top_k).
+    """
+    signs, stored, copies, allowed = segment
+    n = group.queries.shape[0]
+    rows = np.empty((n, 2 * plan.depth + PENDING), np.int32)
+    scores, counts = np.empty(rows.shape, np.float32), np.empty(n, np.int64)
+    scan(signs, asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
+    table = np.empty((centroids.shape[0], 256), np.float32)
+    for i in range(n):
+        candidates, own = rows[i, : counts[i]], scores[i, : counts[i]]
+        if plan.by == BY_CODES:
+            fill_residual_table(group.queries[i], centroids, table)
+            score_codes(stored, candidates, group.atoms[i], group.bias[i], table, own)
+        elif plan.by == BY_COPIES:
+            score_copies(copies, candidates, group.queries[i], own)
+        size = offer_all(candidates, own, signs.order, start, keys[i], 0)
+        keys[i, size:] = 0
+        sort_heap(keys[i], size)

@@ -1,0 +1,212 @@
+"""Search all segments as one, on several threads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from csr_hf.coding.bit_reading import Layout
+from csr_hf.plumbing.jit import frozen
+from csr_hf.plumbing.threads import run
+from csr_hf.search.doc_ids import list_ids
+from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, choose, search_group
+from csr_hf.search.kernels.rerank import Stored
+from csr_hf.search.kernels.scan import Signs
+from csr_hf.search.kernels.topk import split_keys
+from csr_hf.search.params import SearchParams, count_threads
+from csr_hf.search.query_encoder import QueryTables
+from csr_hf.search.segment import Segment
+
+_GROUP = 32
+"""Queries that one thread takes at a time: a partition is read once for all of them that visit it."""
+_BLOCK = 1024
+"""Queries whose products are computed at once."""
+_CANDIDATES = 200
+"""To rerank, where the index has measured nothing."""
+_ROOM = 2**21
+"""Candidates that a thread keeps at a time, at most, unless one query needs more."""
+_ANYWHERE = np.empty(0, np.uint8)
+
+
+class Hits(NamedTuple):
+    """What a search found, best first."""
+
+    ids: np.ndarray
+    """int64, or objects that are texts, shape (n_queries, top_k); -1 or None where there are fewer hits."""
+    positions: np.ndarray
+    """int64, shape (n_queries, top_k): documents in the order they were added, deleted ones included, counted from 0
+    and anew by `InvertedIndex.compact`; -1 where there are fewer hits."""
+    scores: np.ndarray
+    """float32, shape (n_queries, top_k), descending; equal scores in order of position; -inf where there are fewer."""
+
+    def rows(self) -> list[list[tuple[Any, int, float]]]:
+        """List the hits of every query as (id, position, score), without what fills up the arrays."""
+        return [
+            [hit for hit in zip(*row, strict=True) if hit[1] >= 0]
+            for row in zip(self.ids.tolist(), self.positions.tolist(), self.scores.tolist(), strict=True)
+        ]
+
+
+class Target(NamedTuple):
+    """A segment as kernels take it."""
+
+    arrays: tuple[Signs, Stored, np.ndarray, np.ndarray]
+    """See `kernels.group.search_group`."""
+    start: int
+    """Position at which it begins."""
+    size: int
+    """Documents."""
+
+
+def find_dense(
+    segments: Sequence[Segment],
+    tables: QueryTables,
+    queries: np.ndarray,
+    masks: Sequence[np.ndarray | None],
+    top_k: int,
+    params: SearchParams,
+    settings: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the best documents for dense queries.
+
+    Args:
+        segments: of the index.
+        tables: of the index.
+        queries: float32, finite, shape (n, input_dim).
+        masks: which documents of each segment may be found, bool; None for all.
+        top_k: documents wanted.
+        params: how to search.
+        settings: of the index.
+
+    Returns:
+        scores and positions, shape (n, up to top_k).
+    """
+    targets = [
+        _target(segment, mask, start)
+        for segment, mask, start in zip(segments, masks, starts_of(segments)[:-1].tolist(), strict=True)
+        if mask is None or mask.any()
+    ]
+    total = sum(target.size for target in targets)
+    threads, n = count_threads(params.threads), len(queries)
+    keys = np.zeros((n, min(top_k, total)), np.uint64)
+    if not keys.size:
+        return split_keys(keys)
+    plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
+    for first in range(0, n, _BLOCK):
+        group = tables.multiply(queries[first : first + _BLOCK])
+        _search_block(targets, group, tables.centroids, plan, keys[first : first + _BLOCK], threads)
+    return split_keys(keys)
+
+
+def _search_block(
+    targets: Sequence[Target], group: Group, centroids: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
+) -> None:
+    """Fill the keys of some queries: groups of them at a time, or shares of their visits where they are few."""
+    n = len(keys)
+    parts = min(threads, plan.nprobe) if n < threads else 1
+    size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
+    # All that are wanted may lie in the share of one thread.
+    depth = plan.depth if parts == 1 else max(-(-plan.depth * 5 // (4 * parts)), keys.shape[1])
+    plan = plan._replace(parts=parts, depth=depth)
+
+    def search(first: int, part: int) -> np.ndarray:
+        own = Group(*(array[first : first + size] for array in group))
+        asked = choose(own, plan.nprobe)
+        found = np.zeros((len(targets), len(own.queries), keys.shape[1]), np.uint64)
+        for target, best in zip(targets, found, strict=True):
+            depth = min(plan.depth, target.size)
+            mine = plan._replace(part=part, depth=depth)
+            search_group(target.arrays, own, asked, centroids, mine, target.start, best)
+        return _best_keys(found, keys.shape[1])
+
+    tasks = [(first, part) for first in range(0, n, size) for part in range(parts)]
+    found = run(search, tasks, threads)
+    for (first, _), *own in zip(tasks[::parts], *(found[part::parts] for part in range(parts)), strict=True):
+        keys[first : first + size] = _best_keys(np.stack(own), keys.shape[1])
+
+
+def _best_keys(found: np.ndarray, top_k: int) -> np.ndarray:
+    """Return the best keys of several lists, shape (lists, n, top_k)."""
+    if len(found) == 1:
+        return found[0]
+    joined = found.transpose(1, 0, 2).reshape(found.shape[1], -1)
+    best: np.ndarray = np.sort(joined, axis=1)[:, ::-1][:, :top_k]
+    return best
+
+
+def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int, share: float) -> Plan:
+    """Decide how many partitions are visited, and how many candidates are reranked, by what."""
+    partitions = settings["partitions"]
+    nprobe = settings.get("nprobe", partitions) if params.nprobe == "auto" else params.nprobe or partitions
+    if params.nprobe == "auto" and share < 1:
+        # The nearest of few lie further away, in more partitions.
+        nprobe = math.ceil(nprobe * share**-0.25)
+    candidates = params.candidates or settings.get("candidates", _CANDIDATES)
+    by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
+    if by is None:
+        by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
+    return Plan(min(int(nprobe), partitions), min(max(int(candidates), top_k), total), by, 0, 1)
+
+
+def _target(segment: Segment, mask: np.ndarray | None, start: int) -> Target:
+    arrays = segment.arrays
+    signs = Signs(*(arrays[name] for name in ("begins", "order", "planes", "factors", "shifts")))
+    scales = arrays["scales"].view(np.uint16)
+    stored = Stored(arrays["rows"], Layout(*segment.details["layout"]), segment.steps, arrays["residual"], scales)
+    copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
+    allowed = frozen(_ANYWHERE if mask is None else mask.view(np.uint8))
+    return Target((signs, stored, copies, allowed), start, segment.size)
+
+
+def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
+    """Return the share of all documents that may be found."""
+    total = sum(segment.size for segment in segments)
+    allowed = sum(s.size if mask is None else int(mask.sum()) for s, mask in zip(segments, masks, strict=True))
+    return max(allowed, 1) / max(total, 1)
+
+
+def masks_of(segments: Sequence[Segment], allowed: Iterable[Hashable] | np.ndarray | None) -> list[np.ndarray | None]:
+    """Tell which documents of each segment may be found; None for all.
+
+    Raises:
+        ValueError: for a mask that has not one bool for every position.
+    """
+    if allowed is None:
+        return [segment.alive for segment in segments]
+    wanted = list_ids(allowed, "allowed")
+    starts = starts_of(segments)
+    if len(wanted) and not isinstance(wanted, np.ndarray) and all(isinstance(one, bool) for one in wanted):
+        wanted = np.asarray(wanted)
+    if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
+        if wanted.shape != (starts[-1],):
+            raise ValueError(f"`allowed` has the shape {wanted.shape}, but there are {starts[-1]} positions.")
+        chosen = [wanted[first:stop] for first, stop in itertools.pairwise(starts)]
+    else:
+        chosen = [np.zeros(segment.size, bool) for segment in segments]
+        for segment, mask in zip(segments, chosen, strict=True):
+            positions = segment.ids.positions_of(wanted)
+            mask[positions[positions >= 0]] = True
+    return [mask if s.alive is None else mask & s.alive for s, mask in zip(segments, chosen, strict=True)]
+
+
+def starts_of(segments: Sequence[Segment]) -> np.ndarray:
+    """Return the position at which each segment begins, and at which the last ends."""
+    return np.array([0, *itertools.accumulate(segment.size for segment in segments)])
+
+
+def ids_at(segments: Sequence[Segment], positions: np.ndarray) -> np.ndarray:
+    """Return ids of positions; for -1 what stands for none."""
+    if len(segments) == 1 and (positions >= 0).all():
+        return segments[0].ids.at(positions)
+    if not segments or segments[0].ids.kind == "integers":
+        ids = np.full(positions.shape, -1, np.int64)
+    else:
+        ids = np.full(positions.shape, None, object)
+    for segment, (first, stop) in zip(segments, itertools.pairwise(starts_of(segments)), strict=True):
+        here = (positions >= first) & (positions < stop)
+        ids[here] = segment.ids.at(positions[here] - first)
+    return ids
