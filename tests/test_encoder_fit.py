@@ -108,7 +108,9 @@ def test_a_model_in_memory_is_fitted_and_saved_whole(tiny_folder, texts, tmp_pat
     encoder.save_pretrained(tmp_path / "out", layout="full")
     own = CSREncoder.from_pretrained(tmp_path / "out", device="cpu")
     stock = SparseEncoder(str(tmp_path / "out"), device="cpu")
-    expected = encoder.encode_query(texts[:5], project=False, normalize_embeddings=True, convert_to_sparse_tensor=False)
+    expected = encoder.encode_query(
+        texts[:5], project=False, normalize_embeddings=True, convert_to_sparse_tensor=False
+    )
     for found in (
         own.encode_query(texts[:5], project=False, normalize_embeddings=True, convert_to_sparse_tensor=False),
         stock.encode_query(texts[:5], convert_to_sparse_tensor=False),

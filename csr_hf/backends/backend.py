@@ -12,6 +12,8 @@ import numpy as np
 
 from csr_hf.backends.documents import Documents, Row, Schema, active_rows, batches, check_documents, check_ids
 from csr_hf.plumbing.errors import ExpectedError
+from csr_hf.plumbing.foreign import one_line
+from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.search.ids import listed
 from csr_hf.search.queries import unit_queries
 from csr_hf.sparse_codes import SparseCodes
@@ -286,7 +288,8 @@ class Backend(ABC):
             raise
         except known as error:
             transient = isinstance(error, ConnectionError | TimeoutError) or self._is_transient(error)
-            text, advice = f"{self.name}: {self._describe(error).strip()}", self._advise(error, transient)
+            said = without_secrets(one_line(self._describe(error)))
+            text, advice = f"{self.name}: {said}", self._advise(error, transient)
             if advice:
                 text += f"{'' if text.endswith(('.', '?')) else '.'} {advice}"
             raise (Unavailable if transient else BackendError)(text) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
-from csr_hf.heads import find_fingerprint, is_head_config, load_head
+from csr_hf.heads import clean_config, find_fingerprint, is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.files import CARD, find_written
@@ -223,6 +223,7 @@ def write_card_folder(
     config = repository.read_json("config.json")
     if not is_head_config(config):
         raise ValueError(f"{repository.name} holds no CSR head: its config.json is not one's.")
+    config = clean_config(config)
     base = base_model or config.get("base_model_name_or_path")
     if base != config.get("base_model_name_or_path"):
         config["base_model_revision"] = None

@@ -78,6 +78,16 @@ def render_training(config: dict[str, Any], recipe: dict[str, Any], folder: str)
     """
     if not recipe:
         return ""
+    try:
+        return _render_training(config, recipe, folder)
+    # A stranger may have written it.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}/recipe.yaml is no recipe of csr_hf ({error!r:.100}). Remove it, or train the head again."
+        ) from error
+
+
+def _render_training(config: dict[str, Any], recipe: dict[str, Any], folder: str) -> str:
     figures = recipe.get("results", {})
     rows = [
         ("data", _describe_data(recipe.get("data", {}))),
@@ -132,14 +142,17 @@ def list_limits(config: dict[str, Any], recipe: dict[str, Any], results: Results
 
 def render_versions(recipe: dict[str, Any]) -> str:
     """Render the versions of the libraries on one line."""
-    versions = {name: value for name, value in recipe.get("versions", {}).items() if name != "machine"}
+    known = recipe.get("versions")
+    versions = {name: value for name, value in (known if isinstance(known, dict) else {}).items() if name != "machine"}
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
 def list_data_sources(recipe: dict[str, Any]) -> list[str]:
     """List the data sets of a recipe: Hub ids and file names."""
     data = recipe.get("data", {})
-    return [name for source in data.get("sources") or [data] if (name := source.get("source"))]
+    sources = (data.get("sources") or [data]) if isinstance(data, dict) else []
+    named = [source.get("source") for source in sources if isinstance(source, dict)]
+    return [name for name in named if name and isinstance(name, str)]
 
 
 def _describe_data(data: dict[str, Any]) -> str:
