@@ -53,7 +53,7 @@ def test_fit_goes_on_with_the_same_texts_and_refuses_others(fitted, texts, tiny_
     with pytest.raises(ValueError, match=r"holds a run with data.source .*, this recipe says"):
         same.fit(texts[1:], output_dir=path, recipe=SMALL)
     assert sorted(path.parent.rglob("texts.parquet")) == kept
-    with pytest.raises(ValueError, match="holds a run with model.k 4, this recipe says 5"):
+    with pytest.raises(ValueError, match=r"holds a run with model.k 4, this recipe says 5"):
         CSREncoder(same.backbone, k=5, hidden_dim=64).fit(texts, output_dir=path, recipe=SMALL)
 
 

@@ -132,7 +132,6 @@ def test_semantic_search(encoder, sparse):
     hits = util.semantic_search(queries, documents, top_k=3, score_function=encoder.similarity)
     expected = encoder.similarity(queries, documents).topk(3)
     assert [[hit["corpus_id"] for hit in each] for each in hits] == expected.indices.tolist()
-    assert [each[0]["corpus_id"] for each in hits] == [0, 1, 2, 3]
 
 
 def test_several_processes_give_the_same_codes(encoder):

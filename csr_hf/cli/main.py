@@ -15,10 +15,10 @@ from csr_hf.cli.parsing import build_overview, parse
 from csr_hf.cli.table import COMMANDS
 from csr_hf.plumbing.atomic import FULL
 from csr_hf.plumbing.errors import ExpectedError, explain
+from csr_hf.plumbing.foreign import visible
 from csr_hf.plumbing.launcher import launched_processes
 from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars, is_first_process
 from csr_hf.plumbing.provenance import record_command, recorded_command
-from csr_hf.plumbing.foreign import visible
 from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.plumbing.threads import spin_briefly
 
