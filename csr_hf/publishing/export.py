@@ -159,7 +159,7 @@ def export(
             write_head(head, temporary)
         if opened.files is not None:
             notes += copy_run_files(opened.files, temporary, head.fingerprint)
-        notes += write_card(temporary, chosen, card or CardOptions(), facts)
+        notes += write_card(temporary, chosen, (card or CardOptions()).called(opened.name), facts)
     notes = [note for note in notes if note]
     return Exported(folder, chosen, native_name(head), reason, notes, remote_code=obstacle is not None)
 
@@ -235,7 +235,7 @@ def write_card_folder(
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     of_run = source if Path(source).is_dir() else repository.folder
     notes = copy_run_files(of_run, folder, find_fingerprint(repository))
-    return notes + write_card(folder, layout, card or CardOptions(), facts)
+    return notes + write_card(folder, layout, (card or CardOptions()).called(str(source)), facts)
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:
