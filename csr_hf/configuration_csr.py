@@ -42,6 +42,7 @@ _OF_TRANSFORMERS = {each.name for each in fields(PretrainedConfig)} | {
 # What is believed of a saved configuration beside the fields of a head. All else that transformers knows is for other
 # models: code of other repositories, kernels, labels by the million.
 _KEPT = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "_commit_hash"}
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MOST_MODALITIES = 16
 _LONGEST_NAME = 4096
 _NOT_QUANTIZED = "a CSR head is not quantized: it has a few MB. Leave this out, or load it with dtype=torch.float16."
@@ -167,6 +168,8 @@ class CSRConfig(PretrainedConfig):
         settings = {**_renew(config_dict), **given}
         refuse_unsupported(settings)
         settings = {name: value for name, value in settings.items() if name in _KEPT or name not in _OF_TRANSFORMERS}
+        for name in ("dtype", "torch_dtype"):
+            _check_dtype(name, settings.get(name))
         unknown = sorted(settings.keys() - _FIELDS.keys() - _OF_TRANSFORMERS - _REFUSED.keys())
         _check_version(settings.get("csr_hf_version"), unknown)
         _refuse_misspelt([*unknown, *(name for name in kwargs if name not in _OF_TRANSFORMERS)])
@@ -266,6 +269,13 @@ def _check_word(name: str, value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and re.fullmatch(r"[\w./-]{1,200}", value, re.ASCII)):
         raise ValueError(f"`{name}` ({value!r:.200}) must be one word of letters, digits, '.', '/', '-' and '_'.")
     return value
+
+
+def _check_dtype(name: str, value: Any) -> None:
+    is_named = isinstance(value, str) and value.removeprefix("torch.") in _DTYPES
+    # PyTorch's own type, which no file holds.
+    if not (value is None or is_named or type(value).__name__ == "dtype"):
+        raise ValueError(f"`{name}` ({value!r:.200}) must be one of {', '.join(_DTYPES)}.")
 
 
 def _check_modalities(name: str, value: Any) -> list[str] | None:
