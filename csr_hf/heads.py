@@ -236,10 +236,17 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     from csr_hf.configuration_csr import CSRConfig
 
-    cleaned = CSRConfig.from_dict(config).to_diff_dict()
-    if config.get("auto_map") == _AUTO_MAP:
-        cleaned["auto_map"] = _AUTO_MAP
-    return {name: value for name, value in cleaned.items() if name in config}
+    fields = CSRConfig.from_dict(config).to_dict().keys() & CSRConfig.__annotations__.keys()
+    version = str(config.get("transformers_version"))
+    beside = {
+        "architectures": config.get("architectures") == ["CSRModel"],
+        "auto_map": config.get("auto_map") == _AUTO_MAP,
+        # Checked above.
+        **dict.fromkeys(("dtype", "torch_dtype"), True),
+        "model_type": is_head_config(config),
+        "transformers_version": re.fullmatch(r"[\w.+-]{1,40}", version, re.ASCII) is not None,
+    }
+    return {name: value for name, value in config.items() if name in fields or beside.get(name)}
 
 
 def _unpickle_tensors(path: Path) -> dict[str, Any]:
