@@ -50,15 +50,17 @@ class CardOptions:
         """Take the name of what is exported where the author gave none.
 
         Args:
-            source: folder of a run, a head or an earlier export, or Hub id.
+            source: folder of a run, which is called like it; Hub id; or another folder, which says nothing.
         """
         if self.repo_id != UNNAMED:
             return self
         if is_hub_id(source) and "/" in source:
             return replace(self, repo_id=source)
         path = Path(source).resolve()
-        path = path.parent if RunFolder.of(path.parent).model == path and RunFolder.of(path.parent).is_run else path
-        words = re.sub(r"[^\w.-]+", "-", path.name, flags=re.ASCII).strip("-._")
+        run = next((each for each in (path, path.parent) if RunFolder.of(each).is_run), None)
+        if run is None or path not in (run, RunFolder.of(run).model):
+            return self
+        words = re.sub(r"[^\w.-]+", "-", run.name, flags=re.ASCII).strip("-._")
         return replace(self, repo_id=f"user/{words}") if words else self
 
     @property
