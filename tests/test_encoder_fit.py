@@ -117,5 +117,9 @@ def test_a_model_in_memory_is_fitted_and_saved_whole(tiny_folder, texts, tmp_pat
     ):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     encoder.save_pretrained(tmp_path / "out", layout="full")
+    other = CSREncoder(encoder.backbone, type(own.head)(own.head.config))
     with pytest.raises(ValueError, match="holds another head"):
-        CSREncoder(encoder.backbone, own.head.__class__(own.head.config)).save_pretrained(tmp_path / "out")
+        other.save_pretrained(tmp_path / "out")
+    for _ in range(2):
+        other.save_pretrained(tmp_path / "other", layout="full")
+    assert CSREncoder.from_pretrained(tmp_path / "other", device="cpu").fingerprint == other.fingerprint

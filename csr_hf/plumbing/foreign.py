@@ -28,7 +28,8 @@ def visible(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a text on one line, without characters that steer a terminal or hide."""
-    return visible(" ".join(text.split()))
+    # What is removed may stand between spaces.
+    return " ".join(visible(" ".join(text.split())).split())
 
 
 def inline(value: Any) -> Any:

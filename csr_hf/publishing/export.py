@@ -120,7 +120,7 @@ def export(
     """
     import torch
 
-    folder = check_target(folder, (source.run or folder) if isinstance(source, Loaded) else source)
+    folder = check_target(folder, (source.run or source.backbone.name) if isinstance(source, Loaded) else source)
     opened = _Source.open(source, device)
     head = opened.head
     if not overwrite:
