@@ -240,13 +240,15 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
 
 def _check_size(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-        raise ValueError(f"`{name}` ({value!r:.200}) must be a positive integer.")
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a positive integer below 2**31.")
     return value
 
 
 def _check_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-        raise ValueError(f"`{name}` ({value!r:.200}) must be an integer, 0 or more (0: no auxiliary loss).")
+        raise ValueError(
+            f"`{name}` ({value!r:.200}) must be an integer, 0 or more and below 2**31 (0: no auxiliary loss)."
+        )
     return value
 
 
