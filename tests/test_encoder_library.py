@@ -219,7 +219,10 @@ def test_doors_give_equal_supports(tiny_folder, kind):
     encoder = CSREncoder(backbone, make_head(input_dim=32, hidden_dim=96, k=6))
     texts = made.sentences(200)
     after = [Normalize()] if backbone.similarity_fn_name == "cosine" else []
-    assembled = SparseEncoder(modules=[*backbone.model.children(), native_head(encoder.head), *after], device="cpu")
+    native = native_head(encoder.head)
+    assembled = SparseEncoder(modules=[*backbone.model.children(), native, *after], device="cpu")
+    # Sentence-transformers gave it the type of the backbone.
+    native.float().load_state_dict(native_head(encoder.head).state_dict())
     values, indices = encoder.head.encode(torch.from_numpy(encoder.embed(texts)))
     alone = torch.zeros(len(texts), 96).scatter(-1, indices, values.detach())
     own = encoder.encode(texts, convert_to_sparse_tensor=False)

@@ -189,7 +189,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`pre_bias` is \(13,\)"):
         import_checkpoint(path)
     torch.save(official_state(make_head()) | {"pre_bias": torch.full((12,), torch.nan)}, path)
-    with pytest.raises(ValueError, match="`pre_bias` of .* holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"`pre_bias` of .* holds NaN or infinity"):
         import_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="no state dict in it"):
