@@ -41,6 +41,8 @@ def fit(backbone: Backbone, given: Any, recipe: Mapping[str, Any], *, overwrite:
     own |= {"backbone.name_or_path": backbone.name, "backbone.revision": backbone.revision}
     resolved = RunRecipe.from_dict(dict(recipe), {**own, "data.source": str(given) if dataset is None else ""})
     if dataset is not None:
+        if not len(dataset):
+            raise ValueError("`inputs` is empty: there is nothing to learn from. Give texts.")
         path = _path_of(dataset, resolved)
         resolved.data.source = str(path)
         # Before anything is written: the folder may hold a run on other texts.
