@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: help quickstart test slow-test pages lint clean
+.PHONY: help quickstart test slow-test release-check pages lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test: $(VENV)/.tests-installed  ## install what tests need and run them
 
 slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+release-check: $(VENV)/.tests-installed  ## build wheel and sdist, install each into an empty environment and try it
+	CSR_HF_RELEASE_CHECK=1 $(BIN)/python -m pytest -m slow tests/test_release.py
 
 pages: $(VENV)/.dev-installed  ## write the tables of the pages from the results files
 	$(BIN)/python recipes/render.py

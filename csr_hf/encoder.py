@@ -1,57 +1,76 @@
-"""Encode texts or images into sparse codes, with a backbone and a head."""
+"""The encoder that users meet: made of a name, fitted, loaded, moved, saved and shared."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from csr_hf.codes import encode_embeddings, head_fingerprint, subtract_modality_mean
-from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone, check_width
-from csr_hf.embedding.images import is_image
-from csr_hf.embedding.inputs import as_sequence
 from csr_hf.embedding.loading import load_backbone_of
+from csr_hf.embedding.taking import take_backbone
+from csr_hf.encoding import HeadEncoder
 from csr_hf.heads import load_head
-from csr_hf.repository import open_repository
-from csr_hf.sparse_codes import SparseCodes
+from csr_hf.repository import is_hub_id, open_repository
+from csr_hf.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
     from csr_hf.modeling_csr import CSRModel
+    from csr_hf.publishing.export import Layout, Loaded
     from csr_hf.search_index import SearchIndex
 
 logger = logging.getLogger(__name__)
 
 
-class CSREncoder:
-    """A frozen backbone followed by a CSR head.
+class CSREncoder(HeadEncoder):
+    """A frozen backbone followed by a CSR head, with the habits of a SentenceTransformer.
 
-    A head whose config records no settings of its backbone gets those of this one.
+    Without a head it is not fitted: `fit` trains one, and until then `embed` works, and whatever encodes says so. A
+    head whose config records no settings of its backbone gets those of this one.
 
     Args:
-        backbone: the frozen model, from `load_backbone`.
-        head: the CSR head, trained on the backbone's embeddings.
+        backbone: Hub id or folder of a frozen model, a SentenceTransformer, or what `load_backbone` returns.
+        head: the CSR head, trained on the backbone's embeddings. None: `fit` makes it.
+        k: active latents of a code; default 32, with a head the head's own. A head that is given takes it over.
+        hidden_dim: latents that `fit` gives a head: a number, or a multiple of the embeddings' width such as "4x".
+        **options: of `load_backbone` for a backbone by name: `device`, `revision`, `token`, `trust_remote_code`, and
+            settings such as `prompts`; for a SentenceTransformer `device` and settings.
 
     Raises:
-        ValueError: if the backbone's width is not the head's `input_dim`.
+        ValueError: if the backbone is not found, its width is not the head's `input_dim`, or `k` exceeds hidden_dim.
     """
 
-    def __init__(self, backbone: Backbone, head: CSRModel) -> None:
-        check_width(backbone, head)
-        self.backbone = backbone
-        self.head = head.eval()
-        settings = backbone.settings.to_record()
-        if not head.config.base_model_settings:
-            head.config.base_model_settings = settings
-        elif head.config.base_model_settings != settings:
-            logger.warning(
-                "the head was trained with the backbone's settings %s, this backbone has %s",
-                head.config.base_model_settings,
-                settings,
-            )
+    def __init__(
+        self,
+        backbone: str | Path | SentenceTransformer | Backbone,
+        head: CSRModel | None = None,
+        k: int | None = None,
+        *,
+        hidden_dim: int | str = "4x",
+        **options: Any,
+    ) -> None:
+        self.backbone = take_backbone(backbone, **options)
+        self.hidden_dim = hidden_dim
+        self._k = 32 if k is None else k
+        self._head: CSRModel | None = None
+        self._name: str | None = None
+        self._run: Path | None = None
+        if head is not None:
+            if k is not None:
+                head.config.k = k
+            self._take_head(head)
+
+    def __repr__(self) -> str:
+        if self._head is None:
+            return f"CSREncoder({self.backbone.name}, k={self._k}, not fitted)"
+        config = self._head.config
+        sizes = f"{config.input_dim} -> {config.hidden_dim} latents, k={config.k}"
+        return f"CSREncoder({self.backbone.name}, {sizes}, on {self.device})"
 
     @classmethod
     def from_pretrained(
@@ -67,8 +86,8 @@ class CSREncoder:
         """Load a head and its backbone: the one packed in the head's repository, else the one its config names.
 
         Args:
-            name_or_path: a folder that `csr-hf run`, `csr-hf export` or `CSRModel.save_pretrained` wrote, a Hub id, or
-                a SparseEncoder of sentence-transformers whose modules end with a `SparseAutoEncoder`.
+            name_or_path: a folder that `fit`, `csr-hf run`, `csr-hf export` or `save_pretrained` wrote, a Hub id, or a
+                SparseEncoder of sentence-transformers whose modules end with a `SparseAutoEncoder`.
             revision: branch, tag or commit of a Hub repository; all files are read at one commit.
             device: for backbone and head; default the best available.
             token: for a private repository; default the one of `hf auth login` or of HF_TOKEN.
@@ -86,86 +105,74 @@ class CSREncoder:
             repository, head, device=device, token=token, trust_remote_code=trust_remote_code, **settings
         )
         head.to(backbone.model.device)  # type: ignore[arg-type]
-        return cls(backbone, head)
+        encoder = cls(backbone, head)
+        encoder._name = repository.name
+        folders = [Path(name_or_path), Path(name_or_path).parent]
+        own = [each for each in folders if RunFolder.of(each).is_run and repository.folder == RunFolder.of(each).model]
+        encoder._run = own[0] if own else None
+        return encoder
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the head; its codes carry it."""
-        return head_fingerprint(self.head)
-
-    def embed(
-        self,
-        inputs: Any,
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        task: Task | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-    ) -> np.ndarray:
-        """Embed with the backbone alone: dense, float32, shape (n, input_dim), without the head.
+    @classmethod
+    def from_sparse_encoder(cls, model: SparseEncoder) -> CSREncoder:
+        """Make an encoder of a SparseEncoder in memory, whose modules it shares, but for the head, which is copied.
 
         Args:
-            inputs: as for `encode`; one text or image gives one row.
-            prompt_name: one of the backbone's prompts, for texts; default that of the task.
-            prompt: text to put before texts, instead of a prompt with a name.
-            task: "query" or "document", as for `Backbone.embed`.
-            batch_size: inputs in one forward pass.
-            show_progress_bar: as for `Backbone.embed`.
-        """
-        return self.backbone.embed(
-            _as_list(inputs), prompt_name, batch_size, task=task, prompt=prompt, show_progress_bar=show_progress_bar
-        )
-
-    def encode(
-        self,
-        inputs: Any,
-        *,
-        k: int | None = None,
-        refine: bool | Literal["pursuit"] = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        task: Task | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-    ) -> SparseCodes:
-        """Encode texts and images: embed them, subtract the modality means of a head that has them, apply the head.
-
-        Args:
-            inputs: one text or image, or several in a list, tuple, generator, array of texts, column of `datasets` or
-                Series (by position, whatever its index). Images are those of PIL, arrays, `Path`s, or, where the
-                backbone embeds images, strings that name an image file. Nothing gives codes of length 0.
-            k: active latents; default the head's.
-            refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
-            prompt_name: one of the backbone's prompts, for texts; default that of the task.
-            prompt: text to put before texts, instead of a prompt with a name.
-            task: "query" or "document", as for `Backbone.embed`.
-            batch_size: inputs in one forward pass of the backbone.
-            show_progress_bar: as for `Backbone.embed`.
+            model: ends with one `SparseAutoEncoder`, and perhaps a `Normalize`.
 
         Raises:
-            ValueError: if `k` exceeds hidden_dim, the prompt is unknown, an image is broken, `inputs` has no order (a
-                set, a dict) or is a table, or an input is missing, neither text nor image, or of a kind that the
-                backbone does not embed.
+            ValueError: if it has no such module, several, or one that normalizes its inputs.
         """
-        inputs = _as_list(inputs)
-        embeddings = self.embed(
-            inputs,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            task=task,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-        )
-        return encode_embeddings(self.head, self.subtract_modality_means(embeddings, inputs), k, refine=refine)
+        from csr_hf.publishing.sentence_transformers import read_sparse_encoder
 
-    def encode_query(self, inputs: Any, **options: Any) -> SparseCodes:
-        """Encode as queries: with the backbone's prompt and tower for them, if any; options as for `encode`."""
-        return self.encode(inputs, **{"task": "query", **options})
+        return cls(*read_sparse_encoder(model))
 
-    def encode_document(self, inputs: Any, **options: Any) -> SparseCodes:
-        """Encode as documents: with the backbone's prompt and tower for them, if any; options as for `encode`."""
-        return self.encode(inputs, **{"task": "document", **options})
+    def to_sparse_encoder(self) -> SparseEncoder:
+        """Make a SparseEncoder of sentence-transformers, in memory, with the codes of `encode`.
+
+        It shares the backbone's modules. Where the backbone compares by cosine, its rows have unit norm.
+        """
+        from csr_hf.publishing.sentence_transformers import make_sparse_encoder
+
+        return make_sparse_encoder(self.backbone, self.head)
+
+    def fit(
+        self,
+        inputs: Any,
+        *,
+        output_dir: str | Path = "runs/csr",
+        recipe: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> CSREncoder:
+        """Train a head, measure it, and index what it was trained on: a run, as `csr-hf run` makes it.
+
+        The same call again goes on where an earlier one stopped, and takes what is done as it is.
+
+        Args:
+            inputs: what to learn from: texts, pairs of a question and its answer, rows as mappings, a data set or
+                table with columns named like roles (`text`, or `anchor` and `positive`), or a file or Hub id.
+            output_dir: folder of the run: head, figures, index, recipe.
+            recipe: sections of a recipe, such as `{"training": {"max_steps": 500}, "data": {"held_out": 0.2}}`; they
+                win over `k` and `hidden_dim`.
+            overwrite: start over: remove what the folder holds of a run, whatever it is.
+
+        Returns:
+            This encoder, fitted.
+
+        Raises:
+            ValueError: for data that cannot be read or is too little, a wrong setting, or a folder that holds another
+                run or is in use; nothing is written then.
+        """
+        from csr_hf.runs.fitting import fit
+
+        content = dict(recipe or {})
+        content["model"] = {"k": self._k, "hidden_dim": self.hidden_dim, **(content.get("model") or {})}
+        content["output_dir"] = str(output_dir)
+        fit(self.backbone, inputs, content, overwrite=overwrite)
+        folder = RunFolder.of(output_dir)
+        head = load_head(open_repository(folder.model))
+        self._take_head(head.to(self.backbone.model.device))  # type: ignore[arg-type]
+        self._run, self._name = folder.path, None
+        return self
 
     def build_index(self, texts: Any, **options: Any) -> SearchIndex:
         """Embed and index documents; options as for `SearchIndex.build`."""
@@ -173,26 +180,112 @@ class CSREncoder:
 
         return SearchIndex.build(self, texts, **options)
 
-    def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
-        """Subtract from each embedding the mean of its modality, as a head of several modalities requires.
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is, and the head with it."""
+        return self.backbone.model.device
 
-        This is not the head's `pre_bias`, which the head subtracts itself. A head of one modality returns the
-        embeddings unchanged.
+    def to(self, target: Any) -> CSREncoder:
+        """Move backbone and head to a device, or convert them to a float type; return this encoder."""
+        self.backbone.to(target)
+        if self._head is not None:
+            self._head.to(target)
+        return self
+
+    def half(self) -> CSREncoder:
+        """Convert backbone and head to float16; return this encoder."""
+        import torch
+
+        return self.to(torch.float16)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        layout: Layout | None = None,
+        base_model: str | None = None,
+        license: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write backbone and head as one folder, with a model card; `from_pretrained` and SparseEncoder load it.
 
         Args:
-            embeddings: of `embed`, shape (n, input_dim).
-            inputs: the inputs that were embedded.
+            folder: where to write, whole or not at all; an earlier export of the same head is replaced.
+            layout: "full" with the backbone, "head" without; default full, and head above 1 GB of backbone weights.
+            base_model: Hub id of the backbone; default what the head's config or the backbone says.
+            license: of the card; default the backbone's.
+            overwrite: also replace an export of another head, or with a card that a person changed.
+
+        Raises:
+            ValueError: if it is not fitted, `folder` holds something else, or the layout cannot hold the backbone.
         """
-        if not self.head.config.modalities:
-            return embeddings
-        kinds = np.array(self.backbone.modalities_of(_as_list(inputs)), object)
-        if len(kinds) != len(embeddings):
-            raise ValueError(f"`inputs` has {len(kinds)} inputs for {len(embeddings)} embeddings: give one for each.")
-        shifted = np.empty_like(embeddings)
-        for kind in dict.fromkeys(kinds):
-            shifted[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
-        return shifted
+        from csr_hf.publishing.export import export
+        from csr_hf.publishing.model_card import CardOptions
 
+        card = CardOptions(license=license)
+        done = export(self._loaded(), folder, layout=layout, base_model=base_model, card=card, overwrite=overwrite)
+        for note in done.notes:
+            logger.warning("%s", note)
 
-def _as_list(inputs: Any) -> Sequence[Any]:
-    return [inputs] if isinstance(inputs, str) or is_image(inputs) else as_sequence(inputs)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        layout: Layout | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Publish backbone and head with a model card, as one commit or not at all; return the address.
+
+        The card quotes what the run of `fit` measured. One on the Hub that a person wrote or changed is not replaced.
+
+        Args:
+            repo_id: `user/name`; created if it is missing.
+            private: create it as a private repository.
+            create_pr: open a pull request instead of committing.
+            revision: branch to commit to, created if missing; default the main branch.
+            token: default the one of `hf auth login` or of HF_TOKEN.
+            layout: as for `save_pretrained`.
+            license: as for `save_pretrained`.
+
+        Raises:
+            ValueError: if it is not fitted, the repository holds another model or a changed card, or the token may not
+                write there.
+            OSError: if the upload was interrupted.
+        """
+        from csr_hf.publishing.export import export
+        from csr_hf.publishing.hub import push
+        from csr_hf.publishing.model_card import CardOptions
+
+        with tempfile.TemporaryDirectory() as temporary:
+            card = CardOptions(repo_id=repo_id, license=license)
+            done = export(self._loaded(), Path(temporary, "model"), layout=layout, card=card)
+            for note in done.notes:
+                logger.warning("%s", note)
+            where = {"private": private, "create_pr": create_pr, "revision": revision, "token": token}
+            return push(done.folder, repo_id, **where).url  # type: ignore[arg-type]
+
+    def _loaded(self) -> Loaded:
+        """Name the backbone in the head's config, where that says nothing, and return both for an export."""
+        from csr_hf.publishing.export import Loaded
+
+        config, backbone = self.head.config, self.backbone
+        if config.base_model_name_or_path is None and (is_hub_id(backbone.name) or Path(backbone.name).exists()):
+            config.base_model_name_or_path, config.base_model_revision = backbone.name, backbone.revision
+        return Loaded(backbone, self.head, self._run)
+
+    def _take_head(self, head: CSRModel) -> None:
+        check_width(self.backbone, head)
+        self._head = head.eval()
+        settings = self.backbone.settings.to_record()
+        if not head.config.base_model_settings:
+            head.config.base_model_settings = settings
+        elif head.config.base_model_settings != settings:
+            logger.warning(
+                "the head was trained with the backbone's settings %s, this backbone has %s",
+                head.config.base_model_settings,
+                settings,
+            )

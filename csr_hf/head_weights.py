@@ -17,6 +17,10 @@ from .configuration_csr import CSRConfig
 # The tied weight has two names in sentence-transformers, which saves it under this one.
 _TIED_WEIGHT = "decoder.linear.weight"
 _CACHED_BYTES = 1 << 20
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_INTEGERS = {"I64", "I32"}
+LARGEST_WEIGHT = 1e12
+"""Absolute value of a weight that training never comes near, and whose products float32 still holds."""
 
 
 class FingerprintedModel(PreTrainedModel):
@@ -82,27 +86,39 @@ def check_file(path: str, config: CSRConfig) -> bool:
     """Compare the shapes in a safetensors file with the config; return whether the encoder has its tied name.
 
     Raises:
-        ValueError: if the file is damaged, or a tensor is missing or has another shape.
+        ValueError: if the file is damaged, or a tensor is missing, has another shape, or is of another type: weights
+            are floats of 16 to 64 bits, counts integers.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}). Download or save it again.") from error
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            found = {name: tuple(each.get_shape()) for name, each in slices.items()}
+            kinds = {name: each.get_dtype() for name, each in slices.items()}
+    # A header may also name types and sizes that no library has.
+    except (SafetensorError, OverflowError, UnicodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged or incomplete ({reason}). Download or save it again.") from error
     is_tied_name = "encoder.weight" not in found and _TIED_WEIGHT in found
     if is_tied_name:
-        found["encoder.weight"] = found[_TIED_WEIGHT]
+        found["encoder.weight"], kinds["encoder.weight"] = found[_TIED_WEIGHT], kinds[_TIED_WEIGHT]
     sizes, width = config.hidden_dim, config.input_dim
     wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
     # These two may be missing: the count then starts at 0, and an untied decoder at the transposed encoder.
     optional = {"stats_last_nonzero": (sizes,), "decoder.weight": (width, sizes)}
     if config.modalities:
         wanted["modality_bias"] = (len(config.modalities), width)
+        optional["modality_last_nonzero"] = (len(config.modalities), sizes)
     for name, shape in (wanted | {name: optional[name] for name in optional.keys() & found.keys()}).items():
         if found.get(name) != shape:
             raise ValueError(
                 f"`{name}` is {found.get(name, 'missing')} in {path}, but config.json says {shape} "
                 f"(`hidden_dim` {sizes}, `input_dim` {width}). These files do not belong together."
+            )
+        known = _INTEGERS if name.endswith("last_nonzero") else _FLOATS
+        if kinds[name] not in known:
+            raise ValueError(
+                f"`{name}` in {path} is of type {kinds[name]}; a head has {' or '.join(sorted(known))} there. "
+                "Save it as one of these."
             )
     return is_tied_name
 
@@ -113,6 +129,31 @@ def read_file(path: str) -> dict[str, torch.Tensor]:
     if "encoder.weight" not in weights:
         weights["encoder.weight"] = weights.pop(_TIED_WEIGHT)
     return weights
+
+
+@torch.inference_mode()
+def check_values(weights: dict[str, torch.Tensor], source: str) -> None:
+    """Check that floats are finite and of a size that products of them stay so.
+
+    Args:
+        weights: by name, of any type.
+        source: where they came from, for the message.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = (float(bound) for bound in torch.aminmax(tensor))
+        # A comparison with NaN is False.
+        if not (low > -torch.inf and high < torch.inf):
+            raise ValueError(f"`{name}` of {source} holds NaN or infinity. Train or download it again.")
+        if max(-low, high) > LARGEST_WEIGHT:
+            raise ValueError(
+                f"`{name}` of {source} holds {max(-low, high):.3g}, beyond {LARGEST_WEIGHT:g}: its codes would "
+                "overflow. Train or download it again."
+            )
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A repository with one of these holds a model; sentence-transformers need not write config.json.
 _OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
 _TENSORS = ("encoder.weight", "pre_bias", "latent_bias", "stats_last_nonzero")
+_AUTO_MAP = {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
 _TIED_WEIGHT = "decoder.linear.weight"
 
 
@@ -120,11 +121,13 @@ def import_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
     import torch
 
     from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.head_weights import check_values
     from csr_hf.modeling_csr import CSRModel
 
     path = Path(path)
     tensors = _read_tensors(path)
     weight = tensors["encoder.weight"]
+    _check_tensors(tensors, path)
     if weight.ndim != 2:
         raise ValueError(f"`encoder.weight` in {path} has {weight.ndim} axes; a head's has 2.")
     hidden_dim, input_dim = weight.shape
@@ -138,8 +141,7 @@ def import_checkpoint(path: str | Path, k: int | None = None) -> CSRModel:
         found = tuple(tensors[name].shape) if name in tensors else "missing"
         if found != tuple(wanted.shape):
             raise ValueError(f"`{name}` is {found} in {path}; with {input_dim} -> {hidden_dim} it is {wanted.shape}.")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ValueError(f"{path} holds weights that are NaN or infinite.")
+    check_values(tensors, str(path))
     head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return head.float().eval()
 
@@ -202,6 +204,49 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if "stats_last_nonzero" not in tensors:
         tensors["stats_last_nonzero"] = tensors["latent_bias"].new_zeros(len(tensors["latent_bias"])).long()
     return tensors
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse tensors that are no plain arrays, before any of them is computed with.
+
+    Raises:
+        ValueError: for sparse, quantized and meta tensors, other types than floats, and tensors that stand for more
+            numbers than the file holds.
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        is_count = name == "stats_last_nonzero"
+        is_plain = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
+        kinds = (
+            (torch.int64, torch.int32) if is_count else (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        )
+        if not is_plain or tensor.dtype not in kinds:
+            kind = f"{tensor.layout}, {tensor.dtype}{', without data' if tensor.is_meta else ''}"
+            raise ValueError(f"`{name}` in {path} is {kind}; a head has plain {'integers' if is_count else 'floats'}.")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ValueError(f"`{name}` in {path} stands for {tensor.numel():,} numbers that the file does not hold.")
+
+
+def clean_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the content of a head's config.json says of a head, as it may be published again.
+
+    Raises:
+        ValueError: for values that no head has.
+    """
+    from csr_hf.configuration_csr import CSRConfig
+
+    fields = CSRConfig.from_dict(config).to_dict().keys() & CSRConfig.__annotations__.keys()
+    version = str(config.get("transformers_version"))
+    beside = {
+        "architectures": config.get("architectures") == ["CSRModel"],
+        "auto_map": config.get("auto_map") == _AUTO_MAP,
+        # Checked above.
+        **dict.fromkeys(("dtype", "torch_dtype"), True),
+        "model_type": is_head_config(config),
+        "transformers_version": re.fullmatch(r"[\w.+-]{1,40}", version, re.ASCII) is not None,
+    }
+    return {name: value for name, value in config.items() if name in fields or beside.get(name)}
 
 
 def _unpickle_tensors(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, cached_file, resolve_revision
 
 from .configuration_csr import CSRConfig, refuse_unsupported
-from .head_weights import FingerprintedModel, check_file, read_file
+from .head_weights import FingerprintedModel, check_file, check_values, read_file
 from .least_squares import fit, pursue
 
 # Floats in one work array (128 MB): more rows are refined in several parts.
@@ -137,9 +137,7 @@ class CSRModel(FingerprintedModel):
         kwargs["use_safetensors"] = True
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name, parameter in model.named_parameters():
-            if not parameter.is_meta and not parameter.isfinite().all():
-                raise ValueError(f"`{name}` of {source or path} holds NaN or infinity. Train or download it again.")
+        check_values({**dict(model.named_parameters()), **dict(model.named_buffers())}, str(source or path))
         if path is not None:
             model.inherit_fingerprint(read_file(path))
         return loaded

@@ -66,6 +66,8 @@ class Repository:
             return None
         try:
             return json.loads(path.read_text(encoding="utf-8"))
+        except RecursionError as error:
+            raise ValueError(f"{inside} of {self.name} is nested too deeply. Do not trust it.") from error
         except ValueError as error:
             raise ValueError(f"{inside} of {self.name} is not JSON: {error}. Download or save it again.") from error
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -60,15 +62,22 @@ def test_refined_codes_are_the_heads_own(encoder, refine):
 def test_queries_and_documents_use_their_prompts(encoder, monkeypatch):
     monkeypatch.setitem(encoder.backbone.model.prompts, "query", "ask: ")
     monkeypatch.setitem(encoder.backbone.model.prompts, "document", "say: ")
-    for method, prompt in ((encoder.encode_query, "ask: "), (encoder.encode_document, "say: ")):
-        np.testing.assert_allclose(method(["x"]).values, encoder.encode([prompt + "x"]).values, atol=1e-5)
+    for method, plain, prompt in (
+        (encoder.encode_query, {"project": False}, "ask: "),
+        (encoder.encode_document, {"refine": False}, "say: "),
+    ):
+        expected = encoder.encode([prompt + "x"])
+        np.testing.assert_allclose(method(["x"], **plain).values, expected.values, atol=1e-5)
+        assert not np.array_equal(method(["x"]).values, expected.values)
 
 
 def test_queries_and_documents_take_their_towers(tiny_folder):
     router = load_backbone(str(tiny_folder("router")), device="cpu", prompts={"query": "ask: "})
     encoder, texts = CSREncoder(router, make_head(input_dim=32)), ["a cat", "two dogs"]
     dense = {task: router.model.encode(texts, prompt=prompt, task=task) for task, prompt in TASKS.items()}
-    for task, encode in (("query", encoder.encode_query), ("document", encoder.encode_document)):
+    ways = {"query": partial(encoder.encode_query, project=False)}
+    ways["document"] = partial(encoder.encode_document, refine=False)
+    for task, encode in ways.items():
         np.testing.assert_allclose(encoder.embed(texts, task=task), dense[task], atol=1e-6)
         expected = encode_embeddings(encoder.head, dense[task])
         assert np.array_equal(encode(texts).indices, expected.indices)

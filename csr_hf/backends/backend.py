@@ -21,6 +21,8 @@ from csr_hf.backends.documents import (
     check_queries,
 )
 from csr_hf.plumbing.errors import ExpectedError
+from csr_hf.plumbing.foreign import one_line
+from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.search.doc_ids import distinct_ids
 from csr_hf.sparse_codes import SparseCodes
 
@@ -295,7 +297,8 @@ class Backend(ABC):
             raise
         except known as error:
             transient = isinstance(error, ConnectionError | TimeoutError) or self._is_transient(error)
-            text, advice = f"{self.name}: {self._describe(error).strip()}", self._advise(error, transient)
+            said = without_secrets(one_line(self._describe(error)))
+            text, advice = f"{self.name}: {said}", self._advise(error, transient)
             if advice:
                 text += f"{'' if text.endswith(('.', '?')) else '.'} {advice}"
             raise (Unavailable if transient else BackendError)(text) from error

@@ -15,6 +15,7 @@ from csr_hf.cli.parsing import build_overview, parse
 from csr_hf.cli.table import COMMANDS
 from csr_hf.plumbing.atomic import FULL
 from csr_hf.plumbing.errors import ExpectedError, explain
+from csr_hf.plumbing.foreign import visible
 from csr_hf.plumbing.launcher import launched_processes
 from csr_hf.plumbing.logs import disable_progress_bars, enable_progress_bars, is_first_process
 from csr_hf.plumbing.provenance import record_command, recorded_command
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _stop_printing()
         is_full = isinstance(error, OSError) and error.errno in FULL and _goes_on(called)
         way_on = f" Then go on{_launcher()} with: {recorded_command()}" if is_full else ""
-        sys.stderr.write(f"csr-hf: error: {without_secrets(explain(error))}{way_on}\n")
+        sys.stderr.write(f"csr-hf: error: {without_secrets(visible(explain(error)))}{way_on}\n")
         return 2
     except KeyboardInterrupt:
         kept = f"; what was finished is kept. Go on{_launcher()} with:\n  {recorded_command()}"

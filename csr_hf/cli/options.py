@@ -178,7 +178,7 @@ class FolderOptions(CardSettings):
     output: Annotated[Path, Flag(nargs="")]
     """Folder to write."""
     repo_id: str | None = None
-    """user/name that the card shows (default: user/name)."""
+    """user/name that the card shows (default: user/ and the name of the run)."""
 
 
 @settings

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from csr_hf.plumbing.foreign import one_line, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,7 +22,7 @@ _MORE = " ..."
 
 def print_line(line: str) -> None:
     """Print a line as it is, whatever the width of the terminal."""
-    _console().print(line, soft_wrap=True)
+    _console().print(visible(line), soft_wrap=True)
 
 
 def print_tables(results: Results | None) -> None:
@@ -55,7 +57,7 @@ def print_hits(
     if not hits:
         console.print("  nothing found")
     for rank, hit in enumerate(hits, 1):
-        console.print(f"  {rank}. {hit.score:.3f}  {hit.id}", soft_wrap=True)
+        console.print(f"  {rank}. {hit.score:.3f}  {one_line(str(hit.id))}", soft_wrap=True)
         for name, column in fields.items():
             value = hit.read(column)
             line = ("" if value is None else str(value)) if len(fields) == 1 else f"{name}: {value}"
@@ -67,7 +69,7 @@ def shorten(text: str, width: int) -> str:
     """Put a text on one line of at most `width` cells of a terminal; it ends at a word, and says that more follows."""
     from rich.cells import cell_len, set_cell_size
 
-    line = " ".join(text.split())
+    line = one_line(text)
     if cell_len(line) <= width:
         return line
     kept = set_cell_size(line, max(width - len(_MORE), 1)).rstrip()

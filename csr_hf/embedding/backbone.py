@@ -105,6 +105,8 @@ class Backbone:
         task: Task | None = None,
         prompt: str | None = None,
         show_progress_bar: bool | None = None,
+        device: str | list[str] | None = None,
+        chunk_size: int | None = None,
     ) -> np.ndarray:
         """Embed texts and images, for a task as `encode_query` and `encode_document` of the model do.
 
@@ -116,6 +118,9 @@ class Backbone:
             task: "query" or "document": chooses the prompt, if none is given, and the tower of a `Router`.
             prompt: the text to put before texts, instead of a prompt with a name; "" for none.
             show_progress_bar: None draws bars on terminals, if there are several batches and bars are not disabled.
+            device: where to embed; several, such as ["cuda:0", "cuda:1"], work in processes of their own. Default
+                where the model is.
+            chunk_size: inputs that such a process gets at a time; default sentence-transformers'.
 
         Returns:
             float32, shape (n, dim).
@@ -127,7 +132,9 @@ class Backbone:
         if show_progress_bar is None:
             show_progress_bar = len(inputs) > batch_size and shows_progress()
         chosen = self.prompt(prompt_name, task) if prompt is None else prompt
-        options: dict[str, Any] = {"prompt": chosen} if task is None else {"prompt": chosen, "task": task}
+        options: dict[str, Any] = {"prompt": chosen, "device": device, "chunk_size": chunk_size}
+        if task is not None:
+            options["task"] = task
         kinds, as_text = np.array(self.modalities_of(inputs), object), _text_marker(self.model.modalities)
         embeddings = np.zeros((len(inputs), self.dim), np.float32)
         for kind in dict.fromkeys(kinds):
@@ -144,6 +151,12 @@ class Backbone:
                     convert_to_numpy=True,
                 )
         return embeddings
+
+    def to(self, target: Any) -> Backbone:
+        """Move the model to a device, or convert its weights to a float type; return itself."""
+        self.model.to(target)
+        self._digests = None
+        return self
 
     def modalities_of(self, inputs: Sequence[Any]) -> list[str]:
         """Tell for each input which tower embeds it: "text" or "image".

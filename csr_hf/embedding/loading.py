@@ -176,6 +176,13 @@ def load_backbone_of(
     return _find(name, head.config.base_model_revision, origin, settings)
 
 
+def name_of(model: SentenceTransformer) -> str:
+    """Return what a model in memory is called: where transformers loaded it from, else "memory"."""
+    inner = model.transformers_model
+    path = str(getattr(getattr(inner, "config", None), "_name_or_path", "") or "memory")
+    return next((name for name in _PACKAGED if str(packaged_folder(name)) == path), path)
+
+
 def packaged_folder(name: str) -> Path | None:
     """Find the folder of a backbone inside an installed Python package; None if there is none."""
     if name not in _PACKAGED:
@@ -205,18 +212,30 @@ def load_packed_backbone(
     """
     if not repository.is_packed:
         return None
-    from sentence_transformers import SentenceTransformer, SparseEncoder
+    from sentence_transformers import SparseEncoder
 
     settings = settings or BackboneSettings()
     # SentenceTransformer would drop the modules of a SparseEncoder without an error.
     whole = SparseEncoder(str(repository.folder), device=device, **_keywords(settings))
-    modules = _modules_before_head(whole)
-    prompts = {name: prompt or "" for name, prompt in whole.prompts.items()}
-    model = SentenceTransformer(
-        modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
-    )
+    model = split_backbone(whole, device=device)
     _set_dtype(model, settings)
     return Backbone(model, name, None, f"{repository.name} itself", settings)
+
+
+def split_backbone(whole: SparseEncoder, *, device: str | None = None) -> SentenceTransformer:
+    """Return the modules before the head of a SparseEncoder as a model, with its prompts.
+
+    Args:
+        whole: has a `SparseAutoEncoder` among its modules, which may stand in a `Router`.
+        device: default the best available.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    modules = _modules_before_head(whole)
+    prompts = {name: prompt or "" for name, prompt in whole.prompts.items()}
+    return SentenceTransformer(
+        modules=modules, device=device, prompts=prompts, default_prompt_name=whole.default_prompt_name
+    )
 
 
 def _modules_before_head(whole: SparseEncoder) -> list[nn.Module]:

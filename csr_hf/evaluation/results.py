@@ -75,7 +75,7 @@ class Results:
             if content.pop("format") != _FORMAT:
                 raise ValueError(f"it is not of the format {_FORMAT}")
             rows = [Row.from_dict(row) for row in content.pop("rows")]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} holds no results of csr_hf: {error!r}. `csr-hf run` writes them.") from error
         return cls(rows, content)
 

@@ -61,10 +61,18 @@ class Row:
         """Make one of what JSON holds.
 
         Raises:
-            TypeError: for unknown fields, missing ones, or an interval that is no pair.
+            TypeError: for unknown fields, missing ones, values of another type, or an interval that is no pair.
         """
         for name in ("interval", "retention_interval"):
             if fields.get(name) is not None:
                 low, high = map(float, fields[name])
                 fields = {**fields, name: (low, high)}
-        return cls(**fields)
+        row = cls(**fields)
+        texts = (row.task, row.metric, row.method, row.unit)
+        counts = (row.k, row.n_queries, row.n_documents)
+        numbers = (row.bytes_per_vector, row.score, row.retention, *(each for each in counts if each is not None))
+        if not all(isinstance(each, str) for each in texts) or not all(
+            isinstance(each, int | float) for each in numbers
+        ):
+            raise TypeError("a row of figures has a text for a number, or the other way around")
+        return row

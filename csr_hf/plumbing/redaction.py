@@ -8,14 +8,22 @@ from typing import Any
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_\w{8,}[\w.-]*")
 _PASSWORD = re.compile(r"(?<=://)[^\s'\"]+(?=@)")
+# Of libpq's parameters, of addresses, headers, JSON and flags: what stands behind these names.
+_SECRET = r"[\w.-]*(?:password|passwd|passfile|pwd|secret|token|api[-_]?key|access[-_]?key|authorization)"
+_NAMED = re.compile(
+    rf"""(?i)(["']?\b{_SECRET}["']?\s*[=:]\s*)(["']?(?:bearer|basic|apikey)\s+)?(?!hf_\*|api_org_\*)("[^"]*"|'[^']*'|[^\s&;,'"}}\])]+)"""
+)
+_FLAG = re.compile(rf"""(?i)(--{_SECRET}\s+)(?!hf_\*|api_org_\*)("[^"]*"|'[^']*'|[^\s'"-][^\s'"]*)""")
 _PATH = re.compile(r"(?:file://)?(?:~|/|[A-Za-z]:[/\\]|\.\.?[/\\])")
 # Folders of an absolute path, but not of an address (https://...) or of a Hub id (user/name).
 _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*(?=[^/\\\s'\"])")
 
 
 def without_secrets(text: str) -> str:
-    """Replace Hub tokens, and names and passwords in addresses, by `***`."""
-    return _PASSWORD.sub("***", _TOKEN.sub(r"\1_***", text))
+    """Replace Hub tokens, names and passwords in addresses, and what stands behind names of secrets, by `***`."""
+    text = _PASSWORD.sub("***", _TOKEN.sub(r"\1_***", text))
+    text = _FLAG.sub(lambda found: f"{found[1]}***", text)
+    return _NAMED.sub(lambda found: f"{found[1]}{found[2] or ''}***", text)
 
 
 def shareable(value: Any) -> Any:

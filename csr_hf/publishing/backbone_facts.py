@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csr_hf.embedding.loading import packaged_folder
+from csr_hf.plumbing.foreign import one_line
 
 _PROBE_SECONDS = 10.0
 _WEIGHTS = (".safetensors", ".bin")
@@ -74,7 +75,18 @@ def _facts(card: dict[str, Any], sizes: dict[str, int]) -> BackboneFacts:
     license = card.get("license")
     return BackboneFacts(
         license=license if isinstance(license, str) and re.fullmatch(r"[\w.-]+", license) else None,
-        language=card.get("language"),
+        language=_languages(card.get("language")),
         weight_bytes=next((size for size in by_format.values() if size), None),
-        extra={name: card[name] for name in ("license_name", "license_link") if name in card},
+        extra={
+            name: one_line(card[name])[:300]
+            for name in ("license_name", "license_link")
+            if isinstance(card.get(name), str)
+        },
     )
+
+
+def _languages(given: Any) -> str | list[str] | None:
+    """Return codes of languages, or nothing where a card holds something else."""
+    codes = given if isinstance(given, list) else [given]
+    fine = all(isinstance(code, str) and re.fullmatch(r"[\w-]{1,30}", code, re.ASCII) for code in codes)
+    return given if fine else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
-from csr_hf.heads import find_fingerprint, is_head_config, load_head
+from csr_hf.heads import clean_config, find_fingerprint, is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.files import CARD, find_written
@@ -30,6 +33,45 @@ LARGE_BACKBONE = 1_000_000_000
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A backbone and a head in memory."""
+
+    backbone: Backbone
+    head: CSRModel
+    run: Path | None = None
+    """Folder of the run that trained the head, whose figures its card quotes."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported, wherever it lies."""
+
+    name: str
+    head: CSRModel
+    files: Path | None
+    """Folder that may hold what a card quotes."""
+    has_backbone: bool
+    """Whether the backbone comes with the head."""
+    weight_bytes: int | None
+    """Of a backbone that comes with the head."""
+    load: Callable[[], Backbone]
+    """Loads the backbone."""
+
+    @classmethod
+    def open(cls, source: str | Path | Loaded, device: str | None) -> _Source:
+        """Load the head of a source; its config and weights are the caller's to change."""
+        if isinstance(source, Loaded):
+            backbone, head = source.backbone, copy.deepcopy(source.head)
+            sizes = sum(tensor.nbytes for tensor in backbone.model.state_dict().values())
+            return cls(str(source.run or backbone.name), head, source.run, True, sizes, lambda: backbone)
+        repository = open_repository(source, extra=[f"{RESULTS}/*"])
+        head = load_head(repository)
+        files = Path(source) if Path(source).is_dir() else repository.folder
+        load = functools.partial(load_backbone_of, repository, head, device=device)
+        return cls(str(source), head, files, repository.is_packed, _packed_bytes(repository), load)
+
+
+@dataclass(frozen=True)
 class Exported:
     """What `export` wrote."""
 
@@ -46,7 +88,7 @@ class Exported:
 
 
 def export(
-    source: str | Path,
+    source: str | Path | Loaded,
     folder: str | Path,
     *,
     layout: Layout | None = None,
@@ -62,7 +104,7 @@ def export(
     16 bits is written in float32, and one that no other layout can hold goes out alone; `Exported.reason` says why.
 
     Args:
-        source: output folder of `csr-hf run`, folder or Hub id of a head.
+        source: output folder of `csr-hf run`, folder or Hub id of a head, or what is loaded of one already.
         folder: the folder to write, whole or not at all; an earlier export of the same head is replaced.
         layout: default "full", and "head" above 1 GB of backbone weights.
         base_model: Hub id of the backbone; default what the head's config says.
@@ -78,30 +120,30 @@ def export(
     """
     import torch
 
-    folder = check_target(folder, source)
-    repository = open_repository(source, extra=[f"{RESULTS}/*"])
-    head = load_head(repository)
+    folder = check_target(folder, (source.run or source.backbone.name) if isinstance(source, Loaded) else source)
+    opened = _Source.open(source, device)
+    head = opened.head
     if not overwrite:
         check_same_head(folder, head)
     if head.dtype in (torch.float16, torch.bfloat16):
         # Every library then computes with it alike: one of 16 bits would be what each makes of it.
         head = head.float()
     config, base = head.config, base_model or head.config.base_model_name_or_path
-    if config.base_model_name_or_path is None and not repository.is_packed:
+    if config.base_model_name_or_path is None and not opened.has_backbone:
         if base is None:
             raise ValueError(
-                f"{source} names no backbone: its embeddings came with the data. Say which model made them with "
+                f"{opened.name} names no backbone: its embeddings came with the data. Say which model made them with "
                 "--base-model user/name. `csr-hf card` needs none."
             )
         config.base_model_name_or_path = base
     revision = config.base_model_revision if base == config.base_model_name_or_path else None
     facts = find_backbone_facts(base, revision=revision) if base else None
     if layout is None:
-        chosen, reason = _default_layout(repository, facts.weight_bytes if facts else None)
+        chosen, reason = _default_layout(opened.weight_bytes, facts.weight_bytes if facts else None)
     else:
         chosen, reason = layout, "as requested"
     # Before the name changes: the repository may not hold the backbone, and then its config says where to find it.
-    backbone = _load_portable(repository, head, device) if chosen == "full" else None
+    backbone = _load_portable(opened) if chosen == "full" else None
     obstacle = backbone if isinstance(backbone, str) else None
     if isinstance(backbone, str):
         if layout == "full":
@@ -115,17 +157,17 @@ def export(
             write_full(backbone, head, temporary)
         else:
             write_head(head, temporary)
-        of_run = source if Path(source).is_dir() else repository.folder
-        notes += copy_run_files(of_run, temporary, head.fingerprint)
-        notes += write_card(temporary, chosen, card or CardOptions(), facts)
+        if opened.files is not None:
+            notes += copy_run_files(opened.files, temporary, head.fingerprint)
+        notes += write_card(temporary, chosen, (card or CardOptions()).called(opened.name), facts)
     notes = [note for note in notes if note]
     return Exported(folder, chosen, native_name(head), reason, notes, remote_code=obstacle is not None)
 
 
-def _load_portable(repository: Repository, head: CSRModel, device: str | None) -> Backbone | str:
+def _load_portable(opened: _Source) -> Backbone | str:
     """Load the backbone of a head, or say why no export can hold it."""
     try:
-        return load_backbone_of(repository, head, device=device)
+        return opened.load()
     except NeedsRemoteCodeError:
         return (
             "it needs code of its own repository, which an export does not carry; the head alone names the backbone, "
@@ -181,18 +223,19 @@ def write_card_folder(
     config = repository.read_json("config.json")
     if not is_head_config(config):
         raise ValueError(f"{repository.name} holds no CSR head: its config.json is not one's.")
+    config = clean_config(config)
     base = base_model or config.get("base_model_name_or_path")
     if base != config.get("base_model_name_or_path"):
         config["base_model_revision"] = None
     facts = find_backbone_facts(base, revision=config.get("base_model_revision")) if base else None
     if layout is None:
-        layout, _ = _default_layout(repository, facts.weight_bytes if facts else None)
+        layout, _ = _default_layout(_packed_bytes(repository), facts.weight_bytes if facts else None)
     config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
     with write_whole(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     of_run = source if Path(source).is_dir() else repository.folder
     notes = copy_run_files(of_run, folder, find_fingerprint(repository))
-    return notes + write_card(folder, layout, card or CardOptions(), facts)
+    return notes + write_card(folder, layout, (card or CardOptions()).called(str(source)), facts)
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:
@@ -263,10 +306,21 @@ def _list_others(folder: Path) -> list[str]:
     return sorted({name if name.split("/")[0] in tops else name.split("/")[0] for name in names - written})
 
 
-def _default_layout(repository: Repository, weight_bytes: int | None) -> tuple[Layout, str]:
-    """Choose a layout by the size of the backbone's weights; also return the reason."""
-    if weight_bytes is None and repository.is_packed:
-        weight_bytes = sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
+def _packed_bytes(repository: Repository) -> int | None:
+    """Count the bytes of weights in a repository that holds the backbone; None if it does not."""
+    if not repository.is_packed:
+        return None
+    return sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
+
+
+def _default_layout(packed_bytes: int | None, weight_bytes: int | None) -> tuple[Layout, str]:
+    """Choose a layout by the size of the backbone's weights; also return the reason.
+
+    Args:
+        packed_bytes: of what comes with the head.
+        weight_bytes: of the backbone's own repository, which counts if it is known.
+    """
+    weight_bytes = packed_bytes if weight_bytes is None else weight_bytes
     if weight_bytes is None:
         return "full", "the size of the backbone is unknown"
     size = f"the backbone's weights are {weight_bytes / 1e9:.2f} GB"

@@ -12,6 +12,8 @@ from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import RESULTS, CardFacts
 from csr_hf.publishing.model_card_metadata import CardOptions, make_card_data, make_eval_results
 from csr_hf.publishing.model_card_sections import (
+    describe_purpose,
+    describe_snippet,
     list_limits,
     render_results,
     render_training,
@@ -85,6 +87,8 @@ def render_card(facts: CardFacts, layout: str, options: CardOptions, backbone: B
         modalities=config.get("modalities"),
         k=k,
         small_k=max(1, k // 2),
+        purpose=describe_purpose(config, facts.results, layout),
+        snippet_note=describe_snippet(config, facts.results),
         plots=[f"{RESULTS}/{name}" for name in facts.plots],
         summary=summarize(config, facts.base_model, facts.results),
         results=render_results(facts.measured, RESULTS),

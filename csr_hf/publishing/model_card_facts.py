@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from csr_hf.evaluation.results import Results, find_other_head
 from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.foreign import inline, read_json, read_yaml
 from csr_hf.plumbing.redaction import shareable
 from csr_hf.repository import is_hub_id
 from csr_hf.runs.folder import RunFolder
@@ -39,8 +40,6 @@ class CardFacts:
     @classmethod
     def read(cls, folder: Path) -> CardFacts:
         """Read what `copy_run_files` wrote, and config.json beside it."""
-        import yaml
-
         from csr_hf.configuration_csr import CSRConfig
 
         files = folder / RESULTS
@@ -48,8 +47,8 @@ class CardFacts:
         recipe = files / _RECIPE
         return cls(
             config=config,
-            recipe=(yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}) if recipe.is_file() else {},
-            measured=[Results.load(files / name) for name in (_FIGURES, _MTEB_FIGURES) if (files / name).is_file()],
+            recipe=inline(read_yaml(recipe)) if recipe.is_file() else {},
+            measured=[_load_results(files / name) for name in (_FIGURES, _MTEB_FIGURES) if (files / name).is_file()],
             plots=[name for name in (_MTEB_PLOT, _PLOT) if (files / name).is_file()],
         )
 
@@ -98,12 +97,20 @@ def copy_run_files(source: str | Path, folder: Path, head: str | None) -> list[s
             continue
         content = path.read_bytes()
         if name.endswith(".json"):
-            content = (json.dumps(shareable(json.loads(content)), indent=1) + "\n").encode()
+            content = (json.dumps(shareable(read_json(path)), indent=1) + "\n").encode()
         elif name == _RECIPE:
-            content = yaml.safe_dump(shareable(yaml.safe_load(content)), sort_keys=False).encode()
+            content = yaml.safe_dump(shareable(read_yaml(path)), sort_keys=False).encode()
         with write_whole(folder / RESULTS / name) as temporary:
             temporary.write_bytes(content)
     return notes
+
+
+def _load_results(path: Path) -> Results:
+    """Load results that a stranger may have written: none of their texts steers the page that they stand on."""
+    results = Results.load(path)
+    texts = ("task", "metric", "method", "unit")
+    rows = [replace(row, **{name: inline(getattr(row, name)) for name in texts}) for row in results.rows]
+    return Results(rows, inline(results.details))
 
 
 def _list_sources(source: Path) -> dict[str, list[Path]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from csr_hf.data.readers import is_file_name
+from csr_hf.evaluation.intervals import half_width
 from csr_hf.evaluation.results import Row
 from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.model_card_facts import CardFacts
 from csr_hf.publishing.model_card_sections import list_data_sources
+from csr_hf.repository import is_hub_id
+from csr_hf.runs.folder import RunFolder
 
 _TAGS = ["sparse", "csr", "csr_hf"]
 _CATEGORIES: dict[str, dict[str, Any]] = {
@@ -27,16 +31,37 @@ _CATEGORIES: dict[str, dict[str, Any]] = {
 """By layout, where the Hub lists a model and which code its page offers."""
 
 
+UNNAMED = "user/name"
+"""Stands for a name that nobody gave."""
+
+
 @dataclass(frozen=True)
 class CardOptions:
     """What the author of a card adds to the files of a run."""
 
-    repo_id: str = "user/name"
-    """Where the model will be published."""
+    repo_id: str = UNNAMED
+    """Where the model will be published; an export without one is called like its run."""
     license: str | None = None
     """Default the backbone's."""
     datasets: list[str] = field(default_factory=list)
     """Hub ids of the training data; default the sources in the recipe that are Hub ids."""
+
+    def called(self, source: str) -> CardOptions:
+        """Take the name of what is exported where the author gave none.
+
+        Args:
+            source: folder of a run, which is called like it; Hub id; or another folder, which says nothing.
+        """
+        if self.repo_id != UNNAMED:
+            return self
+        if is_hub_id(source) and "/" in source:
+            return replace(self, repo_id=source)
+        path = Path(source).resolve()
+        run = next((each for each in (path, path.parent) if RunFolder.of(each).is_run), None)
+        if run is None or path not in (run, RunFolder.of(run).model):
+            return self
+        words = re.sub(r"[^\w.-]+", "-", run.name, flags=re.ASCII).strip("-._")
+        return replace(self, repo_id=f"user/{words}") if words else self
 
     @property
     def name(self) -> str:
@@ -91,12 +116,19 @@ def make_eval_results(facts: CardFacts) -> dict[str, str]:
             task_id=dataset.get("task_id", "default"),
             dataset_revision=dataset.get("revision"),
             value=round(row.score, 4),
-            notes=f"{row.metric}, k={row.k}, {row.bytes_per_vector} bytes a document ({row.method})",
+            notes=f"{row.metric}, k={row.k}, {row.bytes_per_vector} bytes a document ({row.method}){_sureness(row)}",
         )
         files.setdefault(re.sub(r"\W+", "-", row.task).strip("-") + ".yaml", []).append(entry)
     return {
         name: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) for name, entries in files.items()
     }
+
+
+def _sureness(row: Row) -> str:
+    """Say on how many queries a score stands, and its interval, as far as they are known."""
+    on = f", on {row.n_queries:,} {row.unit}" if row.n_queries is not None else ""
+    width = half_width(row.interval)
+    return on + (f", ± {width:.4f} (95 %)" if width > 0 else "")
 
 
 def _select_main_rows(rows: list[Row]) -> list[Row]:

@@ -8,6 +8,8 @@ from typing import Any
 from csr_hf.evaluation.intervals import half_width
 from csr_hf.evaluation.results import Results, Row
 
+_SHOWN = "CSR"
+"""The method that the card's snippet shows."""
 _HUB = "https://huggingface.co"
 
 
@@ -45,11 +47,51 @@ def _say_kept(row: Row) -> str:
 
 
 def find_best_row(results: Results | None, k: int) -> Row | None:
-    """Find the head's row of the highest retention at the k nearest to its own, on the first task and metric."""
+    """Find the head's row at the k nearest to its own, on the first task and metric.
+
+    Of several it is that of the method which the card's snippet shows, else that of the highest retention.
+    """
     rows = results.rows if results else []
     rows = [row for row in rows if (row.task, row.metric) == (rows[0].task, rows[0].metric)]
-    own = [(abs(row.k - k), -row.retention, number) for number, row in enumerate(rows) if row.k and row.is_code_alone]
-    return rows[min(own)[2]] if own else None
+    own = [row for row in rows if row.k and row.is_code_alone]
+    return min(own, key=lambda row: (abs((row.k or 0) - k), row.method != _SHOWN, -row.retention), default=None)
+
+
+def describe_purpose(config: dict[str, Any], results: Results | None, layout: str) -> list[str]:
+    """Say what the head is good for, what it costs, and when to take something else, a line each.
+
+    Args:
+        config: the head's config.json.
+        results: all rows that were measured.
+        layout: "full" or "head".
+    """
+    kinds = " and ".join(f"{kind}s" for kind in config.get("modalities") or ["text"])
+    size = 4 * config["hidden_dim"] * config["input_dim"] / 1e6
+    whole = "" if layout == "full" else ", and the backbone is fetched beside it"
+    best = find_best_row(results, config["k"])
+    fitting = f"of {best.bytes_per_vector} bytes " if best else ""
+    return [
+        f"**Good for** many {kinds} in little space: codes {fitting}with a size that is chosen when they are made, "
+        "for inverted lists and engines that take sparse vectors.",
+        f"**It costs** one pass of the backbone for each of them, as dense embeddings do; the head adds {size:.1f} MB"
+        f"{whole}.",
+        "**Take something else** where the dense embeddings fit into memory, or for texts of another kind than those "
+        "it was trained on: sign bits need no training.",
+    ]
+
+
+def describe_snippet(config: dict[str, Any], results: Results | None) -> str:
+    """Say which line of the tables is what the card's snippet does."""
+    best = find_best_row(results, config["k"])
+    text = "Queries keep their largest products with the dictionary, documents are coded by pursuit."
+    if best is None:
+        return text
+    if best.method == _SHOWN:
+        return f"{text} That is the method {_SHOWN} of the tables below."
+    if best.method == "CSR, packed":
+        coder = f"`csr_hf.Coder(encoder.head, row_bytes={best.bytes_per_vector})`"
+        return f"{text} The figures above are of codes that {coder} packs."
+    return f"{text} The figures above are of the method {best.method} of the tables below."
 
 
 def render_results(measured: list[Results], folder: str) -> str:
@@ -78,6 +120,16 @@ def render_training(config: dict[str, Any], recipe: dict[str, Any], folder: str)
     """
     if not recipe:
         return ""
+    try:
+        return _render_training(config, recipe, folder)
+    # A stranger may have written it.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}/recipe.yaml is no recipe of csr_hf ({error!r:.100}). Remove it, or train the head again."
+        ) from error
+
+
+def _render_training(config: dict[str, Any], recipe: dict[str, Any], folder: str) -> str:
     figures = recipe.get("results", {})
     rows = [
         ("data", _describe_data(recipe.get("data", {}))),
@@ -132,14 +184,17 @@ def list_limits(config: dict[str, Any], recipe: dict[str, Any], results: Results
 
 def render_versions(recipe: dict[str, Any]) -> str:
     """Render the versions of the libraries on one line."""
-    versions = {name: value for name, value in recipe.get("versions", {}).items() if name != "machine"}
+    known = recipe.get("versions")
+    versions = {name: value for name, value in (known if isinstance(known, dict) else {}).items() if name != "machine"}
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
 def list_data_sources(recipe: dict[str, Any]) -> list[str]:
     """List the data sets of a recipe: Hub ids and file names."""
     data = recipe.get("data", {})
-    return [name for source in data.get("sources") or [data] if (name := source.get("source"))]
+    sources = (data.get("sources") or [data]) if isinstance(data, dict) else []
+    named = [source.get("source") for source in sources if isinstance(source, dict)]
+    return [name for name in named if name and isinstance(name, str)]
 
 
 def _describe_data(data: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.embedding.backbone import Backbone, check_width
+from csr_hf.embedding.loading import name_of, split_backbone
 from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER
 
 if TYPE_CHECKING:
+    from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
     from torch import nn
@@ -36,12 +38,28 @@ def write_full(backbone: Backbone, head: CSRModel, folder: Path) -> None:
     Raises:
         ValueError: if the backbone's width is not the head's `input_dim`.
     """
+    make_sparse_encoder(backbone, head).save(str(folder), create_model_card=False)
+    _move_first_module(folder)
+    _record_habits(backbone, head)
+    head.save_pretrained(folder)
+
+
+def make_sparse_encoder(backbone: Backbone, head: CSRModel) -> SparseEncoder:
+    """Put a backbone and a copy of a head together as a model of sentence-transformers, in memory.
+
+    Args:
+        backbone: the frozen model; its modules are shared, not copied.
+        head: trained on its embeddings.
+
+    Raises:
+        ValueError: if the backbone's width is not the head's `input_dim`.
+    """
     from sentence_transformers import SparseEncoder
 
     check_width(backbone, head)
     # Dot product and cosine are one where rows have unit norm.
     similarity = "dot" if backbone.similarity_fn_name == "cosine" else backbone.similarity_fn_name
-    model = SparseEncoder(
+    return SparseEncoder(
         modules=_arrange_modules(backbone, head),
         prompts=dict(backbone.prompts),
         default_prompt_name=backbone.model.default_prompt_name,
@@ -49,10 +67,46 @@ def write_full(backbone: Backbone, head: CSRModel, folder: Path) -> None:
         similarity_fn_name=similarity,
         max_active_dims=head.config.k,
     )
-    model.save(str(folder), create_model_card=False)
-    _move_first_module(folder)
-    _record_habits(backbone, head)
-    head.save_pretrained(folder)
+
+
+def read_sparse_encoder(model: SparseEncoder) -> tuple[Backbone, CSRModel]:
+    """Take a model of sentence-transformers apart, in memory: the modules before its head, and a copy of that.
+
+    Args:
+        model: ends with a `SparseAutoEncoder`, and perhaps a `Normalize`; its other modules are shared, not copied.
+
+    Raises:
+        ValueError: if it has no such module, several of them (a head of several modalities, which forgets on the way
+            which mean was subtracted), or one that normalizes its inputs.
+    """
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+    heads = [module for module in model.modules() if isinstance(module, SparseAutoEncoder)]
+    if len(heads) != 1:
+        raise ValueError(
+            f"`model` has {len(heads)} SparseAutoEncoder modules; one is expected. Save it, and give the folder to "
+            "`CSREncoder.from_pretrained`."
+        )
+    head = _read_native(heads[0])
+    head.config.k = model.max_active_dims or head.config.k
+    whole = split_backbone(model, device=str(model.device))
+    # Rows of unit norm, so that a dot product is a cosine, see `make_sparse_encoder`.
+    ends_with_unit = type(list(model.modules())[-1]).__name__ == "Normalize"
+    if not ends_with_unit and model.similarity_fn_name:
+        whole.similarity_fn_name = model.similarity_fn_name
+    return Backbone(whole, name_of(whole)), head
+
+
+def _read_native(native: SparseAutoEncoder) -> CSRModel:
+    from csr_hf.configuration_csr import CSRConfig, refuse_unsupported
+    from csr_hf.modeling_csr import CSRModel
+
+    refuse_unsupported({"normalize": native.normalize})
+    config = CSRConfig(input_dim=native.input_dim, hidden_dim=native.hidden_dim, k=native.k, k_aux=native.k_aux)
+    head = CSRModel(config)
+    weights = native.state_dict()
+    head.load_state_dict({name: weights[name] for name in head.state_dict()})
+    return head.to(native.pre_bias.device).eval()  # type: ignore[arg-type]
 
 
 def write_head(head: CSRModel, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csr_hf.embedding.backbone import Backbone
 from csr_hf.evaluation.results import Results
 from csr_hf.plumbing.distributed import from_first_process, rank_and_world
 from csr_hf.runs.embedding import embed
@@ -13,7 +14,13 @@ from csr_hf.runs.state import check_recipe
 from csr_hf.runs.training import open_training, train
 
 
-def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool = False) -> Results | None:
+def run(
+    recipe: RunRecipe,
+    *,
+    backbone: Backbone | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> Results | None:
     """Take all steps of a recipe; everything lands in its `output_dir`.
 
     A call with the same recipe and data goes on where an earlier one stopped, and ends with the same bits; what is
@@ -21,6 +28,7 @@ def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool =
 
     Args:
         recipe: what to do.
+        backbone: the recipe's, if it is loaded already.
         overwrite: start over: remove what the output folder holds of a run, whatever it is.
         trust_remote_code: run code of the backbone's repository. No recipe can turn this on, only the caller.
 
@@ -32,7 +40,7 @@ def run(recipe: RunRecipe, *, overwrite: bool = False, trust_remote_code: bool =
             before anything is written.
     """
     from_first_process(lambda: check_recipe("a run", recipe, overwrite=overwrite))
-    data = embed(recipe, trust_remote_code=trust_remote_code)
+    data = embed(recipe, backbone=backbone, trust_remote_code=trust_remote_code)
     with open_training(recipe, data, overwrite=overwrite) as (state, head):
         if rank_and_world()[0] > 0:
             return None

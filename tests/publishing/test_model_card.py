@@ -65,7 +65,14 @@ def test_results_of_tasks_on_the_hub_are_in_the_new_format_too(card):
 def test_body_says_what_the_files_say(card):
     text = (card / "README.md").read_text()
     assert "# minilm-csr\n" in text
-    assert "takes 68 bytes instead of 1,536 and keeps 95.0% of the dense nDCG@10 (CSR, decoded; faq" in text
+    # Headline, snippet and table speak of one method.
+    assert "takes 64 bytes instead of 1,536 and keeps 87.5% of the dense nDCG@10 (CSR; faq" in text
+    assert "That is the method CSR of the tables below." in text
+    assert "| CSR | 16 | 64 | 0.7000 | 0.875 |" in text.splitlines()
+    for start in ("- **Good for** many texts", "- **It costs** one pass", "- **Take something else** where"):
+        assert len([line for line in text.splitlines() if line.startswith(start)]) == 1
+    snippet = text.partition("### With csr_hf")[2].partition("```python\n")[2].partition("```")[0]
+    assert len([line for line in snippet.splitlines() if line]) == 4
     assert "](results/retention.png)" in text
     assert make_results().to_markdown().split("\n\nCommand")[0] in text
     for line in (
@@ -97,6 +104,8 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
     (run_folder / "evaluation" / "retention.png").write_bytes(b"another plot")
     write_card_folder(run_folder, tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
+    # Called like its run.
+    assert 'CSREncoder.from_pretrained("user/run")' in text and "# run\n" in text
     assert "| CSR, decoded | 16 | 68 | 0.8100 | 0.988 |" in text.splitlines()
     assert text.index("results/mteb.png") < text.index("results/retention.png")
     assert {path.name for path in (tmp_path / "card" / ".eval_results").iterdir()} == {
@@ -109,7 +118,7 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
         "SciFact": "retrieval",
         "STSBenchmark": "sts",
     }
-    write_card_folder(tmp_path / "card", tmp_path / "again")
+    write_card_folder(tmp_path / "card", tmp_path / "again", card=CardOptions(repo_id="user/run"))
     assert (tmp_path / "again" / "README.md").read_text() == text
 
 

@@ -1,0 +1,348 @@
+"""Encode texts or images into sparse codes, with the keywords of sentence-transformers, and compare the codes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+import numpy as np
+
+from csr_hf.codes import encode_embeddings, encode_queries, head_fingerprint, scale_documents, subtract_modality_mean
+from csr_hf.embedding.arguments import Task
+from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.images import is_image
+from csr_hf.embedding.inputs import as_sequence
+from csr_hf.sparse_codes import SparseCodes
+
+if TYPE_CHECKING:
+    import torch
+    from mteb.models.model_meta import ModelMeta
+
+    from csr_hf.modeling_csr import CSRModel
+
+# A query keeps so many times the latents of a document: it is not stored, and the ranking is closer for it.
+_QUERY_FACTOR = 4
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Keywords that `HeadEncoder.encode` and its relatives share."""
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int
+    show_progress_bar: bool | None
+    convert_to_tensor: bool
+    convert_to_sparse_tensor: bool | None
+    normalize_embeddings: bool
+    max_active_dims: int | None
+    device: str | list[str] | None
+    chunk_size: int | None
+    task: Task | None
+    k: int | None
+
+
+_EMBED_OPTIONS = ("prompt_name", "prompt", "task", "batch_size", "show_progress_bar", "device", "chunk_size")
+
+
+class HeadEncoder:
+    """What a backbone and its head do together; see `CSREncoder`."""
+
+    backbone: Backbone
+    _head: CSRModel | None = None
+    _k: int = 32
+    _name: str | None = None
+
+    @property
+    def head(self) -> CSRModel:
+        """The CSR head.
+
+        Raises:
+            ValueError: if there is none yet.
+        """
+        if self._head is None:
+            raise ValueError(
+                f"this CSREncoder ({self.backbone.name}) is not fitted. Train a head with `fit(texts)`, or load one "
+                "with `CSREncoder.from_pretrained`."
+            )
+        return self._head
+
+    @property
+    def k(self) -> int:
+        """Active latents of a code, where a call says nothing else."""
+        return self._k if self._head is None else self._head.config.k
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the head; its codes carry it."""
+        return head_fingerprint(self.head)
+
+    def embed(
+        self,
+        inputs: Any,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        task: Task | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        device: str | list[str] | None = None,
+        chunk_size: int | None = None,
+    ) -> np.ndarray:
+        """Embed with the backbone alone: dense, float32, shape (n, input_dim), without the head.
+
+        Args:
+            inputs: as for `encode`; one text or image gives one row.
+            prompt_name: one of the backbone's prompts, for texts; default that of the task.
+            prompt: text to put before texts, instead of a prompt with a name.
+            task: "query" or "document", as for `Backbone.embed`.
+            batch_size: inputs in one forward pass.
+            show_progress_bar: as for `Backbone.embed`.
+            device: as for `encode`.
+            chunk_size: as for `encode`.
+        """
+        return self.backbone.embed(
+            _as_list(inputs),
+            prompt_name,
+            batch_size,
+            task=task,
+            prompt=prompt,
+            show_progress_bar=show_progress_bar,
+            device=device,
+            chunk_size=chunk_size,
+        )
+
+    def encode(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        convert_to_tensor: bool = False,
+        convert_to_sparse_tensor: bool | None = None,
+        normalize_embeddings: bool = False,
+        max_active_dims: int | None = None,
+        device: str | list[str] | None = None,
+        chunk_size: int | None = None,
+        task: Task | None = None,
+        k: int | None = None,
+        refine: bool | Literal["pursuit"] = False,
+        **of_mteb: Any,
+    ) -> Any:
+        """Encode texts and images: embed them, subtract the modality means of a head that has them, apply the head.
+
+        These are the codes that SparseEncoder and the other doors give. Queries and documents of a search are better
+        encoded by `encode_query` and `encode_document`.
+
+        Args:
+            inputs: one text or image, or several in a list, tuple, generator, array of texts, column of `datasets` or
+                Series (by position, whatever its index). Images are those of PIL, arrays, `Path`s, or, where the
+                backbone embeds images, strings that name an image file. Nothing gives codes of length 0.
+            prompt_name: one of the backbone's prompts, for texts; default that of the task.
+            prompt: text to put before texts, instead of a prompt with a name.
+            batch_size: inputs in one forward pass of the backbone.
+            show_progress_bar: None draws bars on terminals, if there are several batches and bars are not disabled.
+            convert_to_tensor: return a tensor, sparse unless `convert_to_sparse_tensor` is False.
+            convert_to_sparse_tensor: True returns a sparse COO tensor, False a dense one of shape (n, hidden_dim).
+            normalize_embeddings: scale each code to unit norm, so that inner products are cosines.
+            max_active_dims: active latents; default the head's k.
+            device: where the backbone embeds, which moves it; several, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"],
+                work in processes of their own. Default where it is.
+            chunk_size: inputs that such a process gets at a time.
+            task: "query" or "document", as for `Backbone.embed`.
+            k: another name of `max_active_dims`.
+            refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
+            **of_mteb: what mteb says of its task, when it calls this.
+
+        Returns:
+            `SparseCodes` of shape (n, k), or a float32 tensor of shape (n, hidden_dim) on the head's device; of one
+            input a tensor has one axis.
+
+        Raises:
+            ValueError: if it is not fitted, `k` exceeds hidden_dim, the prompt is unknown, an image is broken, or
+                `inputs` has no order (a set, a dict), is a table, or holds what the backbone does not embed.
+        """
+        options: EncodeOptions = {
+            "batch_size": batch_size,
+            "show_progress_bar": show_progress_bar,
+            "max_active_dims": max_active_dims,
+            "device": device,
+            "chunk_size": chunk_size,
+            "k": k,
+        }
+        if of_mteb:
+            return self._encode_task(inputs, of_mteb, options)
+        options |= {
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "convert_to_tensor": convert_to_tensor,
+            "convert_to_sparse_tensor": convert_to_sparse_tensor,
+            "normalize_embeddings": normalize_embeddings,
+            "task": task,
+        }
+        latents = _choose_k(options, self.head.config.k)
+        return self._give(
+            encode_embeddings(self.head, self._rows(inputs, options), latents, refine=refine), options, inputs
+        )
+
+    def encode_query(self, inputs: Any, *, project: bool = True, **options: Unpack[EncodeOptions]) -> Any:
+        """Encode as queries, with the backbone's prompt and tower for them, if any.
+
+        The code of a query has its largest inner products with the dictionary, of which it keeps four times as many as
+        a document has latents: the inner product with a code of `encode_document` then estimates how similar the
+        embeddings are, better than that of two codes of `encode`.
+
+        Args:
+            inputs: as for `encode`.
+            project: False for the code that the head itself gives, as `encode` does.
+            **options: keywords of `encode` but `refine`; `max_active_dims` is by default four times the head's k.
+
+        Returns:
+            As `encode`.
+
+        Raises:
+            ValueError: as `encode` does.
+        """
+        options = {"task": "query", **options}
+        if not project:
+            return self.encode(inputs, **options)
+        config = self.head.config
+        k = _choose_k(options, min(_QUERY_FACTOR * config.k, config.hidden_dim))
+        return self._give(encode_queries(self.head, self._rows(inputs, options), k), options, inputs)
+
+    def encode_document(
+        self, inputs: Any, *, refine: bool | Literal["pursuit"] = "pursuit", **options: Unpack[EncodeOptions]
+    ) -> Any:
+        """Encode as documents, with the backbone's prompt and tower for them, if any.
+
+        Refined codes decode closer to the embedding. Where the backbone compares by cosine, they are scaled so that
+        what they decode to has about unit norm: inner products with codes of `encode_query` estimate cosines.
+
+        Args:
+            inputs: as for `encode`.
+            refine: as for `encode`; False for the code that the head itself gives.
+            **options: other keywords of `encode`.
+
+        Returns:
+            As `encode`.
+
+        Raises:
+            ValueError: as `encode` does.
+        """
+        options = {"task": "document", **options}
+        if not refine:
+            return self.encode(inputs, **options)
+        k = _choose_k(options, self.head.config.k)
+        codes = encode_embeddings(self.head, self._rows(inputs, options), k, refine=refine)
+        if self.backbone.similarity_fn_name == "cosine":
+            codes = scale_documents(self.head, codes)
+        return self._give(codes, options, inputs)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Compute the inner products of all pairs of codes, float32, shape (n, m).
+
+        Those of `encode_query` and `encode_document` rank documents. Those of `encode` are cosines with
+        `normalize_embeddings=True`.
+
+        Args:
+            embeddings1: n `SparseCodes`, or a tensor or array of shape (n, hidden_dim).
+            embeddings2: m of them.
+        """
+        from sentence_transformers.util import dot_score
+
+        return dot_score(_as_rows(embeddings1), _as_rows(embeddings2)).to_dense()
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Compute the inner products of row i with row i, float32, shape (n,); arguments as for `similarity`."""
+        from sentence_transformers.util import pairwise_dot_score
+
+        return pairwise_dot_score(_as_rows(embeddings1), _as_rows(embeddings2)).to_dense()
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How codes are compared, by sentence-transformers' names: "dot"."""
+        return "dot"
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What `mteb.evaluate(encoder, tasks)` files its results under; needs the extra `eval`."""
+        from csr_hf.evaluation.mteb_model import make_meta
+
+        return make_meta(self.backbone, self.head, self._name)
+
+    def subtract_modality_means(self, embeddings: np.ndarray, inputs: Any) -> np.ndarray:
+        """Subtract from each embedding the mean of its modality, as a head of several modalities requires.
+
+        This is not the head's `pre_bias`, which the head subtracts itself. A head of one modality returns the
+        embeddings unchanged.
+
+        Args:
+            embeddings: of `embed`, shape (n, input_dim).
+            inputs: the inputs that were embedded.
+        """
+        if not self.head.config.modalities:
+            return embeddings
+        kinds = np.array(self.backbone.modalities_of(_as_list(inputs)), object)
+        if len(kinds) != len(embeddings):
+            raise ValueError(f"`inputs` has {len(kinds)} inputs for {len(embeddings)} embeddings: give one for each.")
+        shifted = np.empty_like(embeddings)
+        for kind in dict.fromkeys(kinds):
+            shifted[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
+        return shifted
+
+    def _rows(self, inputs: Any, options: EncodeOptions) -> np.ndarray:
+        """Embed inputs as the head takes them; refuse keywords that nothing here takes."""
+        unknown = options.keys() - EncodeOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"encode got an unexpected keyword argument {sorted(unknown)[0]!r}. See help(encoder.encode)."
+            )
+        inputs = _as_list(inputs)
+        chosen: Any = {name: options[name] for name in _EMBED_OPTIONS if name in options}  # type: ignore[literal-required]
+        return self.subtract_modality_means(self.embed(inputs, **chosen), inputs)
+
+    def _give(self, codes: SparseCodes, options: EncodeOptions, inputs: Any) -> Any:
+        """Return codes as the caller wants them."""
+        if options.get("normalize_embeddings"):
+            codes = codes.normalize()
+        sparse = options.get("convert_to_sparse_tensor")
+        if sparse is None and not options.get("convert_to_tensor"):
+            return codes
+        tensor = codes.to_torch("dense" if sparse is False else "sparse").to(self.head.device)
+        return tensor[0] if _is_single(inputs) else tensor
+
+    def _encode_task(self, batches: Any, said: dict[str, Any], options: EncodeOptions) -> Any:
+        from csr_hf.evaluation.mteb_model import MTEB_KEYWORDS, encode_task
+
+        unknown = said.keys() - set(MTEB_KEYWORDS)
+        if unknown or "task_metadata" not in said:
+            name = sorted(unknown or said)[0]
+            raise TypeError(f"encode got an unexpected keyword argument {name!r}. See help(encoder.encode).")
+
+        def encode(inputs: list[Any], prompt: str | None, role: str | None) -> SparseCodes:
+            ways: dict[str, Any] = {"query": self.encode_query, "document": self.encode_document}
+            alone = functools.partial(self.encode, normalize_embeddings=True)
+            return ways.get(role or "", alone)(inputs, **{**options, "prompt": prompt})
+
+        return encode_task(encode, self.backbone.prompts, batches, said)
+
+
+def _choose_k(options: EncodeOptions, default: int) -> int:
+    given = [value for value in (options.get("max_active_dims"), options.get("k")) if value is not None]
+    if len(set(given)) > 1:
+        raise ValueError(f"`max_active_dims` ({given[0]}) and `k` ({given[1]}) are two names of one number. Give one.")
+    return given[0] if given else default
+
+
+def _as_rows(codes: Any) -> Any:
+    return codes.to_torch() if isinstance(codes, SparseCodes) else codes
+
+
+def _is_single(inputs: Any) -> bool:
+    return isinstance(inputs, str) or is_image(inputs)
+
+
+def _as_list(inputs: Any) -> Sequence[Any]:
+    return [inputs] if _is_single(inputs) else as_sequence(inputs)
