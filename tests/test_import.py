@@ -42,6 +42,7 @@ LAYERS = [
     {"publishing"},
     {"runs"},
     {"encoder"},
+    {"explain"},
     {"cli"},
 ]
 
