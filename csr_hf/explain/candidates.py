@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from csr_hf.explain.phrases import Phrases
 
-_BY_ODDS, _BY_COVER, _BY_ATOM = 10, 6, 6
+_BY_ODDS, _BY_COVER, _BY_ATOM = 8, 5, 5
 # Texts that the prior of log-odds counts for.
 _PRIOR = 50.0
 _BLOCK_LATENTS = 256
@@ -91,6 +91,7 @@ def _embed_contexts(present: sp.csr_matrix, units: np.ndarray, totals: np.ndarra
     """Average the embeddings of the texts with each phrase, less the mean of all, of unit norm, shape (m, dim)."""
     means = (present.T.tocsr() @ units) / np.maximum(totals, 1)[:, None].astype(np.float32) - units.mean(axis=0)
     norms = np.linalg.norm(means, axis=1, keepdims=True)
+    means[totals == 0] = 0
     return np.asarray(means / np.where(norms > 0, norms, 1), np.float32)
 
 

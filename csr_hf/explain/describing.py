@@ -29,6 +29,7 @@ STRONG_SHARE = 0.1
 """Of the texts in which a latent is active, those that count as texts with it: the strongest tenth."""
 _SHOWN_CHARACTERS = 300
 _BATCH = 256
+_FEWEST_TEXTS = 8
 
 
 def embed_names_with(backbone: Backbone, head: CSRModel) -> Embed:
@@ -58,10 +59,15 @@ def describe_latents(
         seed: chooses the texts without a latent.
 
     Raises:
-        ValueError: if there are fewer than two texts, or a share is not in (0, 1].
+        ValueError: if there are fewer than 8 texts in a half, or a share is not in (0, 1].
     """
-    if len(items) < 2:
-        raise ValueError(f"`items` has {len(items)} texts: there is nothing to compare names with. Give more.")
+    second = split_halves(items.embeddings)
+    first, second = np.flatnonzero(~second), np.flatnonzero(second)
+    if min(len(first), len(second)) < _FEWEST_TEXTS:
+        raise ValueError(
+            f"`items` has {len(items)} texts, too few to choose names by one half and measure them by the other. "
+            "Give some hundreds."
+        )
     for share in shares:
         if not 0 < share <= 1:
             raise ValueError(f"`shares` ({share}) must be above 0 and at most 1.")
@@ -71,8 +77,6 @@ def describe_latents(
     phrases = count_phrases(items.texts)
     logger.info("phrases    %s words and phrases", f"{len(phrases.names):,}")
     texts = NamedTexts(phrases, unit_rows(items.embeddings))
-    second = split_halves(items.embeddings)
-    first, second = np.flatnonzero(~second), np.flatnonzero(second)
     strong, known = mark_strong(activity[first], shares[0]), phrases.take(first)
     atoms = head.dictionary.detach().float().cpu().numpy()
     candidates = find_candidates(strong, known, texts.units[first], atoms)

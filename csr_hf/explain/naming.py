@@ -64,16 +64,14 @@ def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: 
     likeness = texts.units[rows] @ vectors.T
     stems = [list(dict.fromkeys(map(stem, split_words(name)))) for name in names]
     matches = _weigh_words(stems, texts.phrases, rows)
-    alike = vectors @ vectors.T
     parts: list[int] = []
-    best, dense, sparse, square = 0.0, np.zeros(len(rows)), np.zeros(len(rows)), 0.0
+    best, dense, sparse = 0.0, np.zeros(len(rows)), np.zeros(len(rows))
     while len(parts) < LONGEST_PHRASE:
         open_ = [number for number in range(len(names)) if _fits(number, parts, stems)]
         if not open_:
             break
-        # The embedding of a name of several parts is close to the sum of theirs.
-        norms = np.sqrt(np.maximum(square + 2 * alike[open_][:, parts].sum(axis=1) + 1, 1e-9))
-        summed = (dense[:, None] + likeness[:, open_]) / norms
+        # The embedding of a name of several parts is close to the sum of theirs; its norm changes no order.
+        summed = dense[:, None] + likeness[:, open_]
         matched = sparse[:, None] + matches[:, open_]
         gains = compute_auc(summed[:having], summed[having:])
         gains = gains + _WORDS_COUNT * compute_auc(matched[:having], matched[having:])
@@ -81,7 +79,6 @@ def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: 
         if gains[winner] < best + _LEAST_GAIN:
             break
         number = open_[winner]
-        square += 2 * float(alike[number, parts].sum()) + 1
         best, dense, sparse = float(gains[winner]), dense + likeness[:, number], matched[:, winner]
         parts.append(number)
     return parts

@@ -14,7 +14,8 @@ LONGEST_PHRASE = 4
 _WORD = re.compile(r"[^\W_]+(?:['\u2019.\-&/][^\W_]+)*")
 # Backbones cut texts at about so many words.
 _WORDS_OF_A_TEXT = 200
-_FEWEST_TEXTS = 4
+# A phrase that fewer texts hold says too little; so many texts, or one of 10,000.
+_FEWEST_TEXTS, _TEXTS_A_COUNT = 4, 10_000
 _K1, _B = 1.2, 0.75
 _STOP_WORDS = frozenset(
     "a about above after again against all also although am an and any are aren't as at be became because been "
@@ -76,13 +77,14 @@ def stem(word: str) -> str:
     return word
 
 
-def count_phrases(texts: Sequence[str], fewest: int = _FEWEST_TEXTS) -> Phrases:
+def count_phrases(texts: Sequence[str], fewest: int | None = None) -> Phrases:
     """Count words and phrases of texts.
 
     Args:
         texts: n texts; of each the first 200 words are read.
-        fewest: texts that hold a phrase, or it is left out.
+        fewest: texts that hold a phrase, or it is left out; default 4, and one of 10,000 texts.
     """
+    fewest = max(_FEWEST_TEXTS, len(texts) // _TEXTS_A_COUNT) if fewest is None else fewest
     tokens, texts_of, words = _number_words(texts)
     n, vocabulary = len(texts), np.array(words, object)
     is_name = np.array([_may_name(word) for word in words], bool)

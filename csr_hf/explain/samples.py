@@ -58,9 +58,9 @@ def draw_samples(
         if len(having) < 2 or len(active) == len(pool):
             samples.append(None)
             continue
-        likeness = units[rows[having]] @ around
+        likeness = units[rows[_spread(having, _MOST // 2)]] @ around
         likeness[:, active] = -np.inf
-        nearest = rng.permutation(np.unique(likeness.argmax(axis=1)))[: _MOST // 2]
+        nearest = np.unique(likeness.argmax(axis=1))
         others = np.setdiff1d(np.arange(len(pool)), np.concatenate([active, nearest]), assume_unique=True)
         chance = rng.choice(others, min(len(nearest), len(others)), replace=False)
         samples.append(Sample(rows[having], pool[np.concatenate([nearest, chance])]))
@@ -71,7 +71,12 @@ def _choose_strong(rows: np.ndarray, values: np.ndarray, share: float) -> np.nda
     """Choose at most 48 rows evenly from the share with the largest values."""
     order = rows[np.argsort(-values, kind="stable")]
     strong = order[: max(int(np.ceil(share * len(order))), _FEWEST)]
-    return strong[np.unique(np.linspace(0, len(strong) - 1, _MOST).round().astype(int))] if len(strong) else strong
+    return _spread(strong, _MOST)
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """Choose at most so many rows, evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))] if len(rows) else rows
 
 
 def compute_auc(having: np.ndarray, lacking: np.ndarray) -> np.ndarray:
