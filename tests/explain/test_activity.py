@@ -15,9 +15,9 @@ def test_companions_are_the_largest_correlations():
     related = np.corrcoef(fires.T.astype(float))
     np.fill_diagonal(related, -np.inf)
     for latent in range(7):
-        best = np.argsort(-related[latent])[:2]
-        assert numbers[latent].tolist() == best.tolist()
-        assert strengths[latent] == pytest.approx(related[latent, best], abs=1e-5)
+        # Of equal correlations either may come first.
+        assert strengths[latent] == pytest.approx(np.sort(related[latent])[::-1][:2], abs=1e-5)
+        assert strengths[latent] == pytest.approx(related[latent, numbers[latent]], abs=1e-5)
     assert numbers[1][0] == 3
 
 
