@@ -36,6 +36,12 @@ _PUBLIC = {
     "RunRecipe": "csr_hf.runs.recipe",
     "RunSearcher": "csr_hf.runs.searcher",
     "evaluate_mteb": "csr_hf.runs.mteb_benchmark",
+    "Latents": "csr_hf.explain.latents",
+    "describe_latents": "csr_hf.explain.describing",
+    "explain_match": "csr_hf.explain.why",
+    "explain_run": "csr_hf.explain.runs",
+    "read_steering": "csr_hf.explain.steering",
+    "steer_queries": "csr_hf.explain.steering",
     "MTEBArguments": "csr_hf.runs.arguments",
     "set_verbosity_debug": "csr_hf.plumbing.logs",
     "set_verbosity_info": "csr_hf.plumbing.logs",
@@ -58,6 +64,11 @@ if TYPE_CHECKING:
     from csr_hf.embedding.loading import load_backbone
     from csr_hf.encoder import CSREncoder
     from csr_hf.evaluation.results import Results
+    from csr_hf.explain.describing import describe_latents
+    from csr_hf.explain.latents import Latents
+    from csr_hf.explain.runs import explain_run
+    from csr_hf.explain.steering import read_steering, steer_queries
+    from csr_hf.explain.why import explain_match
     from csr_hf.modeling_csr import CSRModel, CSROutput
     from csr_hf.plumbing.logs import (
         disable_progress_bars,

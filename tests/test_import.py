@@ -43,6 +43,7 @@ LAYERS = [
     {"runs"},
     {"encoding"},
     {"encoder"},
+    {"explain"},
     {"cli"},
 ]
 

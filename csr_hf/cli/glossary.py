@@ -37,6 +37,7 @@ GLOSSARY = {
     "dense top 10": "The share of the ten best documents of the full embeddings that a method finds.",
     "nDCG@10": "How high the right documents are among the first ten, from 0 to 1.",
     "R@10": "The share of queries whose right document is among the first ten. R@1: is the first.",
+    "AUC": "How often a text with a latent is more like the latent's name than a text without it. 0.5 is chance.",
     "1-NN accuracy": "The share of rows whose nearest labeled neighbor has the same label.",
     "linear probe": "The accuracy of a linear classifier that is fitted on what a method stores.",
     "±": "Half the width of a 95 % confidence interval, by the bootstrap over queries, pairs or draws.",

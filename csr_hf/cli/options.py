@@ -260,6 +260,26 @@ class SearchOptions(BackendOptions):
     """Latents of the query in a backend (default: four times those of a document)."""
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@settings
+class ExplainOptions:
+    """Flags of `csr-hf explain`."""
+
+    run: Annotated[Path, Flag(nargs="")]
+    """Output folder of `csr-hf run` or `csr-hf train`."""
+    texts: Count = 100_000
+    """Texts to read at most (default: 100,000)."""
+    share: list[Share] = field(default_factory=lambda: [0.1])
+    """Of the texts in which a latent is active, those that count as texts with it, the strongest: names are chosen by
+    the first, and measured by all (default: 0.1)."""
+    other: str | None = None
+    """Run or head of another seed, in which each latent is looked for."""
+    show: Count = 20
+    """Latents to show, the most frequent first (default: 20)."""
+
+
 @settings
 class InfoOptions:
     """Flags of `csr-hf info`."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from csr_hf.evaluation.results import Results
+    from csr_hf.explain.latents import Latent, Latents
     from csr_hf.publishing.export import Exported
     from csr_hf.runs.folder import RunFolder
     from csr_hf.runs.searcher import Hit
@@ -63,6 +64,38 @@ def print_hits(
             line = ("" if value is None else str(value)) if len(fields) == 1 else f"{name}: {value}"
             text = shorten(line, console.width - len(_INDENT))
             console.print(_INDENT + text, style="dim", soft_wrap=True)
+
+
+def print_latents(latents: Latents, shown: Sequence[Latent]) -> None:
+    """Print latents as a table, and how well their names predict; in files and pipes with plain characters.
+
+    Args:
+        latents: of a head.
+        shown: those to print.
+    """
+    from rich.box import ASCII, HEAVY_HEAD
+    from rich.table import Table
+
+    console = _console()
+    box = HEAVY_HEAD if console.is_terminal else ASCII
+    table = Table(box=box, title=f"{len(latents.live):,} latents in {latents.texts:,} texts")
+    for name in ("latent", "name", "fires", "AUC", "by words"):
+        table.add_column(name, justify="left" if name == "name" else "right", overflow="fold")
+    for latent in shown:
+        name = latents.name(latent.number) + (" ?" if latent.is_doubtful else "")
+        table.add_row(str(latent.number), name, f"{latent.fires:.2%}", *map(_show_auc, (latent.auc, latent.auc_words)))
+    console.print(table)
+    scores = Table(box=box, title="what names predict")
+    for name in ("names", "by", "strongest", "median AUC", "at least 0.8"):
+        scores.add_column(name, justify="left" if name in ("names", "by") else "right")
+    for row in latents.scores:
+        median, most = (row[key] for key in ("median", "at_least_0.8"))
+        scores.add_row(row["names"], row["by"], f"{row['share']:.0%}", _show_auc(median), _show_auc(most))
+    console.print(scores)
+
+
+def _show_auc(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def shorten(text: str, width: int) -> str:

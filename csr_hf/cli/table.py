@@ -162,6 +162,17 @@ COMMANDS = {
   csr-hf search runs/photos "a red bicycle" --html found.html
 """,
     ),
+    "explain": Command(
+        "name the latents of a run, and say what the names predict",
+        "explaining:explain",
+        ("cli.options:ExplainOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf explain runs/quickstart
+  csr-hf explain runs/quickstart --show 100 --share 0.1,0.25,1
+  csr-hf explain runs/quickstart --other runs/seed1 --json
+""",
+    ),
     "info": Command(
         "describe a run, model, index, cache or file of codes",
         "inspecting:info",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from csr_hf.evaluation.line_labels import label_ends
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.atomic import write_whole
 
@@ -29,6 +30,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 _OWN_STYLE = {"marker": "o", "linewidth": 2.4}
 # Sizes that are closer than this factor share a tick, or their numbers would overlap.
 _APART = 1.25
+_FONT = 10
 
 
 class Point(NamedTuple):
@@ -62,12 +64,11 @@ def plot_retention(results: Results, path: str | Path, metric: str = "nDCG@10") 
         )
     rows = [row for row in rows if row.task == rows[0].task]
     dense = next((row for row in rows if row.method == "dense"), None)
-    figure = make_figure(7.5, 4.6)
+    figure = make_figure(9, 5.2)
     axes = figure.add_subplot()
     _draw_sizes(axes, [(row.method, _retention(row)) for row in rows])
     if dense is not None:
-        label = f"dense float32, {dense.bytes_per_vector:,} bytes: {metric} {dense.score:.3f}"
-        axes.axhline(1, color="black", linewidth=1, linestyle="--", label=label)
+        draw_level(axes, 1, f"dense float32, {dense.bytes_per_vector:,} bytes: {metric} {dense.score:.3f}")
     axes.set_ylabel(f"share of the dense {metric}")
     set_title(axes, rows[0].task, count_queries(rows))
     finish_axes(axes, has_error_bars=any(row.retention_interval for row in rows))
@@ -93,7 +94,7 @@ def plot_task_types(results: Results, path: str | Path) -> None:
         panels.setdefault(types[task], []).append(task)
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure = make_figure(6.2 * columns, 4.4 * lines)
+    figure = make_figure(8 * columns, 4.8 * lines)
     for number, (kind, tasks) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(lines, columns, number)
         found: dict[tuple[str, int], list[Row]] = {}
@@ -104,7 +105,7 @@ def plot_task_types(results: Results, path: str | Path) -> None:
         whole = {key: rows for key, rows in found.items() if len(rows) == len(tasks)}
         points = [(method, _mean_retention(rows)) for (method, _), rows in whole.items()]
         _draw_sizes(axes, points)
-        axes.axhline(1, color="black", linewidth=1, linestyle="--", label="dense float32")
+        draw_level(axes, 1, "dense float32")
         axes.set_ylabel("share of the dense score" if len(tasks) == 1 else f"mean share of the dense score, {kind}")
         rows = [row for row in results.rows if row.task in tasks]
         set_title(axes, f"{kind}: {', '.join(tasks)}", count_queries(rows))
@@ -155,10 +156,8 @@ def _draw_sizes(axes: Any, points: Sequence[tuple[str, Point]]) -> None:
     for method in dict.fromkeys(method for method, _ in points if method != "dense"):
         line = [point for name, point in points if name == method]
         draw_line(axes, line, label=method, **_STYLES.get(method, _OWN_STYLE))
-    set_log_axis(
-        axes, {point.x for method, point in points if method.startswith("CSR") or method in ("int8", "binary")}
-    )
-    axes.set_xlabel("bytes stored for a document")
+    set_log_axis(axes, {point.x for method, point in points if method != "dense"})
+    axes.set_xlabel("bytes stored for a document", fontsize=_FONT)
 
 
 def draw_line(axes: Any, points: Sequence[Point], **style: Any) -> None:
@@ -171,29 +170,47 @@ def draw_line(axes: Any, points: Sequence[Point], **style: Any) -> None:
     axes.errorbar([point.x for point in points], [point.y for point in points], **bars, **style)
 
 
+def draw_level(axes: Any, value: float, label: str) -> None:
+    """Draw a dashed line across the panel, and write above it what it is."""
+    axes.axhline(value, color="black", linewidth=1, linestyle="--", label=label)
+    axes.annotate(
+        label,
+        xy=(0.5, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=_FONT - 1,
+    )
+
+
 def set_log_axis(axes: Any, values: set[float]) -> None:
-    """Make the x axis logarithmic, with ticks at these values, as far as their numbers have room."""
+    """Make the x axis logarithmic, with ticks at these values, as far as their numbers have room; the last has one."""
     ticks: list[float] = []
-    for value in sorted(values):
-        if not ticks or value >= _APART * ticks[-1]:
+    for value in sorted(values, reverse=True):
+        if not ticks or ticks[-1] >= _APART * value:
             ticks.append(value)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks(ticks[::-1], [f"{tick:,.6g}" for tick in ticks[::-1]])
     axes.set_xticks([], minor=True)
 
 
 def set_title(axes: Any, title: str, below: str) -> None:
     """Write a title, and in a second line what the figures stand on."""
-    axes.set_title(f"{title}\n{below}" if below else title, fontsize=10, wrap=True)
+    axes.set_title(f"{title}\n{below}" if below else title, fontsize=_FONT + 1, wrap=True)
 
 
-def finish_axes(axes: Any, *, has_error_bars: bool) -> None:
-    """Keep the axis of a share at or above 0, and explain lines and bars."""
+def finish_axes(axes: Any, *, has_error_bars: bool, bars: str = "95 % confidence") -> None:
+    """Keep the axis of a share at or above 0, name every line at both of its ends, and explain the bars."""
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), high)
+    axes.set_ylim(max(low, 0), high + 0.04 * (high - low))
     axes.grid(alpha=0.25)
-    title = "bars: 95 % confidence" if has_error_bars else None
-    axes.legend(framealpha=0.8, edgecolor="none", fontsize=8, title=title, title_fontsize=8)
+    axes.tick_params(labelsize=_FONT, labelbottom=True, labelleft=True)
+    axes.yaxis.label.set_size(_FONT)
+    if has_error_bars:
+        axes.text(0.99, 0.02, f"bars: {bars}", transform=axes.transAxes, ha="right", fontsize=_FONT - 2)
+    label_ends(axes)
 
 
 def save_figure(figure: Any, path: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from csr_hf.evaluation.plots import (
     Point,
     count_queries,
+    draw_level,
     draw_line,
     finish_axes,
     make_figure,
@@ -63,7 +64,7 @@ def plot_sweep(results: Results, path: str | Path) -> None:
     lines = -(-len(panels) // columns)
     # Names of many combinations need room below the axis.
     wide = 0 if on_axes else 0.3 * len(results.details["runs"])
-    figure = make_figure(6.6 * columns + wide, 4.6 * lines + wide / 2)
+    figure = make_figure(8 * columns + wide, 5 * lines + wide / 2)
     for number, (key, is_dead) in enumerate(panels, 1):
         axes = figure.add_subplot(lines, columns, number)
         if is_dead:
@@ -192,5 +193,4 @@ def _label_axis(axes: Any, points: Sequence[SweepPoint], key: str | None) -> Non
 
 def _draw_dense(axes: Any, results: Results, row: Row) -> None:
     for dense in results.select(method="dense", metric=row.metric, task=row.task):
-        label = f"dense float32, {dense.bytes_per_vector:,} bytes"
-        axes.axhline(dense.score, color="black", linewidth=1, linestyle="--", label=label)
+        draw_level(axes, dense.score, f"dense float32, {dense.bytes_per_vector:,} bytes")

@@ -86,6 +86,16 @@ class RunFolder:
         return sorted(path for path in self.path.glob("hidden_dim=*,k=*,max_steps=*") if RunFolder.of(path).contents)
 
     @property
+    def latents(self) -> Path:
+        """JSON file of what is known of the head's latents: their names, when they fire."""
+        return self.path / "latents.json"
+
+    @property
+    def latents_page(self) -> Path:
+        """HTML page of the same."""
+        return self.path / "latents.html"
+
+    @property
     def mteb(self) -> Path:
         """Folder of results on MTEB tasks, with a `results.json` and a plot of its own."""
         return self.path / "evaluation"
@@ -135,6 +145,8 @@ class RunFolder:
             self.sweep_plot,
             self.documents,
             self.journal,
+            self.latents,
+            self.latents_page,
         )
         return [path for path in (*files, self.index, self.mteb) if path.exists()]
 

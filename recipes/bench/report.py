@@ -29,12 +29,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from csr_hf.evaluation.plots import finish_axes, make_figure, save_figure, set_log_axis, set_title
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.redaction import shareable
 from measure import ratio_by_turn
 
 RECALLS = (0.90, 0.95, 0.98)
 """At which systems are compared."""
+_TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 3)]
 OURS = "csr_hf"
 """How the names of csr_hf's systems begin."""
 
@@ -207,38 +209,37 @@ class Report:
     def plot(self, path: Path) -> None:
         """Draw recall against ms a query, in batches and alone, a line for each system, as PNG.
 
-        A line joins the settings that no other of the same system beats in both; the others are faint points.
+        A line joins the settings that no other of the same system beats in both, with bars from the fastest to the
+        slowest turn; the others are faint points.
 
         Raises:
             ImportError: if matplotlib is missing, with the line to type.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install matplotlib") from error
-        figure = Figure(figsize=(13, 5.6), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
-        titles = {"batch": "in batches", "single": "alone, p50"}
-        for number, (kind, (speed, _)) in enumerate(_SPEEDS.items(), 1):
-            axes = figure.add_subplot(1, 2, number)
-            for color, name in enumerate(dict.fromkeys(one.system for one in self.results)):
-                points = [(speed(one), one.recall) for one in self.results if one.system == name]
-                width, marker = (2.6 if name.startswith(OURS) else 1.4), "os^"[color // 10 % 3]
-                line = f"C{color % 10}{marker}-"
-                axes.plot(*zip(*frontier(points), strict=True), line, linewidth=width, label=name, markersize=4)
-                axes.plot(*zip(*points, strict=True), f"C{color % 10}.", alpha=0.35)
-            axes.set_xscale("log")
-            axes.set_xlabel(f"ms a query, {titles[kind]}")
-            axes.set_ylabel("recall of the exact dense top 10")
-            axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        figure = make_figure(16, 6.4)
+        names = {"batch": "in batches", "single": "alone, p50"}
         data = self.details["data"]
-        figure.suptitle(
-            f"{data['documents']:,} documents, {data['dim']} dimensions, {self.details['threads']} threads"
-        )
-        with write_whole(path) as temporary:
-            figure.savefig(temporary, format="png")
+        stands_on = f"{data['documents']:,} documents of {data['dim']} dimensions, {data['queries']:,} queries, "
+        stands_on += f"{self.details['threads']} threads"
+        for number, (kind, (speed, turns)) in enumerate(_SPEEDS.items(), 1):
+            axes = figure.add_subplot(1, 2, number)
+            for place, name in enumerate(dict.fromkeys(one.system for one in self.results)):
+                found = [one for one in self.results if one.system == name]
+                points = [(speed(one), one.recall) for one in found]
+                ranges = {point: (min(turns(one)), max(turns(one))) for point, one in zip(points, found, strict=True)}
+                best = frontier(points)
+                style = {"color": f"C{place % 10}", "marker": "os^Dv"[place % 5], "markersize": 5}
+                style |= {"linewidth": 2.6 if name.startswith(OURS) else 1.4, "linestyle": "-" if place < 10 else "--"}
+                bars = [[max(ms - ranges[ms, recall][0], 0) for ms, recall in best]]
+                bars += [[max(ranges[ms, recall][1] - ms, 0) for ms, recall in best]]
+                axes.errorbar(*zip(*best, strict=True), xerr=bars, elinewidth=1, capsize=2, label=name, **style)
+                axes.plot(*zip(*points, strict=True), f"C{place % 10}.", alpha=0.35)
+            fastest, slowest = (choose(speed(one) for one in self.results) for choose in (min, max))
+            set_log_axis(axes, {tick for tick in _TICKS if fastest / 2 <= tick <= slowest * 2})
+            axes.set_xlabel(f"ms a query, {names[kind]}")
+            axes.set_ylabel("recall of the exact dense top 10")
+            set_title(axes, f"{data['embeddings']}: queries {names[kind]}", stands_on)
+            finish_axes(axes, has_error_bars=True, bars="fastest and slowest turn")
+        save_figure(figure, path)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,8 +1,14 @@
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from csr_hf.evaluation import plots
+from csr_hf.evaluation.line_labels import spread
 from csr_hf.evaluation.plots import plot_retention, plot_task_types
 from csr_hf.evaluation.results import Results, Row
 
@@ -18,6 +24,11 @@ def drawn(figure):
             lines[label] = [(float(x), round(float(y), 9)) for x, y in line.get_xydata()]
         found.append(lines)
     return found
+
+
+def written(axes):
+    """How often each text stands inside a panel."""
+    return Counter(text.get_text() for text in axes.texts)
 
 
 @pytest.fixture
@@ -50,7 +61,8 @@ def test_one_line_is_one_method_with_the_dense_score_and_the_queries(results, tm
     assert lines["dense float32, 1,536 bytes: nDCG@10 0.800"] == [(0, 1), (1, 1)]
     axes = figures[0].axes[0]
     assert axes.get_title() == "pairs\n1,234 queries"
-    assert axes.get_legend().get_title().get_text() == "bars: 95 % confidence"
+    assert written(axes)["CSR"] == 2
+    assert written(axes)["bars: 95 % confidence"] == 1
     (bars,) = [each for each in axes.containers[0][2]]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [
         pytest.approx([0.80, 0.87]),
@@ -89,5 +101,41 @@ def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, fi
     (bars,) = figures[0].axes[0].containers[0][2]
     # The mean of two independent figures: the root of 0.03 and 0.04 squared, by two.
     assert bars.get_segments()[0][:, 1] == pytest.approx([0.775, 0.825])
+    # Lines of one point are named once, and every panel has numbers on its axes.
+    assert written(figures[0].axes[0])["CSR"] == 1
+    assert [label.get_text() for label in figures[0].axes[0].get_xticklabels()] == ["16"]
     titles = [axes.get_title() for axes in figures[0].axes]
     assert titles == ["Retrieval: A, B\n100 + 100 queries", "STS: C\n100 pairs"]
+
+
+def test_names_stand_apart_beside_the_ends_of_their_lines(tmp_path, figures):
+    rows = [Row("t", "nDCG@10", "dense", None, 1536, 0.8, 1.0, n_queries=9)]
+    for number in range(12):
+        for size, kept in ((16, 0.7 + number / 1000), (64, 0.9 + number / 1000)):
+            rows.append(Row("t", "nDCG@10", f"method {number}", None, size, 0.8 * kept, kept, n_queries=9))
+    plot_retention(Results(rows), tmp_path / "plot.png")
+    (axes,) = figures[0].axes
+    renderer = figures[0].canvas.get_renderer()
+    panel = axes.get_window_extent(renderer)
+    # Of an annotation itself, its line would count as well.
+    names = [text for text in axes.texts if text.get_text().startswith("method")]
+    boxes = [Text.get_window_extent(name, renderer) for name in names]
+    assert len(boxes) == 24
+    for number, box in enumerate(boxes):
+        assert panel.x0 <= box.x0 <= box.x1 <= panel.x1
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+    low, high = (axes.transData.transform((size, 0.7))[0] for size in (16, 64))
+    assert all(box.x1 <= low or box.x0 >= high for box in boxes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(places=st.lists(st.floats(0, 1), max_size=20).map(sorted), apart=st.floats(0.001, 0.4))
+def test_places_are_spread_in_order(places, apart):
+    spread_places = spread(places, apart)
+    wanted = min(apart, 1 / max(len(places), 1))
+    assert (np.diff(spread_places) >= wanted - 1e-9).all()
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in spread_places)
+    if len(places) < 2 or np.diff(places).min() >= wanted:
+        inside = [min(max(place, wanted / 2), 1 - wanted / 2) for place in places]
+        if places and inside == places:
+            assert spread_places == pytest.approx(places, abs=1e-9)

@@ -3,7 +3,7 @@ import pytest
 from csr_hf.evaluation import sweep_plot
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.evaluation.sweep_plot import find_varied, name_settings, plot_sweep, shorten_names, sweep_points
-from tests.evaluation.test_plots import drawn
+from tests.evaluation.test_plots import drawn, written
 
 
 def make_sweep(*combinations):
@@ -51,8 +51,9 @@ def test_one_line_is_one_method_at_one_preset(panels):
     assert (score_axes.get_xlabel(), score_axes.get_ylabel()) == ("k", "nDCG@10")
     (bars,) = score_axes.containers[0][2]
     assert bars.get_segments()[0][:, 1] == pytest.approx([0.01, 0.04])
-    assert score_axes.get_legend().get_title().get_text() == "bars: 95 % confidence"
-    assert dead_axes.get_legend().get_title().get_text() == ""
+    assert written(score_axes)["bars: 95 % confidence"] == 1
+    assert {name: written(score_axes)[name] for name in wanted} == dict.fromkeys(wanted, 2)
+    assert written(dead_axes) == dict.fromkeys(presets, 2)
     assert dead_axes.get_ylim()[0] == 0
     assert dead_axes.get_ylabel() == "share of dead latents"
 

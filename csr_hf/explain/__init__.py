@@ -1,0 +1,1 @@
+"""What latents stand for: their names, why two things match, and searches steered by them."""

@@ -1,0 +1,114 @@
+"""Steer a search by latents: one is added to the query, removed from it, or required of the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from csr_hf.explain.latents import Latents
+    from csr_hf.modeling_csr import CSRModel
+    from csr_hf.sparse_codes import SparseCodes
+
+# How far a query is pushed beyond having nothing of a latent, in norms of the query.
+_PUSH = 0.25
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Latents to steer by, as `read_steering` makes it."""
+
+    more: Mapping[int, float]
+    """Latent -> weight that is added, in norms of the query."""
+    without: tuple[int, ...] = ()
+    """Latents to remove."""
+    must: tuple[int, ...] = ()
+    """Latents that a document must have."""
+
+    @property
+    def changes_query(self) -> bool:
+        """Whether the query is another one than without steering."""
+        return bool(self.more or self.without)
+
+
+def read_steering(
+    latents: Latents,
+    *,
+    more: Mapping[int | str, float] | None = None,
+    without: Sequence[int | str] = (),
+    must: Sequence[int | str] = (),
+) -> Steering:
+    """Find the latents that are meant, by number or name.
+
+    Args:
+        latents: of the head, see `Latents.find`.
+        more: latent -> weight, in norms of the query: 0.5 is much. Negative weights push away.
+        without: latents to remove from the query; it is pushed away from them.
+        must: latents that documents must have.
+
+    Raises:
+        ValueError: for an unknown or ambiguous name, a weight that is no finite number, or a latent that is wanted
+            and unwanted at a time.
+    """
+    added: dict[int, float] = {}
+    for latent, weight in (more or {}).items():
+        if not np.isfinite(weight):
+            raise ValueError(f"`more` gives {latent!r} the weight {weight}. Give a finite number, such as 0.3.")
+        added[latents.find(latent)] = float(weight)
+    removed = tuple(dict.fromkeys(latents.find(latent) for latent in without))
+    required = tuple(dict.fromkeys(latents.find(latent) for latent in must))
+    for latent in removed:
+        wanted = "more" if latent in added else "must" if latent in required else None
+        if wanted:
+            raise ValueError(f"`{wanted}` and `without` both name {latents.name(latent)!r}. Leave it out of one.")
+    return Steering(added, removed, required)
+
+
+def steer_queries(head: CSRModel, queries: np.ndarray, steering: Steering) -> np.ndarray:
+    """Change dense queries, so that they ask for more of some latents and for none of others.
+
+    .. code-block:: text
+
+        q' = q - (its part within the span of the atoms of `without`) - 0.25 ||q|| (the mean of those atoms)
+               + ||q|| sum_j more_j atom_j             atoms of unit norm; q' is scaled to the norm of q
+
+    Args:
+        head: of the latents.
+        queries: embeddings, less the mean of their modality, shape (n, input_dim).
+        steering: of `read_steering`; `must` changes no query.
+
+    Returns:
+        float32, shape (n, input_dim).
+    """
+    queries = np.asarray(queries, np.float32)
+    if not steering.changes_query:
+        return queries
+    norms = np.linalg.norm(queries, axis=1, keepdims=True)
+    changed = queries.astype(np.float64)
+    if steering.without:
+        atoms = _unit_atoms(head, steering.without)
+        basis = np.linalg.svd(atoms, full_matrices=False)[2][: np.linalg.matrix_rank(atoms)]
+        changed = changed - (changed @ basis.T) @ basis - _PUSH * norms * atoms.mean(axis=0)
+    if steering.more:
+        weights = np.array(list(steering.more.values()))
+        changed = changed + norms * (weights @ _unit_atoms(head, tuple(steering.more)))
+    lengths = np.linalg.norm(changed, axis=1, keepdims=True)
+    return np.asarray(changed * norms / np.where(lengths > 0, lengths, 1), np.float32)
+
+
+def have_latents(codes: SparseCodes, must: Sequence[int]) -> np.ndarray:
+    """Tell which codes have all of some latents, bool, shape (n,): what an index reads from its inverted lists."""
+    found = np.ones(len(codes), bool)
+    active = codes.values > 0
+    for latent in must:
+        found &= ((codes.indices == latent) & active).any(axis=1)
+    return found
+
+
+def _unit_atoms(head: CSRModel, latents: tuple[int, ...]) -> np.ndarray:
+    atoms = head.dictionary.detach().float().cpu().numpy()[list(latents)].astype(np.float64)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    return np.asarray(atoms / np.where(norms > 0, norms, 1))
