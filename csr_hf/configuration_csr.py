@@ -42,6 +42,7 @@ _OF_TRANSFORMERS = {each.name for each in fields(PretrainedConfig)} | {
 # What is believed of a saved configuration beside the fields of a head. All else that transformers knows is for other
 # models: code of other repositories, kernels, labels by the million.
 _KEPT = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "_commit_hash"}
+_AUTO_MAP = {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MOST_MODALITIES = 16
 _LONGEST_NAME = 4096
@@ -167,7 +168,10 @@ class CSRConfig(PretrainedConfig):
         given = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
         settings = {**_renew(config_dict), **given}
         refuse_unsupported(settings)
+        auto_map = _keep_own_code(settings.get("auto_map"))
         settings = {name: value for name, value in settings.items() if name in _KEPT or name not in _OF_TRANSFORMERS}
+        if auto_map:
+            settings["auto_map"] = auto_map
         for name in ("dtype", "torch_dtype"):
             _check_dtype(name, settings.get(name))
         unknown = sorted(settings.keys() - _FIELDS.keys() - _OF_TRANSFORMERS - _REFUSED.keys())
@@ -176,6 +180,15 @@ class CSRConfig(PretrainedConfig):
         if unknown:
             logger.warning(f"a CSR head has no settings named {', '.join(unknown)}; they are left out.")
         return super().from_dict({name: value for name, value in settings.items() if name not in unknown}, **kwargs)
+
+
+def _keep_own_code(auto_map: Any) -> dict[str, str]:
+    """Keep what names the code of this class and of its model, in the repository that is read and in no other."""
+    if not isinstance(auto_map, dict):
+        return {}
+    # transformers puts the repository before the name, with two hyphens.
+    places = {name: str(place).rpartition("--")[2] for name, place in auto_map.items()}
+    return {name: place for name, place in places.items() if _AUTO_MAP.get(name) == place}
 
 
 def refuse_unsupported(settings: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ WRONG = [
     ({"tied_decoder": "no"}, r"`tied_decoder` \('no'\) must be True or False"),
     ({"tied_decoder": 1}, r"`tied_decoder` \(1\) must be True or False"),
     ({"base_model_name_or_path": 5}, r"`base_model_name_or_path` \(5\) must be a string or None"),
-    ({"base_model_revision": True}, r"`base_model_revision` \(True\) must be a string or None"),
+    ({"base_model_revision": True}, r"`base_model_revision` \(True\) must be one word"),
     ({"modalities": "image"}, r"`modalities` \('image'\) must be two or more different names"),
     ({"modalities": ["image", 3]}, r"`modalities` .* must be two or more different names"),
     ({"modalities": ["text", "text"]}, r"`modalities` .* must be two or more different names"),
@@ -128,7 +128,7 @@ def test_what_transformers_itself_writes_is_taken(tmp_path):
     loaded = CSRConfig.from_pretrained(tmp_path, output_attentions=False)
     # Labels and code of others are none of a head's.
     assert (loaded.num_labels, loaded.architectures) == (CSRConfig().num_labels, ["CSRModel"])
-    assert getattr(loaded, "auto_map", None) is None
+    assert loaded.auto_map == {"AutoConfig": "configuration_csr.CSRConfig"}
     again = CSRConfig(**loaded.to_dict())
     assert again.to_dict() == loaded.to_dict()
 

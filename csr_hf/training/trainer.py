@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from csr_hf.head_weights import LARGEST_WEIGHT
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.distributed import check_processes, from_first_process
 from csr_hf.plumbing.errors import ExpectedError
@@ -190,9 +191,9 @@ class CSRTrainer:
             Its folder; None on the other processes.
 
         Raises:
-            NonFiniteLossError: if a weight is not finite; nothing is written.
+            NonFiniteLossError: if a weight is not finite, or too large for a head to load; nothing is written.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        if not all(bool((parameter.abs() <= LARGEST_WEIGHT).all()) for parameter in self.model.parameters()):
             raise self._non_finite_error("a weight", {})
         state, folder = self.state, self.folder.checkpoints
         if state.best_global_step == self.step:

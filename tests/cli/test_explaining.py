@@ -49,7 +49,7 @@ def test_a_table_shows_the_most_frequent_latents(run, capsys):
     assert main(["explain", str(run), "--device", "cpu", "--show", "3"]) == 0
     shown = capsys.readouterr().out
     assert "what names predict" in shown
-    assert "words of largest mean TF-IDF" in shown
+    assert "TF-IDF" in shown
 
 
 @pytest.mark.parametrize(

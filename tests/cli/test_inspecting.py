@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 
@@ -14,7 +13,6 @@ from csr_hf.embedding.loading import load_backbone
 from csr_hf.evaluation.cross_modal import CUTOFFS
 from csr_hf.evaluation.faiss_quantizers import OptimizedProductQuantization, ProductQuantization, RaBitQ
 from csr_hf.evaluation.labeled import NEAREST, PROBE
-from csr_hf.evaluation.names import Copy
 from csr_hf.evaluation.prefixes import PCA, Adapter, Truncation
 from csr_hf.evaluation.retrieval import NDCG, RECALL
 from csr_hf.evaluation.scalar_quantizers import Binary, Int8, RotatedSigns
@@ -60,10 +58,10 @@ def test_words_are_explained(capsys):
 
 
 def test_every_word_of_the_tables_is_explained():
-    said = [NDCG, RECALL, NEAREST, PROBE, f"R@{CUTOFFS[-1]}", "k", "bytes", "retention", "kept", *get_args(Copy)]
+    said = [NDCG, RECALL, NEAREST, PROBE, f"R@{CUTOFFS[-1]}", "k", "bytes", "retention", "kept"]
     said += [kind.name for kind in (DenseMethod, Truncation, Adapter, PCA, Int8, Binary, RotatedSigns)]
     said += [kind.name for kind in (ProductQuantization, OptimizedProductQuantization, RaBitQ)]
-    assert set(said) - GLOSSARY.keys() == {"float16"}
+    assert not set(said) - GLOSSARY.keys()
     assert "float16" in GLOSSARY["copies"]
 
 

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from csr_hf.cli.main import main
 from csr_hf.cli.output import print_tables, shorten
 from csr_hf.evaluation.results import Results, Row
+from csr_hf.plumbing.foreign import one_line
 from tests.conftest import make_head
 
 ANSWERS = [
@@ -126,7 +127,7 @@ def test_an_engine_that_is_down_gives_one_line(faq, url, client, capfd):
 
 @given(st.text(max_size=60), st.integers(6, 40))
 def test_shortened_texts_fit_and_begin_as_the_text_does(text, width):
-    line, short = " ".join(text.split()), shorten(text, width)
+    line, short = one_line(text), shorten(text, width)
     assert cell_len(short) <= width
     assert short == line or line.startswith(short.removesuffix(" ..."))
 

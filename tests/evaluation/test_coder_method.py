@@ -119,7 +119,6 @@ def test_sparse_codes_can_be_measured_beside_packed_ones():
         "CSR, packed",
         "CSR",
         "CSR, decoded",
-        "CSR + int8",
         "truncation",
     ]
     assert [method.bytes_per_vector for method in methods if method.name == "truncation"] == [8]

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from csr_hf import Coder
 from csr_hf.codes import decode_codes, encode_embeddings
 from csr_hf.coding.residual import ResidualQuantizer
+from csr_hf.embedding.arguments import BackboneSettings
+from csr_hf.embedding.backbone import Backbone
 from csr_hf.encoder import CSREncoder
 from csr_hf.explain.latents import Latent, Latents
 from csr_hf.explain.why import COMMON, REST, explain_match, split_score
@@ -17,19 +19,14 @@ from tests.coding.heads import make_head, make_rows
 HEAD = make_head()
 
 
-class Rows:
+class Rows(Backbone):
     """A backbone whose inputs are numbers of rows, written as texts."""
 
     modalities = ("text",)
-    dim = 24
-    name = "rows"
-
-    class settings:
-        @staticmethod
-        def to_record():
-            return {}
+    similarity_fn_name = "cosine"
 
     def __init__(self, similarity="cosine"):
+        self.dim, self.name, self.settings = 24, "rows", BackboneSettings()
         self.similarity_fn_name = similarity
         self.rows = make_rows(8)
 

@@ -116,8 +116,8 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     assert (len(searcher.documents), len(searcher.index), searcher.index.index.copies) == (40, 40, ())
     text = searcher.documents[7]["text"]
     (hit,) = searcher.search(text, 1)
-    # The cosine of a text with itself, as far as 176 bytes keep it.
-    assert (hit.id, hit.text) == ("7", text) and hit.score == pytest.approx(1, abs=0.03)
+    # The cosine of a text with itself, as far as codes keep it: residuals need more documents.
+    assert (hit.id, hit.text) == ("7", text) and 0.8 < hit.score <= 1.001
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{text.split()[0]}\nparse [a] date\n\nnever asked\n"))
     capsys.readouterr()
     assert main(["search", str(indexed), "--top-k", "2"]) == 0
