@@ -34,8 +34,8 @@ def label_ends(axes: Any) -> None:
     named = [(str(name), line.get_xydata(), line.get_color()) for name, line in lines if len(line.get_xydata())]
     if not named:
         return
-    starts = [_End(*points[0], name, color) for name, points, color in named if len(points) > 1]
-    ends = [_End(*points[-1], name, color) for name, points, color in named]
+    starts = [_End(points[0, 0], points[0, 1], name, color) for name, points, color in named if len(points) > 1]
+    ends = [_End(points[-1, 0], points[-1, 1], name, color) for name, points, color in named]
     width, height = _panel_inches(axes)
     rooms = [_room_for(found, width) for found in (starts, ends)]
     xs = np.concatenate([points[:, 0] for _, points, _ in named])

@@ -15,14 +15,10 @@ from regions.markdown import ROOT, command, load_json, load_results, table
 _QUICKSTART = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs" / "results"
 _GENERAL = "all-MiniLM-L6-v2/results/general_k32"
 _SEEDS = (_GENERAL, f"{_GENERAL}_seed1", f"{_GENERAL}_seed2")
-_ADAPTED = {
-    "SciFact": "all-MiniLM-L6-v2/results/scifact_k32",
-    "MLQuestions": "all-MiniLM-L6-v2/results/mlquestions_k32",
-}
+_ADAPTED = {"SciFact": "all-MiniLM-L6-v2/results/scifact_k32"}
 _OWN = ("CSR, packed", "CSR + residual")
 _SHORT = {
     ("dense", 1536): "float32 embeddings",
-    ("int8", 384): "int8",
     ("CSR, packed", 96): "packed codes",
     ("PQ", 96): "product quantization",
     ("CSR, packed", 48): "packed codes",
@@ -132,12 +128,12 @@ def codes_by_k_table() -> str:
 
 
 def adapted_table() -> str:
-    """Compare the general head with adapted ones, and with PQ and OPQ fitted on either text, within each budget."""
+    """Compare the general head with adapted ones, and with PQ fitted on either text, within each budget."""
     general = load_results(_GENERAL)
     lines, budgets = [], require_budgets(general).budgets
     for task, folder in _ADAPTED.items():
         for kind, results in (("general", general), ("adapted", load_results(folder))):
-            for method in (*_OWN, "PQ", "OPQ"):
+            for method in (*_OWN, "PQ"):
                 rows = results.select(task=task, metric="ndcg_at_10", method=method)
                 shown = [largest_within(rows, budget, missing_ok=True) for budget in budgets]
                 cells = ["" if row is None else f"{row.retention:.3f}" for row in shown]
