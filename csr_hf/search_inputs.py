@@ -76,7 +76,7 @@ def embed_queries(encoder: Encoder, queries: Any) -> tuple[np.ndarray, bool]:
     """
     if _is_numeric(queries):
         single = np.ndim(queries) == 1
-        return as_float_rows(queries[None] if single else queries, "`queries`"), single
+        return np.asarray(as_float_rows(queries[None] if single else queries, "`queries`")), single
     single = isinstance(queries, str) or is_image(queries)
     asked = [queries] if single else list(as_sequence(queries, "queries"))
     for question in asked:
@@ -117,7 +117,7 @@ def load_encoder(files: RunFolder, *, device: str | None, texts: bool, trust_rem
     if not texts:
         return _Loaded(None, head)
     backbone = load_backbone_of(repository, head, device=device, trust_remote_code=trust_remote_code)
-    return _Loaded(backbone, head.to(backbone.model.device))  # type: ignore[arg-type]
+    return _Loaded(backbone, head.to(backbone.model.device))
 
 
 def split_table(texts: Any, ids: Any, metadata: Any) -> tuple[Sequence[Any], Any, Any]:

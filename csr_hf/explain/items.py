@@ -75,7 +75,7 @@ def gather_items(data: RunData, head: CSRModel, most: int = MOST_ITEMS) -> Items
     embeddings, thumbnails = [], []
     for source, role, words in parts:
         rows = np.arange(0, len(source), every)
-        texts += [words[row] for row in rows]
+        texts += [words[int(row)] for row in rows]
         embeddings.append(subtract_modality_mean(head, source.vectors[role][rows], source.modality(role)))
         shown = source.show_documents() if role == "image" else None
         thumbnails += [None] * len(rows) if shown is None else list(shown.select(rows)["thumbnail"])

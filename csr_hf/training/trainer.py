@@ -187,8 +187,7 @@ class CSRTrainer:
     def save_checkpoint(self) -> Path | None:
         """Write a checkpoint of this step, on the main process alone.
 
-        Returns:
-            Its folder; None on the other processes.
+        Returns: its folder; None on the other processes.
 
         Raises:
             NonFiniteLossError: if a weight is not finite, or too large for a head to load; nothing is written.

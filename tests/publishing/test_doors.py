@@ -142,7 +142,7 @@ def test_every_snippet_of_the_card_runs(published, tmp_path, layout, capsys):
     assert [title for title, _ in snippets] == ["With csr_hf", *several, "With transformers alone"]
     (_, own), *others = snippets
     exec(compile(own, "the card", "exec"), {})
-    assert "'Multiply two sparse matrices.'" in capsys.readouterr().out
+    assert "Multiply two sparse matrices." in capsys.readouterr().out
     # One process for those that do without csr_hf, but for the one that starts processes of its own.
     alone = [snippet for _, snippet in others if "__main__" not in snippet]
     said = run_script(WITHOUT_CSR_HF + "\n".join(alone), tmp_path)
