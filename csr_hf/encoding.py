@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -25,13 +25,9 @@ if TYPE_CHECKING:
 _QUERY_FACTOR = 4
 
 
-class EncodeOptions(TypedDict, total=False):
-    """Keywords that `HeadEncoder.encode` and its relatives share."""
+class _FormOptions(TypedDict, total=False):
+    """Keywords of sentence-transformers that `HeadEncoder.encode` takes by name alone, described there."""
 
-    prompt_name: str | None
-    prompt: str | None
-    batch_size: int
-    show_progress_bar: bool | None
     convert_to_tensor: bool
     convert_to_sparse_tensor: bool | None
     normalize_embeddings: bool
@@ -39,10 +35,21 @@ class EncodeOptions(TypedDict, total=False):
     device: str | list[str] | None
     chunk_size: int | None
     task: Task | None
-    k: int | None
 
 
+class EncodeOptions(_FormOptions, total=False):
+    """All keywords that `HeadEncoder.encode` and its relatives share."""
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int
+    show_progress_bar: bool | None
+
+
+_OPTIONS = frozenset(_FormOptions.__annotations__) | frozenset(EncodeOptions.__annotations__)
 _EMBED_OPTIONS = ("prompt_name", "prompt", "task", "batch_size", "show_progress_bar", "device", "chunk_size")
+# Of what mteb says beside its task: prompt, role and form of the codes follow from that.
+_TASK_OPTIONS = ("batch_size", "show_progress_bar", "max_active_dims", "device", "chunk_size")
 
 
 class HeadEncoder:
@@ -120,16 +127,8 @@ class HeadEncoder:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         *,
-        convert_to_tensor: bool = False,
-        convert_to_sparse_tensor: bool | None = None,
-        normalize_embeddings: bool = False,
-        max_active_dims: int | None = None,
-        device: str | list[str] | None = None,
-        chunk_size: int | None = None,
-        task: Task | None = None,
-        k: int | None = None,
         refine: bool | Literal["pursuit"] = False,
-        **of_mteb: Any,
+        **form: Unpack[_FormOptions],
     ) -> Any:
         """Encode texts and images: embed them, subtract the modality means of a head that has them, apply the head.
 
@@ -142,8 +141,9 @@ class HeadEncoder:
                 backbone embeds images, strings that name an image file. Nothing gives codes of length 0.
             prompt_name: one of the backbone's prompts, for texts; default that of the task.
             prompt: text to put before texts, instead of a prompt with a name.
-            batch_size: inputs in one forward pass of the backbone.
+            batch_size: inputs in one forward pass of the backbone; default 32.
             show_progress_bar: None draws bars on terminals, if there are several batches and bars are not disabled.
+            refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
             convert_to_tensor: return a tensor, sparse unless `convert_to_sparse_tensor` is False.
             convert_to_sparse_tensor: True returns a sparse COO tensor, False a dense one of shape (n, hidden_dim).
             normalize_embeddings: scale each code to unit norm, so that inner products are cosines.
@@ -152,40 +152,23 @@ class HeadEncoder:
                 work in processes of their own. Default where it is.
             chunk_size: inputs that such a process gets at a time.
             task: "query" or "document", as for `Backbone.embed`.
-            k: another name of `max_active_dims`.
-            refine: True or "pursuit" for more exact codes of documents, see `CSRModel.encode`.
-            **of_mteb: what mteb says of its task, when it calls this.
 
         Returns:
             `SparseCodes` of shape (n, k), or a float32 tensor of shape (n, hidden_dim) on the head's device; of one
             input a tensor has one axis.
 
         Raises:
-            ValueError: if it is not fitted, `k` exceeds hidden_dim, the prompt is unknown, an image is broken, or
-                `inputs` has no order (a set, a dict), is a table, or holds what the backbone does not embed.
+            ValueError: if it is not fitted, `max_active_dims` exceeds hidden_dim, the prompt is unknown, an image is
+                broken, or `inputs` has no order (a set, a dict), is a table, or holds what the backbone does not take.
+            TypeError: for an unknown keyword.
         """
-        options: EncodeOptions = {
-            "batch_size": batch_size,
-            "show_progress_bar": show_progress_bar,
-            "max_active_dims": max_active_dims,
-            "device": device,
-            "chunk_size": chunk_size,
-            "k": k,
-        }
-        if of_mteb:
-            return self._encode_task(inputs, of_mteb, options)
-        options |= {
-            "prompt_name": prompt_name,
-            "prompt": prompt,
-            "convert_to_tensor": convert_to_tensor,
-            "convert_to_sparse_tensor": convert_to_sparse_tensor,
-            "normalize_embeddings": normalize_embeddings,
-            "task": task,
-        }
-        latents = _choose_k(options, self.head.config.k)
-        return self._give(
-            encode_embeddings(self.head, self._rows(inputs, options), latents, refine=refine), options, inputs
-        )
+        options: EncodeOptions = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, **form}
+        said: dict[str, Any] = {name: value for name, value in form.items() if name not in _OPTIONS}
+        if "task_metadata" in said:
+            return self._encode_task(inputs, said, options)
+        rows = self._rows(inputs, {**options, "prompt_name": prompt_name, "prompt": prompt})
+        k = _choose_k(options, self.head.config.k)
+        return self._give(encode_embeddings(self.head, rows, k, refine=refine), options, inputs)
 
     def encode_query(self, inputs: Any, *, project: bool = True, **options: Unpack[EncodeOptions]) -> Any:
         """Encode as queries, with the backbone's prompt and tower for them, if any.
@@ -294,11 +277,7 @@ class HeadEncoder:
 
     def _rows(self, inputs: Any, options: EncodeOptions) -> np.ndarray:
         """Embed inputs as the head takes them; refuse keywords that nothing here takes."""
-        unknown = options.keys() - EncodeOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(
-                f"encode got an unexpected keyword argument {sorted(unknown)[0]!r}. See help(encoder.encode)."
-            )
+        _refuse_unknown(options.keys() - _OPTIONS)
         inputs = _as_list(inputs)
         chosen: Any = {name: options[name] for name in _EMBED_OPTIONS if name in options}  # type: ignore[literal-required]
         return self.subtract_modality_means(self.embed(inputs, **chosen), inputs)
@@ -316,24 +295,25 @@ class HeadEncoder:
     def _encode_task(self, batches: Any, said: dict[str, Any], options: EncodeOptions) -> Any:
         from csr_hf.evaluation.mteb_model import MTEB_KEYWORDS, encode_task
 
-        unknown = said.keys() - set(MTEB_KEYWORDS)
-        if unknown or "task_metadata" not in said:
-            name = sorted(unknown or said)[0]
-            raise TypeError(f"encode got an unexpected keyword argument {name!r}. See help(encoder.encode).")
+        _refuse_unknown(said.keys() - set(MTEB_KEYWORDS))
+        chosen: dict[str, Any] = {name: value for name, value in options.items() if name in _TASK_OPTIONS}
 
         def encode(inputs: list[Any], prompt: str | None, role: str | None) -> SparseCodes:
             ways: dict[str, Any] = {"query": self.encode_query, "document": self.encode_document}
             alone = functools.partial(self.encode, normalize_embeddings=True)
-            return ways.get(role or "", alone)(inputs, **{**options, "prompt": prompt})
+            return ways.get(role or "", alone)(inputs, **{**chosen, "prompt": prompt})
 
         return encode_task(encode, self.backbone.prompts, batches, said)
 
 
 def _choose_k(options: EncodeOptions, default: int) -> int:
-    given = [value for value in (options.get("max_active_dims"), options.get("k")) if value is not None]
-    if len(set(given)) > 1:
-        raise ValueError(f"`max_active_dims` ({given[0]}) and `k` ({given[1]}) are two names of one number. Give one.")
-    return given[0] if given else default
+    given = options.get("max_active_dims")
+    return default if given is None else given
+
+
+def _refuse_unknown(names: Set[str]) -> None:
+    if names:
+        raise TypeError(f"encode got an unexpected keyword argument {min(names)!r}. See help(encoder.encode).")
 
 
 def _as_rows(codes: Any) -> Any:

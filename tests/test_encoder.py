@@ -38,7 +38,7 @@ def test_odd_inputs_behave(encoder):
 
 @pytest.mark.parametrize("k", [1, 3, 20, 256])
 def test_k_is_chosen_at_call_time(encoder, k):
-    assert encoder.encode(["a text"], k=k).k == k
+    assert encoder.encode(["a text"], max_active_dims=k).k == k
 
 
 # The last would need more memory than there is, were it made before it is refused.
@@ -46,14 +46,14 @@ def test_k_is_chosen_at_call_time(encoder, k):
 @pytest.mark.parametrize("texts", [["a text"], []])
 def test_k_out_of_range_is_refused(encoder, texts, k):
     with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and `hidden_dim` \(256\)"):
-        encoder.encode(texts, k=k)
+        encoder.encode(texts, max_active_dims=k)
 
 
 @pytest.mark.parametrize("refine", [True, "pursuit"])
 def test_refined_codes_are_the_heads_own(encoder, refine):
     texts = ["a first text", "and a second, longer one"]
     values, indices = encoder.head.encode(torch.from_numpy(encoder.embed(texts)), 12, refine=refine)
-    codes = encoder.encode(texts, k=12, refine=refine)
+    codes = encoder.encode(texts, max_active_dims=12, refine=refine)
     assert np.array_equal(codes.indices, indices.numpy())
     assert np.array_equal(codes.values, values.detach().numpy())
     assert len(encoder.encode([], refine=refine)) == 0

@@ -52,7 +52,7 @@ def encode(called: Invocation) -> Report:
         raise ValueError(f"`--bytes` ({options.bytes}) needs latents chosen by pursuit. Leave out `--refine values`.")
     else:
         refine: Any = "pursuit" if options.refine == "pursuit" else bool(options.refine)
-        codes = encoder.encode(texts, k=options.k, refine=refine, **settings)
+        codes = encoder.encode(texts, max_active_dims=options.k, refine=refine, **settings)
         stored = codes.astype("float16") if options.bits is None else codes.pack(options.bits)
     stored.save(options.output, ids=ids)
     data = {

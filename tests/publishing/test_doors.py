@@ -85,7 +85,8 @@ def opened(published, tmp_path_factory):
 
 def test_codes_are_the_same_through_every_door(opened, backbone):
     expected = {
-        k: CSREncoder(backbone, make_head()).encode(TEXTS, k=k).normalize().to_scipy().toarray() for k in (16, 5)
+        k: CSREncoder(backbone, make_head()).encode(TEXTS, max_active_dims=k).normalize().to_scipy().toarray()
+        for k in (16, 5)
     }
     for layout in ("full", "head"):
         encoder = CSREncoder.from_pretrained(f"user/{layout}", device="cpu")
@@ -93,7 +94,7 @@ def test_codes_are_the_same_through_every_door(opened, backbone):
         assert encoder.backbone.source == {"full": "user/full itself", "head": "the Hub"}[layout]
         assert CSRModel.from_pretrained(f"user/{layout}").config.base_model_revision is not None
         for k in (16, 5):
-            own = encoder.encode(TEXTS, k=k).normalize().to_scipy().toarray()
+            own = encoder.encode(TEXTS, max_active_dims=k).normalize().to_scipy().toarray()
             others = [
                 np.load(opened / f"{door} {layout} {k}.npy") for door in ("sentence-transformers", "transformers")
             ]

@@ -76,9 +76,9 @@ def test_backbone_of_16_bits_leaves_the_head_in_float32(backbone_of, tmp_path, n
     inputs = [caption(number) for number in range(4)] if is_clip else KINDS[name].sentences(4)
     for way in ("encode", "encode_query", "encode_document"):
         for k in (8, 3):
-            expected = rows(plain(encoder, way)(inputs, k=k))
+            expected = rows(plain(encoder, way)(inputs, max_active_dims=k))
             torch.testing.assert_close(getattr(stock, way)(inputs, max_active_dims=k).to_dense(), expected)
-            torch.testing.assert_close(rows(plain(own, way)(inputs, k=k)), expected)
+            torch.testing.assert_close(rows(plain(own, way)(inputs, max_active_dims=k)), expected)
     again, _ = write(own, tmp_path / "again")
     assert head_types(again) == {torch.float32}
     names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in tmp_path.iterdir()]
@@ -128,7 +128,8 @@ def test_cut_embeddings_are_cut_in_the_export(backbone_of, tmp_path, place):
     stock, own = write(encoder, tmp_path / "out")
     assert own.head.config.base_model_settings == {"truncate_dim": 12}
     texts = KINDS["bert"].sentences(4)
-    torch.testing.assert_close(stock.encode(texts, max_active_dims=5).to_dense(), rows(encoder.encode(texts, k=5)))
+    codes = encoder.encode(texts, max_active_dims=5)
+    torch.testing.assert_close(stock.encode(texts, max_active_dims=5).to_dense(), rows(codes))
     np.testing.assert_allclose(own.embed(texts), backbone.embed(texts), atol=1e-6)
 
 

@@ -174,9 +174,9 @@ def test_export_is_loaded_by_every_door(encoder, folder, kind, tmp_path):
     ways = [(way, texts_of(kind), k) for way, k in (("encode", 8), ("encode_query", 4), ("encode_document", 8))]
     ways += [("encode", [picture(number) for number in range(3)], 8)] if "image" in kind.modalities else []
     for way, inputs, k in ways:
-        expected = unit_if_cosine(plain(encoder, way)(inputs, k=k), kind)
+        expected = unit_if_cosine(plain(encoder, way)(inputs, max_active_dims=k), kind)
         close(getattr(stock, way)(inputs, max_active_dims=k).to_dense(), expected, kind)
-        close(unit_if_cosine(plain(own, way)(inputs, k=k), kind), expected, kind)
+        close(unit_if_cosine(plain(own, way)(inputs, max_active_dims=k), kind), expected, kind)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.trust_remote_code])

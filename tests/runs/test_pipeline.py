@@ -142,7 +142,9 @@ def test_encode_command_equals_the_library(finished, tmp_path):
     arguments = ["encode", model, str(tmp_path / "texts.txt"), "--k", "5", "-o", str(output), "--no-progress"]
     assert main(arguments) == 0
     codes = SparseCodes.load(output)
-    expected = CSREncoder.from_pretrained(model).encode(["a first text", "another one"], k=5).astype("float16")
+    expected = (
+        CSREncoder.from_pretrained(model).encode(["a first text", "another one"], max_active_dims=5).astype("float16")
+    )
     assert np.array_equal(codes.indices, expected.indices)
     assert np.array_equal(codes.values, expected.values)
     assert SparseCodes.load_ids(output) is None
@@ -179,7 +181,7 @@ def test_encode_command_packs_codes(finished, tmp_path, capsys):
     assert said.startswith(f"packed codes {output}: PackedCodes(n=2, k=5, dim={codes.dim}, 4 bits a value, ")
     assert f"{codes.row_bytes} bytes a row" in said
     assert main([*arguments, "--bits", "4", "--refine", "values"]) == 0
-    refined = encoder.encode(["a first text", "another one"], k=5, refine=True).pack(4)
+    refined = encoder.encode(["a first text", "another one"], max_active_dims=5, refine=True).pack(4)
     assert np.array_equal(PackedCodes.load(output).rows, refined.rows)
     assert main([*arguments[:-2], "--bytes", "12"]) == 0
     assert np.array_equal(
