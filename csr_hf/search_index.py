@@ -82,7 +82,7 @@ class SearchIndex:
         *,
         ids: Any = None,
         metadata: Any = None,
-        row_bytes: int = 48,
+        row_bytes: int = 42,
         residual_bytes: int = 128,
         copies: Sequence[Literal["float16"]] = (),
     ) -> SearchIndex:

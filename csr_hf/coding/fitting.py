@@ -22,7 +22,7 @@ _FEWEST_FITTED, _MOST_FITTED = 700, 20_000
 _CODE_BYTES, _LEAST_WITH_RESIDUAL = 16, 48
 
 
-def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 48, residual_bytes: int = 128) -> Coder:
+def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 42, residual_bytes: int = 128) -> Coder:
     """Make the coder of an index: rows of a given size, and a residual fitted to a sample of the documents.
 
     Residuals hold what a rerank needs to be nearly exact; few latents make encoding quick. Where there are too few

@@ -25,9 +25,7 @@ from csr_hf.evaluation.names import FITTED, Baseline
 from csr_hf.evaluation.prefixes import PCA, Adapter, PrefixFormat, Truncation, choose_format, fit_components
 from csr_hf.evaluation.scalar_quantizers import Binary, Int8, RotatedSigns, count_sign_bytes
 from csr_hf.evaluation.vector_method import VectorMethod
-from csr_hf.plumbing.faiss_fits import takes_one_thread
 from csr_hf.plumbing.settings import suggest
-from csr_hf.plumbing.threads import available_threads, run
 
 
 def make_baselines(
@@ -126,9 +124,7 @@ def _make_rotated(given: _Given) -> list[VectorMethod]:
 
 
 def _make_pq(given: _Given, kind: type[ProductQuantization] = ProductQuantization) -> list[VectorMethod]:
-    sizes = given.largest(divisors(given.dim))
-    threads = available_threads() if takes_one_thread(len(given.train)) else 1
-    return run(lambda size: kind(given.train, size, given.similarity, given.fit), [(size,) for size in sizes], threads)
+    return [kind(given.train, size, given.similarity, given.fit) for size in given.largest(divisors(given.dim))]
 
 
 def _make_opq(given: _Given) -> list[VectorMethod]:

@@ -6,14 +6,15 @@ cosine the vectors that PQ and OPQ read back get unit norm, which follows from t
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from csr_hf.embedding.arguments import Similarity
+from csr_hf.evaluation.faiss_fits import import_faiss, threads_for
 from csr_hf.evaluation.similarity import rows_for
 from csr_hf.evaluation.vector_method import VectorMethod
-from csr_hf.plumbing.faiss_fits import import_faiss, threads_for
 
 _BITS = 8
 _CENTROIDS = 1 << _BITS
@@ -49,10 +50,15 @@ class ProductQuantization(VectorMethod):
                 "out `pq` and `opq`."
             )
         super().__init__(size, similarity, fit)
-        faiss = import_faiss()
-        self.codec = self._make_codec(faiss, dim)
-        with threads_for(faiss, len(train)):
-            self.codec.train(self._choose_rows(train))
+        self._faiss, self._train = import_faiss(), train
+
+    @cached_property
+    def codec(self) -> Any:
+        """Fitted when it is first used: an evaluation that goes on needs no fit for what it has measured."""
+        codec = self._make_codec(self._faiss, self._train.shape[1])
+        with threads_for(self._faiss, len(self._train)):
+            codec.train(self._choose_rows(self._train))
+        return codec
 
     def store(self, rows: np.ndarray) -> np.ndarray:
         """Replace every part by its nearest centroid."""

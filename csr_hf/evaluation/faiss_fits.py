@@ -18,26 +18,19 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
-            'PQ, OPQ, RaBitQ and residual codes are fitted by faiss: pip install "csr_hf[eval]"'
-        ) from error
+        raise ImportError('PQ, OPQ and RaBitQ are fitted by faiss: pip install "csr_hf[eval]"') from error
     return faiss
-
-
-def takes_one_thread(rows: int) -> bool:
-    """Return whether a fit to so many rows takes one thread, so that several fits at a time can have the others.
-
-    Its matrices are small then, and threads that wait for each other cost more than they save where another process
-    has one of the cores.
-    """
-    return rows < _FEW_ROWS
 
 
 @contextmanager
 def threads_for(faiss: Any, rows: int) -> Iterator[None]:
-    """Let faiss fit on one thread within the block where rows are few."""
+    """Let faiss fit on one thread within the block where rows are few.
+
+    Its matrices are small then, and threads that wait for each other cost more than they save where another process
+    has one of the cores.
+    """
     before = faiss.omp_get_max_threads()
-    if takes_one_thread(rows):
+    if rows < _FEW_ROWS:
         faiss.omp_set_num_threads(1)
     try:
         yield
