@@ -82,8 +82,8 @@ class SearchIndex:
         *,
         ids: Any = None,
         metadata: Any = None,
-        row_bytes: int = 42,
-        residual_bytes: int = 128,
+        row_bytes: int = 24,
+        residual_bytes: int | None = None,
         copies: Sequence[Literal["float16"]] = (),
     ) -> SearchIndex:
         """Embed and index documents.
@@ -95,7 +95,8 @@ class SearchIndex:
             ids: unique integers or strings, one a document; default 0 to n - 1.
             metadata: a table, data frame, mapping of columns, or list of mappings, one a document.
             row_bytes: of a document's packed code, which gets as many latents as fit.
-            residual_bytes: at most, for what the code leaves of the embedding; fitted where there are 256 documents.
+            residual_bytes: at most, for what the code leaves of the embedding (default: one for two dimensions); fitted
+                where there are 256 documents.
             copies: "float16" keeps the embeddings as well, for exact ranking of candidates.
 
         Raises:

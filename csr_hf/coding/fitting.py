@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 _BITS = (3, 4)
 _QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
 _FEWEST_FITTED, _MOST_FITTED = 700, 20_000
+_MOST_FITTED_OF_INDEX = 10_000
 # Beside a residual more latents bring less than more bytes of it; without one of 32 they bring more.
 _CODE_BYTES, _LEAST_WITH_RESIDUAL = 16, 48
 
 
-def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 42, residual_bytes: int = 128) -> Coder:
+def fit_index_coder(
+    head: CSRModel, documents: np.ndarray, *, row_bytes: int = 24, residual_bytes: int | None = None
+) -> Coder:
     """Make the coder of an index: rows of a given size, and a residual fitted to a sample of the documents.
 
     Residuals hold what a rerank needs to be nearly exact; few latents make encoding quick. Where there are too few
@@ -32,7 +35,7 @@ def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 4
         head: the CSR head.
         documents: embeddings, shape (n, input_dim), without the mean of their modality; may be memory-mapped.
         row_bytes: of a code.
-        residual_bytes: of a residual, at most: a byte says something of one dimension or more. 0 for none.
+        residual_bytes: of a residual, at most one for each dimension. Default: one for two dimensions. 0 for none.
 
     Raises:
         ValueError: if the head is too wide, or `row_bytes` is out of range.
@@ -42,10 +45,11 @@ def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 4
             f"`hidden_dim` ({head.config.hidden_dim:,}) is above the {MOST_LATENTS:,} latents that an index takes. "
             "Train a head with fewer, or put its codes into a search backend."
         )
-    size = min(residual_bytes, head.config.input_dim)
+    dim = head.config.input_dim
+    size = -(-dim // 2) if residual_bytes is None else min(residual_bytes, dim)
     if not size:
         return Coder(head, row_bytes=row_bytes, bits=_BITS[0])
-    rows = np.random.default_rng(0).permutation(len(documents))[:_MOST_FITTED]
+    rows = np.random.default_rng(0).permutation(len(documents))[:_MOST_FITTED_OF_INDEX]
     if len(rows) < FEWEST_ROWS:
         return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
     coder, sample = Coder(head, row_bytes=row_bytes, bits=_BITS[0]), np.asarray(documents[np.sort(rows)], np.float32)

@@ -10,7 +10,7 @@ from csr_hf.plumbing.threads import available_threads, run
 FEWEST_ROWS = CENTROIDS
 """Residuals that a fit needs: as many as each part has centroids."""
 _ROUNDS = 25
-_MOST_ROWS = 20_000
+_MOST_ROWS = 10_000
 _CHUNK = 1024
 
 
@@ -51,7 +51,7 @@ class ProductQuantizer:
         """Find centroids by k-means.
 
         Args:
-            residuals: what codes of training embeddings leave of them, shape (n, dim); 20,000 of them are used.
+            residuals: what codes of training embeddings leave of them, shape (n, dim); 10,000 of them are used.
             size: bytes, at most the dim.
 
         Raises:

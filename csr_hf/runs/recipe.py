@@ -110,10 +110,10 @@ class EvaluationArguments:
 class IndexArguments:
     """How the corpus is indexed."""
 
-    row_bytes: Annotated[int, Field(ge=8)] = 42
+    row_bytes: Annotated[int, Field(ge=8)] = 24
     """Bytes of a document's packed code, which gets as many latents as fit."""
-    residual_bytes: Annotated[int, Field(ge=0)] = 128
-    """Bytes, at most, for what the code leaves of the embedding. 0 keeps nothing."""
+    residual_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes, at most, for what the code leaves of the embedding (default: one for two dimensions). 0 keeps nothing."""
     copies: list[Literal["float16"]] = field(default_factory=list)
     """Copies of the embeddings to keep beside the codes: float16 reranks exactly, for two bytes a dimension."""
     k: Annotated[int, Field(ge=1)] | None = None

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 SYSTEMS: dict[str, type[System]] = {
     "csr_hf": csr.CSRIndex,
+    "csr_hf_small": csr.CSRSmall,
+    "csr_hf_fine": csr.CSRFine,
     "csr_hf_float16": csr.CSRFloat16,
     "csr_hf_codes": csr.CSRCodesAlone,
     "csr_hf_adapted": csr.CSRAdapted,

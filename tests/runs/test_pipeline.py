@@ -63,7 +63,7 @@ def test_the_index_is_measured_over_all_documents(finished):
     text = (finished / "first" / "results.md").read_text()
     assert f"`csr-hf search` at its defaults finds {found['score']:.3f} ±" in text
     assert "among all 200 documents, asked for " in text
-    assert "bytes a document (176 of them its code), and " in text
+    assert "bytes a document (216 of them its code), and " in text
 
 
 def test_index_holds_the_whole_corpus_and_answers(finished):
@@ -257,7 +257,7 @@ def test_library_accepts_the_same_recipe(finished):
     assert recipe.model.k == 16
     index = InvertedIndex.load(finished / "first" / "index")
     # Of 200 documents none are fitted residuals: their bytes go to the codes.
-    assert index.settings["row_bytes"] == recipe.index.row_bytes + recipe.index.residual_bytes
+    assert index.settings["row_bytes"] == recipe.index.row_bytes + index.settings["input_dim"] // 2
 
 
 @pytest.mark.slow
