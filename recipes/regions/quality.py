@@ -15,7 +15,10 @@ from regions.markdown import ROOT, command, load_json, load_results, table
 _QUICKSTART = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs" / "results"
 _GENERAL = "all-MiniLM-L6-v2/results/general_k32"
 _SEEDS = (_GENERAL, f"{_GENERAL}_seed1", f"{_GENERAL}_seed2")
-_ADAPTED = {"SciFact": "all-MiniLM-L6-v2/results/scifact_k32"}
+_ADAPTED = {
+    "SciFact": "all-MiniLM-L6-v2/results/scifact_k32",
+    "MLQuestions": "all-MiniLM-L6-v2/results/mlquestions_k32",
+}
 _OWN = ("CSR, packed", "CSR + residual")
 _SHORT = {
     ("dense", 1536): "float32 embeddings",
