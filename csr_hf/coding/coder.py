@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from csr_hf.code_files import open_codes, read_head, read_metadata
+from csr_hf.code_files import open_codes, read_head, read_metadata, read_tensor
 from csr_hf.codes import decode_codes, head_fingerprint, to_finite_rows
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _FORMAT = "csr_hf.coder"
 # A scale and a latent; rows as wide as `PackedCodes` takes.
 _LEAST_ROW, _WIDEST_ROW = 3, 2**24
+_LARGEST = 1e15
+"""Of a centroid: its square is finite in float32."""
 
 
 class Coder:
@@ -148,11 +150,17 @@ class Coder:
                 metadata, names = read_metadata(file, _FORMAT), set(file.keys())
                 if not names <= {"centroids"}:
                     raise ValueError(f"it holds {sorted(names)}")
-                centroids = file.get_tensor("centroids") if names else None
+                centroids = read_tensor(file, "centroids") if names else None
             fingerprint = read_head(metadata)
             k, row_bytes, bits = (int(metadata[name]) for name in ("k", "row_bytes", "bits"))
             if not _LEAST_ROW <= row_bytes <= _WIDEST_ROW:
                 raise ValueError(f"its rows have {row_bytes} bytes")
+            if (
+                centroids is not None
+                and centroids.dtype.kind == "f"
+                and (np.abs(centroids.astype(np.float64)) > _LARGEST).any()
+            ):
+                raise ValueError(f"its centroids hold values above {_LARGEST:g}")
             residual = None if centroids is None else ResidualQuantizer(centroids)
             if residual is not None and residual.dim != head.config.input_dim:
                 raise ValueError(f"its centroids are for embeddings of {residual.dim} dimensions")
@@ -160,7 +168,7 @@ class Coder:
         except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
         if fingerprint != head_fingerprint(head):
-            raise ValueError(f"{path} was made for another head ({fingerprint}) than {head_fingerprint(head)}.")
+            raise ValueError(f"{path} was made for another head ({fingerprint!r:.80}) than {head_fingerprint(head)}.")
         return coder
 
     def _make_pursuit(self) -> Pursuit:

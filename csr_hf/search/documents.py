@@ -299,7 +299,7 @@ def to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     try:
         if numeric and isinstance(value, int | float) and not isinstance(value, bool):
-            return pa.scalar(value)
+            return pa.scalar(value, pa.uint64() if isinstance(value, int) and value >= 2**63 else None)
         if is_text and pa.types.is_temporal(kind):
             return pa.scalar(value).cast(kind)
         if (is_text and (pa.types.is_large_string(kind))) or (isinstance(value, bool) and pa.types.is_boolean(kind)):

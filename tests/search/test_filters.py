@@ -245,7 +245,8 @@ def test_new_documents_have_the_columns_of_the_others():
 
 
 def test_integers_are_compared_exactly_with_any_number():
-    table = make_documents(None, {"n": [2**53 + 1, -(2**63), 2**63 - 1, None, 7], "u": np.arange(5, dtype=np.uint8)}, 5)
+    columns = {"n": [2**53 + 1, -(2**63), 2**63 - 1, None, 7], "u": np.arange(5, dtype=np.uint8)}
+    table = make_documents(None, columns, 5)
     for condition, expected in [
         ("n > 7.5", [0, 2]),
         ("n <= 7.5", [1, 4]),
