@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from csr_hf.backends.address import EMBEDDED, Address
 from csr_hf.backends.backend import Backend
 from csr_hf.backends.conditions import Among, Bound, Presence, Test, fold
-from csr_hf.backends.contract import KEY, BackendError, Found, Limits
+from csr_hf.backends.contract import KEY, BackendError, Found, Limits, Unavailable
 from csr_hf.backends.documents import Documents, Row
 from csr_hf.backends.schema import Schema
 
@@ -43,7 +43,13 @@ class Qdrant(Backend):
             # The embedded form cannot be used by several threads.
             self.limits = self.limits._replace(threads=1)
             in_memory = address.path == ":memory:"
-            self._client = QdrantClient(":memory:") if in_memory else QdrantClient(path=address.path)
+            try:
+                self._client = QdrantClient(":memory:") if in_memory else QdrantClient(path=address.path)
+            except RuntimeError as error:
+                # The client says so of a folder that another process holds, in several lines.
+                raise Unavailable(
+                    f"Qdrant: another process uses {address.path}. Wait for it, or start a server and use qdrant://."
+                ) from error
         elif address.user or address.path:
             raise ValueError("`url`: Qdrant takes neither user nor path. Pass `api_key`.")
         else:

@@ -206,6 +206,8 @@ def _columns_of(metadata: Any) -> dict[str, Any]:
 
 
 def _to_array(name: str, values: Any) -> pa.Array:
+    if isinstance(values, set | frozenset):
+        raise ValueError(f"`metadata`: {name!r} is a set, which has no order. Give a list.")
     try:
         return pa.array(values if isinstance(values, np.ndarray) else list(values), from_pandas=True)
     except (TypeError, ValueError, UnicodeError, *_ERRORS) as error:
