@@ -47,6 +47,8 @@ class Milvus(Backend):
         if address.scheme in EMBEDDED:
             import milvus_lite  # noqa: F401
 
+            # The embedded server logs a traceback of what the client asks and it does not know.
+            logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
             where = {"uri": address.path}
         else:
             token = api_key or (f"{address.user}:{address.password}" if address.user else "")
