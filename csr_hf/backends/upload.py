@@ -49,6 +49,8 @@ class UploadSettings:
     """Times that a request is sent again."""
     delay: Annotated[float, Field(ge=0)] = 0.5
     """Seconds before the first retry; doubled for each further one up to 30, plus a random part of itself."""
+    show_progress_bar: bool | None = None
+    """Default on terminals only."""
 
 
 def upload(
@@ -60,7 +62,6 @@ def upload(
     metadata: Any = None,
     settings: UploadSettings | None = None,
     journal: str | Path | None = None,
-    show_progress_bar: bool | None = None,
 ) -> int:
     """Put many documents into a backend; a missing collection is created for them.
 
@@ -77,7 +78,6 @@ def upload(
         settings: batches, threads and retries; default `UploadSettings()`.
         journal: a file that lists the batches that were taken, so that the same call continues where it was
             interrupted. It is removed at the end.
-        show_progress_bar: default on terminals only.
 
     Returns:
         Number of documents sent by this call, without those that the journal lists.
@@ -115,7 +115,9 @@ def upload(
     taken = _Journal(journal, _fingerprint(backend.schema, documents, size))
     remaining = [(start,) for start in parts if start not in taken.starts]
     before = sum(len(parts[start].ids) for start in taken.starts)
-    bar = progress_bar(desc="upload", unit="document", show=show_progress_bar, total=len(codes), initial=before)
+    bar = progress_bar(
+        desc="upload", unit="document", show=settings.show_progress_bar, total=len(codes), initial=before
+    )
 
     def send(start: int) -> None:
         patiently(backend.write, parts[start])
