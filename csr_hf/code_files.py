@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from safetensors import safe_open
 
+_TYPES = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "F16", "F32", "F64")
+
 
 def open_codes(path: str | Path) -> safe_open:
     """Open a file of sparse or packed codes.
@@ -38,6 +40,20 @@ def read_metadata(file: safe_open, expected: str) -> dict[str, str]:
         found = metadata.get("format")
         raise ValueError(f"its format is {found!r:.80} instead of {expected!r}" if found else "it names no format")
     return dict(metadata)
+
+
+def read_tensor(file: safe_open, name: str) -> np.ndarray:
+    """Read an array of an open file of codes.
+
+    Raises:
+        SafetensorError: if there is none of this name.
+        ValueError: if it is of a type that NumPy has not.
+    """
+    found = file.get_slice(name).get_dtype()
+    if found not in _TYPES:
+        raise ValueError(f"`{name}` is of the type {found}")
+    array: np.ndarray = file.get_tensor(name)
+    return array
 
 
 def read_head(metadata: dict[str, str]) -> str | None:
@@ -81,7 +97,7 @@ def read_ids(path: str | Path, tensor: str) -> list[str] | None:
         with open_codes(path) as file:
             if "ids" not in file.keys():
                 return None
-            ids = json.loads(file.get_tensor("ids").tobytes())
+            ids = json.loads(read_tensor(file, "ids").tobytes())
             rows = file.get_slice(tensor).get_shape()[0]
         if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(name, str) for name in ids):
             raise ValueError(f"its ids are not one text for each of {rows} rows")

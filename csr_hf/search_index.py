@@ -95,8 +95,8 @@ class SearchIndex:
             ids: unique integers or strings, one a document; default 0 to n - 1.
             metadata: a table, data frame, mapping of columns, or list of mappings, one a document.
             row_bytes: of a document's packed code, which gets as many latents as fit.
-            residual_bytes: at most, for what the code leaves of the embedding (default: one for two dimensions); fitted
-                where there are 256 documents.
+            residual_bytes: at most, for what the code leaves of the embedding; fitted where there are 256 documents.
+                Default: one for two dimensions.
             copies: "float16" keeps the embeddings as well, for exact ranking of candidates.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.code_files import open_codes, pack_ids, read_head, read_ids, read_metadata
+from csr_hf.code_files import open_codes, pack_ids, read_head, read_ids, read_metadata, read_tensor
 from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -249,11 +249,12 @@ class SparseCodes:
         try:
             with open_codes(path) as file:
                 metadata = read_metadata(file, _FORMAT)
-                indices, values = file.get_tensor("indices"), file.get_tensor("values")
+                indices, values = read_tensor(file, "indices"), read_tensor(file, "values")
             return cls(indices, values, int(metadata["dim"]), read_head(metadata))
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = str(error)[:200]
             raise ValueError(
-                f"{path} is truncated, damaged, or no file of sparse codes ({error}). Encode and save again."
+                f"{path} is truncated, damaged, or no file of sparse codes ({reason}). Encode and save again."
             ) from error
 
     @staticmethod

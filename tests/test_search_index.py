@@ -277,3 +277,56 @@ def test_an_index_without_metadata_has_no_filters(encoder):
         bare.search("red", filter="price > 3")
     bare.add(["blue"])
     assert len(bare) == 6
+
+
+def test_values_at_the_ends_of_their_types_are_kept_and_found(encoder, tmp_path):
+    ids, words = [-(2**63), 2**63 - 1, 0, 7], ["red", "blue \0 zero", "green " * 100_000, "\U0001f600 \x1b[31m"]
+    metadata = {
+        "n": [-(2**63), 2**63 - 1, None, 0],
+        "x": [5e-324, -1.7e308, float("inf"), None],
+        "t": ["", None, "a\0b", "ä"],
+    }
+    index = SearchIndex.build(encoder, words, ids=ids, metadata=metadata)
+    index.save(tmp_path / "docs")
+    for found in (index, SearchIndex.load(tmp_path / "docs", encoder, verify=True)):
+        for top_k in (4, 2**40):
+            hits = found.search("red", top_k)
+            assert sorted(hit.id for hit in hits) == sorted(ids)
+            assert all(np.isfinite(hit.score) for hit in hits)
+        kept = {hit.id: hit for hit in hits}
+        assert [kept[one].text for one in ids] == words
+        assert [kept[one].metadata["x"] for one in ids] == metadata["x"]
+        for condition, expected in [
+            (f"n == {-(2**63)}", ids[:1]),
+            ("n > 0.5", ids[1:2]),
+            ("x > 0", [ids[0], ids[2]]),
+            ("x > 1e308", ids[2:3]),
+            ("t == 'a\\x00b'", ids[2:3]),
+            ("t == 'a'", []),
+        ]:
+            assert sorted(hit.id for hit in found.search("red", 9, EXACT, filter=condition)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"ids": [None] * 3},
+        {"ids": {"a", "b", "c"}},
+        {"ids": ["\ud800", "b", "c"]},
+        {"metadata": {"name": ["\ud800", "b", "c"]}},
+        {"metadata": {"n": [2**70, 1, 2]}},
+        {"metadata": {"n": {1, 2, 3}}},
+        {"metadata": [None, {}, {}]},
+    ],
+)
+def test_values_that_no_column_holds_are_refused_in_one_line(encoder, given):
+    with pytest.raises(ValueError, match=r"`ids`|`metadata`") as error:
+        SearchIndex.build(encoder, ["red", "blue", "green"], **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_queries_beyond_float32_are_refused(built, value):
+    with pytest.raises(ValueError, match=r"NaN|infinity") as error:
+        built.search(np.full(built.encoder.backbone.dim, value))
+    assert "\n" not in str(error.value)

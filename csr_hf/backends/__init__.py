@@ -9,7 +9,10 @@ import difflib
 from importlib import import_module
 
 from csr_hf.backends.address import EMBEDDED
-from csr_hf.backends.backend import Backend, BackendError, Hits, Limits, Schema, Unavailable
+from csr_hf.backends.backend import Backend
+from csr_hf.backends.contract import BackendError, Hits, Limits, Unavailable
+from csr_hf.backends.metadata import read_metadata
+from csr_hf.backends.schema import Schema
 from csr_hf.backends.upload import UploadSettings, upload
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "Unavailable",
     "UploadSettings",
     "open_backend",
+    "read_metadata",
     "upload",
 ]
 
@@ -34,6 +38,8 @@ _BACKENDS = {
     "postgresql": ("pgvector", "PgVector"),
 }
 """Scheme of the URL: module and class."""
+_OTHER_NAMES = {"pgvector": "postgresql", "postgres": "postgresql", "pg": "postgresql", "elastic": "elasticsearch"}
+"""What else people call them."""
 _WITH_KEY = ("milvus", "qdrant", "elasticsearch")
 
 
@@ -90,7 +96,8 @@ def _check_scheme(scheme: str, *, is_path: bool) -> None:
     if scheme in _BACKENDS and not (is_path and scheme in fitting):
         return
     known = fitting if scheme in fitting else {name: name for name in _BACKENDS} | fitting
-    near = next(iter(difflib.get_close_matches(scheme, known, n=1, cutoff=0.6)), None)
+    known |= {name: scheme for name, scheme in _OTHER_NAMES.items() if scheme in known}
+    near = next(iter(difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0.6)), None)
     meant = f" Did you mean {known[near]}:{'' if known[near] in EMBEDDED else '//'}?" if near else ""
     wrong = "takes a host, not a path" if scheme in _BACKENDS else "is unknown"
     raise ValueError(f"`url`: {scheme!r} {wrong}.{meant} There are {', '.join(_BACKENDS)}.")

@@ -6,63 +6,31 @@ import dataclasses
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from csr_hf.backends.conditions import Test, read_condition
+from csr_hf.backends.contract import BackendError, Found, Hits, Limits, Unavailable
 from csr_hf.backends.documents import (
     Documents,
     Row,
-    Schema,
     active_rows,
     batches,
     check_documents,
     check_ids,
     check_queries,
 )
-from csr_hf.plumbing.errors import ExpectedError
+from csr_hf.backends.metadata import check_length, read_metadata, to_fields
+from csr_hf.backends.schema import Schema
 from csr_hf.plumbing.foreign import one_line
 from csr_hf.plumbing.redaction import without_secrets
 from csr_hf.search.doc_ids import distinct_ids
 from csr_hf.sparse_codes import SparseCodes
 
-KEY = "csr_hf"
-"""Name under which the schema of a collection is stored inside the backend."""
-Found = list[tuple[Any, float]]
-"""Ids and scores of the hits of one query."""
-
 _IDS_PER_REQUEST = 1000
 _QUERIES_PER_REQUEST = 100
 _Result = TypeVar("_Result")
-
-
-class BackendError(ExpectedError):
-    """A backend refused a request. Sending it again does not help."""
-
-
-class Unavailable(ConnectionError):
-    """A backend is busy or out of reach. Sending the request again may help."""
-
-
-class Hits(NamedTuple):
-    """Hits of all queries, best first. A query with fewer hits ends in id -1 or "" and score -inf."""
-
-    ids: np.ndarray
-    """int64 or str, shape (n_queries, top_k)."""
-    scores: np.ndarray
-    """float32, shape (n_queries, top_k), descending; equal scores in ascending order of id."""
-
-
-class Limits(NamedTuple):
-    """Largest sizes that a backend takes; None where it has no limit."""
-
-    dim: int | None = None
-    document_latents: int | None = None
-    query_latents: int | None = None
-    top_k: int | None = None
-    id_bytes: int | None = None
-    threads: int | None = None
-    """Writes at the same time."""
 
 
 class Backend(ABC):
@@ -128,7 +96,12 @@ class Backend(ABC):
         self._known = existing
 
     def upsert(
-        self, codes: SparseCodes, ids: Sequence[Hashable] | np.ndarray, *, decoded_norms: np.ndarray | None = None
+        self,
+        codes: SparseCodes,
+        ids: Sequence[Hashable] | np.ndarray,
+        *,
+        decoded_norms: np.ndarray | None = None,
+        metadata: Any = None,
     ) -> None:
         """Add documents, and replace those whose id is in use. For many documents, see `upload`.
 
@@ -136,12 +109,14 @@ class Backend(ABC):
             codes: of the documents, not normalized.
             ids: one unique id for each document.
             decoded_norms: ||decode(z)||, float32, shape (n,), for a collection whose schema says `decoded`.
+            metadata: in columns of the schema, one row a document, in any form that `SearchIndex.build` takes; columns
+                that are left out are None.
 
         Raises:
             ValueError: for documents that `InvertedIndex.add` refuses, that no query can find, or that break a rule of
                 the backend. Nothing is sent then.
         """
-        self.write(self.prepare(codes, ids, decoded_norms=decoded_norms))
+        self.write(self.prepare(codes, ids, decoded_norms=decoded_norms, metadata=metadata))
         self.flush()
 
     def delete(self, ids: Iterable[Hashable]) -> int:
@@ -158,16 +133,21 @@ class Backend(ABC):
             self.flush()
         return deleted
 
-    def search(self, codes: SparseCodes, top_k: int = 10, *, query_k: int | None = None) -> Hits:
+    def search(
+        self, codes: SparseCodes, top_k: int = 10, *, query_k: int | None = None, filter: str | None = None
+    ) -> Hits:
         """Find the best documents for every query.
 
         Args:
             codes: of the queries, by the head that encoded the documents; they may keep more latents.
             top_k: number of hits of a query.
             query_k: number of latents of a query to use; default all of `codes`.
+            filter: a condition on the metadata that hits fulfil, as `SearchIndex.search` reads it:
+                `lang == "en" and not (price >= 10)`.
 
         Raises:
-            ValueError: for codes of another head or dim, numbers out of range, or a rule of the backend.
+            ValueError: for codes of another head or dim, numbers out of range, a condition that cannot be read, or a
+                rule of the backend.
         """
         schema = self.schema
         schema.check_codes(codes)
@@ -183,11 +163,14 @@ class Backend(ABC):
             )
         missing, kind = (-1, np.int64) if schema.ids == "integers" else ("", object)
         ids, scores = np.full((len(rows), top_k), missing, kind), np.full((len(rows), top_k), -np.inf, np.float32)
-        # Backends refuse vectors without weights.
-        sent = [at for at, row in enumerate(rows) if row[0]]
+        test = None if filter is None else read_condition(filter, schema.columns)
+        if test is not None:
+            self._check_test(test)
+        # Backends refuse vectors without weights; where no document can fit, there is nothing to ask.
+        sent = [at for at, row in enumerate(rows) if row[0] and (filter is None or test is not None)]
         found: list[Found] = []
         for some in batches(sent, _QUERIES_PER_REQUEST):
-            found += self._attempt(self._search, [rows[at] for at in some], top_k)
+            found += self._attempt(self._search, [rows[at] for at in some], top_k, test)
         for at, hits in zip(sent, found, strict=True):
             # Some backends return documents whose dot product is 0, which are no hits.
             best = sorted((hit for hit in hits if hit[1] > 0), key=lambda hit: (-hit[1], hit[0]))[:top_k]
@@ -250,6 +233,7 @@ class Backend(ABC):
         ids: Sequence[Hashable] | np.ndarray,
         *,
         decoded_norms: np.ndarray | None = None,
+        metadata: Any = None,
         schema: Schema | None = None,
     ) -> Documents:
         """Check documents as `upsert` does, without sending them.
@@ -258,6 +242,7 @@ class Backend(ABC):
             codes: as for `upsert`.
             ids: as for `upsert`.
             decoded_norms: as for `upsert`.
+            metadata: as for `upsert`.
             schema: of a collection that does not exist yet; default that of the existing one.
 
         Raises:
@@ -271,7 +256,9 @@ class Backend(ABC):
             given = "be given" if schema.decoded else "not be given"
             raise ValueError(f"`decoded_norms` must {given}, as the collection was created.")
         names = check_ids(ids, len(codes), schema.ids, self.limits.id_bytes, self.name)
-        documents = check_documents(codes, names, decoded_norms)
+        fields = to_fields(read_metadata(metadata, len(codes))[1], schema.columns, len(codes))
+        check_length(fields, names, self.limits.text_bytes, self.name)
+        documents = check_documents(codes, names, decoded_norms, fields)
         self._check_documents(documents)
         return documents
 
@@ -308,6 +295,9 @@ class Backend(ABC):
     def _check_documents(self, documents: Documents) -> None:
         """Raise ValueError for documents that break a rule beyond the limits."""
 
+    def _check_test(self, test: Test) -> None:
+        """Raise ValueError for a test of metadata that the backend cannot make."""
+
     def _flush(self) -> None:
         """Make written documents visible; not needed where writes are visible at once."""
 
@@ -343,4 +333,4 @@ class Backend(ABC):
         """Remove documents, and return how many there were."""
 
     @abstractmethod
-    def _search(self, rows: list[Row], top_k: int) -> list[Found]: ...
+    def _search(self, rows: list[Row], top_k: int, test: Test | None) -> list[Found]: ...

@@ -1,13 +1,14 @@
-"""What a collection holds: its schema, and checked documents whose dot product with a query is the score."""
+"""Documents of a collection, checked: weights whose dot product with a query is the score, and their metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
-from csr_hf.plumbing.settings import settings
+from csr_hf.backends.metadata import rows_of
 from csr_hf.search.doc_ids import DocIds
 from csr_hf.sparse_codes import SparseCodes
 
@@ -19,54 +20,15 @@ _NOTHING = 1e-6
 """Part of a code that a decoded document must have for its norm to say something."""
 
 
-@settings
-class Schema:
-    """What all documents of a collection have in common; it is stored inside the backend."""
+class DocumentRow(NamedTuple):
+    """One document."""
 
-    dim: int
-    """Length of the latents axis, `codes.dim`."""
-    k: int
-    """Largest number of latents of a document."""
-    ids: Literal["integers", "strings"] = "integers"
-    """Type of the ids."""
-    head: str | None = None
-    """Fingerprint of the head, `codes.head_fingerprint`. Codes of another head are refused."""
-    decoded: bool = False
-    """Whether scores are divided by the norms of the decoded documents instead of those of the codes."""
-    created: str = ""
-    """Random word that `create` chooses, so that two collections of the same name can be told apart."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.dim:
-            raise ValueError(f"`k` ({self.k}) must be between 1 and `dim` ({self.dim}).")
-
-    def check_fits(self, other: Schema, collection: str) -> None:
-        """Raise ValueError if documents of another schema do not fit into the existing collection."""
-        if other.k > self.k:
-            raise ValueError(
-                f"`k` ({other.k}) is above that of the collection {collection!r} ({self.k}). Choose another "
-                "`collection`, or pass `replace=True` to remove the existing one."
-            )
-        for field in ("dim", "ids", "head", "decoded"):
-            old, new = getattr(self, field), getattr(other, field)
-            # Codes of an unknown head go with those of any head.
-            if old != new and not (field == "head" and None in (old, new)):
-                raise ValueError(
-                    f"`{field}` ({new!r}) is not that of the collection {collection!r} ({old!r}). Choose another "
-                    "`collection`, or pass `replace=True` to remove the existing one."
-                )
-
-    def check_codes(self, codes: SparseCodes) -> None:
-        """Raise ValueError if codes come from another head."""
-        if codes.dim != self.dim:
-            raise ValueError(
-                f"`codes.dim` ({codes.dim}) is not the collection's dim ({self.dim}). Encode with its head."
-            )
-        if None not in (codes.head_fingerprint, self.head) and codes.head_fingerprint != self.head:
-            raise ValueError(
-                f"`codes.head_fingerprint` ({codes.head_fingerprint}) is not the head of the collection "
-                f"({self.head}). Encode with that head, or create another collection."
-            )
+    id: int | str
+    latents: list[int]
+    """Active ones, in ascending order."""
+    weights: list[float]
+    fields: dict[str, Any]
+    """Those that have a value."""
 
 
 class Documents(NamedTuple):
@@ -78,24 +40,32 @@ class Documents(NamedTuple):
     """Integers, shape (n, k)."""
     weights: np.ndarray
     """float32, shape (n, k); 0 where a latent is not active."""
+    fields: pa.Table
+    """Metadata as the fields of a backend, n rows."""
 
     def part(self, rows: slice) -> Documents:
-        """Select some of the documents."""
-        return Documents(self.ids[rows], self.latents[rows], self.weights[rows])
+        """Select some of the documents that lie side by side."""
+        start, stop, _ = rows.indices(len(self.ids))
+        fields = self.fields.slice(start, stop - start)
+        return Documents(self.ids[rows], self.latents[rows], self.weights[rows], fields)
 
-    def rows(self) -> Iterator[tuple[Any, list[int], list[float]]]:
-        """Yield the id, the active latents in ascending order and their weights of each document."""
-        for one, (latents, weights) in zip(self.ids.tolist(), active_rows(self.latents, self.weights), strict=True):
-            yield one, latents, weights
+    def rows(self) -> Iterator[DocumentRow]:
+        """Yield each document."""
+        codes = active_rows(self.latents, self.weights)
+        for one, (latents, weights), fields in zip(self.ids.tolist(), codes, rows_of(self.fields), strict=True):
+            yield DocumentRow(one, latents, weights, fields)
 
 
-def check_documents(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarray | None) -> Documents:
+def check_documents(
+    codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarray | None, fields: pa.Table
+) -> Documents:
     """Check codes, and divide them by the norms that `InvertedIndex` divides by.
 
     Args:
         codes: not normalized; values are rounded to eight bits, as in the index.
         ids: checked, shape (n,).
         decoded_norms: ||decode(z)||, float32, shape (n,); None for the norms of the codes.
+        fields: their metadata, n rows.
 
     Raises:
         ValueError: for values that are negative or not finite, latents out of range or named twice, and documents that
@@ -114,7 +84,7 @@ def check_documents(codes: SparseCodes, ids: np.ndarray, decoded_norms: np.ndarr
             f"`codes` has documents that no query can find, {int((scale == 0).sum())} of {len(codes)}, first "
             f"{ids.tolist()[row]!r}: no active latent, or a decoded norm of 0. Leave them out."
         )
-    return Documents(ids, indices, (values * scale[:, None]).astype(np.float32))
+    return Documents(ids, indices, (values * scale[:, None]).astype(np.float32), fields)
 
 
 def check_queries(codes: SparseCodes, query_k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

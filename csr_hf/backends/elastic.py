@@ -17,10 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from csr_hf.backends.address import Address
-from csr_hf.backends.backend import KEY, Backend, BackendError, Found, Limits, Schema, Unavailable
+from csr_hf.backends.backend import Backend
+from csr_hf.backends.conditions import Among, Bound, Presence, Test, fold
+from csr_hf.backends.contract import KEY, BackendError, Found, Limits, Unavailable
 from csr_hf.backends.documents import Documents, Row
+from csr_hf.backends.metadata import fields_of
+from csr_hf.backends.schema import Schema
 
 _FIELD = "code"
+_TYPES = {"text": "keyword", "integer": "long", "number": "double", "boolean": "boolean"}
 _BUSY = (429, 502, 503, 504)
 _TIMEOUT = 60
 _Number = TypeVar("_Number", int, float)
@@ -33,7 +38,7 @@ class _LuceneBackend(Backend):
     1,024 latents of a query; ids of 512 bytes. Clients do not retry: `upload` does.
     """
 
-    limits = Limits(query_latents=1024, top_k=10_000, id_bytes=512)
+    limits = Limits(query_latents=1024, top_k=10_000, id_bytes=512, text_bytes=32_766)
     _client: Any
     _unreachable: tuple[type[Exception], ...]
 
@@ -64,7 +69,9 @@ class _LuceneBackend(Backend):
 
     def _create(self, schema: Schema) -> None:
         settings, field = self._design(self._client.info()["version"])
-        mappings = {"dynamic": "strict", "_meta": {KEY: asdict(schema)}, "properties": {_FIELD: field}}
+        columns = {name: {"type": _TYPES[kind]} for name, kind in fields_of(schema.columns).items()}
+        properties = {_FIELD: field, **columns}
+        mappings = {"dynamic": "strict", "_meta": {KEY: asdict(schema)}, "properties": properties}
         self._client.indices.create(index=self.collection, body={"settings": settings, "mappings": mappings})
 
     def _drop(self) -> None:
@@ -79,8 +86,8 @@ class _LuceneBackend(Backend):
     def _write(self, documents: Documents) -> None:
         self._send_bulk(
             line
-            for one, latents, weights in documents.rows()
-            for line in ({"index": {"_id": str(one)}}, {_FIELD: _features(latents, weights)})
+            for one, latents, weights, fields in documents.rows()
+            for line in ({"index": {"_id": str(one)}}, {_FIELD: _features(latents, weights), **fields})
         )
 
     def _delete(self, ids: list[Any]) -> int:
@@ -102,11 +109,13 @@ class _LuceneBackend(Backend):
             f"{first['type']}: {first['reason']}"
         )
 
-    def _search(self, rows: list[Row], top_k: int) -> list[Found]:
+    def _search(self, rows: list[Row], top_k: int, test: Test | None) -> list[Found]:
         to_id = int if self.schema.ids == "integers" else str
         lines: list[Any] = []
         for latents, weights in rows:
             query = self._query(_features(latents, weights), top_k)
+            if test is not None:
+                query = {"bool": {"must": [query], "filter": [fold(test, _condition, _join)]}}
             lines += [{}, {"size": top_k, "_source": False, "track_total_hits": False, "query": query}]
         found: list[Found] = []
         for answer in self._client.msearch(index=self.collection, body=lines)["responses"]:
@@ -282,6 +291,24 @@ def _number(address: Address, name: str, default: _Number) -> _Number:
 
 def _features(latents: list[int], weights: list[float]) -> dict[str, float]:
     return {str(latent): weight for latent, weight in zip(latents, weights, strict=True)}
+
+
+def _condition(test: Among | Bound | Presence) -> dict[str, Any]:
+    """Write a test of a field as a query. What is missing fits no query but the negation of `exists`."""
+    present = {"exists": {"field": test.field}}
+    if isinstance(test, Presence):
+        return present if test.expected else {"bool": {"must_not": [present]}}
+    if isinstance(test, Bound):
+        names = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+        return {"range": {test.field: {names[test.operator]: test.value}}}
+    found = {"terms": {test.field: list(test.values)}}
+    return {"bool": {"must": [present], "must_not": [found]}} if test.excluded else found
+
+
+def _join(operator: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    if operator == "and":
+        return {"bool": {"must": parts}}
+    return {"bool": {"should": parts, "minimum_should_match": 1}}
 
 
 def _numbers(version: str) -> tuple[int, int]:

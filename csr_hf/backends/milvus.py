@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.backends.address import EMBEDDED, Address
-from csr_hf.backends.backend import KEY, Backend, Found, Limits, Schema
+from csr_hf.backends.backend import Backend
+from csr_hf.backends.conditions import Among, Bound, Presence, Test, fold
+from csr_hf.backends.contract import KEY, Found, Limits
 from csr_hf.backends.documents import Documents, Row
+from csr_hf.backends.metadata import fields_of
+from csr_hf.backends.schema import Schema
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -24,17 +31,24 @@ class Milvus(Backend):
     """
 
     name = "Milvus"
-    limits = Limits(dim=2**32 - 1, top_k=16_384, id_bytes=512)
+    limits = Limits(dim=2**32 - 1, top_k=16_384, id_bytes=512, text_bytes=65_535)
 
     def __init__(self, url: str, collection: str, api_key: str | None = None) -> None:
         super().__init__(collection)
+        # The core of gRPC writes its log to stderr by itself, and reads this when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         import pymilvus
         from grpc import RpcError
+
+        # The client writes every error to stderr before it raises it.
+        logging.getLogger("pymilvus").handlers = [logging.NullHandler()]
 
         address = Address.parse(url)
         if address.scheme in EMBEDDED:
             import milvus_lite  # noqa: F401
 
+            # The embedded server logs a traceback of what the client asks and it does not know.
+            logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
             where = {"uri": address.path}
         else:
             token = api_key or (f"{address.user}:{address.password}" if address.user else "")
@@ -80,6 +94,12 @@ class Milvus(Backend):
         else:
             fields.add_field("id", DataType.VARCHAR, is_primary=True, max_length=self.limits.id_bytes)
         fields.add_field("code", DataType.SPARSE_FLOAT_VECTOR)
+        types = {"integer": DataType.INT64, "number": DataType.DOUBLE, "boolean": DataType.BOOL}
+        for name, kind in fields_of(schema.columns).items():
+            if kind == "text":
+                fields.add_field(name, DataType.VARCHAR, max_length=self.limits.text_bytes, nullable=True)
+            else:
+                fields.add_field(name, types[kind], nullable=True)
         index = self._client.prepare_index_params()
         index.add_index("code", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
         self._client.create_collection(
@@ -100,26 +120,48 @@ class Milvus(Backend):
 
     def _write(self, documents: Documents) -> None:
         rows = [
-            {"id": one, "code": dict(zip(latents, weights, strict=True))} for one, latents, weights in documents.rows()
+            {"id": one, "code": dict(zip(latents, weights, strict=True)), **fields}
+            for one, latents, weights, fields in documents.rows()
         ]
         self._client.upsert(self.collection, rows, timeout=_TIMEOUT)
 
     def _delete(self, ids: list[Any]) -> int:
-        # The client's `ids=` does not escape quotes and backslashes; literals of JSON do.
-        chosen = f"id in {json.dumps(ids, ensure_ascii=False)}"
+        # The client's `ids=` does not escape quotes and backslashes.
+        chosen = f"id in {_literals(ids)}"
         # The client counts what was asked for, not what was there.
         found = self._client.query(self.collection, filter=chosen, output_fields=["id"], timeout=_TIMEOUT)
         self._client.delete(self.collection, filter=chosen, timeout=_TIMEOUT)
         return len(found)
 
-    def _search(self, rows: list[Row], top_k: int) -> list[Found]:
+    def _search(self, rows: list[Row], top_k: int, test: Test | None) -> list[Found]:
         answers = self._client.search(
             self.collection,
             data=[dict(zip(latents, weights, strict=True)) for latents, weights in rows],
             anns_field="code",
+            filter="" if test is None else fold(test, _expression, lambda word, parts: f"({f' {word} '.join(parts)})"),
             limit=top_k,
             output_fields=["id"],
             search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
             timeout=_TIMEOUT,
         )
         return [[(hit["id"], float(hit["distance"])) for hit in hits] for hits in answers]
+
+
+def _expression(test: Among | Bound | Presence) -> str:
+    """Write a test of a field in Milvus' language. Names of fields are plain words."""
+    if isinstance(test, Presence):
+        return f"{test.field} is {'not ' if test.expected else ''}null"
+    if isinstance(test, Bound):
+        return f"{test.field} {test.operator} {_literals([test.value])[1:-1]}"
+    found = f"{test.field} in {_literals(test.values)}"
+    return f"({test.field} is not null and not ({found}))" if test.excluded else found
+
+
+def _literals(values: Sequence[str | int | float | bool]) -> str:
+    """Write values as a list. Texts are quoted; unlike JSON, Milvus knows no escape but those of C."""
+    return f"[{', '.join(_quote(one) if isinstance(one, str) else json.dumps(one) for one in values)}]"
+
+
+def _quote(text: str) -> str:
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"}
+    return f'"{"".join(escapes.get(char, char) for char in text)}"'

@@ -8,8 +8,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from csr_hf.backends.backend import KEY, Backend, BackendError, Found, Limits, Schema
+from csr_hf.backends.backend import Backend
+from csr_hf.backends.conditions import Among, Bound, Presence, Test, fold
+from csr_hf.backends.contract import KEY, BackendError, Found, Limits
 from csr_hf.backends.documents import Documents, Row
+from csr_hf.backends.metadata import fields_of
+from csr_hf.backends.schema import Schema
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 _MOST_LATENTS = 16_000
 _MOST_INDEXED = 1_000
 _OLDEST = (0, 7)
+_ITERATES = (0, 8)
+_TYPES = {"text": 'text COLLATE "C"', "integer": "bigint", "number": "double precision", "boolean": "boolean"}
+"""Types of columns. Texts are compared by their bytes."""
 
 
 class PgVector(Backend):
@@ -86,14 +93,14 @@ class PgVector(Backend):
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
             raise BackendError(f"pgvector is missing: {error}. Install it on the server.") from error
-        row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-        if row is None or tuple(map(int, row[0].split(".")[:2])) < _OLDEST:
-            raise BackendError(f"pgvector {row and row[0]} has no type sparsevec. Use 0.7 or newer.")
+        if self._version < _OLDEST:
+            version = ".".join(map(str, self._version))
+            raise BackendError(f"pgvector {version} has no type sparsevec. Use 0.7 or newer.")
         kind = "bigint" if schema.ids == "integers" else 'text COLLATE "C"'
+        columns = [f"id {kind} PRIMARY KEY", f"code sparsevec({schema.dim}) NOT NULL"]
+        columns += [f'"{name}" {_TYPES[kind]}' for name, kind in fields_of(schema.columns).items()]
         with connection.transaction():
-            connection.execute(
-                self._sql(f"CREATE TABLE {{}} (id {kind} PRIMARY KEY, code sparsevec({schema.dim}) NOT NULL)")
-            )
+            connection.execute(self._sql(f"CREATE TABLE {{}} ({', '.join(columns)})"))
             if self._index is not None:
                 connection.execute(self._sql("CREATE INDEX ON {} USING hnsw (code sparsevec_ip_ops)"))
             written = sql.Literal(json.dumps({KEY: asdict(schema)}))
@@ -109,32 +116,42 @@ class PgVector(Backend):
     def _write(self, documents: Documents) -> None:
         """Upsert documents in one statement: all of them or none."""
         kind, dim = "bigint" if self.schema.ids == "integers" else "text", self.schema.dim
+        fields = fields_of(self.schema.columns)
+        names = ["id", "code", *(f'"{name}"' for name in fields)]
+        types = [kind, "text", *(_TYPES[each].partition(" COLLATE")[0] for each in fields.values())]
+        listed = ", ".join(names)
+        given = ", ".join(f"%s::{each}[]" for each in types)
         statement = self._sql(
-            "INSERT INTO {} (id, code) SELECT id, code::sparsevec "
-            f"FROM unnest(%s::{kind}[], %s::text[]) AS new (id, code) "
-            "ON CONFLICT (id) DO UPDATE SET code = excluded.code"
+            f"INSERT INTO {{}} ({listed}) SELECT {listed.replace('code', 'code::sparsevec', 1)} "
+            f"FROM unnest({given}) AS new ({listed}) ON CONFLICT (id) DO UPDATE SET "
+            + ", ".join(f"{name} = excluded.{name}" for name in names[1:])
         )
-        codes = [_text(latents, weights, dim) for _, latents, weights in documents.rows()]
-        self._connection.execute(statement, [documents.ids.tolist(), codes])
+        codes = [_text(row.latents, row.weights, dim) for row in documents.rows()]
+        values = [documents.fields[name].to_pylist() for name in fields]
+        self._connection.execute(statement, [documents.ids.tolist(), codes, *values])
 
     def _delete(self, ids: list[Any]) -> int:
         return self._connection.execute(self._sql("DELETE FROM {} WHERE id = ANY(%s)"), [ids]).rowcount
 
-    def _search(self, rows: list[Row], top_k: int) -> list[Found]:
+    def _search(self, rows: list[Row], top_k: int, test: Test | None) -> list[Found]:
         connection, dim = self._connection, self.schema.dim
         # By id too, so that the best of equal scores are always the same; a graph could not be followed then.
         order = "distance, id" if self._index is None else "distance"
+        values: dict[str, Any] = {"top_k": top_k}
+        chosen = "" if test is None else f"AND {_clause(test, values)} "
         statement = self._sql(
-            "SELECT id, -(code <#> %s::sparsevec), code <#> %s::sparsevec AS distance FROM {} "
-            f"WHERE code <#> %s::sparsevec < 0 ORDER BY {order} LIMIT %s"
+            "SELECT id, -(code <#> %(code)s::sparsevec), code <#> %(code)s::sparsevec AS distance FROM {} "
+            f"WHERE code <#> %(code)s::sparsevec < 0 {chosen}ORDER BY {order} LIMIT %(top_k)s"
         )
         found: list[Found] = []
         with connection.transaction():
             if self._index is not None:
                 connection.execute(f"SET LOCAL hnsw.ef_search = {max(40, top_k)}")
+            if self._index is not None and test is not None and self._version >= _ITERATES:
+                # The graph is followed until enough documents fit.
+                connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
             for latents, weights in rows:
-                code = _text(latents, weights, dim)
-                hits = connection.execute(statement, [code, code, code, top_k]).fetchall()
+                hits = connection.execute(statement, {**values, "code": _text(latents, weights, dim)}).fetchall()
                 found.append([(one, float(score)) for one, score, _ in hits])
         return found
 
@@ -150,6 +167,12 @@ class PgVector(Backend):
             self._connections = [one for one in self._connections if not one.closed] + [current]
         return current
 
+    @property
+    def _version(self) -> tuple[int, ...]:
+        """Version of pgvector in the database; () without it."""
+        row = self._connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        return () if row is None else tuple(map(int, row[0].split(".")[:2]))
+
     def _sql(self, statement: str) -> Composed:
         from psycopg import sql
 
@@ -161,3 +184,21 @@ def _text(latents: list[int], weights: list[float], dim: int) -> str:
     return (
         f"{{{','.join(f'{latent + 1}:{weight:.9g}' for latent, weight in zip(latents, weights, strict=True))}}}/{dim}"
     )
+
+
+def _clause(test: Test, values: dict[str, Any]) -> str:
+    """Write a test as a condition of SQL; values of the condition go into `values`, not into the text."""
+
+    def name(value: Any) -> str:
+        values[f"value{len(values)}"] = value
+        return f"%(value{len(values) - 1})s"
+
+    def leaf(one: Among | Bound | Presence) -> str:
+        if isinstance(one, Presence):
+            return f'"{one.field}" IS {"NOT " if one.expected else ""}NULL'
+        if isinstance(one, Bound):
+            return f'"{one.field}" {one.operator} {name(one.value)}'
+        # Where the column is NULL, so is this, which no row fulfils.
+        return f'"{one.field}" {"<> ALL" if one.excluded else "= ANY"} ({name(list(one.values))})'
+
+    return fold(test, leaf, lambda word, parts: f"({f' {word.upper()} '.join(parts)})")

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +21,11 @@ from tenacity import (
     wait_random,
 )
 
-from csr_hf.backends.backend import Backend, Schema, Unavailable
+from csr_hf.backends.backend import Backend
+from csr_hf.backends.contract import Unavailable
 from csr_hf.backends.documents import Documents
+from csr_hf.backends.metadata import read_metadata
+from csr_hf.backends.schema import Schema
 from csr_hf.plumbing.atomic import explain_full_disk, write_whole
 from csr_hf.plumbing.logs import progress_bar
 from csr_hf.plumbing.settings import settings as checked_settings
@@ -46,6 +49,8 @@ class UploadSettings:
     """Times that a request is sent again."""
     delay: Annotated[float, Field(ge=0)] = 0.5
     """Seconds before the first retry; doubled for each further one up to 30, plus a random part of itself."""
+    show_progress_bar: bool | None = None
+    """Default on terminals only."""
 
 
 def upload(
@@ -54,9 +59,9 @@ def upload(
     ids: Sequence[Hashable] | np.ndarray,
     *,
     decoded_norms: np.ndarray | None = None,
+    metadata: Any = None,
     settings: UploadSettings | None = None,
     journal: str | Path | None = None,
-    show_progress_bar: bool | None = None,
 ) -> int:
     """Put many documents into a backend; a missing collection is created for them.
 
@@ -68,10 +73,11 @@ def upload(
         codes: of the documents, not normalized.
         ids: one unique integer or string for each document.
         decoded_norms: ||decode(z)|| of every document, float32, shape (n,); see `csr_hf.codes.decoded_norms`.
+        metadata: one row a document, in any form that `SearchIndex.build` takes; what a missing collection is created
+            with can be filtered by.
         settings: batches, threads and retries; default `UploadSettings()`.
         journal: a file that lists the batches that were taken, so that the same call continues where it was
             interrupted. It is removed at the end.
-        show_progress_bar: default on terminals only.
 
     Returns:
         Number of documents sent by this call, without those that the journal lists.
@@ -93,21 +99,30 @@ def upload(
     kind: Literal["integers", "strings"] = (
         "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
     )
-    new = Schema(dim=codes.dim, k=codes.k, ids=kind, head=codes.head_fingerprint, decoded=decoded_norms is not None)
-    schema = patiently(backend.read_schema) or new
-    documents = backend.prepare(codes, ids, decoded_norms=decoded_norms, schema=schema)
+    columns, table = read_metadata(metadata, len(codes))
+    schema = patiently(backend.read_schema) or Schema(
+        dim=codes.dim,
+        k=codes.k,
+        ids=kind,
+        head=codes.head_fingerprint,
+        decoded=decoded_norms is not None,
+        columns=columns,
+    )
+    documents = backend.prepare(codes, ids, decoded_norms=decoded_norms, metadata=table, schema=schema)
     patiently(backend.create, schema)
     size = settings.batch_size
-    batches = {start: documents.part(slice(start, start + size)) for start in range(0, len(codes), size)}
+    parts = {start: documents.part(slice(start, start + size)) for start in range(0, len(codes), size)}
     taken = _Journal(journal, _fingerprint(backend.schema, documents, size))
-    remaining = [(start,) for start in batches if start not in taken.starts]
-    before = sum(len(batches[start].ids) for start in taken.starts)
-    bar = progress_bar(desc="upload", unit="document", show=show_progress_bar, total=len(codes), initial=before)
+    remaining = [(start,) for start in parts if start not in taken.starts]
+    before = sum(len(parts[start].ids) for start in taken.starts)
+    bar = progress_bar(
+        desc="upload", unit="document", show=settings.show_progress_bar, total=len(codes), initial=before
+    )
 
     def send(start: int) -> None:
-        patiently(backend.write, batches[start])
+        patiently(backend.write, parts[start])
         taken.add(start)
-        bar.update(len(batches[start].ids))
+        bar.update(len(parts[start].ids))
 
     with bar:
         run(send, remaining, min(settings.threads, backend.limits.threads or settings.threads))
@@ -120,8 +135,10 @@ def _fingerprint(schema: Schema, documents: Documents, batch_size: int) -> str:
     """Hash what is sent, in which batches, and to which collection."""
     digest = hashlib.blake2b(f"{schema.created} {batch_size}".encode(), digest_size=16)
     digest.update(json.dumps(documents.ids.tolist()).encode())
-    for array in documents[1:]:
+    for array in (documents.latents, documents.weights):
         digest.update(np.ascontiguousarray(array).view(np.uint8))
+    for fields in documents.fields.to_batches(max_chunksize=10_000):
+        digest.update(json.dumps(fields.to_pydict()).encode())
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ GLOSSARY = {
     "dense": "The full embeddings, compared without any code.",
     "CSR": "Contrastive Sparse Representation: codes, compared over the latents that the query keeps.",
     "packed": "Of codes: stored as bits, values in 3 or 4 of them each, and compared after decoding.",
-    "residual": "What a code leaves of an embedding. CSR + residual stores it in further bytes, by transform coding; an index by PQ.",
+    "residual": "What a code leaves of an embedding; CSR + residual and indexes keep it in further bytes.",
     "truncation": "The first dimensions of an embedding, in int8, or in float16 where all of them fit.",
     "adapter": "Like truncation, after a linear map that was trained to make the first dimensions keep most.",
     "PCA": "Projections of an embedding on the directions in which embeddings vary most, stored like truncation.",

@@ -156,6 +156,7 @@ COMMANDS = {
   csr-hf search runs/quickstart "invert a matrix" --top-k 3 --candidates 300
   csr-hf search runs/quickstart
   csr-hf search runs/docs "how are they installed" --backend milvus-lite:./docs.db
+  csr-hf search runs/shop "a jacket" --where 'price < 100' --backend milvus-lite:./docs.db
   csr-hf search runs/faq "how do I start" --show question,answer
   csr-hf search runs/docs "how do I start" --json
   csr-hf search runs/shop "a warm jacket" --where 'price < 100 and lang == "en"' --show sku,price

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from csr_hf.code_files import open_codes, read_head, read_metadata
+from csr_hf.code_files import open_codes, read_head, read_metadata, read_tensor
 from csr_hf.codes import decode_codes, head_fingerprint, to_finite_rows
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
@@ -29,6 +29,8 @@ Residual = ProductQuantizer | TransformQuantizer
 _FORMAT = "csr_hf.coder"
 # A scale and a latent; rows as wide as `PackedCodes` takes.
 _LEAST_ROW, _WIDEST_ROW = 3, 2**24
+_LARGEST = 1e15
+"""Of a centroid: its square is finite in float32."""
 
 
 class Coder:
@@ -152,7 +154,7 @@ class Coder:
         try:
             with open_codes(path) as file:
                 metadata = read_metadata(file, _FORMAT)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                arrays = {name: read_tensor(file, name) for name in file.keys()}
             fingerprint = read_head(metadata)
             k, row_bytes, bits, size = (int(metadata[name]) for name in ("k", "row_bytes", "bits", "residual_bytes"))
             if not _LEAST_ROW <= row_bytes <= _WIDEST_ROW:
@@ -162,7 +164,7 @@ class Coder:
         except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
         if fingerprint != head_fingerprint(head):
-            raise ValueError(f"{path} was made for another head ({fingerprint}) than {head_fingerprint(head)}.")
+            raise ValueError(f"{path} was made for another head ({fingerprint!r:.80}) than {head_fingerprint(head)}.")
         return coder
 
     def _make_pursuit(self) -> Pursuit:
@@ -179,6 +181,9 @@ def _make_residual(arrays: dict[str, np.ndarray], size: int, dim: int) -> Residu
         ValueError: if the arrays are not those of a residual of `size` bytes, for embeddings of width `dim`.
     """
     residual: Residual | None = None
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and (np.abs(array.astype(np.float64)) > _LARGEST).any():
+            raise ValueError(f"its {name} hold values above {_LARGEST:g}")
     if set(arrays) == {"centroids"}:
         residual = ProductQuantizer(arrays["centroids"], dim)
     elif set(arrays) == {"axes", "mean", "spreads"}:

@@ -88,5 +88,5 @@ def read_packed(path: str | Path) -> PackedFile:
             if float(np.float32(base)) != base:
                 raise ValueError(f"its base {base!r} is no float32")
         return PackedFile(rows, layout, base, read_head(metadata), residual)
-    except (SafetensorError, KeyError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise ValueError(str(error)[:200]) from error

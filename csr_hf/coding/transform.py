@@ -14,6 +14,7 @@ from csr_hf.plumbing.threads import available_threads, run
 _MOST_ROWS = 20_000
 _FEWEST_ROWS = 256
 _CHUNK = 1024
+_MOST_BYTES = 2**16
 _WIDEST = 400
 """Largest deviation of an axis, and one by the smallest, in quarters of a power of two."""
 _LARGEST = 1e30
@@ -34,7 +35,7 @@ class TransformQuantizer:
         axes: orthonormal rows, float32, shape (dim, dim).
         mean: of the residuals, float32, shape (dim,).
         spreads: log2 of the deviations along the axes, in quarters, int16, shape (dim,).
-        size: bytes of a row, at least 3.
+        size: bytes of a row, from 3 to 65,536.
 
     Raises:
         ValueError: if types or shapes differ from these, or a number is out of range, NaN or infinite.
@@ -50,8 +51,8 @@ class TransformQuantizer:
         if spreads.dtype != np.int16 or spreads.ndim != 1 or not dim or np.abs(spreads.astype(int)).max() > _WIDEST:
             found = f"{spreads.dtype}, {spreads.shape}"
             raise ValueError(f"`spreads` ({found}) must be int16 from -{_WIDEST} to {_WIDEST}.")
-        if size <= HEADER:
-            raise ValueError(f"`size` ({size}) must be at least {HEADER + 1} bytes.")
+        if not HEADER < size <= _MOST_BYTES:
+            raise ValueError(f"`size` ({size}) must be from {HEADER + 1} to {_MOST_BYTES:,} bytes.")
         self.axes, self.mean, self.spreads, self.size = axes, mean, spreads, size
         widest = int(spreads.max())
         self._spreads = spreads.astype(np.int64) - widest

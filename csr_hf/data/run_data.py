@@ -14,7 +14,7 @@ from csr_hf.codes import subtract_modality_mean
 from csr_hf.data.sources import Source
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import embed_dataset, locate_cache
-from csr_hf.embedding.shards import MANIFEST
+from csr_hf.embedding.cache_manifest import MANIFEST
 
 if TYPE_CHECKING:
     from datasets import Dataset

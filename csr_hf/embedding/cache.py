@@ -17,11 +17,10 @@ import numpy as np
 
 from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
+from csr_hf.embedding.cache_manifest import FORMAT, MANIFEST, read_manifest, write_manifest
 from csr_hf.embedding.images import ImageColumn
 from csr_hf.embedding.inputs import as_sequence, iter_texts
 from csr_hf.embedding.shards import (
-    FORMAT,
-    MANIFEST,
     gather_rows,
     piece_path,
     read_piece,
@@ -31,7 +30,6 @@ from csr_hf.embedding.shards import (
     way_out,
     write_shard,
 )
-from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process, gather_objects, rank_and_world, wait_for_files
 from csr_hf.plumbing.logs import progress_bar
 
@@ -74,7 +72,7 @@ class EmbeddingCache:
             ValueError: if the folder is unfinished, damaged, or something else; the file is named.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         arrays = []
         for shard in manifest["shards"]:
             path = folder / shard["file"]
@@ -197,13 +195,12 @@ def _verify(folder: Path, fingerprint: str) -> dict[Path, int]:
     if cache.fingerprint != fingerprint:
         raise ValueError(f"{folder} holds the embeddings of something else ({cache.fingerprint}). {way_out(folder)}")
     logger.debug("embeddings found in %s", folder)
-    return _sizes(folder, _read_manifest(folder))
+    return _sizes(folder, read_manifest(folder))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
     """Write the manifest, which completes a cache, and return the sizes of its files."""
-    with write_whole(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    write_manifest(folder, manifest)
     return _sizes(folder, manifest)
 
 
@@ -300,17 +297,3 @@ def _describe(path: Path, rows: int) -> dict[str, Any]:
     """Describe a shard for the manifest."""
     content = path.read_bytes()
     return {"file": path.name, "rows": rows, "bytes": len(content), "crc32": zlib.crc32(content)}
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        found = "unfinished: embed again to go on" if any(folder.glob("shard-*.arrow")) else "not an embedding cache"
-        raise ValueError(f"{folder} is {found} (no {MANIFEST}).")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is corrupt: {error}. {way_out(folder)}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe an embedding cache ({FORMAT}). {way_out(folder)}")
-    return manifest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csr_hf.embedding.shards import FORMAT, MANIFEST
+from csr_hf.embedding.cache_manifest import FORMAT, MANIFEST
 
 _NAME = re.compile(r"[0-9a-f]{24}")
 # What `embed_dataset` writes into a cache, and what it leaves there if it is killed.

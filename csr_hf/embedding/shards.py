@@ -12,11 +12,6 @@ from csr_hf.plumbing.atomic import write_whole
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-"""The file that completes a cache."""
-FORMAT = "csr_hf.embeddings/1"
-"""What a manifest says that it describes."""
-
 
 def write_shard(path: Path, embeddings: np.ndarray) -> None:
     """Write embeddings as an Arrow file of one record batch, as `datasets` writes it.
@@ -56,9 +51,16 @@ def read_shard(path: Path, rows: int, dim: int) -> np.ndarray:
     try:
         with pa.memory_map(str(path)) as source:
             column = pa.ipc.open_stream(source).read_next_batch().column("embedding")
-        array = column.values.to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
-    except (pa.ArrowInvalid, StopIteration, KeyError, AttributeError, OSError) as error:
-        raise ValueError(f"embedding cache file {path} is corrupt: {error}. {way_out(path.parent)}") from error
+        # Numbers of a damaged file may lead outside of it.
+        column.validate()
+        if column.null_count or not pa.types.is_fixed_size_list(column.type):
+            raise ValueError(f"it holds {column.type} instead of embeddings")
+        array = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+        if array.dtype not in (np.float16, np.float32):
+            raise ValueError(f"it holds {array.dtype} instead of float16 or float32")
+    except (pa.ArrowException, StopIteration, ValueError, AttributeError, OSError, MemoryError, LookupError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"embedding cache file {path} is corrupt: {reason}. {way_out(path.parent)}") from error
     if array.shape != (rows, dim):
         raise ValueError(
             f"embedding cache file {path} is {array.shape}, expected {(rows, dim)}. {way_out(path.parent)}"

@@ -108,7 +108,7 @@ def _fill_backend(
     backend: Backend, recipe: RunRecipe, data: RunData, head: CSRModel, state: RunState, *, overwrite: bool
 ) -> None:
     """Put the codes of every document into a search backend, named by their numbers; texts stay beside the head."""
-    from csr_hf.backends import Schema, upload
+    from csr_hf.backends import Schema, read_metadata, upload
 
     folder, arguments = RunFolder.of(recipe.output_dir), recipe.index
     documents, target = data.documents(head), {"backend": backend.name, "collection": backend.collection}
@@ -120,13 +120,16 @@ def _fill_backend(
         return
     k = arguments.k or head.config.k
     codes = encode_embeddings(head, documents, k, refine=arguments.refine, dtype="float16")
+    kept = _kept_columns(recipe, data)
     if not is_ours:
         if schema is not None and not overwrite and (count := backend.count()):
             raise ValueError(
                 f"collection {backend.collection} in {backend.name} holds {count:,} documents already: choose another "
                 "--collection, or replace it with --overwrite."
             )
-        backend.create(Schema(dim=codes.dim, k=codes.k, head=codes.head_fingerprint, decoded=True), replace=True)
+        columns, _ = read_metadata(kept, len(codes))
+        schema = Schema(dim=codes.dim, k=codes.k, head=codes.head_fingerprint, decoded=True, columns=columns)
+        backend.create(schema, replace=True)
         # It is of another collection.
         folder.journal.unlink(missing_ok=True)
     target["created"] = backend.schema.created
@@ -134,7 +137,7 @@ def _fill_backend(
     # Weights that are divided by nothing give dot products.
     by_dot = similarity_of(recipe, data) == "dot"
     norms = np.ones(len(codes), np.float32) if by_dot else decoded_norms(head, codes)
-    upload(backend, codes, np.arange(len(codes)), decoded_norms=norms, journal=folder.journal)
+    upload(backend, codes, np.arange(len(codes)), decoded_norms=norms, metadata=kept, journal=folder.journal)
     _save_documents(data, folder)
     state.mark("backend", {**target, "is_finished": True})
     logger.info(
@@ -152,6 +155,14 @@ def _describe_documents(data: RunData) -> tuple[list[str] | None, pa.Table | Non
         logger.warning("index      the ids of some documents repeat, so that they are numbered by rows instead")
         ids = [str(row) for row in range(len(ids))]
     return ids, make_documents(None, shown.remove_columns(ID), len(ids))
+
+
+def _kept_columns(recipe: RunRecipe, data: RunData) -> pa.Table | None:
+    """Return the columns of the documents that are kept beside the texts, which a backend can filter by."""
+    shown = data.show_documents()
+    named = {name for source in recipe.data.sources or [recipe.data] for name in source.keep or recipe.data.keep}
+    columns = [name for name in (shown.column_names if shown is not None else ()) if name in named]
+    return make_documents(None, shown.select_columns(columns), len(shown)) if shown is not None and columns else None
 
 
 def _save_documents(data: RunData, folder: RunFolder) -> None:

@@ -156,7 +156,8 @@ class RunSearcher:
             question: as for `SearchIndex.search`.
             top_k: hits wanted.
             params: how to search an index; default as the recipe says.
-            filter: which documents may be found, as for `SearchIndex.search`.
+            filter: which documents may be found, as for `SearchIndex.search`; in a backend, a condition on the columns
+                that are kept (`data.keep`).
             query_k: latents of the query for a search backend.
 
         Raises:
@@ -164,14 +165,12 @@ class RunSearcher:
         """
         if isinstance(self.index, SearchIndex):
             return self.index.search(question, top_k, params, filter=filter)
-        if filter is not None:
-            raise ValueError("`filter` (--where) needs an index of the library's own; this run is in a backend.")
         rows, single = embed_queries(self.encoder, question)
         backbone, head = self.encoder.backbone, self.encoder.head
         by_dot = backbone is not None and backbone.similarity_fn_name == "dot"
         projections = project_queries(head, rows if by_dot else unit_rows(rows))
         query_k = min(query_k or QUERY_K_FACTOR * self.index.schema.k, head.config.hidden_dim)
-        found = self.index.search(projections.codes(query_k), top_k)
+        found = self.index.search(projections.codes(query_k), top_k, filter=filter)
         answers = [
             [self._look_up(number, score) for number, score in zip(*row, strict=True) if number >= 0]
             for row in zip(found.ids.tolist(), found.scores.tolist(), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,6 +206,8 @@ def _columns_of(metadata: Any) -> dict[str, Any]:
 
 
 def _to_array(name: str, values: Any) -> pa.Array:
+    if isinstance(values, set | frozenset):
+        raise ValueError(f"`metadata`: {name!r} is a set, which has no order. Give a list.")
     try:
         return pa.array(values if isinstance(values, np.ndarray) else list(values), from_pandas=True)
     except (TypeError, ValueError, UnicodeError, *_ERRORS) as error:
@@ -241,32 +244,54 @@ def _to_expression(condition: Condition, schema: pa.Schema) -> pc.Expression:
     if isinstance(condition, Missing):
         return field.is_null()
     column = schema.field(condition.column)
-    if pa.types.is_large_string(column.type) and _are_numbers(condition):
+    if pa.types.is_large_string(column.type) and are_numbers(condition):
         # Files of texts, such as csv, hold numbers as they are written.
         field = pc.if_else(pc.utf8_trim_whitespace(field) == "", pa.scalar(None, column.type), field)
         field, column = field.cast(pa.float64()), column.with_type(pa.float64())
     if isinstance(condition, Membership):
-        values = [_to_scalar(value, column).as_py() for value in condition.values]
+        values = [to_scalar(value, column).as_py() for value in condition.values]
         if pa.types.is_integer(column.type):
             bounds = np.iinfo(column.type.to_pandas_dtype())
             values = [int(value) for value in values if value == value // 1 and bounds.min <= value <= bounds.max]
         found = field.isin(pa.array(values, column.type)) if values else pc.scalar(False)
         # In itself, a missing value is in no list, so that it would be in every negation.
         return pc.if_else(field.is_valid(), found, pa.scalar(None, pa.bool_()))
-    value = _to_scalar(condition.value, column)
+    value = to_scalar(condition.value, column)
+    if pa.types.is_integer(column.type):
+        return _compare_whole(field, condition.operator, value.as_py(), column.type)
+    return _compare(field, condition.operator, value)
+
+
+def _compare(field: pc.Expression, operator: str, value: pa.Scalar) -> pc.Expression:
     compared: dict[str, Any] = {
         **{"==": field == value, "!=": field != value, "<": field < value},
         **{"<=": field <= value, ">": field > value, ">=": field >= value},
     }
-    return compared[condition.operator]
+    return compared[operator]
 
 
-def _are_numbers(condition: Comparison | Membership) -> bool:
+def _compare_whole(field: pc.Expression, operator: str, value: float, kind: pa.DataType) -> pc.Expression:
+    """Compare a column of integers with a number, exactly: Arrow would round both to floats of 32 bits."""
+    bounds = np.iinfo(kind.to_pandas_dtype())
+    is_below, is_within = operator in ("<", "<="), bounds.min <= value <= bounds.max
+    if is_within and value == int(value):
+        other = pa.scalar(int(value), kind)
+    elif operator in ("==", "!=") or not is_within:
+        fits = operator == "!=" if operator in ("==", "!=") else (value > bounds.max) == is_below
+        # A missing value fits neither this nor its negation.
+        return pc.if_else(field.is_valid(), pa.scalar(fits), pa.scalar(None, pa.bool_()))
+    else:
+        other, operator = pa.scalar(math.floor(value), kind), "<=" if is_below else ">"
+    return _compare(field, operator, other)
+
+
+def are_numbers(condition: Comparison | Membership) -> bool:
+    """Tell whether a condition compares with numbers alone."""
     values = condition.values if isinstance(condition, Membership) else (condition.value,)
     return bool(values) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
 
 
-def _to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
+def to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
     """Return a value as a column can be compared with it.
 
     Raises:
@@ -276,12 +301,12 @@ def _to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     try:
         if numeric and isinstance(value, int | float) and not isinstance(value, bool):
-            return pa.scalar(value)
+            return pa.scalar(value, pa.uint64() if isinstance(value, int) and value >= 2**63 else None)
         if is_text and pa.types.is_temporal(kind):
             return pa.scalar(value).cast(kind)
         if (is_text and (pa.types.is_large_string(kind))) or (isinstance(value, bool) and pa.types.is_boolean(kind)):
             return pa.scalar(value, kind)
-    except _ERRORS:
+    except (UnicodeError, *_ERRORS):
         pass
     advice = f"write {value!r} in quotes" if pa.types.is_large_string(kind) else "write a value of that kind"
     raise ValueError(f"`filter`: {column.name!r} holds {kind}, which {value!r:.80} is not: {advice}.")

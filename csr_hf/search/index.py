@@ -19,6 +19,7 @@ from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
 from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_queries
+from csr_hf.search.refitting import has_outgrown, refit
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
 from csr_hf.search.segment import Documents, Segment, join
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -89,7 +90,9 @@ class InvertedIndex(IndexView):
         unit = similarity == "cosine"
         settings["norm"] = find_typical_norm(rows) if unit else 1.0
         centers = fit_partitions(rows, check_partitions(partitions, len(rows)), seed, unit=unit)
-        index = cls([], QueryEncoder.of(coder, centers, seed), {**settings, "partitions": len(centers)})
+        index = cls(
+            [], QueryEncoder.of(coder, centers, seed), {**settings, "partitions": len(centers), "fitted": len(rows)}
+        )
         index.add(rows, coder, ids, documents=documents)
 
         def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
@@ -151,11 +154,15 @@ class InvertedIndex(IndexView):
             return count
 
     def compact(self) -> None:
-        """Join all segments into one without the deleted documents; positions are numbered anew."""
+        """Join all segments into one without the deleted documents; positions are numbered anew.
+
+        Where there are at least twice as many documents as when the partitions were made, partitions are made anew.
+        """
         with self._writing:
             if len(self._segments) > 1 or any(segment.alive is not None for segment in self._segments):
                 joined = join(self._segments, len(self._encoder.centers))
-                self._state = self._state._replace(segments=(joined,))
+                state = self._state._replace(segments=(joined,))
+                self._state = refit(state) if has_outgrown(state.settings, joined.size) else state
 
     def search(
         self,

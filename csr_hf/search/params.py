@@ -91,6 +91,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     """
     counts = {"dim": 1, "input_dim": 1, "k": 1, "partitions": 1, "row_bytes": 1, "bits": 1, "residual_bytes": 0}
     counts |= {name: 1 for name in ("nprobe", "candidates") if name in settings}
+    counts |= {"fitted": 0} if "fitted" in settings else {}
     for name, least in counts.items():
         value = settings.get(name)
         if type(value) is not int or not least <= value < 2**48:

@@ -112,10 +112,10 @@ def _bulk(documents, lines):
         (operation, target), *_ = line.items()
         one = target["_id"]
         if operation == "index":
-            code = next(lines)["code"]
-            assert all(value > 0 for value in code.values())
+            document = next(lines)
+            assert all(value > 0 for value in document["code"].values())
             result, status = ("updated", 200) if one in documents else ("created", 201)
-            documents[one] = code
+            documents[one] = document
         else:
             result, status = ("deleted", 200) if documents.pop(one, None) else ("not_found", 404)
         items.append({operation: {"_id": one, "result": result, "status": status}})
@@ -127,10 +127,15 @@ def _msearch(documents, lines):
     for header, search in zip(lines[::2], lines[1::2], strict=True):
         assert header == {}
         (kind, query), *_ = search["query"].items()
+        chosen = list(documents)
+        if kind == "bool":
+            chosen = [one for one in chosen if all(_fits(documents[one], each) for each in query["filter"])]
+            (inner,) = query["must"]
+            (kind, query), *_ = inner.items()
         wanted = query["query_vector"] if kind == "sparse_vector" else query["code"]["query_tokens"]
         scores = [
             (one, sum(weight * _kept(code[latent]) for latent, weight in wanted.items() if latent in code))
-            for one, code in documents.items()
+            for one, code in ((one, documents[one]["code"]) for one in chosen)
         ]
         best = sorted((hit for hit in scores if hit[1] > 0), key=lambda hit: -hit[1])[: search["size"]]
         hits = [{"_index": "documents", "_id": one, "_score": score} for one, score in best]
@@ -141,3 +146,28 @@ def _msearch(documents, lines):
 def _kept(value):
     """Return what the 9 significant bits of a feature keep: the 15 lowest bits of the float32 are cut off."""
     return float((np.float32(value).view(np.uint32) & np.uint32(0xFFFF8000)).view(np.float32))
+
+
+def _fits(document, query):
+    """Tell whether a document fits a query that scores nothing, as the reference of both products says."""
+    ((kind, body),) = query.items()
+    if kind == "bool":
+        assert set(body) <= {"must", "must_not", "should", "minimum_should_match"}
+        should = [_fits(document, each) for each in body.get("should", ())]
+        return (
+            all(_fits(document, each) for each in body.get("must", ()))
+            and not any(_fits(document, each) for each in body.get("must_not", ()))
+            and sum(should) >= body.get("minimum_should_match", 0)
+        )
+    if kind == "exists":
+        return document.get(body["field"]) is not None
+    ((field, wanted),) = body.items()
+    value = document.get(field)
+    if value is None:
+        return False
+    if kind == "terms":
+        return any(value == each and isinstance(value, type(each)) for each in wanted)
+    assert kind == "range"
+    order = (lambda text: text.encode()) if isinstance(value, str) else (lambda number: number)
+    signs = {"lt": "__lt__", "lte": "__le__", "gt": "__gt__", "gte": "__ge__"}
+    return all(getattr(order(value), signs[sign])(order(bound)) for sign, bound in wanted.items())

@@ -169,6 +169,27 @@ def test_servers_out_of_reach_are_unavailable(scheme, client):
     assert len(re.findall("refused", str(caught.value))) <= 1
 
 
+def test_a_folder_that_is_in_use_is_said_to_be_so_in_one_line(tmp_path):
+    pytest.importorskip("qdrant_client", reason='pip install "csr_hf[qdrant]"')
+    url = f"qdrant-local:{tmp_path / 'folder'}"
+    with open_backend(url), pytest.raises(Unavailable, match=r"another process uses .*folder") as error:
+        open_backend(url)
+    assert "\n" not in str(error.value)
+
+
+def test_a_client_that_fails_writes_nothing_itself(opened, capfd):
+    pytest.importorskip("pymilvus", reason='pip install "csr_hf[milvus]"')
+    backend = opened("milvus-lite")
+    backend.create(Schema(dim=10, k=2))
+    backend._client.drop_collection("documents")
+    capfd.readouterr()
+    with pytest.raises(BackendError, match=r"^Milvus: ") as error:
+        backend.count()
+    assert "\n" not in str(error.value)
+    shown = capfd.readouterr()
+    assert shown.err == shown.out == ""
+
+
 def test_graph_of_pgvector_finds_most(opened, documents, queries):
     backend = opened("postgresql", suffix="&index=hnsw")
     upload(backend, documents, np.arange(500), settings=UploadSettings(threads=2))
@@ -357,6 +378,11 @@ def test_other_peoples_collections_are_left_alone(place):
         ("mylvus://host", {}, "'mylvus' is unknown. Did you mean milvus://?"),
         ("milvus:./file.db", {}, "'milvus' takes a host, not a path. Did you mean milvus-lite:?"),
         ("postgres://host/database", {}, "'postgres' is unknown. Did you mean postgresql://?"),
+        ("pgvector://host/database", {}, "'pgvector' is unknown. Did you mean postgresql://?"),
+        ("elastic://host", {}, "'elastic' is unknown. Did you mean elasticsearch://?"),
+        ("Qdrant://host", {}, "'Qdrant' is unknown. Did you mean qdrant://?"),
+        ("opensaerch://me:secret@host", {}, "'opensaerch' is unknown. Did you mean opensearch://?"),
+        ("qdrnat-local:./folder", {}, "'qdrnat-local' is unknown. Did you mean qdrant-local:?"),
         ("qdrant://", {}, "names no host"),
         ("milvus-lite://me:secret@host", {}, "must name a path on this machine"),
         ("://me:secret@host", {}, "has no scheme"),

@@ -48,7 +48,8 @@ def test_requests_to_elasticsearch_are_as_published(served):
     assert hits.ids.tolist() == [["a", "", ""]]
     assert hits.scores[0, 0] == pytest.approx(0.8 * 0.75, rel=4e-3)
     (created,) = server.sent("PUT /notes")[0]
-    settings = {"dim": 10, "k": 2, "ids": "strings", "head": "abc", "decoded": True, "created": backend.schema.created}
+    settings = {"dim": 10, "k": 2, "ids": "strings", "head": "abc", "decoded": True, "columns": {}}
+    settings["created"] = backend.schema.created
     assert created == {
         "settings": {},
         "mappings": {

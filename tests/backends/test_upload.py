@@ -128,7 +128,7 @@ def test_progress_counts_what_was_sent_before(backend, failing, documents, tmp_p
             backend, documents, np.arange(300), settings=UploadSettings(batch_size=100), journal=tmp_path / "journal"
         )
     failing(set(), None)
-    options = {"settings": UploadSettings(batch_size=100), "journal": tmp_path / "journal", "show_progress_bar": True}
+    options = {"settings": UploadSettings(batch_size=100, show_progress_bar=True), "journal": tmp_path / "journal"}
     upload(backend, documents, np.arange(300), **options)
     shown = capsys.readouterr().err
     assert "200/300" in shown.replace("\r", "\n") and "300/300" in shown

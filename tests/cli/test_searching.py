@@ -199,3 +199,32 @@ def test_rows_without_ids_get_the_next_numbers(faq, capsys, tmp_path):
     (tmp_path / "more.jsonl").write_text(json.dumps({"answer": "Read the last page.", "page": "9", "score": "1"}))
     assert main(["add", str(tmp_path / "run"), str(tmp_path / "more.jsonl"), *words]) == 0
     assert found(capsys, tmp_path / "run", "--where", "page == 9") == ["3"]
+
+
+def test_a_backend_filters_by_what_is_kept(shop, faq, tmp_path, capfd):
+    pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
+    engine = ["--backend", f"milvus-lite:{tmp_path / 'shop.db'}", "--device", "cpu"]
+    words = ["index", "--corpus", str(tmp_path / "shop.csv"), "--head", str(faq.parent / "head"), *engine]
+    assert main([*words, "--id-column", "sku", "--keep", "price,lang", "--output-dir", str(tmp_path / "there")]) == 0
+    for condition in (
+        "price < 80",
+        'price < 80 and lang == "en"',
+        'lang != "en"',
+        "price == None",
+        "not (price > 79)",
+    ):
+        found = []
+        for run, where in ((shop, ["--device", "cpu"]), (tmp_path / "there", engine)):
+            capfd.readouterr()
+            assert main(["search", str(run), "a warm", "--where", condition, "--json", *where]) == 0
+            shown = capfd.readouterr()
+            # The bar of `datasets`, which another test imported before the command could turn it off.
+            assert not [line for line in shown.err.splitlines() if line and not line.startswith("Generating")]
+            (answer,) = json.loads(shown.out)["answers"]
+            found.append(sorted(hit["id"] for hit in answer["hits"]))
+        # A document that shares no latent with the question is no hit in an engine.
+        assert set(found[1]) <= set(found[0]), condition
+        assert found[1] or not found[0], condition
+    assert main(["search", str(tmp_path / "there"), "a warm", "--where", "prize < 80", *engine]) == 2
+    shown = capfd.readouterr()
+    assert "there is no column 'prize'. Did you mean `price`?" in shown.err and shown.err.count("\n") == 1

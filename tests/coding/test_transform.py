@@ -116,7 +116,7 @@ def test_few_rows_are_no_reason_to_believe_that_others_do_not_differ():
         ("mean", lambda made: made * np.float32(np.nan), "NaN or infinity"),
         ("spreads", lambda made: made.astype(np.int32), "must be int16"),
         ("spreads", lambda made: made * 0 + np.int16(-32768), "must be int16 from -400 to 400"),
-        ("size", lambda made: 2, r"`size` \(2\) must be at least 3 bytes"),
+        ("size", lambda made: 2, r"`size` \(2\) must be from 3 to 65,536 bytes"),
     ],
 )
 def test_foreign_parts_are_refused(name, change, message):

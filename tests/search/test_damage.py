@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from csr_hf.search.index import InvertedIndex
 from csr_hf.search.manifest import MANIFEST, checksum_of
 from csr_hf.search.params import SearchParams
 from csr_hf.search.segment_files import parse_arrays, write_arrays
-from tests.helpers.scripts import ROOT
+from tests.helpers.damage import VALUES, damage_arrays, damage_bytes, run_alone
 
 WAYS = [SearchParams(threads=1), SearchParams(nprobe=None, threads=1), SearchParams(exact=True, threads=1)]
 
@@ -30,48 +29,6 @@ def rewrite(folder, path, arrays):
                 segment[part].update(described)
     manifest["checksum"] = checksum_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def change_numbers(rng, array, count):
-    """Copies of an array with one other number each: random ones, and the extremes of its type."""
-    if not array.size:
-        return
-    kind = array.dtype.kind
-    if kind in "iu":
-        limits = np.iinfo(array.dtype)
-        values = [limits.min, limits.max, limits.max // 2, 0]
-    elif kind == "f":
-        values = [np.nan, np.inf, -np.inf, np.finfo(array.dtype).max, np.finfo(array.dtype).tiny, -1, 0]
-    else:
-        values = [True, False]
-    for number in range(count):
-        changed = array.copy()
-        place = rng.integers(array.size) if number % 3 else (0, array.size - 1)[number // 3 % 2]
-        value = values[number % len(values)] if number % 2 or kind == "b" else rng.integers(100)
-        with np.errstate(all="ignore"):
-            changed.reshape(-1)[place] = value
-        yield f"[{place}] = {value}", changed
-
-
-def damage_arrays(rng, arrays, count):
-    """Other arrays for one file: numbers, types, shapes, and two exchanged."""
-    for name, array in arrays.items():
-        for label, changed in change_numbers(rng, array, count):
-            yield f"{name}{label}", {**arrays, name: changed}
-        for dtype in ("u1", "i8", "f4", "f8", "i4"):
-            with np.errstate(all="ignore"):
-                yield f"{name} as {dtype}", {**arrays, name: array.astype(dtype)}
-        for label, shaped in (("half", array[: len(array) // 2]), ("none", array[:0]), ("flat", array.reshape(-1))):
-            yield f"{name}: {label}", {**arrays, name: shaped}
-        if array.ndim == 2 and array.shape[1] > 1:
-            yield f"{name}: narrow", {**arrays, name: array[:, :1]}
-            yield f"{name}: turned", {**arrays, name: np.ascontiguousarray(array.T)}
-        yield f"{name}: twice", {**arrays, name: np.concatenate([array, array])}
-        yield f"{name}: missing", {key: each for key, each in arrays.items() if key != name}
-        for other in arrays:
-            if other > name:
-                yield f"{name} and {other} exchanged", {**arrays, name: arrays[other], other: array}
-    yield "one more", {**arrays, "more": np.zeros(3)}
 
 
 def ask(folder, queries, **how):
@@ -109,16 +66,12 @@ def try_all(folder, count):
 
     for name in sorted(path.name for path in good.iterdir() if path.stat().st_size):
         raw = (good / name).read_bytes()
-        for size in np.linspace(0, len(raw) - 1, 5).astype(int):
-            copy()
-            (bad / name).write_bytes(raw[:size])
-            judge(f"{name} cut at {size}")
-        for number in range(count):
-            place, value = int(rng.integers(len(raw) if number % 2 else min(len(raw), 600))), int(rng.integers(256))
-            if raw[place] != value and not (name == MANIFEST and raw[place : place + 1].isspace()):
+        for label, damaged in damage_bytes(rng, raw, count):
+            # Spaces between the values of a manifest say nothing.
+            if name != MANIFEST or damaged.split() != raw.split():
                 copy()
-                (bad / name).write_bytes(raw[:place] + bytes([value]) + raw[place + 1 :])
-                judge(f"{name}[{place}] = {value}")
+                (bad / name).write_bytes(damaged)
+                judge(f"{name} {label}")
         if name.endswith(".safetensors"):
             arrays = parse_arrays(np.frombuffer(raw, np.uint8))
             for label, changed in damage_arrays(rng, arrays, count):
@@ -126,9 +79,6 @@ def try_all(folder, count):
                 rewrite(bad, bad / name, changed)
                 judge(f"{name} {label}", agrees=True)
     sys.stdout.write(json.dumps({"tried": tried, "refused": refused, "other": other}))
-
-
-VALUES = [None, -1, 0, 1, 2**31, 2**70, 1.5, "x", [], {}, [1, 2], True]
 
 
 def change_manifest(manifest):
@@ -172,9 +122,7 @@ def damage(tmp_path, count):
     np.save(tmp_path / "queries.npy", rows[600:604])
     act = f"try_all({str(tmp_path / 'good')!r}, {count})" if count else f"try_manifests({str(tmp_path / 'good')!r})"
     call = f"from tests.search.test_damage import try_all, try_manifests; {act}"
-    done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, (done.stdout[-300:], done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_alone(call)
 
 
 def test_damaged_indexes_are_refused_or_searched(tmp_path):

@@ -242,3 +242,26 @@ def test_new_documents_have_the_columns_of_the_others():
     with pytest.raises(ValueError, match="keeps no texts or metadata"):
         append_documents([], make_documents(None, {"year": [1]}, 1), 1)
     assert append_documents([], None, 1) is None
+
+
+def test_integers_are_compared_exactly_with_any_number():
+    columns = {"n": [2**53 + 1, -(2**63), 2**63 - 1, None, 7], "u": np.arange(5, dtype=np.uint8)}
+    table = make_documents(None, columns, 5)
+    for condition, expected in [
+        ("n > 7.5", [0, 2]),
+        ("n <= 7.5", [1, 4]),
+        (f"n == {2.0**53}", []),
+        ("n != 7.5", [0, 1, 2, 4]),
+        ("not (n == 7.5)", [0, 1, 2, 4]),
+        ("n == 7.0", [4]),
+        ("n < 1e300", [0, 1, 2, 4]),
+        ("n > 1e999", []),
+        ("n >= -1e999", [0, 1, 2, 4]),
+        ("n == 1e999 or n == None", [3]),
+        (f"n == {2**63}", []),
+        ("u < 300", [0, 1, 2, 3, 4]),
+        ("u > -1", [0, 1, 2, 3, 4]),
+        ("u == 256", []),
+        ("u > 2.5", [3, 4]),
+    ]:
+        assert np.flatnonzero(find_documents(condition, table)).tolist() == expected, condition

@@ -1,0 +1,95 @@
+"""An index that has grown gets new partitions by `compact`, and finds as much with less work."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from csr_hf.search.index import InvertedIndex
+from csr_hf.search.params import SearchParams
+from tests.search.test_index import ALL, make_coder
+
+DIM, N = 24, 6000
+
+
+def make_rows(n, seed):
+    """Rows in 300 groups, of which the first rows know few."""
+    rng = np.random.default_rng(seed)
+    rows = np.random.default_rng(100).normal(size=(300, DIM))[rng.integers(300, size=n)] + 0.4 * rng.normal(
+        size=(n, DIM)
+    )
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def coder():
+    return make_coder()
+
+
+def recall(index, rows, ids, queries, params=SearchParams()):
+    nearest = np.argsort(-queries @ rows.T, axis=1)[:, :10]
+    found = index.search(queries, 10, params).ids
+    return np.mean(
+        [len(set(a) & {ids[at] for at in b}) / 10 for a, b in zip(found.tolist(), nearest.tolist(), strict=True)]
+    )
+
+
+@pytest.mark.parametrize("copies", [(), ("float16",)])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_grown_index_gets_new_partitions_and_keeps_everything_else(coder, tmp_path, copies, similarity):
+    rows, queries, ids = make_rows(N, 0), make_rows(100, 1), [f"d{at}" for at in range(N)]
+    tables = [pa.table({"text": ids[:2100]}), pa.table({"text": ids[2100:]})]
+    index = InvertedIndex.build(
+        rows[:2100], coder, ids[:2100], copies=copies, similarity=similarity, documents=tables[0]
+    )
+    index.add(rows[2100:], coder, ids[2100:], documents=tables[1])
+    index.delete([f"d{at}" for at in range(0, N, 10)])
+    left = np.arange(N) % 10 > 0
+    before, everything = index.partitions, index.search(queries, 20, ALL)
+    found_before = recall(index, rows[left], np.array(ids)[left], queries)
+    codes = index.codes.to_scipy().toarray()[left]
+    index.compact()
+    assert index.partitions > 1.4 * before and index.settings["fitted"] == len(index) == left.sum()
+    assert index.segments == 1
+    # All that is stored of documents is what it was, at the positions that are left.
+    assert (index.codes.to_scipy().toarray() == codes).all()
+    assert index.documents["text"].to_pylist() == np.array(ids)[left].tolist()
+    assert index.ids_of(np.arange(len(index))).tolist() == np.array(ids)[left].tolist()
+    again = index.search(queries, 20, ALL)
+    assert (again.ids == everything.ids).all()
+    np.testing.assert_allclose(again.scores, everything.scores, rtol=1e-5)
+    assert recall(index, rows[left], np.array(ids)[left], queries) > found_before - 0.02
+    # Fewer documents are scanned for that.
+    assert index.nprobe / index.partitions < 0.6
+    index.add(make_rows(1, 5), coder, ["new"], documents=pa.table({"text": ["new"]}))
+    index.save(tmp_path / "index")
+    loaded = InvertedIndex.load(tmp_path / "index", verify=True, documents=True)
+    assert (loaded.search(queries, 20).ids == index.search(queries, 20).ids).all()
+    assert loaded.search(make_rows(1, 5), 1).ids.tolist() == [["new"]]
+
+
+def test_an_index_that_has_not_doubled_keeps_its_partitions(coder):
+    index = InvertedIndex.build(make_rows(1000, 0), coder)
+    index.add(make_rows(999, 1), coder)
+    name, settings = index.head_name, index.settings
+    index.compact()
+    assert (index.head_name, index.settings) == (name, settings)
+    index.add(make_rows(1, 2), coder)
+    index.compact()
+    assert index.partitions == 62 and index.settings["fitted"] == 2000
+
+
+def test_partitions_that_were_asked_for_stay_as_many(coder):
+    index = InvertedIndex.build(make_rows(500, 0), coder, partitions=3)
+    index.add(make_rows(1500, 1), coder)
+    index.compact()
+    assert index.partitions == 3 and index.settings["fitted"] == 2000
+
+
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_small_indexes_grow(coder, n):
+    index = InvertedIndex.build(make_rows(n, 0), coder)
+    index.add(make_rows(200, 1), coder)
+    index.add(make_rows(200, 2), coder)
+    index.compact()
+    assert index.partitions == (400 + n) // 32 and len(index) == 400 + n
+    assert index.search(make_rows(200, 1)[:5], 1, ALL).positions[:, 0].tolist() == [n, n + 1, n + 2, n + 3, n + 4]
