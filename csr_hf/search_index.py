@@ -13,7 +13,7 @@ import numpy as np
 from csr_hf.codes import head_fingerprint
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.fitting import fit_index_coder
-from csr_hf.coding.residual import ResidualQuantizer
+from csr_hf.coding.product import ProductQuantizer
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
@@ -291,7 +291,7 @@ class SearchIndex:
     def coder(self) -> Coder:
         """What encodes further documents like those that are there."""
         settings, centroids = self.index.settings, self.index.encoder.residual
-        residual = ResidualQuantizer(np.array(centroids)) if len(centroids) else None
+        residual = ProductQuantizer(np.array(centroids), settings["input_dim"]) if len(centroids) else None
         sizes = {name: settings[name] for name in ("row_bytes", "k", "bits")}
         return Coder(self.encoder.head, residual=residual, **sizes)
 

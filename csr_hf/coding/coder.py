@@ -14,15 +14,18 @@ from csr_hf.code_files import open_codes, read_head, read_metadata
 from csr_hf.codes import decode_codes, head_fingerprint, to_finite_rows
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
+from csr_hf.coding.product import ProductQuantizer
 from csr_hf.coding.pursuit import MOST_LATENTS, Pursuit
-from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
+from csr_hf.coding.transform import TransformQuantizer
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.float_rows import as_float_rows
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
+Residual = ProductQuantizer | TransformQuantizer
+"""What keeps the rest of an embedding: as bytes that are quick to read, or as close as their number allows."""
 _FORMAT = "csr_hf.coder"
 # A scale and a latent; rows as wide as `PackedCodes` takes.
 _LEAST_ROW, _WIDEST_ROW = 3, 2**24
@@ -49,7 +52,7 @@ class Coder:
         row_bytes: int | None = None,
         k: int | None = None,
         bits: int = 4,
-        residual: ResidualQuantizer | None = None,
+        residual: Residual | None = None,
     ) -> None:
         dim, bits = head.config.hidden_dim, check_bits(bits)
         if dim > MOST_LATENTS:
@@ -84,8 +87,10 @@ class Coder:
         """What tells its codes from those of another coder."""
         found: dict[str, Any] = {"k": self.k, "row_bytes": self.row_bytes, "bits": self.bits}
         if self.residual is not None:
-            digest = hashlib.blake2b(self.residual.centroids.tobytes(), digest_size=6).hexdigest()
-            found |= {"residual_bytes": self.residual.size, "residual": digest}
+            digest = hashlib.blake2b(digest_size=6)
+            for array in self.residual.arrays.values():
+                digest.update(array.tobytes())
+            found |= {"residual_bytes": self.residual.size, "residual": digest.hexdigest()}
         return {**found, "head": head_fingerprint(self.head)}
 
     def encode(self, embeddings: Any) -> PackedCodes:
@@ -125,7 +130,8 @@ class Coder:
 
         metadata = {"format": _FORMAT, "head": json.dumps(head_fingerprint(self.head))}
         metadata |= {"k": str(self.k), "row_bytes": str(self.row_bytes), "bits": str(self.bits)}
-        tensors = {} if self.residual is None else {"centroids": self.residual.centroids}
+        tensors = {} if self.residual is None else self.residual.arrays
+        metadata["residual_bytes"] = str(0 if self.residual is None else self.residual.size)
         with write_whole(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -145,17 +151,13 @@ class Coder:
 
         try:
             with open_codes(path) as file:
-                metadata, names = read_metadata(file, _FORMAT), set(file.keys())
-                if not names <= {"centroids"}:
-                    raise ValueError(f"it holds {sorted(names)}")
-                centroids = file.get_tensor("centroids") if names else None
+                metadata = read_metadata(file, _FORMAT)
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
             fingerprint = read_head(metadata)
-            k, row_bytes, bits = (int(metadata[name]) for name in ("k", "row_bytes", "bits"))
+            k, row_bytes, bits, size = (int(metadata[name]) for name in ("k", "row_bytes", "bits", "residual_bytes"))
             if not _LEAST_ROW <= row_bytes <= _WIDEST_ROW:
                 raise ValueError(f"its rows have {row_bytes} bytes")
-            residual = None if centroids is None else ResidualQuantizer(centroids)
-            if residual is not None and residual.dim != head.config.input_dim:
-                raise ValueError(f"its centroids are for embeddings of {residual.dim} dimensions")
+            residual = _make_residual(arrays, size, head.config.input_dim)
             coder = cls(head, k=k, row_bytes=row_bytes, bits=bits, residual=residual)
         except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
@@ -168,3 +170,21 @@ class Coder:
             parts = (self.head.dictionary, self.head.pre_bias)
             self._pursuit = Pursuit(*(part.detach().float().cpu() for part in parts))
         return self._pursuit
+
+
+def _make_residual(arrays: dict[str, np.ndarray], size: int, dim: int) -> Residual | None:
+    """Put together what a file says of residuals.
+
+    Raises:
+        ValueError: if the arrays are not those of a residual of `size` bytes, for embeddings of width `dim`.
+    """
+    residual: Residual | None = None
+    if set(arrays) == {"centroids"}:
+        residual = ProductQuantizer(arrays["centroids"], dim)
+    elif set(arrays) == {"axes", "mean", "spreads"}:
+        residual = TransformQuantizer(**arrays, size=size)
+    elif arrays:
+        raise ValueError(f"it holds {sorted(arrays)}")
+    if (0 if residual is None else residual.size) != size or (residual is not None and residual.dim != dim):
+        raise ValueError(f"its residual is not one of {size} bytes for embeddings of {dim} dimensions")
+    return residual

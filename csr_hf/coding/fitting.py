@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from csr_hf.coding.coder import Coder
+from csr_hf.coding.product import FEWEST_ROWS, ProductQuantizer
 from csr_hf.coding.pursuit import MOST_LATENTS
-from csr_hf.coding.residual import FEWEST_ROWS, ResidualQuantizer
-from csr_hf.plumbing.threads import available_threads, run
+from csr_hf.coding.transform import TransformQuantizer
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
-logger = logging.getLogger(__name__)
 _BITS = (3, 4)
 _QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
-_FEWEST_FITTED, _MOST_FITTED = 700, 10_000
-# A smaller code than this says too little for a residual to be worth more than more latents.
-_LEAST_CODE = 24
+_FEWEST_FITTED, _MOST_FITTED = 700, 20_000
+# Beside a residual more latents bring less than more bytes of it; without one of 32 they bring more.
+_CODE_BYTES, _LEAST_WITH_RESIDUAL = 16, 48
 
 
 def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 48, residual_bytes: int = 128) -> Coder:
     """Make the coder of an index: rows of a given size, and a residual fitted to a sample of the documents.
 
-    Residuals hold what a rerank needs to be nearly exact; few latents make encoding quick. Where no residual can be
-    fitted, for want of documents or faiss, their bytes go to the rows, as more latents.
+    Residuals hold what a rerank needs to be nearly exact; few latents make encoding quick. Where there are too few
+    documents to fit a residual, its bytes go to the rows, as more latents.
 
     Args:
         head: the CSR head.
         documents: embeddings, shape (n, input_dim), without the mean of their modality; may be memory-mapped.
         row_bytes: of a code.
-        residual_bytes: of a residual, at most: it takes the largest number that divides the width. 0 for none.
+        residual_bytes: of a residual, at most: a byte says something of one dimension or more. 0 for none.
 
     Raises:
         ValueError: if the head is too wide, or `row_bytes` is out of range.
@@ -44,19 +42,14 @@ def fit_index_coder(head: CSRModel, documents: np.ndarray, *, row_bytes: int = 4
             f"`hidden_dim` ({head.config.hidden_dim:,}) is above the {MOST_LATENTS:,} latents that an index takes. "
             "Train a head with fewer, or put its codes into a search backend."
         )
-    dim = head.config.input_dim
-    size = max((size for size in range(1, residual_bytes + 1) if dim % size == 0), default=0)
+    size = min(residual_bytes, head.config.input_dim)
     if not size:
         return Coder(head, row_bytes=row_bytes, bits=_BITS[0])
     rows = np.random.default_rng(0).permutation(len(documents))[:_MOST_FITTED]
     if len(rows) < FEWEST_ROWS:
         return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
     coder, sample = Coder(head, row_bytes=row_bytes, bits=_BITS[0]), np.asarray(documents[np.sort(rows)], np.float32)
-    try:
-        coder.residual = ResidualQuantizer.fit(sample - coder.decode(coder.encode(sample)), size)
-    except ImportError as error:
-        logger.warning("index      has no residuals, and rows of %d bytes instead: %s", row_bytes + size, error)
-        return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
+    coder.residual = ProductQuantizer.fit(sample - coder.decode(coder.encode(sample)), size)
     return coder
 
 
@@ -76,7 +69,6 @@ def fit_coder(head: CSRModel, train: np.ndarray, budget: int) -> Coder:
 
     Raises:
         ValueError: if `budget` is less.
-        ImportError: if faiss is missing, with the line to type.
     """
     return max(_fit(head, train, [budget]), key=lambda measured: measured.kept).coder
 
@@ -84,8 +76,8 @@ def fit_coder(head: CSRModel, train: np.ndarray, budget: int) -> Coder:
 def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> list[Coder]:
     """Make coders for budgets of bytes, with the settings that keep most of training embeddings.
 
-    What is kept is the share of the dense top 10 of 300 embeddings among 3,000 others; residual codes are fitted on
-    the rest of them.
+    What is kept is the share of the dense top 10 of 300 embeddings among 3,000 others; residuals, beside codes of 16
+    bytes, are fitted on the rest of them.
 
     Args:
         head: the CSR head.
@@ -94,11 +86,10 @@ def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int])
         budgets: bytes of an embedding, at least 3.
 
     Returns:
-        for each budget the coder without a residual, and the best with one, where one fits.
+        for each budget the coder without a residual, and from 48 bytes on one with.
 
     Raises:
         ValueError: if a budget is less than 3.
-        ImportError: if faiss is missing, with the line to type.
     """
     return [measured.coder for measured in _fit(head, train, budgets)]
 
@@ -109,31 +100,16 @@ def _fit(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> li
     order = np.random.default_rng(0).permutation(len(train))
     queries, documents, rest = np.split(order, [_QUERIES, _QUERIES + _DOCUMENTS])
     trial = _Trial(train[np.sort(queries)], train[np.sort(documents)])
-    fitted_on = train[np.sort(rest[:_MOST_FITTED])].astype(np.float32)
+    code = Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0])
+    sample = train[np.sort(rest[:_MOST_FITTED])].astype(np.float32)
+    axes = TransformQuantizer.fit(sample - code.decode(code.encode(sample)), _CODE_BYTES)
     found = []
     for budget in budgets:
         found.append(trial.best([Coder(head, row_bytes=budget, bits=bits) for bits in _BITS]))
-        sizes = _residual_sizes(train.shape[1], budget)
-        if sizes:
-            found.append(trial.best(_make_with_residuals(head, fitted_on, budget, sizes)))
+        if budget >= _LEAST_WITH_RESIDUAL:
+            residual = TransformQuantizer(**axes.arrays, size=budget - _CODE_BYTES)
+            found.append(trial.best([Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0], residual=residual)]))
     return found
-
-
-def _residual_sizes(dim: int, budget: int) -> list[int]:
-    """Return bytes of residual codes that are worth a try: near a third and two thirds of a budget."""
-    sizes = [size for size in range(1, budget - _LEAST_CODE + 1) if dim % size == 0]
-    if not sizes:
-        return []
-    return sorted({min(sizes, key=lambda size: abs(size - share)) for share in (budget / 3, budget * 2 / 3)})
-
-
-def _make_with_residuals(head: CSRModel, rows: np.ndarray, budget: int, sizes: Sequence[int]) -> list[Coder]:
-    """Make a coder for each number of bytes that a residual may take of a budget."""
-    coders = [Coder(head, row_bytes=budget - size, bits=_BITS[0]) for size in sizes]
-    tasks = [(rows - coder.decode(coder.encode(rows)), size) for coder, size in zip(coders, sizes, strict=True)]
-    for coder, residual in zip(coders, run(ResidualQuantizer.fit, tasks, available_threads()), strict=True):
-        coder.residual = residual
-    return coders
 
 
 class _Trial:

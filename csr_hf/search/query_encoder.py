@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.coding.product import ProductQuantizer
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
 from csr_hf.search.kernels.group import Group
@@ -25,7 +26,7 @@ class QueryEncoder(NamedTuple):
     bias: np.ndarray
     """What is added to every decoded code, float32, shape (input_dim,)."""
     residual: np.ndarray
-    """Centroids of the residual, float32, shape (bytes, 256, width of a part); no bytes where there is no residual."""
+    """Centroids of the residual, float32, shape (bytes, width of a part, 256); no bytes where there is no residual."""
     rotation: np.ndarray
     """Orthogonal, float32, shape (input_dim, input_dim)."""
     centers: np.ndarray
@@ -35,7 +36,7 @@ class QueryEncoder(NamedTuple):
     def of(cls, coder: Coder, centers: np.ndarray, seed: int = 0) -> QueryEncoder:
         """Take the arrays of a coder."""
         atoms, bias = (_to_numpy(part) for part in (coder.head.dictionary, coder.head.pre_bias))
-        residual = np.empty((0, 256, 1), np.float32) if coder.residual is None else coder.residual.centroids
+        residual = _centroids_of(coder)
         rotation = make_rotation(len(bias), seed)
         return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
 
@@ -71,7 +72,7 @@ class QueryTables(NamedTuple):
         scale = np.float32(norm)
         parts = encoder.rotation, encoder.centers, encoder.atoms / scale, encoder.bias[None] / scale
         ends = np.cumsum([len(part) for part in parts])[:3].tolist()
-        centroids = encoder.residual.transpose(0, 2, 1) / scale
+        centroids = encoder.residual / scale
         return cls(frozen(np.concatenate(parts)), frozen(centroids), tuple(ends))
 
     def multiply(self, queries: np.ndarray) -> Group:
@@ -79,6 +80,14 @@ class QueryTables(NamedTuple):
         products = queries @ self.matrix.T
         turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
         return Group(frozen(queries), frozen(turned), frozen(centers), frozen(atoms), frozen(bias[:, 0]))
+
+
+def _centroids_of(coder: Coder) -> np.ndarray:
+    if coder.residual is None:
+        return np.empty((0, 1, 256), np.float32)
+    if not isinstance(coder.residual, ProductQuantizer):
+        raise ValueError("an index takes residuals by product quantization alone: make its coder by fit_index_coder.")
+    return coder.residual.centroids
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
@@ -127,7 +136,7 @@ def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> No
     if not (isinstance(settings["norm"], float) and _SMALLEST_NORM <= settings["norm"] <= 1 / _SMALLEST_NORM):
         raise ValueError(f"norm is {settings['norm']!r}")
     dim, width, size = settings["dim"], settings["input_dim"], settings["residual_bytes"]
-    shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, 256, width // size if size else 1)}
+    shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, -(-width // size) if size else 1, 256)}
     shapes |= {"rotation": (width, width), "centers": (settings["partitions"], width)}
     if set(arrays) != set(shapes):
         raise ValueError(f"it holds {sorted(arrays)} instead of {sorted(shapes)}")

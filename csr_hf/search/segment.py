@@ -9,6 +9,7 @@ import numpy as np
 
 from csr_hf.coding.bit_reading import Layout
 from csr_hf.coding.packing import PackedCodes
+from csr_hf.coding.product import ProductQuantizer
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.partitions import assign, unit_rows
 from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
@@ -195,7 +196,7 @@ def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True)
     """
     decoded = packed.unpack().to_scipy() @ encoder.atoms + encoder.bias
     if residual and packed.residual is not None and packed.residual.shape[1]:
-        decoded += encoder.residual[np.arange(len(encoder.residual)), packed.residual].reshape(decoded.shape)
+        decoded += ProductQuantizer(encoder.residual, decoded.shape[1]).decode(packed.residual)
     found: np.ndarray = decoded.astype(np.float32)
     return found
 

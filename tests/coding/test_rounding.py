@@ -1,7 +1,6 @@
 """Rounding against exhaustive search, and coders from embeddings to bytes and back."""
 
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ import torch
 from csr_hf import PackedCodes
 from csr_hf.codes import decode_codes, encode_embeddings
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.fitting import fit_coder, fit_coders, fit_index_coder
 from csr_hf.coding.pursuit import Pursuit
-from csr_hf.coding.residual import ResidualQuantizer
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
 from tests.coding.heads import make_head, make_rows
 from tests.helpers.scripts import ROOT
@@ -152,114 +149,3 @@ def test_embeddings_of_every_float_type_are_encoded_and_others_refused():
 
 def test_heads_of_few_latents_have_rows_of_the_least_size():
     assert Coder(make_head(hidden_dim=4), k=1).row_bytes == 3
-
-
-def test_residuals_are_kept_by_the_nearest_centroids():
-    rows = make_rows(600, 12)
-    quantizer = ResidualQuantizer.fit(rows, 4)
-    codes = quantizer.encode(rows)
-    assert (codes.dtype, codes.shape, quantizer.size) == (np.uint8, (600, 4), 4)
-    for part in range(4):
-        distances = ((rows[:, None, part * 3 : part * 3 + 3] - quantizer.centroids[part]) ** 2).sum(axis=2)
-        np.testing.assert_array_equal(codes[:, part], distances.argmin(axis=1))
-    decoded = quantizer.decode(codes)
-    np.testing.assert_array_equal(decoded[:, 3:6], quantizer.centroids[1][codes[:, 1]])
-    assert ((rows - decoded) ** 2).mean() < 0.2 * (rows**2).mean()
-    np.testing.assert_array_equal(quantizer.centroids, ResidualQuantizer.fit(rows, 4).centroids)
-
-
-def test_coder_with_a_residual_stores_both_and_comes_closer():
-    head, rows = make_head(), make_rows(600)
-    plain = Coder(head, row_bytes=8, bits=3)
-    residual = ResidualQuantizer.fit(rows - plain.decode(plain.encode(rows)), 6)
-    both = Coder(head, row_bytes=8, bits=3, residual=residual)
-    packed = both.encode(rows)
-    assert (both.bytes_per_vector, packed.bytes_per_row, packed.residual.shape) == (14, 14, (600, 6))
-    np.testing.assert_array_equal(packed.rows, plain.encode(rows).rows)
-    errors = [((rows - coder.decode(coder.encode(rows))) ** 2).sum() for coder in (plain, both)]
-    assert errors[1] < 0.7 * errors[0]
-    assert plain.settings != both.settings and both.settings["residual_bytes"] == 6
-
-
-def test_budgets_get_coders_that_keep_within_them():
-    head, rows = make_head(), make_rows(4200)
-    coders = fit_coders(head, rows, [8, 32])
-    assert [coder.name for coder in coders] == ["CSR, packed", "CSR, packed", "CSR + residual"]
-    assert [coder.bytes_per_vector for coder in coders] == [8, 32, 32]
-    assert [coder.name for coder in fit_coders(head, rows[:500], [8, 32])] == ["CSR, packed"] * 2
-    assert [coder.name for coder in fit_coders(head, None, [8])] == ["CSR, packed"]
-    best = fit_coder(head, rows, 32)
-    assert best.settings in [coder.settings for coder in coders[1:]]
-
-
-def test_coders_of_an_index_spend_their_bytes_where_they_can(monkeypatch, caplog):
-    head, rows = make_head(), make_rows(600)
-    both = fit_index_coder(head, rows, row_bytes=10, residual_bytes=7)
-    # 6 is the largest divisor of 24 up to 7.
-    assert (both.row_bytes, both.bits, both.residual.size) == (10, 3, 6)
-    left = rows - Coder(head, row_bytes=10, bits=3).decode(Coder(head, row_bytes=10, bits=3).encode(rows))
-    np.testing.assert_array_equal(both.residual.centroids, ResidualQuantizer.fit(left, 6).centroids)
-    alone = fit_index_coder(head, rows, row_bytes=10, residual_bytes=0)
-    assert (alone.row_bytes, alone.bits, alone.residual) == (10, 3, None)
-    few = fit_index_coder(head, rows[:255], row_bytes=10, residual_bytes=7)
-    assert (few.row_bytes, few.bits, few.residual) == (16, 4, None)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    without = fit_index_coder(head, rows, row_bytes=10, residual_bytes=7)
-    assert without.settings == few.settings
-    assert "rows of 16 bytes instead: PQ, OPQ, RaBitQ and residual codes are fitted by faiss: pip" in caplog.text
-
-
-def test_heads_too_wide_for_an_index_are_refused():
-    with pytest.raises(ValueError, match=r"`hidden_dim` \(8,200\) is above the 8,192 latents that an index takes"):
-        fit_index_coder(make_head(8, 8200), make_rows(3, 8))
-
-
-def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path):
-    head, rows = make_head(), make_rows(600)
-    plain = Coder(head, row_bytes=8, bits=3)
-    residual = ResidualQuantizer.fit(rows - plain.decode(plain.encode(rows)), 6)
-    for coder in (plain, Coder(head, row_bytes=8, bits=3, residual=residual)):
-        coder.save(tmp_path / "coder.safetensors")
-        loaded = Coder.load(tmp_path / "coder.safetensors", head)
-        assert loaded.settings == coder.settings
-        np.testing.assert_array_equal(loaded.decode(coder.encode(rows)), coder.decode(coder.encode(rows)))
-    with pytest.raises(ValueError, match="was made for another head"):
-        Coder.load(tmp_path / "coder.safetensors", make_head(seed=1))
-    with pytest.raises(ValueError, match="its centroids are for embeddings of 24 dimensions"):
-        Coder.load(tmp_path / "coder.safetensors", make_head(input_dim=25))
-    whole = (tmp_path / "coder.safetensors").read_bytes()
-    renamed, retyped = whole.replace(b"row_bytes", b"raw_bytes"), whole.replace(b"F32", b"I32")
-    for content in (whole[:-10], whole[:40], b"", renamed, retyped):
-        (tmp_path / "coder.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder"):
-            Coder.load(tmp_path / "coder.safetensors", head)
-    with pytest.raises(FileNotFoundError):
-        Coder.load(tmp_path / "none", head)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "`row_bytes` and `k` are both missing. Give one of them."),
-        ({"row_bytes": 2}, r"`row_bytes` \(2\) must be at least 3: a scale and a latent"),
-        ({"k": 97}, r"`k` \(97\) must be between 1 and `hidden_dim` \(96\)"),
-        ({"k": 4, "bits": 9}, r"`bits` \(9\) must be an integer from 1 to 8"),
-    ],
-)
-def test_wrong_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Coder(make_head(), **arguments)
-
-
-def test_heads_of_too_many_latents_are_refused():
-    with pytest.raises(ValueError, match=r"`hidden_dim` \(8,200\) is above the 8,192 latents that a coder takes"):
-        Coder(make_head(8, 8200), k=2)
-
-
-def test_wrong_rows_are_refused():
-    with pytest.raises(ValueError, match="embeddings are 23 wide, this head takes `input_dim` 24"):
-        Coder(make_head(), row_bytes=8).encode(make_rows(3, 23))
-    with pytest.raises(ValueError, match=r"`size` \(7\) must divide the width of the embeddings \(24\)"):
-        ResidualQuantizer.fit(make_rows(300), 7)
-    with pytest.raises(ValueError, match="residual codes need 256 training embeddings; there are 200"):
-        ResidualQuantizer.fit(make_rows(200), 6)

@@ -56,14 +56,18 @@ def fill_residual_table(query: np.ndarray, centroids: np.ndarray, table: np.ndar
 
     Args:
         query: float32, shape (dim,).
-        centroids: float32, shape (bytes, width of a part, 256).
+        centroids: float32, shape (bytes, width of the widest part, 256): the first parts are wider by one where their
+            number does not divide the dim.
         table: receives the products, float32, shape (bytes, 256).
     """
-    parts, width, _ = centroids.shape
+    parts, widest, _ = centroids.shape
+    wide, start = query.shape[0] - parts * (widest - 1), 0
     for part in range(parts):
+        width = widest if part < wide else widest - 1
         for code in range(256):
             table[part, code] = 0
         for axis in range(width):
-            value = query[part * width + axis]
+            value = query[start + axis]
             for code in range(256):
                 table[part, code] += value * centroids[part, axis, code]
+        start += width

@@ -1,0 +1,126 @@
+"""Transform coding: bits against entropy, errors against theory, and any bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.range_kernels import TOTAL
+from csr_hf.coding.transform import TransformQuantizer, make_model
+
+DIM = 48
+
+
+def make_residuals(count=2000, decay=8.0, seed=0):
+    """Rows whose deviations fall along hidden axes."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(np.random.default_rng(9).standard_normal((DIM, DIM)))[0]
+    return (0.1 * rng.standard_normal((count, DIM)) * np.exp(-np.arange(DIM) / decay) @ axes + 0.02).astype(np.float32)
+
+
+def error(rows, quantizer):
+    return ((rows - quantizer.decode(quantizer.encode(rows))) ** 2).sum() / ((rows - rows.mean(axis=0)) ** 2).sum()
+
+
+def test_bytes_are_spent_nearly_as_well_as_theory_allows():
+    rows, unseen = make_residuals(), make_residuals(seed=1)
+    variances = np.linalg.eigvalsh(np.cov(rows.T))
+    for size in (5, 8, 12, 16):
+        quantizer = TransformQuantizer.fit(rows, size)
+        assert quantizer.encode(unseen).shape == (2000, size)
+        # Reverse water-filling: the least mean squared error of so many bits, header aside.
+        levels = np.geomspace(variances.max(), variances.min() * 1e-4, 4000)
+        rates = np.array([np.maximum(0, 0.5 * np.log2(variances / level)).sum() for level in levels])
+        level = levels[np.searchsorted(rates, 8 * (size - 2))]
+        least = np.minimum(level, variances).sum() / variances.sum()
+        # A uniform quantizer with entropy coding costs 1.53 dB; the end of a row a byte.
+        assert least < error(unseen, quantizer) < 2.5 * least
+        if size <= DIM // 2:
+            assert error(unseen, quantizer) < 0.7 * error(unseen, ProductQuantizer.fit(rows, size))
+
+
+def test_rows_of_any_size_of_values_are_read_back():
+    quantizer = TransformQuantizer.fit(make_residuals(), 24)
+    rows = make_residuals(60, seed=2)
+    for scale in (1e-6, 1e-3, 1.0, 30.0):
+        scaled = (rows - quantizer.mean) * np.float32(scale) + quantizer.mean
+        decoded = quantizer.decode(quantizer.encode(scaled))
+        assert ((scaled - decoded) ** 2).sum() < 0.03 * ((scaled - quantizer.mean) ** 2).sum()
+    mean = np.tile(quantizer.mean, (3, 1))
+    np.testing.assert_array_equal(quantizer.decode(quantizer.encode(mean)), mean)
+    for huge in (3e38, -3e38):
+        assert np.isfinite(quantizer.decode(quantizer.encode(np.full((2, DIM), huge, np.float32)))).all()
+
+
+def test_rows_along_one_axis_alone_fit_too():
+    """What no model expects needs more bits than the steps it was made for."""
+    quantizer = TransformQuantizer.fit(make_residuals(), 6)
+    rows = quantizer.axes[[0, 1, -1]] * np.float32(0.5)
+    decoded = quantizer.decode(quantizer.encode(rows))
+    assert np.isfinite(decoded).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(3, 40))))
+def test_any_bytes_can_be_read(codes):
+    axes = np.eye(DIM, dtype=np.float32)
+    quantizer = TransformQuantizer(axes, np.zeros(DIM, np.float32), -np.arange(DIM, dtype=np.int16), codes.shape[1])
+    decoded = quantizer.decode(codes)
+    assert decoded.shape == (len(codes), DIM) and np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("size", [9, 21, 48])
+def test_levels_are_read_as_they_were_meant(size):
+    """A number stands for the mean of what is rounded to it, so that less than a step is lost."""
+    quantizer = TransformQuantizer.fit(make_residuals(), size)
+    rows = make_residuals(seed=3)
+    codes = quantizer.encode(rows)
+    lost = np.abs((quantizer.decode(codes) - rows) @ quantizer.axes.T)
+    widest = 2.0 ** ((codes[:, 0].astype(float) - 128 + quantizer.spreads.max()) / 4)
+    steps = widest * 2.0 ** ((64 - codes[:, 1].astype(float)) / 16)
+    assert (lost <= steps[:, None]).mean() > 0.999
+
+
+def test_frequencies_are_of_a_logistic_distribution():
+    model = make_model()
+    for context in (0, 24, 33, 44):
+        most, deviation = model.highest[context], 2.0 ** ((context - 24) / 4)
+        sums = model.cumulative[context].astype(np.int64)
+        assert sums[0] == 0 and (np.diff(sums[: 2 * most + 2]) > 0).all() and (sums[2 * most + 1 :] == TOTAL).all()
+        edges = np.arange(most + 1) + 0.5
+        below = 1 / (1 + np.exp(-edges * np.pi / (deviation * 3**0.5)))
+        np.testing.assert_allclose(sums[1 : 2 * most + 2 : 2] / TOTAL, 2 * below - 1, atol=0.02)
+    # They are computed alike everywhere, or a code would be read otherwise elsewhere.
+    assert (
+        int((model.cumulative.astype(np.int64) * np.arange(1, model.cumulative.shape[1] + 1)).sum()) == 395_897_520_612
+    )
+
+
+def test_few_rows_are_no_reason_to_believe_that_others_do_not_differ():
+    rows, unseen = make_residuals(256), make_residuals(seed=1)
+    few, many = (TransformQuantizer.fit(each, 12) for each in (rows, make_residuals()))
+    assert error(unseen, few) < 2 * error(unseen, many)
+    with pytest.raises(ValueError, match="residual codes need 256 training embeddings; there are 200"):
+        TransformQuantizer.fit(rows[:200], 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("axes", lambda made: made[:, 1:], "must be float32"),
+        ("axes", lambda made: made.astype(np.float64), "must be float32"),
+        ("axes", lambda made: made * np.float32(np.inf), "NaN or infinity"),
+        ("mean", lambda made: made[1:], "must be float32"),
+        ("mean", lambda made: made * np.float32(np.nan), "NaN or infinity"),
+        ("spreads", lambda made: made.astype(np.int32), "must be int16"),
+        ("spreads", lambda made: made * 0 + np.int16(-32768), "must be int16 from -400 to 400"),
+        ("size", lambda made: 2, r"`size` \(2\) must be at least 3 bytes"),
+    ],
+)
+def test_foreign_parts_are_refused(name, change, message):
+    made = TransformQuantizer.fit(make_residuals(300), 8)
+    parts = {**made.arrays, "size": 8}
+    with pytest.raises(ValueError, match=message), np.errstate(invalid="ignore"):
+        TransformQuantizer(**{**parts, name: change(parts[name])})
