@@ -15,7 +15,7 @@ from csr_hf.explain.latents import Latent, Latents
 from tests.conftest import make_head
 from tests.helpers.clip import picture
 
-EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9b2Jc\x08\u202ed\r"
+EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9b2Jc\r\x08\u202ed"
 """Sets the title of a terminal, clears it, moves back, and turns what follows around."""
 
 
