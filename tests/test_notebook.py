@@ -1,4 +1,4 @@
-"""CSREncoder in a notebook, which a real kernel runs: bars, values that show themselves, a loop of asyncio around it."""
+"""CSREncoder in a notebook that a real kernel runs: bars, and values that show themselves."""
 
 import pytest
 
@@ -10,11 +10,13 @@ nbclient = pytest.importorskip("nbclient", reason='pip install -e ".[tests]"')
 
 START = "from csr_hf import CSRConfig, CSREncoder, CSRModel\n"
 WITH_HEAD = [
-    START + "encoder = CSREncoder({folder!r}, CSRModel(CSRConfig(input_dim=32, hidden_dim=64, k=4)), device='cpu')\nencoder",
+    START
+    + "encoder = CSREncoder({folder!r}, CSRModel(CSRConfig(input_dim=32, hidden_dim=64, k=4)), device='cpu')\nencoder",
     "encoder.encode({texts!r}, show_progress_bar=True)",
 ]
 FITTED = [
-    START + "encoder = CSREncoder({folder!r}, k=4, hidden_dim=64, device='cpu')\nencoder.fit({texts!r}, recipe={recipe!r})",
+    START
+    + "encoder = CSREncoder({folder!r}, k=4, hidden_dim=64, device='cpu')\nencoder.fit({texts!r}, recipe={recipe!r})",
     WITH_HEAD[1],
 ]
 RECIPE = {

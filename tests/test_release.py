@@ -120,7 +120,9 @@ def required(names):
         found[key] = metadata.distribution(name)
         for line in found[key].requires or ():
             needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in each.extras or ("",)):
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in each.extras or ("",)
+            ):
                 waiting.append(needed)
     return {name: distribution for (name, _), distribution in found.items()}
 

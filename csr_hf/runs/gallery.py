@@ -20,9 +20,7 @@ small { color: #666; overflow-wrap: anywhere; display: block; }
 """
 
 
-def write_gallery(
-    path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]], *, open_files: bool = False
-) -> None:
+def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]], *, open_files: bool = False) -> None:
     """Write a page of hits, with thumbnails embedded.
 
     Args:

@@ -86,7 +86,9 @@ def test_names_of_latents_and_tasks_do_not(tmp_path, capsys):
 
 
 def test_the_log_in_python_does_not(tmp_path):
-    script = "import logging, csr_hf, sys; csr_hf.set_verbosity_info(); logging.getLogger('csr_hf.x').info(sys.argv[1])"
+    script = (
+        "import logging, csr_hf, sys; csr_hf.set_verbosity_info(); logging.getLogger('csr_hf.x').info(sys.argv[1])"
+    )
     done = subprocess.run([sys.executable, "-c", script, EVIL], capture_output=True, text=True, check=True)
     assert done.stderr == "a]0;ownedb[2J2Jcd\n"
 
@@ -108,10 +110,11 @@ def test_ids_of_images_that_name_other_files_are_not_opened(tmp_path):
 
     picture(1).save(tmp_path / "private.png")
     picture(2).save(tmp_path / "own.png")
-    cells = [{"bytes": (tmp_path / "own.png").read_bytes(), "path": None}, {"bytes": None, "path": str(tmp_path / "own.png")}]
+    cells = [
+        {"bytes": (tmp_path / "own.png").read_bytes(), "path": None},
+        {"bytes": None, "path": str(tmp_path / "own.png")},
+    ]
     ids = [str(tmp_path / "private.png"), str(tmp_path / "own.png")]
     features = Features({"id": Value("string"), "image": Image(decode=False)})
     shown = make_previews(Dataset.from_dict({"id": ids, "image": cells}, features=features))["thumbnail"]
     assert [each is None for each in shown] == [False, True]
-
-
