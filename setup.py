@@ -76,7 +76,8 @@ setup(
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[
-        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        # The one that tests run on; later ones are accepted.
+        "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
