@@ -277,3 +277,8 @@ def test_an_index_without_metadata_has_no_filters(encoder):
         bare.search("red", filter="price > 3")
     bare.add(["blue"])
     assert len(bare) == 6
+
+
+def test_a_name_is_no_encoder():
+    with pytest.raises(ValueError, match=r"`encoder` \(str\) must be a CSREncoder"):
+        SearchIndex.build("user/minilm-csr", ["a text"])
