@@ -13,6 +13,8 @@ from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import is_image
 from csr_hf.embedding.inputs import as_sequence
+from csr_hf.plumbing.settings import suggest
+from csr_hf.plumbing.signatures import show_keywords
 from csr_hf.sparse_codes import SparseCodes
 
 if TYPE_CHECKING:
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
 
 # A query keeps so many times the latents of a document: it is not stored, and the ranking is closer for it.
 _QUERY_FACTOR = 4
+
+
+# What people type who come from dense models, and what to pass here.
+_INSTEAD = {
+    "convert_to_numpy": "`convert_to_sparse_tensor=False` for a dense tensor, and take its `.numpy()`",
+    "k": "`max_active_dims`",
+    "top_k": "`max_active_dims`",
+    "truncate_dim": "`max_active_dims`",
+    "precision": "the codes to `codes.pack()`, or embeddings to `csr_hf.Coder`",
+}
 
 
 class _FormOptions(TypedDict, total=False):
@@ -46,6 +58,7 @@ class EncodeOptions(_FormOptions, total=False):
     show_progress_bar: bool | None
 
 
+_OFF = {"convert_to_tensor": False, "normalize_embeddings": False}
 _OPTIONS = frozenset(_FormOptions.__annotations__) | frozenset(EncodeOptions.__annotations__)
 _EMBED_OPTIONS = ("prompt_name", "prompt", "task", "batch_size", "show_progress_bar", "device", "chunk_size")
 # Of what mteb says beside its task: prompt, role and form of the codes follow from that.
@@ -119,6 +132,7 @@ class HeadEncoder:
             chunk_size=chunk_size,
         )
 
+    @show_keywords(_FormOptions, **_OFF)
     def encode(
         self,
         inputs: Any,
@@ -149,7 +163,8 @@ class HeadEncoder:
             normalize_embeddings: scale each code to unit norm, so that inner products are cosines.
             max_active_dims: active latents; default the head's k.
             device: where the backbone embeds, which moves it; several, such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"],
-                work in processes of their own. Default where it is.
+                work in processes of their own; a script then needs `if __name__ == "__main__":` around what it does.
+                Default where it is.
             chunk_size: inputs that such a process gets at a time.
             task: "query" or "document", as for `Backbone.embed`.
 
@@ -170,6 +185,7 @@ class HeadEncoder:
         k = _choose_k(options, self.head.config.k)
         return self._give(encode_embeddings(self.head, rows, k, refine=refine), options, inputs)
 
+    @show_keywords(EncodeOptions, batch_size=32, **_OFF)
     def encode_query(self, inputs: Any, *, project: bool = True, **options: Unpack[EncodeOptions]) -> Any:
         """Encode as queries, with the backbone's prompt and tower for them, if any.
 
@@ -188,13 +204,14 @@ class HeadEncoder:
         Raises:
             ValueError: as `encode` does.
         """
-        options = {"task": "query", **options}
+        options = {**options, "task": options.get("task") or "query"}
         if not project:
             return self.encode(inputs, **options)
         config = self.head.config
         k = _choose_k(options, min(_QUERY_FACTOR * config.k, config.hidden_dim))
         return self._give(encode_queries(self.head, self._rows(inputs, options), k), options, inputs)
 
+    @show_keywords(EncodeOptions, batch_size=32, **_OFF)
     def encode_document(
         self, inputs: Any, *, refine: bool | Literal["pursuit"] = "pursuit", **options: Unpack[EncodeOptions]
     ) -> Any:
@@ -214,7 +231,7 @@ class HeadEncoder:
         Raises:
             ValueError: as `encode` does.
         """
-        options = {"task": "document", **options}
+        options = {**options, "task": options.get("task") or "document"}
         if not refine:
             return self.encode(inputs, **options)
         k = _choose_k(options, self.head.config.k)
@@ -313,7 +330,10 @@ def _choose_k(options: EncodeOptions, default: int) -> int:
 
 def _refuse_unknown(names: Set[str]) -> None:
     if names:
-        raise TypeError(f"encode got an unexpected keyword argument {min(names)!r}. See help(encoder.encode).")
+        name = min(names)
+        known = sorted(_OPTIONS | {"refine"})
+        advice = f"Pass {_INSTEAD[name]}." if name in _INSTEAD else suggest(name, known)
+        raise TypeError(f"encode got an unexpected keyword argument {name!r}. {advice} See help(encoder.encode).")
 
 
 def _as_rows(codes: Any) -> Any:

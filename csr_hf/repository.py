@@ -140,7 +140,8 @@ def open_repository(
         extra: patterns of files to download beside weights, settings and tokenizers.
 
     Raises:
-        ValueError: if there is no such repository or revision, or no permission to read it, with what to do then.
+        ValueError: if there is no such repository or revision, a revision of a folder is asked for, or there is no
+            permission to read it, with what to do then.
     """
     name = str(name_or_path)
     model = RunFolder.of(name).model
@@ -148,6 +149,8 @@ def open_repository(
     restore(name)
     restore(model)
     if Path(name).is_dir():
+        if revision is not None:
+            raise ValueError(f"`revision` ({revision!r}) is of a repository on the Hub, but {name} is a folder here.")
         is_run = not Path(name, "config.json").is_file() and (model / "config.json").is_file()
         return Repository(name, model if is_run else Path(name))
     from huggingface_hub import errors, snapshot_download

@@ -53,6 +53,10 @@ def embed(
         task: chooses the prompt, and the tower of a `Router`.
         prompt_name: one of the backbone's prompts, instead of that of the task.
     """
+    if not hasattr(encoder, "backbone"):
+        raise ValueError(
+            f"`encoder` ({type(encoder).__name__}) must be a CSREncoder. `CSREncoder.from_pretrained` loads one."
+        )
     if encoder.backbone is None:
         raise ValueError("there is no backbone to embed texts. Load the index with `texts=True`, or pass an encoder.")
     embeddings = encoder.backbone.embed(inputs, prompt_name, task=task)

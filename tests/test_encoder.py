@@ -133,6 +133,12 @@ def test_encoder_loads_head_and_the_backbone_it_names(encoder, tmp_path):
         CSREncoder.from_pretrained(tmp_path)
 
 
+def test_a_folder_has_no_revisions(encoder, tmp_path):
+    encoder.head.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`revision` \('v2'\) is of a repository on the Hub, but .* is a folder"):
+        CSREncoder.from_pretrained(tmp_path, revision="v2")
+
+
 def test_cached_embeddings_in_any_batch_size_give_the_same_codes(embeddings):
     head = make_head()
     whole = encode_embeddings(head, embeddings, batch_size=10_000)

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import pydoc
 from typing import get_type_hints
 
 import numpy as np
@@ -81,12 +82,40 @@ def test_keywords_of_sentence_transformers(encoder):
     for call in (encoder.encode, encoder.encode_query, encoder.encode_document):
         with pytest.raises(TypeError, match="unexpected keyword argument 'convert_to_numpi'"):
             call("a", convert_to_numpi=True)
+        with pytest.raises(TypeError, match=r"'normalize_embedings'. Did you mean `normalize_embeddings`"):
+            call("a", normalize_embedings=True)
+        with pytest.raises(TypeError, match=r"'convert_to_numpy'. Pass `convert_to_sparse_tensor=False` for a dense"):
+            call("a", convert_to_numpy=True)
+        with pytest.raises(TypeError, match=r"'k'. Pass `max_active_dims`"):
+            call("a", k=3)
+
+
+@pytest.mark.parametrize("name", ["encode", "encode_query", "encode_document"])
+def test_signatures_and_help_show_every_keyword(name):
+    """What notebooks and consoles complete by."""
+    method = getattr(CSREncoder, name)
+    shown = inspect.signature(method).parameters
+    stock = inspect.signature(getattr(SparseEncoder, name)).parameters.keys() - {"kwargs", "save_to_cpu", "pool"}
+    assert stock <= shown.keys()
+    assert not [each for each in shown.values() if each.kind == each.VAR_KEYWORD]
+    printed = pydoc.plain(pydoc.render_doc(method))
+    for keyword in shown:
+        assert keyword in printed.splitlines()[2]
+    assert shown["batch_size"].default == inspect.signature(SparseEncoder.encode).parameters["batch_size"].default
+
+
+@pytest.mark.parametrize("name", ["encode", "encode_query", "encode_document"])
+def test_defaults_that_are_shown_are_those_that_count(encoder, name):
+    method = getattr(encoder, name)
+    shown = {key: each.default for key, each in inspect.signature(method).parameters.items() if key != "inputs"}
+    found, expected = method(TEXTS[:5], **shown), method(TEXTS[:5])
+    assert np.array_equal(found.indices, expected.indices) and np.array_equal(found.values, expected.values)
 
 
 def test_help_and_editors_show_every_keyword():
     # Editors complete the keys of the TypedDict, help() shows the docstring.
     form = get_type_hints(CSREncoder.encode)["form"].__args__[0].__annotations__
-    own = inspect.signature(CSREncoder.encode).parameters.keys() - {"self", "form"}
+    own = inspect.signature(CSREncoder.encode).parameters.keys() - {"self"}
     stock = inspect.signature(SparseEncoder.encode).parameters.keys() - {"self", "kwargs", "save_to_cpu", "pool"}
     assert stock <= own | form.keys()
     for name in own | form.keys():

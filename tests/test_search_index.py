@@ -330,3 +330,8 @@ def test_queries_beyond_float32_are_refused(built, value):
     with pytest.raises(ValueError, match=r"NaN|infinity") as error:
         built.search(np.full(built.encoder.backbone.dim, value))
     assert "\n" not in str(error.value)
+
+
+def test_a_name_is_no_encoder():
+    with pytest.raises(ValueError, match=r"`encoder` \(str\) must be a CSREncoder"):
+        SearchIndex.build("user/minilm-csr", ["a text"])

@@ -51,7 +51,7 @@ def print_hits(
     from rich.text import Text
 
     console = _console()
-    heading = Text(f"\n{question}", style="bold")
+    heading = Text(f"\n{visible(question)}", style="bold")
     if milliseconds is not None:
         heading.append(f"  {milliseconds:.0f} ms", style="not bold dim")
     console.print(heading, soft_wrap=True)
@@ -83,14 +83,22 @@ def print_latents(latents: Latents, shown: Sequence[Latent]) -> None:
         table.add_column(name, justify="left" if name == "name" else "right", overflow="fold")
     for latent in shown:
         name = latents.name(latent.number) + (" ?" if latent.is_doubtful else "")
-        table.add_row(str(latent.number), name, f"{latent.fires:.2%}", *map(_show_auc, (latent.auc, latent.auc_words)))
+        table.add_row(
+            str(latent.number), one_line(name), f"{latent.fires:.2%}", *map(_show_auc, (latent.auc, latent.auc_words))
+        )
     console.print(table)
     scores = Table(box=box, title="what names predict")
     for name in ("names", "by", "strongest", "median AUC", "at least 0.8"):
         scores.add_column(name, justify="left" if name in ("names", "by") else "right")
     for row in latents.scores:
         median, most = (row[key] for key in ("median", "at_least_0.8"))
-        scores.add_row(row["names"], row["by"], f"{row['share']:.0%}", _show_auc(median), _show_auc(most))
+        scores.add_row(
+            one_line(str(row["names"])),
+            one_line(str(row["by"])),
+            f"{row['share']:.0%}",
+            _show_auc(median),
+            _show_auc(most),
+        )
     console.print(scores)
 
 

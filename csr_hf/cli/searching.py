@@ -145,7 +145,8 @@ def search(called: Invocation) -> Report:
             if not called.json:
                 print_hits(question, hits, fields, milliseconds)
     if options.html:
-        write_gallery(options.html, [(question, hits) for question, hits, _ in answers])
+        found = [(question, hits) for question, hits, _ in answers]
+        write_gallery(options.html, found, open_files=searcher.has_images)
     advice = [f"\nThe hits with images are in {options.html}"] if options.html else []
     asked = fields if options.show else None
     return Report({"run": options.run, "answers": [hits_data(*answer, asked) for answer in answers]}, advice=advice)

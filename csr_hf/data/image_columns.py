@@ -78,7 +78,10 @@ def make_previews(dataset: Dataset) -> Dataset:
 
     images, ids = ImageColumn(dataset, "image"), list(dataset["id"])
     shown = next((name for name in ("text", "label") if name in dataset.column_names), "id")
-    thumbnails = [None if os.path.isfile(name) else make_thumbnail(images[row]) for row, name in enumerate(ids)]
+    thumbnails = [
+        None if images.encoded(row).get("path") == name and os.path.isfile(name) else make_thumbnail(images[row])
+        for row, name in enumerate(ids)
+    ]
     columns = {"id": ids, "text": [str(value) for value in dataset[shown]], "thumbnail": thumbnails}
     features = Features({"id": Value("string"), "text": Value("string"), "thumbnail": Value("binary")})
     return Dataset.from_dict(columns, features=features)

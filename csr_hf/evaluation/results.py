@@ -11,6 +11,7 @@ from csr_hf.evaluation.equal_bytes import BudgetTable, join_numbers, make_budget
 from csr_hf.evaluation.intervals import RESAMPLES, half_width
 from csr_hf.evaluation.row import Row
 from csr_hf.plumbing.atomic import write_whole
+from csr_hf.plumbing.foreign import one_line
 from csr_hf.runs.folder import RESULTS
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Results:
             for number, name in enumerate(header):
                 tables[0].add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
             for method, *figures in body:
-                tables[0].add_row(method, *map(Text.from_markup, figures))
+                tables[0].add_row(one_line(method), *map(Text.from_markup, figures))
         for task in dict.fromkeys(row.task for row in self.rows):
             is_narrow = len(self._table(task, with_intervals=True)[0]) <= _MOST_COLUMNS
             header, body = self._table(task, with_intervals=is_narrow)
@@ -192,9 +193,10 @@ class Results:
                 # A shorter name lets several metrics fit on a line.
                 name = "kept" if name == "retention" and not is_narrow else name
                 # Where a line is too long, names of methods break, never a figure.
-                table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+                shown = one_line(name)
+                table.add_column(shown, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
             for line in body:
-                table.add_row(*line, style="bold" if line[0].startswith("CSR") else None)
+                table.add_row(*map(one_line, line), style="bold" if line[0].startswith("CSR") else None)
             tables.append(table)
         return tables
 
@@ -290,7 +292,9 @@ def find_other_head(path: Path, head: str) -> str | None:
 def _start_table(title: str, caption: str | None) -> Table:
     from rich.table import Table
 
-    return Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    # Names of tasks are those of data, which somebody else may have named.
+    shown = one_line(caption) if caption else None
+    return Table(title=one_line(title), title_justify="left", caption=shown, caption_justify="left")
 
 
 def _markdown_row(cells: list[str]) -> str:

@@ -13,11 +13,20 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.plumbing.foreign import visible
+
 if TYPE_CHECKING:
     from csr_hf.plumbing.progress import Bar, LoggedProgress
 
 _LOGGER = logging.getLogger("csr_hf")
 _bars_enabled = True
+
+
+class _Plain(logging.Formatter):
+    """Leaves out what steers a terminal: messages name files, ids and columns that somebody else may have named."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def set_verbosity(level: int) -> None:
@@ -28,7 +37,9 @@ def set_verbosity(level: int) -> None:
     """
     _LOGGER.setLevel(level)
     if not _LOGGER.handlers:
-        _LOGGER.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain())
+        _LOGGER.addHandler(handler)
 
 
 def set_verbosity_debug() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +20,15 @@ small { color: #666; overflow-wrap: anywhere; display: block; }
 """
 
 
-def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]) -> None:
-    """Write a page of hits, with thumbnails embedded; a hit whose id is the path of a file links to it.
+def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]], *, open_files: bool = False) -> None:
+    """Write a page of hits, with thumbnails embedded.
 
     Args:
         path: the file to write, whole or not at all.
         answers: pairs of a question (a text or the path of an image) and its hits, the best first.
+        open_files: show and link the image file that an id names. Ids of texts are whatever their author wrote.
     """
-    sections = "\n".join(_render_section(question, hits) for question, hits in answers)
+    sections = "\n".join(_render_section(question, hits, open_files) for question, hits in answers)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>csr-hf search</title>'
         f"<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
@@ -37,19 +37,20 @@ def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]
         temporary.write_text(page, encoding="utf-8")
 
 
-def _render_section(question: str, hits: Sequence[Hit]) -> str:
+def _render_section(question: str, hits: Sequence[Hit], open_files: bool) -> str:
     image = _render_image(make_thumbnail(Path(question)), question) if is_image(question) else ""
-    items = "\n".join(_render_hit(hit) for hit in hits) or "<li>nothing found</li>"
+    items = "\n".join(_render_hit(hit, open_files) for hit in hits) or "<li>nothing found</li>"
     return f"<h2>{html.escape(question)}</h2>{image}\n<ol>\n{items}\n</ol>"
 
 
-def _render_hit(hit: Hit) -> str:
+def _render_hit(hit: Hit, open_files: bool) -> str:
     content, name, text = hit.thumbnail, str(hit.id), hit.text or ""
-    linked = os.path.isfile(name)
-    if content is None and is_image(name):
+    # Where an image has a thumbnail, its id is not its file.
+    is_own = open_files and content is None and not name.startswith("data:") and is_image(name)
+    if is_own:
         content = make_thumbnail(Path(name))
     shown = "" if content is None else _render_image(content, text)
-    if shown and linked:
+    if is_own:
         shown = f'<a href="{html.escape(Path(name).resolve().as_uri())}">{shown}</a>'
     return (
         f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(text[:200])}"

@@ -105,6 +105,13 @@ class RunSearcher:
         ids = self.index.index.ids_of(np.arange(table.num_rows)).tolist()
         return Dataset(table.add_column(0, ID, [ids]))
 
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images among the documents."""
+        if isinstance(self.index, SearchIndex):
+            return THUMBNAIL in self.index.columns
+        return self._documents is not None and THUMBNAIL in self._documents.column_names
+
     def __len__(self) -> int:
         if isinstance(self.index, SearchIndex):
             return len(self.index)
