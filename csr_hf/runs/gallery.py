@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csr_hf.embedding.images import is_image, make_thumbnail
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.runs.searcher import Hit
+
+if TYPE_CHECKING:
+    from csr_hf.explain.why import Match
 
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
@@ -18,17 +22,34 @@ ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9
 ol { padding: 0; }
 img { max-width: 100%; height: 8rem; object-fit: contain; display: block; }
 small { color: #666; overflow-wrap: anywhere; display: block; }
+ul { font-size: 13px; list-style: none; padding: 0; }
+section div { display: flex; flex-wrap: wrap; gap: .5rem; }
+section img { height: 5rem; }
+section p { color: #666; margin: 0; max-width: 20rem; }
 """
+_SHARES, _STRONGEST = 3, 6
 
 
-def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]) -> None:
+def write_gallery(
+    path: str | Path,
+    answers: Sequence[tuple[str, Sequence[Hit]]],
+    reasons: Sequence[Sequence[Match]] | None = None,
+    find_strongest: Callable[[int, int], Sequence[Hit]] | None = None,
+) -> None:
     """Write a page of hits, with thumbnails embedded; a hit whose id is the path of a file links to it.
 
     Args:
         path: the file to write, whole or not at all.
         answers: pairs of a question (a text or the path of an image) and its hits, the best first.
+        reasons: why each hit of each question was found, which is then shown beside it.
+        find_strongest: finds so many documents in which a latent is strongest: their pictures say what it stands for.
     """
-    sections = "\n".join(_render_section(question, hits) for question, hits in answers)
+    every = reasons or [[] for _ in answers]
+    sections = "\n".join(
+        _render_section(question, hits, matches) for (question, hits), matches in zip(answers, every, strict=True)
+    )
+    if find_strongest is not None:
+        sections += _render_latents(every, find_strongest)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>csr-hf search</title>'
         f"<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
@@ -37,23 +58,55 @@ def write_gallery(path: str | Path, answers: Sequence[tuple[str, Sequence[Hit]]]
         temporary.write_text(page, encoding="utf-8")
 
 
-def _render_section(question: str, hits: Sequence[Hit]) -> str:
+def _render_section(question: str, hits: Sequence[Hit], matches: Sequence[Match]) -> str:
     image = _render_image(make_thumbnail(Path(question)), question) if is_image(question) else ""
-    items = "\n".join(_render_hit(hit) for hit in hits) or "<li>nothing found</li>"
+    items = (
+        "\n".join(_render_hit(hit, matches[rank] if matches else None) for rank, hit in enumerate(hits))
+        or "<li>nothing found</li>"
+    )
     return f"<h2>{html.escape(question)}</h2>{image}\n<ol>\n{items}\n</ol>"
 
 
-def _render_hit(hit: Hit) -> str:
-    content, name, text = hit.thumbnail, str(hit.id), hit.text or ""
-    linked = os.path.isfile(name)
+def _render_latents(every: Sequence[Sequence[Match]], find_strongest: Callable[[int, int], Sequence[Hit]]) -> str:
+    """Show of each latent that carries a score what it stands for: the documents in which it is strongest."""
+    found = {share.latent: share.name for matches in every for match in matches for share in match.largest(_SHARES)}
+    items = []
+    for latent, name in found.items():
+        strongest = find_strongest(latent, _STRONGEST)
+        shown = "".join(_render_thumbnail(hit) or f"<p>{html.escape((hit.text or '')[:200])}</p>" for hit in strongest)
+        items.append(f'<section id="l{latent}"><h3>{html.escape(name)}</h3><div>{shown}</div></section>')
+    return f"\n<h2>Latents</h2>\n{''.join(items)}" if items else ""
+
+
+def _render_thumbnail(hit: Hit) -> str:
+    content, name = hit.thumbnail, str(hit.id)
     if content is None and is_image(name):
         content = make_thumbnail(Path(name))
-    shown = "" if content is None else _render_image(content, text)
+    return "" if content is None else _render_image(content, hit.text or "")
+
+
+def _render_match(match: Match | None) -> str:
+    """List the latents that carry a score, each with a link to what it stands for."""
+    if match is None:
+        return ""
+    lines = [
+        f'<li><a href="#l{share.latent}">{html.escape(share.name)}</a> {share.score:+.3f}</li>'
+        if share.latent is not None
+        else f"<li>{html.escape(share.name)} {share.score:+.3f}</li>"
+        for share in match.summarize(_SHARES)
+    ]
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _render_hit(hit: Hit, match: Match | None) -> str:
+    name, text = str(hit.id), hit.text or ""
+    linked = os.path.isfile(name)
+    shown = _render_thumbnail(hit)
     if shown and linked:
         shown = f'<a href="{html.escape(Path(name).resolve().as_uri())}">{shown}</a>'
     return (
         f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(text[:200])}"
-        f"{f'<small>{html.escape(name)}</small>' if name != text else ''}</li>"
+        f"{f'<small>{html.escape(name)}</small>' if name != text else ''}{_render_match(match)}</li>"
     )
 
 
