@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class Latent:
     def is_doubtful(self) -> bool:
         """Whether the name says little: its AUC is below 0.7, or unknown."""
         return self.auc is None or self.auc < DOUBTFUL
+
+
+_KEYS = {each.name for each in fields(Latent)} | {"doubtful"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ class Latents:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"it is not of the format {_FORMAT}")
-            latents = [_from_record(record, number) for number, record in enumerate(content["latents"])]
+            records = content["latents"]
+            latents = [_from_record(record, number, len(records)) for number, record in enumerate(records)]
             found = cls(latents, str(content["head"]), int(content["texts"]), tuple(content["scores"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
@@ -178,10 +182,16 @@ def _to_record(latent: Latent) -> dict[str, Any]:
     return record
 
 
-def _from_record(record: dict[str, Any], number: int) -> Latent:
+def _from_record(record: dict[str, Any], number: int, count: int) -> Latent:
+    """Read a latent that a stranger may have written."""
     if record["number"] != number:
         raise ValueError(f"latent {record['number']} stands at place {number}")
+    unknown = sorted(record.keys() - _KEYS)
+    if unknown:
+        raise ValueError(f"latent {number} has {unknown[0]!r}")
     together = tuple((int(other), float(strength)) for other, strength in record["together"])
+    if any(not 0 <= other < count for other, _ in together):
+        raise ValueError(f"latent {number} fires with one that there is not")
     examples = tuple(Example(str(each["text"]), float(each["value"])) for each in record["examples"])
     numbers = {name: None if record[name] is None else float(record[name]) for name in ("auc", "auc_words", "again")}
     name, fires = one_line(str(record["name"]))[:_LONGEST_NAME], float(record["fires"])
