@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from csr_hf.explain.phrases import Phrases
 
-_BY_ODDS, _BY_COVER, _BY_ATOM = 5, 4, 4
+_BY_ODDS, _BY_COVER, _BY_ATOM = 8, 5, 5
 # Texts that the prior of log-odds counts for.
 _PRIOR = 50.0
 _BLOCK_LATENTS = 256

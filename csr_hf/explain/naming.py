@@ -14,7 +14,8 @@ from csr_hf.explain.samples import Sample, compute_auc
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Embeds names as the texts were embedded, float32, of unit norm, shape (n, input_dim)."""
 
-# What BM25 says counts as much as what the backbone says, and a further part of a name must raise their sum so much.
+# What BM25 says counts half of what the backbone says, and a further part of a name must raise both by so much.
+_WORDS_COUNT = 0.5
 _LEAST_GAIN = 0.005
 
 
@@ -72,7 +73,8 @@ def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: 
         # The embedding of a name of several parts is close to the sum of theirs; its norm changes no order.
         summed = dense[:, None] + likeness[:, open_]
         matched = sparse[:, None] + matches[:, open_]
-        gains = compute_auc(summed[:having], summed[having:]) + compute_auc(matched[:having], matched[having:])
+        gains = compute_auc(summed[:having], summed[having:])
+        gains = gains + _WORDS_COUNT * compute_auc(matched[:having], matched[having:])
         winner = int(np.argmax(gains))
         if gains[winner] < best + _LEAST_GAIN:
             break

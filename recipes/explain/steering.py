@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from steering_data import Topics, read_topics
 
-from csr_hf import CSREncoder, InvertedIndex, SearchIndex
+from csr_hf import CSREncoder, CSRModel
 from csr_hf.codes import encode_embeddings
-from csr_hf.coding.fitting import fit_index_coder
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.intervals import resample_means
+from csr_hf.explain.steering import Steering, have_latents, steer_queries
 from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.folder import RunFolder
 
@@ -57,20 +57,16 @@ def main(run: str, reuters: str, output: str) -> None:
     for name, topics in read_topics(Path(reuters)).items():
         documents, questions = _read_questions(encoder, cached, topics, fixed["data"][name]["questions"])
         answered = {**_answer_densely(documents, questions, fixed["answers without steering"])}
-        answered |= _answer_steered(_build_index(encoder, documents), questions)
+        answered |= _answer_steered(encoder.head, documents, questions)
         for method, scores in answered.items():
             interval = resample_means([np.array(scores)])[0].interval()
             found.append({"data": name, "method": method, "questions": len(scores), "ndcg": float(np.mean(scores)),
                           "interval": interval})  # fmt: skip
             sys.stdout.write(f"{name:14} {method:40} {np.mean(scores):.3f}\n")
             sys.stdout.flush()
-    content = {**provenance(), "head": encoder.fingerprint, "rows": found}
-    Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _build_index(encoder: CSREncoder, documents: np.ndarray) -> SearchIndex:
-    coder = fit_index_coder(encoder.head, documents, row_bytes=48, residual_bytes=128)
-    return SearchIndex(InvertedIndex.build(documents, coder), encoder)
+        # What is done stays where a later data set fails.
+        content = {**provenance(), "head": encoder.fingerprint, "rows": found}
+        Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -149,25 +145,28 @@ def _answer_densely(documents: np.ndarray, questions: list[Question], fixed: dic
     return scores
 
 
-def _answer_steered(index: SearchIndex, questions: list[Question]) -> dict[str, list[float]]:
-    scores: dict[str, list[float]] = {"latents, no steering": []}
+def _answer_steered(head: CSRModel, documents: np.ndarray, questions: list[Question]) -> dict[str, list[float]]:
+    """Search exactly, by cosines with the steered query: nothing differs from the dense model but the steering."""
+    units, codes = _unit(documents), encode_embeddings(head, documents)
+    scores: dict[str, list[float]] = {}
     for each in questions:
-        own, other = (np.argsort(-rows, kind="stable") for rows in each.typical)
-        by_words = np.argsort(-each.worded, kind="stable")
-        steers: dict[str, dict[str, Any]] = {"latents, no steering": {}}
+        own, other = (_numbers(np.argsort(-rows, kind="stable")) for rows in each.typical)
+        by_words = _numbers(np.argsort(-each.worded, kind="stable"))
+        steers = {"latents of examples, must, 1": Steering({}, (), own[:1])}
         for count in (1, 2, 4):
-            steers[f"latents of words, without, {count}"] = {"without": _numbers(by_words[:count])}
-            more, without = dict.fromkeys(_numbers(own[:count]), 1 / count), _numbers(other[:count])
-            without = [latent for latent in without if latent not in more]
-            steers[f"latents of examples, without, {count}"] = {"without": without}
-            steers[f"latents of examples, more, {count}"] = {"more": more}
-            steers[f"latents of examples, more and without, {count}"] = {"more": more, "without": without}
-        steers["latents of examples, must, 1"] = {"must": _numbers(own[:1])}
+            more = dict.fromkeys(own[:count], 1 / count)
+            without = tuple(latent for latent in other[:count] if latent not in more)
+            steers[f"latents of words, without, {count}"] = Steering({}, by_words[:count])
+            steers[f"latents of examples, without, {count}"] = Steering({}, without)
+            steers[f"latents of examples, more, {count}"] = Steering(more)
+            steers[f"latents of examples, more and without, {count}"] = Steering(more, without)
         for count in (8, 16, 32):
-            steers[f"latents of examples, weighted, {count}"] = {"more": _weigh(each, count)}
-        for method, steer in steers.items():
-            hits = index.search(each.about, _TOP, **steer)
-            scores.setdefault(method, []).append(_score(np.array([hit.id for hit in hits], int), each.relevant))
+            steers[f"latents of examples, weighted, {count}"] = Steering(_weigh(each, count))
+        for method, steering in steers.items():
+            alike = units @ steer_queries(head, each.about[None], steering)[0]
+            if steering.must:
+                alike[~have_latents(codes, steering.must)] = -np.inf
+            scores.setdefault(method, []).append(_score(np.argsort(-alike, kind="stable"), each.relevant))
     return scores
 
 
@@ -182,8 +181,8 @@ def _weigh(question: Question, count: int) -> dict[int, float]:
     return weights
 
 
-def _numbers(latents: np.ndarray) -> list[int]:
-    return [int(latent) for latent in latents]
+def _numbers(latents: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(latent) for latent in latents[:32])
 
 
 if __name__ == "__main__":

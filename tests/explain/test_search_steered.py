@@ -101,14 +101,14 @@ def test_deleted_documents_are_no_strongest_and_no_hits():
 
 def test_mistakes_are_named(index):
     query = ROWS[0]
-    with pytest.raises(ValueError, match="'nam 3' names no latent. Did you mean"):
+    with pytest.raises(ValueError, match=r"'nam 3' names no latent\. Did you mean"):
         index.search(query, without=["nam 3"])
-    with pytest.raises(ValueError, match="`must` \\('name 3'\\) is a text"):
+    with pytest.raises(ValueError, match=r"`must` \('name 3'\) is a text"):
         index.search(query, must="name 3")
     with pytest.raises(TypeError, match="more_of"):
         index.search(query, more_of={})
     nameless = SearchIndex(index.index, Embeddings())
-    with pytest.raises(ValueError, match="the latents have none yet. `csr-hf explain RUN`"):
+    with pytest.raises(ValueError, match=r"the latents have none yet\. `csr-hf explain RUN`"):
         nameless.search(query, must=["name 3"])
     with pytest.raises(ValueError, match="latent 96 does not exist"):
         nameless.search(query, must=[96])
