@@ -1,8 +1,6 @@
-"""What names of latents predict, whether latents are found again, and what steering does."""
+"""What names of latents predict, and whether latents are found again."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from regions.markdown import command, load_json, table
 
@@ -10,7 +8,6 @@ _HEADS = {
     "general": "all-MiniLM-L6-v2/results/general_k32/explain.json",
     "quickstart": "results/explain_quickstart.json",
 }
-_STEERING, _TIME = "results/steering.json", "results/steering_time.json"
 
 
 def names_table() -> str:
@@ -36,11 +33,9 @@ def names_command() -> str:
 
 
 def names_counts() -> str:
-    """Say how many texts and latents the general head was explained by, and in what time."""
+    """Say how many texts the general head was explained by, and how many of its latents fire in them."""
     found = load_json(_HEADS["general"])
-    return (
-        f"{found['texts']:,} texts, {found['live']:,} latents that fire, {found['cpu_seconds']:.0f} s of one processor"
-    )
+    return f"{found['texts']:,} texts, in which {found['live']:,} latents fire"
 
 
 def doubtful() -> str:
@@ -54,59 +49,10 @@ def found_again() -> str:
     return f"{load_json(_HEADS['general'])['found_again']:.0%}"
 
 
-def steering_table() -> str:
-    """Show nDCG@10 of every way to answer, in the best of its settings on each data set."""
-    rows = load_json(_STEERING)["rows"]
-    sets = list(dict.fromkeys(row["data"] for row in rows))
-    ways: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        way, _, setting = row["method"].rpartition(", ")
-        is_setting = bool(way) and (setting == "closer" or setting.replace(".", "").isdigit())
-        name = way if is_setting else row["method"]
-        best = ways.setdefault(name, {}).get(row["data"])
-        if best is None or row["ndcg"] > best["ndcg"]:
-            ways[name][row["data"]] = row
-    lines = []
-    for name, best in ways.items():
-        cells = []
-        for data in sets:
-            row = best[data]
-            low, high = row["interval"]
-            cells.append(f"{row['ndcg']:.3f} ± {(high - low) / 2:.3f}")
-        lines.append([name, *cells])
-    counts = {row["data"]: row["questions"] for row in rows}
-    return table(["answered by", *(f"{data}, {counts[data]} questions" for data in sets)], lines)
-
-
-def steering_command() -> str:
-    """Show how it was measured."""
-    found = load_json(_STEERING)
-    return f"{command(found['command'])}\n\non {found['machine']}."
-
-
-def time_table() -> str:
-    """Show what steering adds to the time of a search."""
-    rows = load_json(_TIME)["rows"]
-    return table(
-        ["search", "milliseconds", "times a plain one"],
-        [[row["search"], f"{row['ms']:.2f}", f"{row['times plain']:.2f}"] for row in rows],
-    )
-
-
-def time_command() -> str:
-    """Show how it was timed."""
-    found = load_json(_TIME)
-    return f"{command(found['command'])}\n\non {found['machine']}: {found['documents']:,} documents."
-
-
 REGIONS = {
     "explain-names": names_table,
     "explain-command": names_command,
     "explain-counts": names_counts,
     "explain-doubtful": doubtful,
     "explain-found-again": found_again,
-    "steering": steering_table,
-    "steering-command": steering_command,
-    "steering-time": time_table,
-    "steering-time-command": time_command,
 }
