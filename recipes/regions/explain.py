@@ -1,6 +1,8 @@
-"""What names of latents predict, and whether latents are found again."""
+"""What names of latents predict, whether latents are found again, and what steering does."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from regions.markdown import command, load_json, table
 
@@ -8,6 +10,7 @@ _HEADS = {
     "general": "all-MiniLM-L6-v2/results/general_k32/explain.json",
     "quickstart": "results/explain_quickstart.json",
 }
+_STEERING = "results/steering.json"
 
 
 def names_table() -> str:
@@ -49,10 +52,42 @@ def found_again() -> str:
     return f"{load_json(_HEADS['general'])['found_again']:.0%}"
 
 
+def steering_table() -> str:
+    """Show nDCG@10 of every way to answer, in the best of its settings on each data set."""
+    rows = load_json(_STEERING)["rows"]
+    sets = list(dict.fromkeys(row["data"] for row in rows))
+    ways: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        way, _, setting = row["method"].rpartition(", ")
+        is_setting = bool(way) and (setting == "closer" or setting.replace(".", "").isdigit())
+        name = way if is_setting else row["method"]
+        best = ways.setdefault(name, {}).get(row["data"])
+        if best is None or row["ndcg"] > best["ndcg"]:
+            ways[name][row["data"]] = row
+    lines = []
+    for name, best in ways.items():
+        cells = []
+        for data in sets:
+            row = best[data]
+            low, high = row["interval"]
+            cells.append(f"{row['ndcg']:.3f} ± {(high - low) / 2:.3f}")
+        lines.append([name, *cells])
+    counts = {row["data"]: row["questions"] for row in rows}
+    return table(["answered by", *(f"{data}, {counts[data]} questions" for data in sets)], lines)
+
+
+def steering_command() -> str:
+    """Show how it was measured."""
+    found = load_json(_STEERING)
+    return f"{command(found['command'])}\n\non {found['machine']}."
+
+
 REGIONS = {
     "explain-names": names_table,
     "explain-command": names_command,
     "explain-counts": names_counts,
     "explain-doubtful": doubtful,
     "explain-found-again": found_again,
+    "steering": steering_table,
+    "steering-command": steering_command,
 }
