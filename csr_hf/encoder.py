@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csr_hf.codes import head_fingerprint
 from csr_hf.embedding.backbone import Backbone, check_width
 from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.embedding.taking import take_backbone
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer, SparseEncoder
 
+    from csr_hf.coding.coder import Coder
+    from csr_hf.explain.latents import Latents
+    from csr_hf.explain.why import Match
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.publishing.export import Layout, Loaded
     from csr_hf.search_index import SearchIndex
@@ -60,6 +64,7 @@ class CSREncoder(HeadEncoder):
         self._head: CSRModel | None = None
         self._name: str | None = None
         self._run: Path | None = None
+        self._folder: Path | None = None
         if head is not None:
             if k is not None:
                 head.config.k = k
@@ -106,7 +111,7 @@ class CSREncoder(HeadEncoder):
         )
         head.to(backbone.model.device)  # type: ignore[arg-type]
         encoder = cls(backbone, head)
-        encoder._name = repository.name
+        encoder._name, encoder._folder = repository.name, repository.folder
         folders = [Path(name_or_path), Path(name_or_path).parent]
         own = [each for each in folders if RunFolder.of(each).is_run and repository.folder == RunFolder.of(each).model]
         encoder._run = own[0] if own else None
@@ -171,7 +176,7 @@ class CSREncoder(HeadEncoder):
         folder = RunFolder.of(output_dir)
         head = load_head(open_repository(folder.model))
         self._take_head(head.to(self.backbone.model.device))  # type: ignore[arg-type]
-        self._run, self._name = folder.path, None
+        self._run, self._name, self._folder = folder.path, None, None
         return self
 
     def build_index(self, texts: Any, **options: Any) -> SearchIndex:
@@ -179,6 +184,33 @@ class CSREncoder(HeadEncoder):
         from csr_hf.search_index import SearchIndex
 
         return SearchIndex.build(self, texts, **options)
+
+    def explain(self, query: Any, document: Any, *, coder: Coder | None = None) -> Match:
+        """Split the score of a query and a document into what each latent of the document adds; `print` shows it.
+
+        Latents have the names that `csr-hf explain` gave them, where it did.
+
+        Args:
+            query: a text, an image, or an embedding of shape (input_dim,), less the mean of its modality.
+            document: the same, or its code, as `SparseCodes` or `PackedCodes` of one row.
+            coder: encodes the document, perhaps with a residual, whose share is then one more.
+
+        Raises:
+            ValueError: if it is not fitted, or as `explain_match` does.
+        """
+        from csr_hf.explain.why import explain_match
+
+        return explain_match(self, query, document, coder=coder, latents=self.latents)
+
+    @property
+    def latents(self) -> Latents | None:
+        """Names of the latents, from `latents.json` of the run or beside the head; None where there is none."""
+        from csr_hf.explain.latents import Latents
+
+        places = [] if self._run is None else [RunFolder.of(self._run).latents]
+        places += [self._folder / RunFolder.of(self._folder).latents.name] if self._folder is not None else []
+        found = next((path for path in places if path.is_file()), None)
+        return None if found is None else Latents.load(found, head_fingerprint(self.head))
 
     @property
     def device(self) -> torch.device:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -14,16 +13,17 @@ from csr_hf.codes import head_fingerprint
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.fitting import fit_index_coder
 from csr_hf.coding.product import ProductQuantizer
+from csr_hf.explain.latents import Latents
+from csr_hf.explain.steering import Steer, Steering, read_steering, turn_queries
+from csr_hf.explain.why import Match, split_score
 from csr_hf.heads import load_head
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
-from csr_hf.search.doc_ids import list_ids
-from csr_hf.search.documents import TEXT, append_documents, find_documents, read_rows
+from csr_hf.search.documents import TEXT, append_documents
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
+from csr_hf.search_hits import Filter, Hit, find_allowed, make_hits
 from csr_hf.search_inputs import (
-    ID,
-    THUMBNAIL,
     Encoder,
     describe_documents,
     embed,
@@ -32,32 +32,7 @@ from csr_hf.search_inputs import (
     split_table,
 )
 
-if TYPE_CHECKING:
-    import pyarrow.compute as pc
-
-
-Filter = Any
-"""A condition as text (`lang == "en" and year > 2020`), an expression of pyarrow, ids, or a bool a position."""
-
-
-class Hit(NamedTuple):
-    """One document that was found."""
-
-    id: Any
-    """An integer or a text."""
-    score: float
-    """Cosine of the query and the document, as far as what is stored of it tells, or their dot product if the backbone
-    compares by that."""
-    text: str | None = None
-    """None where the index keeps none."""
-    metadata: Mapping[str, Any] = MappingProxyType({})
-    """What else is kept of the document, by column."""
-    thumbnail: bytes | None = None
-    """A small JPEG of an image; None for texts, and where the text is the path of the image."""
-
-    def read(self, column: str) -> Any:
-        """Return the value of a column of the documents."""
-        return getattr(self, column) if column in (ID, TEXT) else self.metadata[column]
+__all__ = ["Hit", "SearchIndex"]
 
 
 class SearchIndex:
@@ -73,6 +48,7 @@ class SearchIndex:
 
     def __init__(self, index: InvertedIndex, encoder: Encoder, params: SearchParams = SearchParams()) -> None:
         self.index, self.encoder, self.params = index, encoder, params
+        self._latents: Latents | Path | None = None
 
     @classmethod
     def build(
@@ -95,8 +71,7 @@ class SearchIndex:
             ids: unique integers or strings, one a document; default 0 to n - 1.
             metadata: a table, data frame, mapping of columns, or list of mappings, one a document.
             row_bytes: of a document's packed code, which gets as many latents as fit.
-            residual_bytes: at most, for what the code leaves of the embedding; fitted where there are 256 documents.
-                Default: one for two dimensions.
+            residual_bytes: at most, for what the code leaves (default: one for two dimensions; none below 256 documents).
             copies: "float16" keeps the embeddings as well, for exact ranking of candidates.
 
         Raises:
@@ -156,23 +131,41 @@ class SearchIndex:
         if ids is not None:
             return self.index.delete(ids, missing_ok=missing_ok)
         snapshot = copy.copy(self.index)
-        mask = _find_allowed(snapshot, filter)
+        mask = find_allowed(snapshot, filter)
         if mask.dtype != bool:
             return self.index.delete(mask, missing_ok=missing_ok)
         return self.index.delete(snapshot.ids_of(np.flatnonzero(mask)), missing_ok=True)
 
     @overload
     def search(
-        self, queries: str, top_k: int = 10, params: SearchParams | None = None, *, filter: Filter = None
+        self,
+        queries: str,
+        top_k: int = 10,
+        params: SearchParams | None = None,
+        *,
+        filter: Filter = None,
+        **steer: Unpack[Steer],
     ) -> list[Hit]: ...
 
     @overload
     def search(
-        self, queries: Any, top_k: int = 10, params: SearchParams | None = None, *, filter: Filter = None
+        self,
+        queries: Any,
+        top_k: int = 10,
+        params: SearchParams | None = None,
+        *,
+        filter: Filter = None,
+        **steer: Unpack[Steer],
     ) -> list[Any]: ...
 
     def search(
-        self, queries: Any, top_k: int = 10, params: SearchParams | None = None, *, filter: Filter = None
+        self,
+        queries: Any,
+        top_k: int = 10,
+        params: SearchParams | None = None,
+        *,
+        filter: Filter = None,
+        **steer: Unpack[Steer],
     ) -> list[Any]:
         """Find the best documents for one query or several.
 
@@ -184,6 +177,8 @@ class SearchIndex:
             filter: which documents may be found: a condition on their metadata as text, such as
                 `lang == "en" and not (price >= 10 or sku in ["a", "b"])`, an expression of pyarrow, a list of ids, or
                 a bool for every position.
+            **steer: latents by name or number: `more={"refunds": 0.3}` adds to the query, in its norms, `without`
+                removes from it, `must=["refunds"]` finds documents alone whose code has it.
 
         Returns:
             The hits of one query, best first; of several, a list of such lists. Where fewer documents fit, there are
@@ -191,15 +186,70 @@ class SearchIndex:
 
         Raises:
             ValueError: for an empty query, the path of an image that is not there, texts where there is no backbone,
-                a condition that cannot be read, and values out of range.
+                a condition that cannot be read, an unknown latent (the nearest is named), and values out of range.
         """
         rows, single = embed_queries(self.encoder, queries)
         # What is found is looked up in the same state of the index.
         snapshot = copy.copy(self.index)
-        allowed = None if filter is None else _find_allowed(snapshot, filter)
-        found = snapshot.search(rows, top_k, params or self.params, allowed=allowed)
-        answers = _make_hits(snapshot, found.rows())
+        steering = self._read_steering(steer)
+        allowed = None if filter is None else find_allowed(snapshot, filter)
+        asked = turn_queries(snapshot.encoder.atoms, rows, steering) if steering.changes_query else rows
+        found = snapshot.search(asked, top_k, params or self.params, allowed=allowed, must=steering.must)
+        answers = make_hits(snapshot, found.rows())
         return answers[0] if single else answers
+
+    def explain(self, query: Any, ids: Sequence[Hashable], **steer: Unpack[Steer]) -> list[Match]:
+        """Split the scores of a query and documents into what each latent of a document adds.
+
+        Args:
+            query: a text, an image or an embedding, as for `search`.
+            ids: of the documents, such as those of hits.
+            **steer: as for `search`: the score is that of the steered query.
+
+        Returns:
+            One for each document: its shares sum to the score, that of code and residual.
+
+        Raises:
+            ValueError: as `search` does, and for an unknown id.
+        """
+        rows, _ = embed_queries(self.encoder, query)
+        if len(rows) != 1:
+            raise ValueError(f"`query` holds {len(rows)} queries. Explain one at a time.")
+        index, steering = copy.copy(self.index), self._read_steering(steer)
+        asked = turn_queries(index.encoder.atoms, rows, steering)[0]
+        by_dot, norm, head = index.similarity == "dot", index.settings["norm"], self.encoder.head
+        # Rows were brought to one norm before they were coded.
+        return [
+            split_score(head, asked / norm, *index.decode(int(position)), by_dot=by_dot, latents=self.latents)
+            for position in index.positions_of(ids)
+        ]
+
+    def find_strongest(self, latent: int | str, top_k: int = 5) -> list[Hit]:
+        """Find the documents, at most `top_k`, in which a latent is strongest; their scores are its values.
+
+        Args:
+            latent: its number or name; an unknown one is refused.
+            top_k: hits, at most.
+        """
+        snapshot, (number,) = copy.copy(self.index), self._read_steering({"must": [latent]}).must
+        positions, values = snapshot.find_strongest(number, top_k)
+        rows = zip(snapshot.ids_of(positions).tolist(), positions.tolist(), values.tolist(), strict=True)
+        return make_hits(snapshot, [list(rows)])[0]
+
+    @property
+    def latents(self) -> Latents | None:
+        """Names of the head's latents, which `csr-hf explain` writes into the folder; None where there are none."""
+        if isinstance(self._latents, Path):
+            own = head_fingerprint(self.encoder.head)
+            self._latents = Latents.load(self._latents, own) if self._latents.is_file() else None
+        return self._latents
+
+    @latents.setter
+    def latents(self, found: Latents) -> None:
+        self._latents = found
+
+    def _read_steering(self, steer: Steer) -> Steering:
+        return read_steering(self.latents or self.index.dim, **steer) if steer else Steering({})
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write index, texts and metadata to `folder/index`, and the head to `folder/model`, unless it is there.
@@ -257,7 +307,9 @@ class SearchIndex:
                 f"{files.index} was built with another head ({index.head}) than that of the encoder ({found}). Index "
                 "the documents again with this head."
             )
-        return cls(index, encoder)
+        opened = cls(index, encoder)
+        opened._latents = files.latents
+        return opened
 
     @property
     def columns(self) -> list[str]:
@@ -295,31 +347,3 @@ class SearchIndex:
         residual = ProductQuantizer(np.array(centroids), settings["input_dim"]) if len(centroids) else None
         sizes = {name: settings[name] for name in ("row_bytes", "k", "bits")}
         return Coder(self.encoder.head, residual=residual, **sizes)
-
-
-def _find_allowed(index: InvertedIndex, condition: str | pc.Expression | Any) -> np.ndarray:
-    """Return which documents a condition allows: a bool for every position, or ids."""
-    is_condition = isinstance(condition, str) or type(condition).__name__ == "Expression"
-    if not is_condition:
-        given = list_ids(condition, "filter")
-        is_mask = len(given) and all(isinstance(one, bool | np.bool_) for one in given)
-        return np.asarray(given, bool) if is_mask else np.array([*given, None], object)[:-1]
-    documents = index.documents
-    if documents is None:
-        raise ValueError("`filter`: the index keeps no metadata of its documents. Build it with `metadata`.")
-    return find_documents(condition, documents)
-
-
-def _make_hits(index: InvertedIndex, found: list[list[tuple[Any, int, float]]]) -> list[list[Hit]]:
-    """Look up what is known of the documents that were found."""
-    documents = index.documents
-    if documents is None:
-        return [[Hit(one, score) for one, _, score in hits] for hits in found]
-    answers = []
-    for hits in found:
-        answer = []
-        for (one, _, score), row in zip(hits, read_rows(documents, [hit[1] for hit in hits]), strict=True):
-            text, thumbnail = row.pop(TEXT, None), row.pop(THUMBNAIL, None)
-            answer.append(Hit(one, score, text, row, thumbnail))
-        answers.append(answer)
-    return answers

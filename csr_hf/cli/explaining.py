@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.cli.output import print_latents
@@ -18,6 +19,7 @@ def explain(called: Invocation) -> Report:
     from csr_hf.runs.folder import RunFolder
 
     (options,) = called.options
+    began = time.process_time()
     latents = explain_run(
         options.run,
         texts=options.texts,
@@ -36,6 +38,7 @@ def explain(called: Invocation) -> Report:
         "live": len(live),
         "doubtful": sum(latent.is_doubtful for latent in live),
         "scores": list(latents.scores),
+        "cpu_seconds": round(time.process_time() - began, 1),
     }
     if options.other is not None:
         data["found_again"] = latents.found_again

@@ -232,6 +232,18 @@ class ImportOptions(Overwriting):
     """Branch, tag or commit of a Hub repository."""
 
 
+# Of `--more` without a number, in norms of the query.
+_USUAL_WEIGHT = 0.3
+
+
+def _read_weight(given: str) -> tuple[str, float]:
+    latent, _, weight = given.rpartition("=")
+    try:
+        return latent.strip() or weight.strip(), float(weight) if latent else _USUAL_WEIGHT
+    except ValueError:
+        raise ValueError(f"--more {given!r} has no number behind the last '='. Write it like 'refunds=0.3'.") from None
+
+
 @settings
 class SearchOptions(BackendOptions):
     """Flags of `csr-hf search`."""
@@ -248,6 +260,14 @@ class SearchOptions(BackendOptions):
     """Also write the hits as a page, with thumbnails of images."""
     where: str | None = None
     """Search among the documents that fit a condition: 'price < 10 and lang in ["en", "de"]'."""
+    more: Annotated[list[tuple[str, float]], Flag(parse=_read_weight)] = field(default_factory=list)
+    """A latent to ask for more of, by name or number, and how much in norms of the query: 'refunds=0.3'."""
+    without: Annotated[list[str], Flag(parse=str)] = field(default_factory=list)
+    """A latent to take out of the query, by name or number."""
+    must: Annotated[list[str], Flag(parse=str)] = field(default_factory=list)
+    """A latent that a document must have, by name or number."""
+    why: bool = False
+    """Also show the latents that carry the score of each hit."""
     nprobe: Count | Literal["auto", "all"] | None = None
     """Partitions to visit (default: the recipe's, else auto: what the index measured when it was built)."""
     candidates: Count | None = None

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
     from csr_hf.evaluation.results import Results
     from csr_hf.explain.latents import Latent, Latents
+    from csr_hf.explain.why import Match
     from csr_hf.publishing.export import Exported
     from csr_hf.runs.folder import RunFolder
     from csr_hf.runs.searcher import Hit
 
 _INDENT = "     "
 _MORE = " ..."
+_SHARES = 5
 
 
 def print_line(line: str) -> None:
@@ -38,7 +40,11 @@ def print_tables(results: Results | None) -> None:
 
 
 def print_hits(
-    question: str, hits: Sequence[Hit], fields: Mapping[str, str], milliseconds: float | None = None
+    question: str,
+    hits: Sequence[Hit],
+    fields: Mapping[str, str],
+    milliseconds: float | None = None,
+    reasons: Sequence[Match] = (),
 ) -> None:
     """Print a question and the documents that were found for it, each text on one line of the terminal.
 
@@ -47,6 +53,7 @@ def print_hits(
         hits: the best first.
         fields: what to show beside the id, name -> column; names are shown where there are several.
         milliseconds: that the search took.
+        reasons: why each was found; nothing of it is shown without.
     """
     from rich.text import Text
 
@@ -64,6 +71,8 @@ def print_hits(
             line = ("" if value is None else str(value)) if len(fields) == 1 else f"{name}: {value}"
             text = shorten(line, console.width - len(_INDENT))
             console.print(_INDENT + text, style="dim", soft_wrap=True)
+        for share in reasons[rank - 1].summarize(_SHARES) if reasons else ():
+            console.print(f"{_INDENT}{share.score:+.3f}  {one_line(share.name)}", soft_wrap=True)
 
 
 def print_latents(latents: Latents, shown: Sequence[Latent]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from csr_hf.evaluation.results import Results
+    from csr_hf.explain.why import Match
     from csr_hf.runs.searcher import Hit
 
 
@@ -75,7 +76,11 @@ def results_data(results: Results | None) -> dict[str, Any] | None:
 
 
 def hits_data(
-    question: str, hits: Sequence[Hit], milliseconds: float | None = None, fields: Mapping[str, str] | None = None
+    question: str,
+    hits: Sequence[Hit],
+    milliseconds: float | None = None,
+    fields: Mapping[str, str] | None = None,
+    reasons: Sequence[Match] = (),
 ) -> dict[str, Any]:
     """Return the answer to a question for `--json`: whole texts, and in `metadata` what else is kept of a document.
 
@@ -84,6 +89,7 @@ def hits_data(
         hits: the best first.
         milliseconds: that the search took; None leaves them out.
         fields: what the user asked for, name -> column; None for all.
+        reasons: why each was found: in `why`, shares of latents that sum to the score.
     """
     timed = {} if milliseconds is None else {"milliseconds": milliseconds}
     found = [
@@ -98,4 +104,6 @@ def hits_data(
         }
         for hit in hits
     ]
+    for hit, match in zip(found, reasons, strict=False):
+        hit["why"] = [share._asdict() for share in match.shares]
     return {"question": question, **timed, "hits": found}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from csr_hf.cli.invocation import Invocation
     from csr_hf.cli.options import SearchOptions
     from csr_hf.coding.packing import PackedCodes
+    from csr_hf.explain.steering import Steer
+    from csr_hf.explain.why import Match
     from csr_hf.runs.searcher import Hit, RunSearcher
     from csr_hf.search.params import SearchParams
     from csr_hf.sparse_codes import SparseCodes
@@ -131,6 +133,8 @@ def search(called: Invocation) -> Report:
         if not question.strip():
             raise ValueError('a question is empty. Ask in words: csr-hf search RUN "how do I ...".')
     answers: list[tuple[str, list[Hit], float]] = []
+    reasons: list[list[Match]] = []
+    steer = _read_steer(options)
     with _open_backend(options.backend, options.collection, options.run) as backend:
         searcher = RunSearcher.load(
             options.run, device=called.device, backend=backend, trust_remote_code=called.trust_remote_code
@@ -141,15 +145,18 @@ def search(called: Invocation) -> Report:
         for question in options.question or typed_questions():
             hits, milliseconds = _answer(searcher, question, options, is_first=not answers)
             answers.append((question, hits, milliseconds))
+            reasons.append(searcher.explain(question, hits, **steer) if options.why else [])
             # An answer is shown as soon as it is found; a program reads all of them at the end.
             if not called.json:
-                print_hits(question, hits, fields, milliseconds)
+                print_hits(question, hits, fields, milliseconds, reasons[-1])
     if options.html:
-        found = [(question, hits) for question, hits, _ in answers]
-        write_gallery(options.html, found, open_files=searcher.has_images)
+        pages = [(question, hits) for question, hits, _ in answers]
+        explained = reasons if options.why else None
+        write_gallery(options.html, pages, explained, searcher.find_strongest, open_files=searcher.has_images)
     advice = [f"\nThe hits with images are in {options.html}"] if options.html else []
     asked = fields if options.show else None
-    return Report({"run": options.run, "answers": [hits_data(*answer, asked) for answer in answers]}, advice=advice)
+    found = [hits_data(*answer, asked, matches) for answer, matches in zip(answers, reasons, strict=True)]
+    return Report({"run": options.run, "answers": found}, advice=advice)
 
 
 def _answer(
@@ -160,6 +167,7 @@ def _answer(
         "params": _read_params(searcher, options),
         "filter": options.where,
         "query_k": options.query_k,
+        **_read_steer(options),
     }
     if is_first:
         # The first search loads and compiles what all others find ready; a user asks how long a search takes.
@@ -167,6 +175,18 @@ def _answer(
     began = time.perf_counter()
     hits = searcher.search(question, options.top_k, **keywords)
     return hits, 1000 * (time.perf_counter() - began)
+
+
+def _read_steer(options: SearchOptions) -> Steer:
+    """Return what steers the search, of what is given."""
+    steer: Steer = {}
+    if options.more:
+        steer["more"] = dict(options.more)
+    if options.without:
+        steer["without"] = options.without
+    if options.must:
+        steer["must"] = options.must
+    return steer
 
 
 def _read_params(searcher: RunSearcher, options: SearchOptions) -> SearchParams:

@@ -161,6 +161,8 @@ COMMANDS = {
   csr-hf search runs/docs "how do I start" --json
   csr-hf search runs/shop "a warm jacket" --where 'price < 100 and lang == "en"' --show sku,price
   csr-hf search runs/photos "a red bicycle" --html found.html
+  csr-hf search runs/quickstart "sort a list" --why
+  csr-hf search runs/quickstart "sort a list" --without "numpy arrays" --more 12=0.3
 """,
     ),
     "explain": Command(

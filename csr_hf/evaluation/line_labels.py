@@ -103,5 +103,7 @@ def _write_names(axes: Any, ends: Sequence[_End], place: float, side: str, apart
             color=end.color,
             fontsize=_FONT,
             annotation_clip=False,
+            # A level that passes behind a name does not strike it out.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             arrowprops={"arrowstyle": "-", "color": end.color, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1},
         )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from csr_hf.plumbing.atomic import write_whole
-from csr_hf.plumbing.settings import suggest
+from csr_hf.plumbing.foreign import one_line
 
 DOUBTFUL = 0.7
 """AUC below which a name is marked: it hardly tells texts with the latent from texts without."""
 FOUND_AGAIN = 0.7
 """Cosine of two atoms from which on they count as the same latent."""
 _FORMAT = "csr_hf.latents/1"
+_LONGEST_NAME, _MOST_SHOWN = 200, 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Latent:
     def is_doubtful(self) -> bool:
         """Whether the name says little: its AUC is below 0.7, or unknown."""
         return self.auc is None or self.auc < DOUBTFUL
+
+
+_KEYS = {each.name for each in fields(Latent)} | {"doubtful"}
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,14 @@ class Latents:
         found = [each.number for each in self.latents if each.name and each.name.lower() == wanted]
         if not found:
             names = [each.name for each in self.latents if each.name]
-            raise ValueError(f"{latent!r} names no latent. {suggest(wanted, names)} `csr-hf explain` lists them.")
+            raise ValueError(f"{latent!r} names no latent. {_suggest(wanted, names)}")
         if len(found) > 1:
             raise ValueError(f"{latent!r} names the latents {', '.join(map(str, found))}. Give one of the numbers.")
         return found[0]
+
+    def without_examples(self) -> Latents:
+        """Leave out the texts that latents were named by: names are published, texts of a training are not."""
+        return replace(self, latents=[replace(latent, examples=()) for latent in self.latents])
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file, whole or not at all; pictures are left out.
@@ -144,7 +153,8 @@ class Latents:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"it is not of the format {_FORMAT}")
-            latents = [_from_record(record, number) for number, record in enumerate(content["latents"])]
+            records = content["latents"]
+            latents = [_from_record(record, number, len(records)) for number, record in enumerate(records)]
             found = cls(latents, str(content["head"]), int(content["texts"]), tuple(content["scores"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
@@ -155,6 +165,16 @@ class Latents:
         return found
 
 
+def _suggest(wanted: str, names: Sequence[str]) -> str:
+    """Name what a wrong name resembles: a part of a name, or its letters."""
+    words = set(wanted.split())
+    sharing = [name for name in names if words & set(name.lower().replace(",", "").split())][:_MOST_SHOWN]
+    near = sharing or difflib.get_close_matches(wanted, names, n=_MOST_SHOWN, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    return "`csr-hf explain RUN` lists the names; numbers are taken as well."
+
+
 def _to_record(latent: Latent) -> dict[str, Any]:
     record = asdict(latent)
     record["examples"] = [{"text": each.text, "value": each.value} for each in latent.examples]
@@ -162,10 +182,17 @@ def _to_record(latent: Latent) -> dict[str, Any]:
     return record
 
 
-def _from_record(record: dict[str, Any], number: int) -> Latent:
+def _from_record(record: dict[str, Any], number: int, count: int) -> Latent:
+    """Read a latent that a stranger may have written."""
     if record["number"] != number:
         raise ValueError(f"latent {record['number']} stands at place {number}")
+    unknown = sorted(record.keys() - _KEYS)
+    if unknown:
+        raise ValueError(f"latent {number} has {unknown[0]!r}")
     together = tuple((int(other), float(strength)) for other, strength in record["together"])
+    if any(not 0 <= other < count for other, _ in together):
+        raise ValueError(f"latent {number} fires with one that there is not")
     examples = tuple(Example(str(each["text"]), float(each["value"])) for each in record["examples"])
-    known = {name: value for name, value in record.items() if name != "doubtful"}
-    return Latent(**{**known, "together": together, "examples": examples})
+    numbers = {name: None if record[name] is None else float(record[name]) for name in ("auc", "auc_words", "again")}
+    name, fires = one_line(str(record["name"]))[:_LONGEST_NAME], float(record["fires"])
+    return Latent(number, name, fires, together=together, examples=examples, **numbers)

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 _MOST = 48
 _FEWEST = 8
 _POOL = 12_288
+_BLOCK_LATENTS = 16
 
 
 class Sample(NamedTuple):
@@ -49,22 +50,46 @@ def draw_samples(
     """
     pool = rng.choice(rows, min(_POOL, len(rows)), replace=False)
     half, pooled = activity[rows], activity[pool]
-    around = np.ascontiguousarray(units[pool].T)
-    samples: list[Sample | None] = []
+    own, around = units[rows], np.ascontiguousarray(units[pool].T)
+    chosen, nearest = [], []
     for latent in range(activity.shape[1]):
         part = slice(half.indptr[latent], half.indptr[latent + 1])
-        having = _choose_strong(half.indices[part], half.data[part], share)
+        chosen.append(_choose_strong(half.indices[part], half.data[part], share))
+    for start in range(0, len(chosen), _BLOCK_LATENTS):
+        nearest += _find_nearest(chosen[start : start + _BLOCK_LATENTS], start, pooled, own, around)
+    samples: list[Sample | None] = []
+    for latent, (having, near) in enumerate(zip(chosen, nearest, strict=True)):
         active = pooled.indices[pooled.indptr[latent] : pooled.indptr[latent + 1]]
         if len(having) < 2 or len(active) == len(pool):
             samples.append(None)
             continue
-        likeness = units[rows[_spread(having, _MOST // 2)]] @ around
-        likeness[:, active] = -np.inf
-        nearest = np.unique(likeness.argmax(axis=1))
-        others = np.setdiff1d(np.arange(len(pool)), np.concatenate([active, nearest]), assume_unique=True)
-        chance = rng.choice(others, min(len(nearest), len(others)), replace=False)
-        samples.append(Sample(rows[having], pool[np.concatenate([nearest, chance])]))
+        others = np.setdiff1d(np.arange(len(pool)), np.concatenate([active, near]), assume_unique=True)
+        chance = rng.choice(others, min(len(near), len(others)), replace=False)
+        samples.append(Sample(rows[having], pool[np.concatenate([near, chance])]))
     return samples
+
+
+def _find_nearest(
+    chosen: list[np.ndarray], start: int, pooled: sp.csc_matrix, units: np.ndarray, around: np.ndarray
+) -> list[np.ndarray]:
+    """Find for the texts of some latents the nearest ones of the pool without the latent.
+
+    Args:
+        chosen: rows of texts with each latent.
+        start: the first of the latents.
+        pooled: value of each latent in each text of the pool, shape (p, hidden_dim).
+        units: embeddings that `chosen` are rows of.
+        around: of the pool, shape (input_dim, p).
+    """
+    seeds = [_spread(having, _MOST // 2) for having in chosen]
+    # One product for many latents: the pool is read from memory once for all of them.
+    likeness = units[np.concatenate(seeds)] @ around
+    found, end = [], 0
+    for latent, own in enumerate(seeds, start):
+        begin, end = end, end + len(own)
+        likeness[begin:end, pooled.indices[pooled.indptr[latent] : pooled.indptr[latent + 1]]] = -np.inf
+        found.append(np.unique(likeness[begin:end].argmax(axis=1)))
+    return found
 
 
 def _choose_strong(rows: np.ndarray, values: np.ndarray, share: float) -> np.ndarray:

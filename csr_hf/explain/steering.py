@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 # How far a query is pushed beyond having nothing of a latent, in norms of the query.
 _PUSH = 0.25
+_LARGEST = 1e6
+
+
+class Steer(TypedDict, total=False):
+    """Keywords of a search that steer it, see `read_steering`."""
+
+    more: Mapping[int | str, float] | None
+    without: Sequence[int | str]
+    must: Sequence[int | str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Steering:
 
 
 def read_steering(
-    latents: Latents,
+    latents: Latents | int,
     *,
     more: Mapping[int | str, float] | None = None,
     without: Sequence[int | str] = (),
@@ -44,7 +53,7 @@ def read_steering(
     """Find the latents that are meant, by number or name.
 
     Args:
-        latents: of the head, see `Latents.find`.
+        latents: of the head, see `Latents.find`; or how many there are, if they have no names.
         more: latent -> weight, in norms of the query: 0.5 is much. Negative weights push away.
         without: latents to remove from the query; it is pushed away from them.
         must: latents that documents must have.
@@ -55,20 +64,33 @@ def read_steering(
     """
     added: dict[int, float] = {}
     for latent, weight in (more or {}).items():
-        if not np.isfinite(weight):
-            raise ValueError(f"`more` gives {latent!r} the weight {weight}. Give a finite number, such as 0.3.")
-        added[latents.find(latent)] = float(weight)
-    removed = tuple(dict.fromkeys(latents.find(latent) for latent in without))
-    required = tuple(dict.fromkeys(latents.find(latent) for latent in must))
+        if not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+            raise ValueError(f"`more` gives {latent!r} the weight {weight!r}. Give a number, such as 0.3 or -0.3.")
+        added[_find(latents, latent)] = float(weight)
+    removed, required = (_find_all(latents, name, given) for name, given in (("without", without), ("must", must)))
     for latent in removed:
         wanted = "more" if latent in added else "must" if latent in required else None
         if wanted:
-            raise ValueError(f"`{wanted}` and `without` both name {latents.name(latent)!r}. Leave it out of one.")
+            name = f"latent {latent}" if isinstance(latents, int) else latents.name(latent)
+            raise ValueError(f"`{wanted}` and `without` both name {name!r}. Leave it out of one.")
     return Steering(added, removed, required)
 
 
 def steer_queries(head: CSRModel, queries: np.ndarray, steering: Steering) -> np.ndarray:
-    """Change dense queries, so that they ask for more of some latents and for none of others.
+    """Change dense queries, so that they ask for more of some latents and for none of others, see `turn_queries`.
+
+    Args:
+        head: of the latents.
+        queries: embeddings, less the mean of their modality, shape (n, input_dim).
+        steering: of `read_steering`; `must` changes no query.
+    """
+    if not steering.changes_query:
+        return np.asarray(queries, np.float32)
+    return turn_queries(head.dictionary.detach().float().cpu().numpy(), queries, steering)
+
+
+def turn_queries(dictionary: np.ndarray, queries: np.ndarray, steering: Steering) -> np.ndarray:
+    """Change dense queries, given the atoms of a head.
 
     .. code-block:: text
 
@@ -76,9 +98,9 @@ def steer_queries(head: CSRModel, queries: np.ndarray, steering: Steering) -> np
                + ||q|| sum_j more_j atom_j             atoms of unit norm; q' is scaled to the norm of q
 
     Args:
-        head: of the latents.
-        queries: embeddings, less the mean of their modality, shape (n, input_dim).
-        steering: of `read_steering`; `must` changes no query.
+        dictionary: atoms, shape (hidden_dim, input_dim).
+        queries: as for `steer_queries`.
+        steering: as for `steer_queries`.
 
     Returns:
         float32, shape (n, input_dim).
@@ -89,12 +111,12 @@ def steer_queries(head: CSRModel, queries: np.ndarray, steering: Steering) -> np
     norms = np.linalg.norm(queries, axis=1, keepdims=True)
     changed = queries.astype(np.float64)
     if steering.without:
-        atoms = _unit_atoms(head, steering.without)
+        atoms = _unit_atoms(dictionary, steering.without)
         basis = np.linalg.svd(atoms, full_matrices=False)[2][: np.linalg.matrix_rank(atoms)]
         changed = changed - (changed @ basis.T) @ basis - _PUSH * norms * atoms.mean(axis=0)
     if steering.more:
         weights = np.array(list(steering.more.values()))
-        changed = changed + norms * (weights @ _unit_atoms(head, tuple(steering.more)))
+        changed = changed + norms * (weights @ _unit_atoms(dictionary, tuple(steering.more)))
     lengths = np.linalg.norm(changed, axis=1, keepdims=True)
     return np.asarray(changed * norms / np.where(lengths > 0, lengths, 1), np.float32)
 
@@ -108,7 +130,23 @@ def have_latents(codes: SparseCodes, must: Sequence[int]) -> np.ndarray:
     return found
 
 
-def _unit_atoms(head: CSRModel, latents: tuple[int, ...]) -> np.ndarray:
-    atoms = head.dictionary.detach().float().cpu().numpy()[list(latents)].astype(np.float64)
+def _find(latents: Latents | int, latent: int | str) -> int:
+    if not isinstance(latents, int):
+        return latents.find(latent)
+    if isinstance(latent, str) and not latent.strip().isdigit():
+        raise ValueError(f"{latent!r} is a name, and the latents have none yet. `csr-hf explain RUN` names them.")
+    if not 0 <= int(latent) < latents:
+        raise ValueError(f"latent {latent} does not exist. Give a number from 0 to {latents - 1:,}.")
+    return int(latent)
+
+
+def _find_all(latents: Latents | int, argument: str, given: Sequence[int | str]) -> tuple[int, ...]:
+    if isinstance(given, str):
+        raise ValueError(f"`{argument}` ({given!r}) is a text. Give a list of latents: [{given!r}].")
+    return tuple(dict.fromkeys(_find(latents, latent) for latent in given))
+
+
+def _unit_atoms(dictionary: np.ndarray, latents: tuple[int, ...]) -> np.ndarray:
+    atoms = dictionary[list(latents)].astype(np.float64)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     return np.asarray(atoms / np.where(norms > 0, norms, 1))

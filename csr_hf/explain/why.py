@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from csr_hf.codes import encode_embeddings, head_fingerprint
 from csr_hf.coding.packing import PackedCodes
+from csr_hf.plumbing.float_rows import as_float_rows
+from csr_hf.plumbing.foreign import one_line
+from csr_hf.search_inputs import embed
 from csr_hf.sparse_codes import SparseCodes
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
-    from csr_hf.encoder import CSREncoder
     from csr_hf.explain.latents import Latents
     from csr_hf.modeling_csr import CSRModel
+    from csr_hf.search_inputs import Encoder
 
 COMMON, REST = "what all texts share", "what the residual adds"
 """Names of the shares of no latent."""
 _SIMILARITIES = ("cosine", "dot")
+_SHOWN = 8
 
 
 class Share(NamedTuple):
@@ -31,7 +35,7 @@ class Share(NamedTuple):
     """None for the part that is the same for all documents (`pre_bias`), and for the residual."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
     """Why a query and a document match."""
 
@@ -45,9 +49,30 @@ class Match:
         """Return the latents that add most, at most `count`, and only such as add anything."""
         return [share for share in self.shares if share.latent is not None and share.score > 0][:count]
 
+    def summarize(self, count: int = _SHOWN) -> list[Share]:
+        """Return few shares that sum to the score: the latents that add most, all others as one, and the rest.
+
+        Args:
+            count: latents, at most.
+        """
+        shown = self.largest(count)
+        known = {share.latent for share in shown}
+        others = [share for share in self.shares if share.latent is not None and share.latent not in known]
+        if others:
+            shown.append(Share(f"{len(others)} more latents", sum(share.score for share in others)))
+        return shown + [share for share in self.shares if share.latent is None]
+
+    def __repr__(self) -> str:
+        lines = [f"Match(score={self.score:.4f})"]
+        for share in self.summarize():
+            part = f"{share.score / self.score:6.1%}" if self.score else " " * 6
+            number = "" if share.latent is None or share.name == f"latent {share.latent}" else f" ({share.latent})"
+            lines.append(f"  {share.score:+.4f}  {part}  {one_line(share.name)}{number}")
+        return "\n".join(lines)
+
 
 def explain_match(
-    encoder: CSREncoder,
+    encoder: Encoder,
     query: Any,
     document: Any,
     *,
@@ -58,8 +83,8 @@ def explain_match(
 
     Args:
         encoder: backbone and head.
-        query: a text or an image.
-        document: a text or an image, or the code of one, as `SparseCodes` or `PackedCodes` of one row.
+        query: a text, an image, or an embedding of shape (input_dim,), less the mean of its modality.
+        document: the same, or a code, as `SparseCodes` or `PackedCodes` of one row.
         coder: encodes the document, and decodes packed codes with a residual; default: the head, with values fitted.
         latents: names, of `describe_latents` or `Latents.load`; latents are numbered without.
 
@@ -68,13 +93,15 @@ def explain_match(
             is no `coder`, the coder or the names are of another head, or the backbone compares neither by cosine nor
             by dot product.
     """
+    if encoder.backbone is None:
+        raise ValueError("`encoder` has no backbone to embed with. Split the score of embeddings with `split_score`.")
     head, similarity = encoder.head, encoder.backbone.similarity_fn_name
     if similarity not in _SIMILARITIES:
         raise ValueError(f"`encoder` compares by {similarity}, which is no sum over latents. Use cosine or dot.")
     for name, given in (("coder", coder and coder.head), ("latents", latents)):
         if given is not None and _fingerprint_of(given) != head_fingerprint(head):
             raise ValueError(f"`{name}` is of another head ({_fingerprint_of(given)}) than `encoder`.")
-    asked = encoder.subtract_modality_means(encoder.embed([query], task="query"), [query])[0]
+    asked = _embed_one(encoder, query, "query")
     codes, decoded = _decode(encoder, document, coder)
     return split_score(head, asked, codes, decoded, by_dot=similarity == "dot", latents=latents)
 
@@ -117,12 +144,22 @@ def split_score(
     return Match(float(whole @ asked) * scale, tuple(shares))
 
 
+def _embed_one(encoder: Encoder, given: Any, task: Literal["query", "document"]) -> np.ndarray:
+    """Return the embedding of one input, float32, shape (input_dim,); one that is given is taken as it is."""
+    if not isinstance(given, str) and getattr(given, "ndim", None) == 1:
+        row = np.asarray(as_float_rows(given[None], f"`{task}`"), np.float32)[0]
+        if row.shape != (encoder.head.config.input_dim,):
+            raise ValueError(f"`{task}` has {len(row)} dimensions. The head takes {encoder.head.config.input_dim}.")
+        return row
+    return embed(encoder, [given], task)[0]
+
+
 def _fingerprint_of(given: Any) -> str:
     """Return the fingerprint of the head that names are of, or of a head."""
     return given.head if isinstance(getattr(given, "head", None), str) else head_fingerprint(given)
 
 
-def _decode(encoder: CSREncoder, document: Any, coder: Coder | None) -> tuple[SparseCodes, np.ndarray | None]:
+def _decode(encoder: Encoder, document: Any, coder: Coder | None) -> tuple[SparseCodes, np.ndarray | None]:
     """Return the code of a document, and what code and residual decode to where there is a residual."""
     if isinstance(document, SparseCodes | PackedCodes):
         _check_code(encoder.head, document, coder)
@@ -130,7 +167,7 @@ def _decode(encoder: CSREncoder, document: Any, coder: Coder | None) -> tuple[Sp
             return document, None
         packed = document
     else:
-        rows = encoder.subtract_modality_means(encoder.embed([document], task="document"), [document])
+        rows = _embed_one(encoder, document, "document")[None]
         if coder is None:
             return encode_embeddings(encoder.head, rows, refine=True), None
         packed = coder.encode(rows)

@@ -15,6 +15,7 @@ from csr_hf.heads import clean_config, find_fingerprint, is_head_config, load_he
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import find_backbone_facts
 from csr_hf.publishing.files import CARD, find_written
+from csr_hf.publishing.latent_names import save_latents, take_latents
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
 from csr_hf.publishing.model_card_metadata import CardOptions
@@ -151,12 +152,15 @@ def export(
         chosen, reason, backbone = "head", backbone, None
     notes = [_note_on_name(base, chosen, obstacle)] if base is None or not is_hub_id(base) else []
     config.base_model_name_or_path, config.base_model_revision = (None, None) if notes else (base, revision)
+    latents, unnamed = take_latents(opened.files, head)
+    notes += unnamed
     with write_whole(folder) as temporary:
         temporary.mkdir()
         if backbone is not None:
             write_full(backbone, head, temporary)
         else:
             write_head(head, temporary)
+        save_latents(latents, temporary)
         if opened.files is not None:
             notes += copy_run_files(opened.files, temporary, head.fingerprint)
         notes += write_card(temporary, chosen, (card or CardOptions()).called(opened.name), facts)

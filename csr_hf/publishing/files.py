@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from csr_hf.publishing.latent_names import LATENTS
 from csr_hf.publishing.model_card_facts import QUOTED_FILES, RESULTS
 from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER, ROUTER_SETTINGS
 
@@ -12,6 +13,7 @@ CARD = "README.md"
 _FILES = {
     CARD,
     "config.json",
+    LATENTS,
     "model.safetensors",
     "configuration_csr.py",
     "head_weights.py",

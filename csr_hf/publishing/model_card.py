@@ -9,6 +9,7 @@ from pathlib import Path
 
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import BackboneFacts
+from csr_hf.publishing.latent_names import describe_latents
 from csr_hf.publishing.model_card_facts import RESULTS, CardFacts
 from csr_hf.publishing.model_card_metadata import CardOptions, make_card_data, make_eval_results
 from csr_hf.publishing.model_card_sections import (
@@ -92,6 +93,7 @@ def render_card(facts: CardFacts, layout: str, options: CardOptions, backbone: B
         plots=[f"{RESULTS}/{name}" for name in facts.plots],
         summary=summarize(config, facts.base_model, facts.results),
         results=render_results(facts.measured, RESULTS),
+        latents=describe_latents(facts.latents),
         training=render_training(config, facts.recipe, RESULTS),
         limits=list_limits(config, facts.recipe, facts.results),
         versions=render_versions(facts.recipe),

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from csr_hf.evaluation.results import Results, find_other_head
+from csr_hf.explain.latents import Latents
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.foreign import inline, read_json, read_yaml
 from csr_hf.plumbing.redaction import shareable
+from csr_hf.publishing.latent_names import LATENTS
 from csr_hf.repository import is_hub_id
 from csr_hf.runs.folder import RunFolder
 
@@ -36,6 +38,8 @@ class CardFacts:
     """Results on held-out rows and on MTEB, those that exist."""
     plots: list[str]
     """Names of plots in `results/`: MTEB first, then held-out rows."""
+    latents: Latents | None = None
+    """What is known of the head's latents."""
 
     @classmethod
     def read(cls, folder: Path) -> CardFacts:
@@ -44,12 +48,13 @@ class CardFacts:
 
         files = folder / RESULTS
         config = CSRConfig.from_pretrained(folder).to_dict()
-        recipe = files / _RECIPE
+        recipe, latents = files / _RECIPE, folder / LATENTS
         return cls(
             config=config,
             recipe=inline(read_yaml(recipe)) if recipe.is_file() else {},
             measured=[_load_results(files / name) for name in (_FIGURES, _MTEB_FIGURES) if (files / name).is_file()],
             plots=[name for name in (_MTEB_PLOT, _PLOT) if (files / name).is_file()],
+            latents=Latents.load(latents) if latents.is_file() else None,
         )
 
     @cached_property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from csr_hf.codes import head_fingerprint, project_queries
 from csr_hf.evaluation.csr_methods import QUERY_K_FACTOR
 from csr_hf.evaluation.similarity import unit_rows
+from csr_hf.explain.steering import Steer
 from csr_hf.plumbing.settings import suggest
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import RunRecipe
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from csr_hf.backends import Backend
+    from csr_hf.explain.why import Match
 
 __all__ = ["Hit", "RunSearcher"]
 
@@ -154,6 +156,7 @@ class RunSearcher:
         *,
         filter: Any = None,
         query_k: int | None = None,
+        **steer: Unpack[Steer],
     ) -> list[Any]:
         """Find the best documents for a question, or for each of several.
 
@@ -166,12 +169,16 @@ class RunSearcher:
             filter: which documents may be found, as for `SearchIndex.search`; in a backend, a condition on the columns
                 that are kept (`data.keep`).
             query_k: latents of the query for a search backend.
+            **steer: latents to search an index with more of, without or with alone, as for `SearchIndex.search`.
 
         Raises:
             ValueError: as `SearchIndex.search` does.
         """
         if isinstance(self.index, SearchIndex):
-            return self.index.search(question, top_k, params, filter=filter)
+            return self.index.search(question, top_k, params, filter=filter, **steer)
+        for name, given in steer.items():
+            if given:
+                raise ValueError(f"`{name}` needs an index of the library's own; this run is in a backend.")
         rows, single = embed_queries(self.encoder, question)
         backbone, head = self.encoder.backbone, self.encoder.head
         by_dot = backbone is not None and backbone.similarity_fn_name == "dot"
@@ -183,6 +190,25 @@ class RunSearcher:
             for row in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
         ]
         return answers[0] if single else answers
+
+    def explain(self, question: Any, hits: Sequence[Hit], **steer: Unpack[Steer]) -> list[Match]:
+        """Split the scores of hits into what each latent adds, as `SearchIndex.explain` does.
+
+        Args:
+            question: that they were found for.
+            hits: of `search`.
+            **steer: as for `search`.
+
+        Raises:
+            ValueError: where the run is in a search backend.
+        """
+        if not isinstance(self.index, SearchIndex):
+            raise ValueError("`explain` (--why) needs an index of the library's own; this run is in a backend.")
+        return self.index.explain(question, [hit.id for hit in hits], **steer)
+
+    def find_strongest(self, latent: int, count: int) -> list[Hit]:
+        """Find the documents in which a latent is strongest; none where the run is in a search backend."""
+        return self.index.find_strongest(latent, count) if isinstance(self.index, SearchIndex) else []
 
     def _look_up(self, number: int, score: float) -> Hit:
         """Return what is known of a document that a backend found."""

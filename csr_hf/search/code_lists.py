@@ -48,6 +48,46 @@ class CodeLists(NamedTuple):
         return cls(*(frozen(array) for array in (begins, documents, values, inverse)))
 
 
+def find_having(lists: CodeLists, latents: Sequence[int]) -> np.ndarray:
+    """Tell which documents of a segment have all of some latents, by position, bool, shape (n,).
+
+    Args:
+        lists: of the segment.
+        latents: their numbers.
+    """
+    found = np.ones(len(lists.inverse), bool)
+    for latent in latents:
+        own = np.zeros(len(found), bool)
+        own[lists.documents[lists.begins[latent] : lists.begins[latent + 1]]] = True
+        found &= own
+    return found
+
+
+def find_strongest(
+    segments: Sequence[Segment], lists: Sequence[CodeLists], latent: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the documents in which a latent is strongest.
+
+    Args:
+        segments: of the index.
+        lists: of each.
+        latent: its number.
+        count: documents wanted.
+
+    Returns:
+        Positions, int64, and what the latent is worth in their codes, float32, the largest first.
+    """
+    positions, values = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for segment, own, start in zip(segments, lists, starts_of(segments)[:-1], strict=True):
+        part = slice(own.begins[latent], own.begins[latent + 1])
+        alive = segment.mask[own.documents[part]]
+        positions.append(own.documents[part][alive] + start)
+        values.append(own.values[part][alive])
+    every = np.concatenate(values)
+    order = np.argsort(-every, kind="stable")[:count]
+    return np.concatenate(positions)[order], every[order]
+
+
 def find_sparse(
     segments: Sequence[Segment],
     lists: Sequence[CodeLists],

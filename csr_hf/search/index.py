@@ -14,7 +14,7 @@ from csr_hf.search import storage
 from csr_hf.search.build.partitions import find_typical_norm, fit_partitions
 from csr_hf.search.build.tuning import choose_settings
 from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, delete, make_room
-from csr_hf.search.code_lists import CodeLists, find_sparse
+from csr_hf.search.code_lists import CodeLists, find_having, find_sparse, find_strongest
 from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
@@ -171,6 +171,7 @@ class InvertedIndex(IndexView):
         params: SearchParams = SearchParams(),
         *,
         allowed: Iterable[Hashable] | np.ndarray | None = None,
+        must: Sequence[int] = (),
     ) -> Hits:
         """Find the best documents for every query.
 
@@ -179,10 +180,11 @@ class InvertedIndex(IndexView):
             top_k: hits of a query; arrays are no wider than there are documents.
             params: how to search.
             allowed: ids of the documents that may be found, or a bool for every position.
+            must: latents that the code of a document must have, to be found.
 
         Raises:
-            ValueError: for queries of another width or not finite, copies that the index does not keep, or values out
-                of range.
+            ValueError: for queries of another width or not finite, latents or copies that the index does not have, or
+                values out of range.
         """
         state, top_k = self._state, check_top_k(top_k)
         unit = state.settings["similarity"] == "cosine"
@@ -193,6 +195,8 @@ class InvertedIndex(IndexView):
                 f'with copies=["{params.rerank}"].'
             )
         masks = masks_of(state.segments, allowed)
+        if must:
+            masks = self._require(state, masks, must)
         if params.exact:
             scores, positions = self._find_codes(state, self._project(state, rows), masks, top_k, params)
         else:
@@ -241,13 +245,39 @@ class InvertedIndex(IndexView):
         top_k: int,
         params: SearchParams,
     ) -> tuple[np.ndarray, np.ndarray]:
-        unit, lists = state.settings["similarity"] == "cosine", []
+        lists = self._list_codes(state)
+        return find_sparse(state.segments, lists, codes, masks, top_k, count_threads(params.threads))
+
+    def _list_codes(self, state: State) -> list[CodeLists]:
+        unit = state.settings["similarity"] == "cosine"
         for segment in state.segments:
             # By name: deleting documents changes none of its codes.
-            own = self._lists.get(segment.name) or CodeLists.of(segment, state.encoder, unit=unit)
-            self._lists[segment.name] = own
-            lists.append(own)
-        return find_sparse(state.segments, lists, codes, masks, top_k, count_threads(params.threads))
+            if segment.name not in self._lists:
+                self._lists[segment.name] = CodeLists.of(segment, state.encoder, unit=unit)
+        return [self._lists[segment.name] for segment in state.segments]
+
+    def _require(
+        self, state: State, masks: Sequence[np.ndarray | None], must: Sequence[int]
+    ) -> list[np.ndarray | None]:
+        """Narrow masks to documents that have all of some latents."""
+        for latent in must:
+            if not 0 <= latent < self.dim:
+                raise ValueError(f"`must` names the latent {latent}. Give numbers from 0 to {self.dim - 1:,}.")
+        having = [find_having(lists, must) for lists in self._list_codes(state)]
+        return [own if mask is None else own & mask for own, mask in zip(having, masks, strict=True)]
+
+    def find_strongest(self, latent: int, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """Find the documents in which a latent is strongest.
+
+        Args:
+            latent: its number.
+            count: documents wanted.
+
+        Returns:
+            Positions, int64, and what the latent is worth in their codes, float32, the largest first.
+        """
+        state = self._state
+        return find_strongest(state.segments, self._list_codes(state), latent, count)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the index to a folder; an index already there is replaced in one step.
@@ -296,15 +326,14 @@ class InvertedIndex(IndexView):
         found = [storage.StoredSegment(self.head_name, self._encoder._asdict(), None, {"kind": HEAD})]
         for segment in self._segments:
             details = {**segment.details, "first_id": segment.ids.first}
-            found.append(
-                storage.StoredSegment(
-                    segment.name,
-                    {**segment.arrays, **segment.ids.to_arrays()},
-                    segment.alive,
-                    details,
-                    segment.documents,
-                )
-            )
+            arrays = {**segment.arrays, **segment.ids.to_arrays()}
+            found.append(storage.StoredSegment(segment.name, arrays, segment.alive, details, segment.documents))
+        return found
+
+    def __copy__(self) -> InvertedIndex:
+        """Take what a search sees now; the inverted lists are shared, which nothing changes."""
+        found = InvertedIndex.__new__(InvertedIndex)
+        found._state, found._lists, found._writing, found._seen = self._state, self._lists, threading.RLock(), {}
         return found
 
     def __getstate__(self) -> tuple[Any, ...]:

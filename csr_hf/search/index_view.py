@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from csr_hf.search.doc_ids import show_id
 from csr_hf.search.query_encoder import QueryEncoder, QueryTables
-from csr_hf.search.searcher import ids_at
-from csr_hf.search.segment import Segment
+from csr_hf.search.searcher import ids_at, starts_of
+from csr_hf.search.segment import Segment, decode
 from csr_hf.sparse_codes import SparseCodes
 
 if TYPE_CHECKING:
@@ -116,6 +117,29 @@ class IndexView:
     def ids_of(self, positions: np.ndarray) -> np.ndarray:
         """Return the ids of documents by position: int64, or objects that are texts."""
         return ids_at(self._segments, positions)
+
+    def positions_of(self, ids: Sequence[Hashable]) -> np.ndarray:
+        """Return the positions of documents by id, int64, shape (n,).
+
+        Raises:
+            ValueError: for an id that is not there.
+        """
+        found = np.full(len(ids), -1, np.int64)
+        for segment, start in zip(self._segments, starts_of(self._segments)[:-1], strict=True):
+            own = segment.ids.positions_of(list(ids))
+            here = (own >= 0) & segment.mask[np.maximum(own, 0)] if segment.size else np.zeros(len(ids), bool)
+            found[here] = own[here] + start
+        for one, position in zip(ids, found, strict=True):
+            if position < 0:
+                raise ValueError(f"{show_id(one)} is no id of a document of this index.")
+        return found
+
+    def decode(self, position: int) -> tuple[SparseCodes, np.ndarray]:
+        """Return the code of a document by position, and what code and residual decode to, shape (input_dim,)."""
+        starts = starts_of(self._segments)
+        place = int(np.searchsorted(starts, position, side="right")) - 1
+        packed = self._segments[place].packed_at(position - int(starts[place]))
+        return packed.unpack(), decode(packed, self._encoder)[0]
 
     @property
     def codes(self) -> SparseCodes:

@@ -154,6 +154,10 @@ class Segment(NamedTuple):
         rows[self.arrays["order"]] = np.arange(self.size)
         return self._stored[rows]
 
+    def packed_at(self, position: int) -> PackedCodes:
+        """Return the stored code of one document."""
+        return self._stored[np.flatnonzero(self.arrays["order"] == position)]
+
     @property
     def steps(self) -> np.ndarray:
         """What a level is worth by the scale of its row, float32, shape (256,)."""

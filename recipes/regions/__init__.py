@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from regions import images, quality, speed, training, words
+from regions import explain, images, quality, speed, training, words
 
 REGIONS: dict[str, Callable[[], str]] = {
     **quality.REGIONS,
     **training.REGIONS,
+    **explain.REGIONS,
     **images.REGIONS,
     **speed.REGIONS,
     **words.REGIONS,

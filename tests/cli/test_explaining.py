@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from csr_hf import CSREncoder
 from csr_hf.cli.main import main
 from csr_hf.explain.latents import Latents
 from csr_hf.runs.folder import RunFolder
@@ -50,6 +51,56 @@ def test_a_table_shows_the_most_frequent_latents(run, capsys):
     shown = capsys.readouterr().out
     assert "what names predict" in shown
     assert "TF-IDF" in shown
+
+
+def test_searches_say_why_and_are_steered(run, capsys, tmp_path):
+    if not RunFolder.of(run).latents.is_file():
+        assert main(["explain", str(run), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    asked, page = ["search", str(run), "red bird", "--device", "cpu", "--why"], tmp_path / "found.html"
+    assert main([*asked, "--html", str(page), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["answers"]
+    latents = Latents.load(RunFolder.of(run).latents)
+    for hit in answer["hits"]:
+        assert sum(share["score"] for share in hit["why"]) == pytest.approx(hit["score"], abs=2e-3)
+        assert all(
+            share["name"] == latents.name(share["latent"]) for share in hit["why"] if share["latent"] is not None
+        )
+    shares = [share for share in answer["hits"][0]["why"] if share["latent"] is not None]
+    best = max(shares, key=lambda share: share["score"])
+    written = page.read_text(encoding="utf-8")
+    assert f'href="#l{best["latent"]}"' in written
+    assert f'id="l{best["latent"]}"' in written
+    # What is required is there; names and numbers mean the same.
+    assert main([*asked, "--must", str(best["latent"]), "--more", f"{best['latent']}=0.5", "--json"]) == 0
+    (steered,) = json.loads(capsys.readouterr().out)["answers"]
+    assert all(best["latent"] in {share["latent"] for share in hit["why"]} for hit in steered["hits"])
+    assert main(asked) == 0
+    assert latents.name(best["latent"]) in capsys.readouterr().out
+    assert main([*asked, "--without", "no such name"]) == 2
+    assert "'no such name' names no latent" in capsys.readouterr().err
+    assert main([*asked, "--more", "5=much"]) == 2
+    assert "no number behind" in capsys.readouterr().err
+
+
+def test_encoders_of_a_run_know_the_names(run, tmp_path):
+    if not RunFolder.of(run).latents.is_file():
+        assert main(["explain", str(run), "--device", "cpu"]) == 0
+    encoder = CSREncoder.from_pretrained(run, device="cpu")
+    match = encoder.explain("red bird", "a bird on the water")
+    assert sum(share.score for share in match.shares) == pytest.approx(match.score, abs=1e-5)
+    assert match.shares[0].name == Latents.load(RunFolder.of(run).latents).name(match.shares[0].latent)
+    lines = repr(match).splitlines()
+    assert lines[0] == f"Match(score={match.score:.4f})"
+    assert sum(float(line.split()[0]) for line in lines[1:]) == pytest.approx(match.score, abs=1e-3)
+    # Embeddings say the same as their texts.
+    rows = encoder.embed(["red bird"], task="query"), encoder.embed(["a bird on the water"], task="document")
+    assert encoder.explain(rows[0][0], rows[1][0]).score == pytest.approx(match.score, abs=1e-5)
+    with pytest.raises(ValueError, match="`query` has 3 dimensions"):
+        encoder.explain(rows[0][0][:3], "a bird")
+    moved = CSREncoder.from_pretrained(run.parent / "head", device="cpu")
+    assert moved.latents is None
+    assert moved.explain("red bird", "a bird").shares[0].name.startswith("latent ")
 
 
 @pytest.mark.parametrize(

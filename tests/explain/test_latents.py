@@ -43,6 +43,9 @@ def test_files_hold_all_but_pictures(latents, tmp_path):
         lambda content: content["latents"].pop(0),
         lambda content: content["latents"][0].update(unknown=1),
         lambda content: content["latents"][0].update(together=[["a", 1]]),
+        lambda content: content["latents"][0].update(together=[[3, 1]]),
+        lambda content: content["latents"][0].update(auc="good"),
+        lambda content: content["latents"][0].pop("fires"),
         lambda content: content.update(latents=7),
     ],
 )
@@ -110,3 +113,21 @@ def test_page_escapes_and_needs_no_network(latents, tmp_path):
 def test_page_of_no_live_latent(tmp_path):
     write_page(tmp_path / "latents.html", Latents([Latent(0, "", 0.0)], "h", 3))
     assert "0 latents that fire in 3 texts" in (tmp_path / "latents.html").read_text()
+
+
+def test_names_of_strangers_steer_no_terminal(latents, tmp_path):
+    path = tmp_path / "latents.json"
+    latents.save(path)
+    content = json.loads(path.read_text())
+    content["latents"][0]["name"] = "blood\n\x1b[31m" + "a" * 1000
+    path.write_text(json.dumps(content))
+    name = Latents.load(path)[0].name
+    assert name.isprintable()
+    assert len(name) == 200
+
+
+def test_texts_can_be_left_out(latents):
+    bare = latents.without_examples()
+    assert [latent.examples for latent in bare] == [(), (), ()]
+    assert [latent.name for latent in bare] == [latent.name for latent in latents]
+    assert latents[0].examples

@@ -10,6 +10,8 @@ import torch
 
 from csr_hf import CSRConfig, CSREncoder, CSRModel
 from csr_hf.cli.main import main
+from csr_hf.explain.latents import Example, Latent, Latents
+from csr_hf.plumbing.foreign import inline
 from csr_hf.publishing import export as module
 from csr_hf.publishing.export import export
 from csr_hf.publishing.model_card import CardOptions
@@ -223,3 +225,34 @@ def test_another_backbone_has_no_revision_of_the_old_one(tmp_path):
 def test_a_run_is_read_as_its_head(encoder, tmp_path):
     write_run(tmp_path / "run", make_head())
     assert CSREncoder.from_pretrained(tmp_path / "run", device="cpu").fingerprint == encoder.fingerprint
+
+
+def test_names_of_latents_go_along_without_texts(tmp_path):
+    head = make_head()
+    write_run(tmp_path / "run", head, make_results())
+    known = [
+        Latent(n, f"name | {n}", 0.5 if n else 0.0, 0.9, 0.8, (), (Example("a secret text", 1.0),)) for n in range(256)
+    ]
+    Latents(known, head.fingerprint, 90).save(tmp_path / "run" / "latents.json")
+    done = export(tmp_path / "run", tmp_path / "out", layout="head")
+    published = Latents.load(done.folder / "latents.json", head.fingerprint)
+    assert [latent.name for latent in published] == [latent.name for latent in known]
+    written = [path for path in done.folder.rglob("*") if path.is_file()]
+    assert not any(b"a secret text" in path.read_bytes() for path in written)
+    config = CSRModel.from_pretrained(done.folder).config
+    assert config.id2label[3] == "name | 3"
+    card = (done.folder / "README.md").read_text()
+    assert "names the 255 latents that fire" in card
+    assert inline("name | 1") in card
+    # An export of an export keeps them, and CSREncoder finds them there.
+    again = export(done.folder, tmp_path / "again", layout="head")
+    assert (again.folder / "latents.json").read_bytes() == (done.folder / "latents.json").read_bytes()
+
+
+def test_names_of_another_head_stay_behind(tmp_path):
+    write_run(tmp_path / "run", make_head(), make_results())
+    Latents([Latent(0, "a name", 0.5)], "other", 90).save(tmp_path / "run" / "latents.json")
+    done = export(tmp_path / "run", tmp_path / "out", layout="head")
+    assert not (done.folder / "latents.json").exists()
+    assert any("the names of latents are left out" in note for note in done.notes)
+    assert "## Latents" not in (done.folder / "README.md").read_text()
