@@ -71,7 +71,7 @@ class SearchIndex:
             ids: unique integers or strings, one a document; default 0 to n - 1.
             metadata: a table, data frame, mapping of columns, or list of mappings, one a document.
             row_bytes: of a document's packed code, which gets as many latents as fit.
-            residual_bytes: of what the code leaves (default: one for two dimensions; with fewer than 256 documents none).
+            residual_bytes: of what the code leaves; default one for two dimensions, none below 256 documents.
             copies: "float16" keeps the embeddings as well, for exact ranking of candidates.
 
         Raises:

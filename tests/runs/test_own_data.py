@@ -135,7 +135,7 @@ def test_a_corpus_is_indexed_with_a_head_and_asked(folder, adapted, capsys, monk
     assert said.count("  1. ") == 2
     assert main(["info", str(indexed)]) == 0
     said = capsys.readouterr().out
-    assert "bytes a document (176 of them its code), and " in said
+    assert "bytes a document (216 of them its code), and " in said
     assert " partitions, of which a search visits " in said
 
 
