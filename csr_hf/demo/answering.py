@@ -224,8 +224,7 @@ def _count_bytes(view: RunView, codes: CodesAt, rerank: Rerank) -> float:
     """Count what is stored of a document for a way to search it."""
     settings = view.index.settings
     if rerank == "index":
-        # What does not grow with the documents, such as the head, is no part of one.
-        return view.index.bytes_per_vector - view.index.table_bytes / max(len(view.alive), 1)
+        return view.index_bytes
     if rerank == "codes":
         return float(settings["row_bytes"] + settings.get("residual_bytes", 0))
     return codes.row_bytes + (2 * view.head.config.input_dim if rerank == "float16" else 0)

@@ -8,15 +8,16 @@ import numpy as np
 
 from csr_hf.demo.run_view import Document, RunView
 
-MOST_BUBBLES = 500
+MOST_BUBBLES = 300
 """Latents that a map shows, the most frequent; all others are found by name."""
 WIDTH = 1000.0
 _GROUPS = 12
 _GROUP_SIZE = 12
 _GAP = 1.5
-_GROUP_GAP = 10.0
-# Circles spread more to the sides than up and down, as screens do.
-_FLAT = 0.62
+_GROUP_GAP = 16.0
+_SMALLEST, _LARGEST = 7.0, 46.0
+# Groups spread a little more to the sides than up and down.
+_FLAT = 0.85
 
 
 class Bubble(NamedTuple):
@@ -29,10 +30,21 @@ class Bubble(NamedTuple):
     group: int
 
 
+class Group(NamedTuple):
+    """Similar latents, which stand together."""
+
+    latent: int
+    """The most frequent one."""
+    x: float
+    y: float
+    """Of the highest point."""
+
+
 class LatentMap(NamedTuple):
     """Circles within a width of 1000 and a height."""
 
     bubbles: list[Bubble]
+    groups: list[Group]
     height: float
 
 
@@ -54,8 +66,8 @@ def place_bubbles(latents: np.ndarray, fires: np.ndarray, atoms: np.ndarray) -> 
         atoms: of unit norm, shape (n, input_dim).
     """
     if not len(latents):
-        return LatentMap([], 1.0)
-    radii = 6 + 26 * np.sqrt(fires / fires.max())
+        return LatentMap([], [], 1.0)
+    radii = np.maximum(_LARGEST * np.sqrt(fires / fires.max()), _SMALLEST)
     groups = _group(atoms)
     count = int(groups.max()) + 1
     inner, sizes, centers = [], np.zeros(count), np.zeros((count, atoms.shape[1]))
@@ -74,7 +86,7 @@ def place_bubbles(latents: np.ndarray, fires: np.ndarray, atoms: np.ndarray) -> 
     positions = np.zeros((len(latents), 2))
     for group, (members, places) in enumerate(inner):
         positions[members] = around[group] + places
-    low = (positions - radii[:, None]).min(axis=0)
+    low = (positions - radii[:, None]).min(axis=0) - [0, _GROUP_GAP]
     high = (positions + radii[:, None]).max(axis=0)
     scale = WIDTH / (high[0] - low[0])
     placed = (positions - low) * scale
@@ -82,7 +94,13 @@ def place_bubbles(latents: np.ndarray, fires: np.ndarray, atoms: np.ndarray) -> 
         Bubble(int(latent), float(x), float(y), float(radius * scale), int(group))
         for latent, (x, y), radius, group in zip(latents, placed, radii, groups, strict=True)
     ]
-    return LatentMap(bubbles, float((high[1] - low[1]) * scale))
+    names = []
+    for group in range(count):
+        own = [bubble for bubble in bubbles if bubble.group == group]
+        top = min(bubble.y - bubble.radius for bubble in own)
+        middle = (min(each.x - each.radius for each in own) + max(each.x + each.radius for each in own)) / 2
+        names.append(Group(max(own, key=lambda bubble: bubble.radius).latent, middle, top))
+    return LatentMap(bubbles, names, float((high[1] - low[1]) * scale))
 
 
 def _group(atoms: np.ndarray) -> np.ndarray:

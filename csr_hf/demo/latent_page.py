@@ -7,7 +7,7 @@ from csr_hf.demo.markup import show_body, show_chip, show_note, text
 from csr_hf.demo.run_view import RunView
 
 _LETTER = 0.55
-_SMALLEST, _LARGEST = 9.0, 20.0
+_SMALLEST, _LARGEST = 13.0, 22.0
 _TOGETHER = 8
 
 
@@ -16,6 +16,12 @@ def show_map(view: RunView, drawn: LatentMap) -> str:
     if not drawn.bubbles:
         return show_note("No latent fires: the index holds no documents.")
     bubbles = "".join(_show_bubble(view, bubble, number == 0) for number, bubble in enumerate(drawn.bubbles))
+    if view.latents is not None:
+        bubbles += "".join(
+            f'<text class="csr-group" x="{group.x:.0f}" y="{group.y - 7:.0f}" aria-hidden="true">'
+            f"{text(_shorten(view.name(group.latent)))}</text>"
+            for group in drawn.groups
+        )
     live = int((view.fires > 0).sum())
     rest = f" The {MOST_BUBBLES} most frequent of {live:,} are drawn." if live > len(drawn.bubbles) else ""
     return (
@@ -39,9 +45,7 @@ def _show_bubble(view: RunView, bubble: Bubble, is_first: bool) -> str:
 
 def _show_label(name: str, radius: float) -> str:
     """Write a name into its circle, on up to three lines, where it is readable."""
-    words = name.replace(",", " ").split()
-    if not 1 <= len(words) <= 3:
-        words = [name]
+    words = _shorten(name).split()[:3] or [name]
     longest = max(len(word) for word in words)
     room = 2 * (radius**2 - (radius * 0.3 * (len(words) - 1)) ** 2) ** 0.5 * 0.9
     size = min(_LARGEST, room / (_LETTER * longest), 1.5 * radius / len(words))
@@ -53,6 +57,11 @@ def _show_label(name: str, radius: float) -> str:
         for place, word in enumerate(words)
     )
     return f'<text font-size="{size:.1f}" aria-hidden="true">{lines}</text>'
+
+
+def _shorten(name: str) -> str:
+    """Take the first of the phrases that a name is made of."""
+    return name.partition(",")[0].strip()
 
 
 def list_latents(view: RunView) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ import html
 from csr_hf.demo.run_view import Document, RunView
 from csr_hf.plumbing.foreign import visible
 
-_SHOWN = 280
+_SHOWN = 220
 _LONGEST = 4000
 _HUES = 8
 
@@ -26,11 +26,12 @@ def show_body(document: Document) -> str:
     if document.thumbnail is not None:
         encoded = base64.b64encode(document.thumbnail).decode("ascii")
         shown = f'<img src="data:image/jpeg;base64,{encoded}" alt="{text(content[:200])}">'
-    head, rest = content[:_SHOWN], content[_SHOWN:_LONGEST]
-    if not rest:
-        return f'{shown}<p class="csr-text">{text(head)}</p>'
+    if len(content) <= _SHOWN and "\n" not in content:
+        return f'{shown}<p class="csr-text">{text(content)}</p>'
+    line = " ".join(content[: 2 * _SHOWN].split())
+    head = line[:_SHOWN].rstrip() + (" ..." if len(content) > _SHOWN else "")
     cut = "" if len(content) <= _LONGEST else f" ... ({len(content):,} characters)"
-    more = f"<details><summary>more</summary><p>{text(rest)}{cut}</p></details>"
+    more = f"<details><summary>whole text</summary><p>{text(content[:_LONGEST])}{cut}</p></details>"
     return f'{shown}<p class="csr-text">{text(head)}</p>{more}'
 
 

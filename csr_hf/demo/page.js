@@ -11,6 +11,9 @@ const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDo
 function press(circle) {
   circles().forEach((each) => each.setAttribute("aria-pressed", each === circle));
   open(circle);
+  // On a narrow screen the texts are below the map.
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (innerWidth < 768) document.getElementById("panel")?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
 function walk(from, [dx, dy]) {

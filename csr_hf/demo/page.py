@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RERANKS = {
-    "none": "nothing: the code of k latents alone",
-    "codes": "code and residual",
+    "none": "nothing",
+    "codes": "residuals",
     "float16": "float16 copies",
-    "index": "the index's own search",
+    "index": "the index itself",
 }
 _MOST_STEERED = 500
 _AT_A_TIME = 4
@@ -62,7 +62,7 @@ def build_page(view: RunView) -> gr.Blocks:
     gr = import_gradio()
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     with gr.Blocks(title=f"{view.title} · csr_hf", analytics_enabled=False, fill_width=False) as page:
-        gr.HTML(show_header(view), js_on_load=None)
+        gr.HTML(show_header(view), js_on_load=None, apply_default_css=False)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Search", id="search"):
                 results = _build_search(gr, page, view, script)
@@ -86,24 +86,25 @@ def build_page(view: RunView) -> gr.Blocks:
 
 def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HTML:
     first = view.questions[0] if view.questions else ""
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="csr-form"):
         question = gr.Textbox(
-            first, label="Question", placeholder="Ask in words", max_length=LONGEST, scale=5, elem_id="question"
+            first, label="Question", placeholder="Ask in words", max_length=LONGEST, scale=5, min_width=280, elem_id="question"
         )
         ask = gr.Button("Search", variant="primary", scale=1, min_width=110, elem_id="ask")
     with gr.Row(elem_classes="csr-ask"):
         picks = [gr.Button(text, size="sm", elem_classes="csr-pick") for text in view.questions]
     with gr.Row():
-        k = gr.Slider(1, max(view.k, 2), min(view.k, view.head.config.k), step=1, label="k: latents that count", elem_id="k")
-        top_k = gr.Slider(1, MOST_HITS, 10, step=1, label="hits", elem_id="hits")
+        first_k = min(view.k, view.head.config.k)
+        k = gr.Slider(1, max(view.k, 2), first_k, step=1, label="k: latents of a code", scale=4, min_width=260, elem_id="k")
+        top_k = gr.Slider(1, MOST_HITS, 10, step=1, label="hits", scale=2, min_width=180, elem_id="hits")
         choices = [(_RERANKS[name], name) for name in reranks_of(view)]
-        rerank = gr.Radio(choices, value="none", label="rerank by", elem_id="rerank", min_width=320)
+        rerank = gr.Radio(choices, value="none", label="rerank by", elem_id="rerank", scale=4, min_width=330)
     with gr.Accordion("Steer by latents", open=False):
         named = list_latents(view)[:_MOST_STEERED]
         with gr.Row():
             more = gr.Dropdown(named, value=[], multiselect=True, label="more of", elem_id="more")
             without = gr.Dropdown(named, value=[], multiselect=True, label="without", elem_id="without")
-    results = gr.HTML("", js_on_load=script, elem_id="results")
+    results = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="results")
 
     def search(
         asked: str, wanted: float, by: Rerank, hits: float, wish: list[int] | None, ban: list[int] | None
@@ -129,9 +130,9 @@ def _build_latents(gr: Any, view: RunView, script: str) -> tuple[gr.Dropdown, gr
     chosen = gr.Dropdown(list_latents(view), value=None, label="find a latent by name", filterable=True, elem_id="latent")
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            drawn = gr.HTML(show_map(view, draw_map(view)), js_on_load=script, elem_id="map")
+            drawn = gr.HTML(show_map(view, draw_map(view)), js_on_load=script, apply_default_css=False, elem_id="map")
         with gr.Column(scale=2, min_width=300):
-            panel = gr.HTML(show_note("Choose a latent to see its texts."), js_on_load=script, elem_id="panel")
+            panel = gr.HTML(show_note("Choose a latent to see its texts."), js_on_load=script, apply_default_css=False, elem_id="panel")
 
     def show(latent: int | None) -> str:
         return "" if latent is None else show_latent(view, int(latent))
@@ -146,10 +147,10 @@ def _build_comparison(gr: Any, view: RunView, script: str) -> gr.HTML:
             gr.Textbox(label=f"{name} text", lines=4, max_lines=8, max_length=LONGEST, elem_id=name, min_width=280)
             for name in ("first", "second")
         ]
-    with gr.Row(equal_height=True):
-        k = gr.Slider(1, max(view.head.config.k, 2), view.head.config.k, step=1, label="k: latents of a code", elem_id="compare-k")
-        go = gr.Button("Compare", variant="primary", min_width=110, elem_id="compare")
-    compared = gr.HTML("", js_on_load=script, elem_id="compared")
+    with gr.Row(elem_classes="csr-form"):
+        k = gr.Slider(1, max(view.head.config.k, 2), view.head.config.k, step=1, label="k: latents of a code", scale=4, min_width=260, elem_id="compare-k")
+        go = gr.Button("Compare", variant="primary", scale=1, min_width=110, elem_id="compare")
+    compared = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="compared")
 
     def run(first: str, second: str, wanted: float) -> str:
         return _say_mistakes(lambda: show_comparison(view, compare(view, str(first or ""), str(second or ""), int(wanted))))

@@ -32,8 +32,12 @@ def show_answer(view: RunView, found: Answer, chosen: Settings) -> str:
         f'<div class="csr-chips">{asked}</div></section>'
     )
     order = _ORDERS[chosen.rerank].format(k=min(chosen.k, view.k))
-    left = _show_side(view, found.sparse, "csr_hf", f"Ranked by {order}.", hues)
-    right = "" if found.dense is None else _show_side(view, found.dense, "dense", "Ranked by the embeddings.", {})
+    most = found.sparse.bytes if found.dense is None else max(found.sparse.bytes, found.dense.bytes)
+    names = ("csr_hf", None if found.dense is None else "dense")
+    left = _show_side(view, found.sparse, (*names, f"Ranked by {order}."), hues, most)
+    right = ""
+    if found.dense is not None:
+        right = _show_side(view, found.dense, ("dense", "csr_hf", "Ranked by the embeddings of the model."), {}, most)
     return (
         f'<div class="csr csr-answer">{cut}{_show_summary(found)}{heading}'
         f'<div class="csr-sides{"" if right else " csr-alone"}">{left}{right}</div></div>'
@@ -53,22 +57,31 @@ def _show_summary(found: Answer) -> str:
     )
 
 
-def _show_side(view: RunView, side: Side, name: str, order: str, hues: dict[int, int]) -> str:
-    hits = "".join(_show_hit(view, hit, rank, hues) for rank, hit in enumerate(side.hits, 1))
+def _show_side(
+    view: RunView, side: Side, names: tuple[str, str | None, str], hues: dict[int, int], most: float
+) -> str:
+    """Show the hits of one side.
+
+    Args:
+        view: the run.
+        side: its hits.
+        names: of this side, of the other one if there is one, and a sentence on the order.
+        hues: colors of latents.
+        most: bytes of the larger side.
+    """
+    name, other, order = names
+    hits = "".join(_show_hit(view, hit, rank, hues, other) for rank, hit in enumerate(side.hits, 1))
     return (
         f'<section class="csr-side" aria-label="{name}"><header><h3>{name}</h3>'
         f'<p class="csr-cost"><b>{show_bytes(side.bytes)}</b> a document <span>&middot;</span> '
         f"<b>{show_time(side.milliseconds)}</b></p>"
+        f'<div class="csr-bytes" style="--part:{side.bytes / most:.4f}" aria-hidden="true"></div>'
         f'<p class="csr-small">{order}</p></header><ol>{hits}</ol></section>'
     )
 
 
-def _show_hit(view: RunView, hit: Found, rank: int, hues: dict[int, int]) -> str:
-    other = (
-        '<span class="csr-only" title="only on this side">only here</span>'
-        if hit.other_rank is None
-        else f'<span class="csr-rank" title="its place on the other side">there {hit.other_rank}</span>'
-    )
+def _show_hit(view: RunView, hit: Found, rank: int, hues: dict[int, int], other_name: str | None) -> str:
+    other = _show_rank(hit.other_rank, other_name)
     largest = max((share.score for share in hit.shares), default=1.0)
     chips = "".join(
         show_chip(view, share.latent, share.score / largest, f"adds {share.score:.3f}", hues.get(share.latent))
@@ -81,6 +94,15 @@ def _show_hit(view: RunView, hit: Found, rank: int, hues: dict[int, int]) -> str
         f'<li class="csr-hit{same}"><div class="csr-line"><span class="csr-place">{rank}</span>'
         f"<b>{hit.score:.3f}</b>{other}</div>{show_body(hit.document)}{chips}</li>"
     )
+
+
+def _show_rank(rank: int | None, name: str | None) -> str:
+    """Show the place of a hit on the other side, if there is one."""
+    if name is None:
+        return ""
+    if rank is None:
+        return f'<span class="csr-only">not in {name}</span>'
+    return f'<span class="csr-rank">{name} {rank}</span>'
 
 
 def show_comparison(view: RunView, found: Comparison) -> str:
@@ -122,7 +144,7 @@ def show_header(view: RunView) -> str:
     """Show what the run holds, and what the page does without."""
     facts = [
         f"<b>{view.size:,}</b> documents",
-        f"<b>{view.index.bytes_per_vector if view.size else 0:,.0f}</b> bytes each in the index",
+        f"<b>{view.index_bytes:,.0f}</b> bytes each in the index",
         f"<b>{view.index.dim:,}</b> latents",
         text(view.backbone.name.rstrip("/").rsplit("/", 1)[-1]),
     ]

@@ -153,6 +153,12 @@ class RunView:
         return int(self.alive.sum())
 
     @property
+    def index_bytes(self) -> float:
+        """Bytes of a document in the index, without what does not grow with the documents, such as the head."""
+        count = len(self.alive)
+        return self.index.bytes_per_vector - self.index.table_bytes / count if count else 0.0
+
+    @property
     def has_pictures(self) -> bool:
         """Whether documents are shown by pictures."""
         documents = self.index.documents
