@@ -24,7 +24,7 @@ EVAL = ["mteb>=2.26,<3", "evaluate>=0.4.6", *FAISS, *PLOTS]
 # What recipes/bench compares csr_hf with. The two with fixed versions change their interface often.
 BENCH = [*FAISS, "scann==1.4.2", "rabitqlib==0.7.1", "psutil>=7", *PLOTS]
 PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7", "polars>=1.30", "zstandard>=0.23"]
-TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *BACKENDS]
+TESTED = [*EVAL, *IMAGES, *DEMO, *QUICKSTART, *TENSORBOARD, *BACKENDS]
 
 setup(
     name="csr_hf",

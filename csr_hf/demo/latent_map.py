@@ -110,7 +110,7 @@ def _group(atoms: np.ndarray) -> np.ndarray:
     count = max(1, min(_GROUPS, len(atoms) // _GROUP_SIZE))
     if count == 1:
         return np.zeros(len(atoms), np.int64)
-    return np.asarray(KMeans(count, n_init=1, random_state=0).fit_predict(atoms), np.int64)
+    return np.asarray(KMeans(count, n_init=4, random_state=0).fit_predict(atoms), np.int64)
 
 
 def _pack(radii: np.ndarray, likeness: np.ndarray, flat: float) -> np.ndarray:

@@ -7,8 +7,9 @@ from csr_hf.demo.markup import show_body, show_chip, show_note, text
 from csr_hf.demo.run_view import RunView
 
 _LETTER = 0.55
-_SMALLEST, _LARGEST = 13.0, 22.0
+_SMALLEST, _LARGEST = 12.0, 22.0
 _TOGETHER = 8
+_LETTERS = 22
 
 
 def show_map(view: RunView, drawn: LatentMap) -> str:
@@ -27,7 +28,7 @@ def show_map(view: RunView, drawn: LatentMap) -> str:
     return (
         f'<div class="csr csr-map"><p class="csr-small">The larger a circle, the more documents have the latent; '
         f"similar latents stand together in one color.{rest} Click one, or go with the arrow keys and press Enter."
-        f'</p><div class="csr-scroll"><svg viewBox="-2 -2 {WIDTH + 4:.0f} {drawn.height + 4:.0f}" role="group" '
+        f'</p><div class="csr-scroll"><svg viewBox="-40 -24 {WIDTH + 80:.0f} {drawn.height + 28:.0f}" role="group" '
         f'aria-label="Map of {len(drawn.bubbles)} latents">{bubbles}</svg></div>'
         f'<p class="csr-over" aria-live="polite">&nbsp;</p></div>'
     )
@@ -61,7 +62,8 @@ def _show_label(name: str, radius: float) -> str:
 
 def _shorten(name: str) -> str:
     """Take the first of the phrases that a name is made of."""
-    return name.partition(",")[0].strip()
+    first = name.partition(",")[0].strip()
+    return first if len(first) <= _LETTERS else f"{first[: _LETTERS - 1].rstrip()}…"
 
 
 def list_latents(view: RunView) -> list[tuple[str, int]]:
