@@ -146,9 +146,7 @@ def _steer(view: RunView, row: np.ndarray, chosen: Settings) -> np.ndarray:
     return steer_queries(view.head, row[None], steering)[0] if steering.changes_query else row
 
 
-def _rank(
-    view: RunView, row: np.ndarray, codes: CodesAt, rerank: Rerank, top_k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _rank(view: RunView, row: np.ndarray, codes: CodesAt, rerank: Rerank, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions and scores of the best documents, best first."""
     if rerank == "index":
         found = view.index.search(row[None], top_k, view.searcher.index.params)  # type: ignore[union-attr]

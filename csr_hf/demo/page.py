@@ -79,7 +79,12 @@ def build_page(view: RunView) -> gr.Blocks:
         reveal.__annotations__["event"] = gr.EventData
         for place in (results, drawn, panel, compared):
             place.select(
-                reveal, None, [tabs, chosen, panel], show_progress="hidden", concurrency_limit=_AT_A_TIME, api_visibility="private"
+                reveal,
+                None,
+                [tabs, chosen, panel],
+                show_progress="hidden",
+                concurrency_limit=_AT_A_TIME,
+                api_visibility="private",
             )
     return page
 
@@ -88,14 +93,22 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
     first = view.questions[0] if view.questions else ""
     with gr.Row(elem_classes="csr-form"):
         question = gr.Textbox(
-            first, label="Question", placeholder="Ask in words", max_length=LONGEST, scale=5, min_width=280, elem_id="question"
+            first,
+            label="Question",
+            placeholder="Ask in words",
+            max_length=LONGEST,
+            scale=5,
+            min_width=280,
+            elem_id="question",
         )
         ask = gr.Button("Search", variant="primary", scale=1, min_width=110, elem_id="ask")
     with gr.Row(elem_classes="csr-ask"):
         picks = [gr.Button(text, size="sm", elem_classes="csr-pick") for text in view.questions]
     with gr.Row():
         first_k = min(view.k, view.head.config.k)
-        k = gr.Slider(1, max(view.k, 2), first_k, step=1, label="k: latents of a code", scale=4, min_width=260, elem_id="k")
+        k = gr.Slider(
+            1, max(view.k, 2), first_k, step=1, label="k: latents of a code", scale=4, min_width=260, elem_id="k"
+        )
         top_k = gr.Slider(1, MOST_HITS, 10, step=1, label="hits", scale=2, min_width=180, elem_id="hits")
         choices = [(_RERANKS[name], name) for name in reranks_of(view)]
         rerank = gr.Radio(choices, value="none", label="rerank by", elem_id="rerank", scale=4, min_width=330)
@@ -127,12 +140,19 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
 
 
 def _build_latents(gr: Any, view: RunView, script: str) -> tuple[gr.Dropdown, gr.HTML, gr.HTML]:
-    chosen = gr.Dropdown(list_latents(view), value=None, label="find a latent by name", filterable=True, elem_id="latent")
+    chosen = gr.Dropdown(
+        list_latents(view), value=None, label="find a latent by name", filterable=True, elem_id="latent"
+    )
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             drawn = gr.HTML(show_map(view, draw_map(view)), js_on_load=script, apply_default_css=False, elem_id="map")
         with gr.Column(scale=2, min_width=300):
-            panel = gr.HTML(show_note("Choose a latent to see its texts."), js_on_load=script, apply_default_css=False, elem_id="panel")
+            panel = gr.HTML(
+                show_note("Choose a latent to see its texts."),
+                js_on_load=script,
+                apply_default_css=False,
+                elem_id="panel",
+            )
 
     def show(latent: int | None) -> str:
         return "" if latent is None else show_latent(view, int(latent))
@@ -148,16 +168,26 @@ def _build_comparison(gr: Any, view: RunView, script: str) -> gr.HTML:
             for name in ("first", "second")
         ]
     with gr.Row(elem_classes="csr-form"):
-        k = gr.Slider(1, max(view.head.config.k, 2), view.head.config.k, step=1, label="k: latents of a code", scale=4, min_width=260, elem_id="compare-k")
+        k = gr.Slider(
+            1,
+            max(view.head.config.k, 2),
+            view.head.config.k,
+            step=1,
+            label="k: latents of a code",
+            scale=4,
+            min_width=260,
+            elem_id="compare-k",
+        )
         go = gr.Button("Compare", variant="primary", scale=1, min_width=110, elem_id="compare")
     compared = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="compared")
 
     def run(first: str, second: str, wanted: float) -> str:
-        return _say_mistakes(lambda: show_comparison(view, compare(view, str(first or ""), str(second or ""), int(wanted))))
+        texts = str(first or ""), str(second or "")
+        return _say_mistakes(lambda: show_comparison(view, compare(view, *texts, int(wanted))))
 
     options = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "compare"}
     gr.on([go.click, *(text.submit for text in texts)], run, [*texts, k], compared, api_name="compare", **options)
-    k.release(run, [*texts, k], compared, api_visibility="private", **options)
+    k.change(run, [*texts, k], compared, trigger_mode="always_last", api_visibility="private", **options)
     return compared
 
 

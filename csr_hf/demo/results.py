@@ -134,9 +134,7 @@ def show_comparison(view: RunView, found: Comparison) -> str:
 
 def _show_values(view: RunView, values: dict[int, float]) -> str:
     largest = max(values.values(), default=1.0)
-    chips = [
-        show_chip(view, latent, value / largest, f"value {value:.2f}", None) for latent, value in values.items()
-    ]
+    chips = [show_chip(view, latent, value / largest, f"value {value:.2f}", None) for latent, value in values.items()]
     return "".join(chips) or "none"
 
 
@@ -149,6 +147,4 @@ def show_header(view: RunView) -> str:
         text(view.backbone.name.rstrip("/").rsplit("/", 1)[-1]),
     ]
     notes = "".join(f'<p class="csr-note" role="status">{text(note)}</p>' for note in view.notes)
-    return (
-        f'<div class="csr csr-head"><h1>{text(view.title)}</h1><p>{" &middot; ".join(facts)}</p>{notes}</div>'
-    )
+    return f'<div class="csr csr-head"><h1>{text(view.title)}</h1><p>{" &middot; ".join(facts)}</p>{notes}</div>'

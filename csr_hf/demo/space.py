@@ -40,8 +40,8 @@ serve_space(Path(__file__).with_name("run"), title={title!r})
 _ABOUT = """{mark}
 # {title}
 
-Ask in words, slide how many latents of a code count, and see the hits beside those of the dense embeddings, with the bytes
-and the time that both need; see what latents stand for; compare two texts.
+Ask in words, slide how many latents of a code count, and see the hits beside those of the dense embeddings, with the
+bytes and the time that both need; see what latents stand for; compare two texts.
 
 {size:,} documents as sparse codes of `{backbone}`, made with csr_hf.
 """
