@@ -91,6 +91,8 @@ def open_page(
             mcp_server=False,
             enable_monitoring=False,
             footer_links=[],
+            # Else it gives up where the first answer takes longer than three seconds.
+            _frontend=False,
             app_kwargs={"middleware": [Middleware(_OnlyFromHere)]},
             theme=theme,
             css=read_style(),
