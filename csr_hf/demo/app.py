@@ -70,14 +70,14 @@ def open_page(
         ValueError: if the folder is no finished run, or the port is in use.
     """
     gradio = import_gradio()
+    from starlette.middleware import Middleware
+
     view = RunView.open(folder, title=title, device=device, trust_remote_code=trust_remote_code)
     page = build_page(view)
     page.queue(max_size=_WAITING)
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     fonts = [gradio.themes.Font(name) for name in system]
     theme = gradio.themes.Default(font=fonts, font_mono=[gradio.themes.Font("monospace")], primary_hue="blue")
-    from starlette.middleware import Middleware
-
     try:
         _, local, _ = page.launch(
             prevent_thread_lock=True,

@@ -73,7 +73,8 @@ def build_page(view: RunView) -> gr.Blocks:
 
         def reveal(event: gr.EventData) -> tuple[Any, Any, str]:
             latent = _read_latent(event)
-            return gr.Tabs(selected="latents"), latent, show_latent(view, latent)
+            is_listed = 0 <= latent < len(view.fires) and view.fires[latent] > 0
+            return gr.Tabs(selected="latents"), latent if is_listed else None, show_latent(view, latent)
 
         # gradio reads the annotation, and this module does not import it.
         reveal.__annotations__["event"] = gr.EventData
@@ -104,6 +105,30 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
         ask = gr.Button("Search", variant="primary", scale=1, min_width=110, elem_id="ask")
     with gr.Row(elem_classes="csr-ask"):
         picks = [gr.Button(text, size="sm", elem_classes="csr-pick") for text in view.questions]
+    inputs = [question, *_build_settings(gr, view)]
+    results = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="results")
+
+    def search(
+        asked: str, wanted: float, by: Rerank, hits: float, wish: list[int] | None, ban: list[int] | None
+    ) -> str:
+        chosen = Settings(int(wanted), by, int(hits), wish or (), ban or ())
+        return _say_mistakes(lambda: show_answer(view, answer(view, str(asked or ""), chosen), chosen))
+
+    options = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "search"}
+    gr.on([question.submit, ask.click], search, inputs, results, api_name="search", **options)
+    changes = [each.change for each in inputs[1:]]
+    gr.on(changes, search, inputs, results, trigger_mode="always_last", api_visibility="private", **options)
+    page.load(search, inputs, results, api_visibility="private", **options)
+    for pick, text in zip(picks, view.questions, strict=True):
+        # Each takes its own text along: the loop goes on.
+        pick.click(lambda text=text: text, None, question, api_visibility="private", show_progress="hidden").then(
+            search, inputs, results, api_visibility="private", **options
+        )
+    return results
+
+
+def _build_settings(gr: Any, view: RunView) -> list[Any]:
+    """Build what says how to search: k, rerank, hits, latents to add and to take out."""
     with gr.Row():
         first_k = min(view.k, view.head.config.k)
         k = gr.Slider(
@@ -117,26 +142,7 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
         with gr.Row():
             more = gr.Dropdown(named, value=[], multiselect=True, label="more of", elem_id="more")
             without = gr.Dropdown(named, value=[], multiselect=True, label="without", elem_id="without")
-    results = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="results")
-
-    def search(
-        asked: str, wanted: float, by: Rerank, hits: float, wish: list[int] | None, ban: list[int] | None
-    ) -> str:
-        chosen = Settings(int(wanted), by, int(hits), wish or (), ban or ())
-        return _say_mistakes(lambda: show_answer(view, answer(view, str(asked or ""), chosen), chosen))
-
-    inputs = [question, k, rerank, top_k, more, without]
-    options = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "search"}
-    gr.on([question.submit, ask.click], search, inputs, results, api_name="search", **options)
-    changes = [k.change, rerank.change, top_k.change, more.change, without.change]
-    gr.on(changes, search, inputs, results, trigger_mode="always_last", api_visibility="private", **options)
-    page.load(search, inputs, results, api_visibility="private", **options)
-    for pick, text in zip(picks, view.questions, strict=True):
-        # The name of this function is that of the picked text.
-        pick.click(lambda text=text: text, None, question, api_visibility="private", show_progress="hidden").then(
-            search, inputs, results, api_visibility="private", **options
-        )
-    return results
+    return [k, rerank, top_k, more, without]
 
 
 def _build_latents(gr: Any, view: RunView, script: str) -> tuple[gr.Dropdown, gr.HTML, gr.HTML]:
