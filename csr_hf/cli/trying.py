@@ -63,7 +63,6 @@ def push_space(called: Invocation) -> Report:
             base_model=options.base_model,
             license=options.license,
             device=called.device,
-            trust_remote_code=called.trust_remote_code,
         )
         done = publish(folder, options.space, private=options.private)
 

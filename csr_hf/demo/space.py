@@ -65,7 +65,6 @@ def write_space(
     base_model: str | None = None,
     license: str | None = None,
     device: str | None = None,
-    trust_remote_code: bool = False,
 ) -> list[str]:
     """Write the page of a run as the folder of a Space: app, requirements, README, and the run itself.
 
@@ -80,7 +79,6 @@ def write_space(
         base_model: Hub id of the backbone.
         license: of the Space.
         device: of the backbone.
-        trust_remote_code: run code of the backbone's repository.
 
     Returns:
         Warnings for the user, one sentence each.
@@ -93,7 +91,7 @@ def write_space(
     gradio = import_gradio()
     check_writable(Path(folder).parent)
     files = RunFolder.of(run)
-    searcher = RunSearcher.load(run, device=device, trust_remote_code=trust_remote_code)
+    searcher = RunSearcher.load(run, device=device)
     index, backbone = searcher.index, searcher.encoder.backbone
     if not isinstance(index, SearchIndex) or backbone is None:
         raise ValueError(f"{run} has no backbone, so that no question can be embedded.")

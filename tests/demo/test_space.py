@@ -81,10 +81,10 @@ def test_the_app_of_a_space_serves_the_page(folder, tmp_path):
     process = subprocess.Popen([sys.executable, "app.py"], cwd=tmp_path / "app", env=environment)
     try:
         content = None
-        for _ in range(300):
+        for _ in range(600):
             assert process.poll() is None
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answered:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answered:
                     content, policy = answered.read().decode(), answered.headers["Content-Security-Policy"]
                 break
             except OSError:
@@ -114,7 +114,7 @@ def test_a_space_is_pushed_as_one_commit_and_again(hub, token, texts_run, folder
     assert {name for name in after if name.startswith("run/")} == {
         path.relative_to(folder).as_posix()
         for path in (folder / "run").rglob("*")
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.name != ".lock"
     }
 
 
