@@ -84,7 +84,7 @@ def _match_documents(files: RunFolder, index: InvertedIndex, backbone: Backbone)
         return Dense(None, "The index keeps no texts to embed.")
     known, vectors = _read_cache(files, backbone)
     size = documents.num_rows
-    rows, missing = np.zeros((size, backbone.dim), np.float32), []
+    rows = np.zeros((size, backbone.dim), np.float32)
     ids, texts, alive = index.ids_of(np.arange(size)).tolist(), documents[TEXT].to_pylist(), index.alive
     places = [known.get((str(one), text), -1) for one, text in zip(ids, texts, strict=True)]
     found = np.array(places, np.int64)

@@ -70,7 +70,8 @@ def place_bubbles(latents: np.ndarray, fires: np.ndarray, atoms: np.ndarray) -> 
     radii = np.maximum(_LARGEST * np.sqrt(fires / fires.max()), _SMALLEST)
     groups = _group(atoms)
     count = int(groups.max()) + 1
-    inner, sizes, centers = [], np.zeros(count), np.zeros((count, atoms.shape[1]))
+    inner: list[tuple[np.ndarray, np.ndarray]] = []
+    sizes, centers = np.zeros(count), np.zeros((count, atoms.shape[1]))
     for group in range(count):
         members = np.flatnonzero(groups == group)
         members = members[np.argsort(-radii[members], kind="stable")]

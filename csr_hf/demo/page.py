@@ -71,12 +71,12 @@ def build_page(view: RunView) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compared = _build_comparison(gr, view, script)
 
-        def reveal(event: gr.EventData) -> tuple[Any, Any, str]:
+        def reveal(event: Any) -> tuple[Any, Any, str]:
             latent = _read_latent(event)
             is_listed = 0 <= latent < len(view.fires) and view.fires[latent] > 0
             return gr.Tabs(selected="latents"), latent if is_listed else None, show_latent(view, latent)
 
-        # gradio reads the annotation, and this module does not import it.
+        # By this annotation gradio knows what to pass; the name `gr` is that of a variable here.
         reveal.__annotations__["event"] = gr.EventData
         for place in (results, drawn, panel, compared):
             place.select(

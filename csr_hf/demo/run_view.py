@@ -140,7 +140,8 @@ class RunView:
         if not len(index):
             notes.append(f"The index is empty. `csr-hf add {files.path.name} FILE` adds documents.")
         questions = _find_questions(files, index)
-        return cls(title or files.path.resolve().name, searcher, latents, dense and dense.rows, notes, questions)
+        rows = None if dense is None else dense.rows
+        return cls(title or files.path.resolve().name, searcher, latents, rows, notes, questions)
 
     @property
     def k(self) -> int:
