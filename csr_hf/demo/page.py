@@ -114,7 +114,7 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
         chosen = Settings(int(wanted), by, int(hits), wish or (), ban or ())
         return _say_mistakes(lambda: show_answer(view, answer(view, str(asked or ""), chosen), chosen))
 
-    options = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "search"}
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "search"}
     gr.on([question.submit, ask.click], search, inputs, results, api_name="search", **options)
     changes = [each.change for each in inputs[1:]]
     gr.on(changes, search, inputs, results, trigger_mode="always_last", api_visibility="private", **options)
@@ -191,7 +191,7 @@ def _build_comparison(gr: Any, view: RunView, script: str) -> gr.HTML:
         texts = str(first or ""), str(second or "")
         return _say_mistakes(lambda: show_comparison(view, compare(view, *texts, int(wanted))))
 
-    options = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "compare"}
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "compare"}
     gr.on([go.click, *(text.submit for text in texts)], run, [*texts, k], compared, api_name="compare", **options)
     k.change(run, [*texts, k], compared, trigger_mode="always_last", api_visibility="private", **options)
     return compared

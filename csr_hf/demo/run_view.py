@@ -234,7 +234,7 @@ def _find_questions(files: RunFolder, index: SearchIndex) -> list[str]:
     if documents is not None and len(found) < _QUESTIONS:
         column = next((name for name in ("anchor", TEXT) if name in documents.column_names), None)
         alive = np.flatnonzero(index.index.alive)
-        steps = alive[:: max(1, len(alive) // _QUESTIONS)][:_QUESTIONS] if column else []
+        steps = alive[:: max(1, len(alive) // _QUESTIONS)][:_QUESTIONS] if column else alive[:0]
         texts = (documents[column][int(at)].as_py() for at in steps)
         found += [" ".join(str(text).split()) for text in texts if text and not is_image(str(text))]
     return [text if len(text) <= 80 else f"{text[:77]}..." for text in dict.fromkeys(found)][:_QUESTIONS]

@@ -289,7 +289,8 @@ def test_the_page_fits_phones_and_both_themes(driver, page, width, theme):
             """const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 765;
             const head = document.querySelector(".csr-head h1");
             let under = head;
-            while (under.parentElement && /, 0\\)$/.test(getComputedStyle(under).backgroundColor)) under = under.parentElement;
+            const isClear = (each) => /, 0\\)$/.test(getComputedStyle(each).backgroundColor);
+            while (under.parentElement && isClear(under)) under = under.parentElement;
             return [light(getComputedStyle(head).color), light(getComputedStyle(under).backgroundColor)];"""
         )
         assert (ink > 0.7 and paper < 0.3) if theme == "dark" else (ink < 0.3 and paper > 0.7)
