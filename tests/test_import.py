@@ -45,6 +45,7 @@ LAYERS = [
     {"encoding"},
     {"encoder"},
     {"explain"},
+    {"demo"},
     {"cli"},
 ]
 
@@ -181,7 +182,7 @@ def test_parts_do_without_the_packages_of_others(module):
 def test_packages_of_extras_are_imported_where_they_are_needed():
     """A run without labels or plots must not fail for want of a package that it has no use for."""
     extras = {"evaluate", "mteb", "matplotlib", "sklearn", "PIL", "pymilvus", "qdrant_client", "psycopg", "faiss"}
-    extras |= {"elasticsearch", "opensearchpy"}
+    extras |= {"elasticsearch", "opensearchpy", "gradio", "starlette"}
     for module in sorted(MODULES.keys() - EXEMPT - {"evaluation.metrics"}):
         assert "csr_hf.evaluation.metrics" not in set(imports(MODULES[module]))
         tree = parse(MODULES[module])

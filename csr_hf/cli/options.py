@@ -200,8 +200,10 @@ class PushOptions(CardSettings):
 
     model: Annotated[str, Flag(nargs="")]
     """Output folder of `csr-hf run`, or folder or Hub id of a head."""
-    repo_id: Annotated[str, Flag(nargs="")]
-    """user/name on the Hub."""
+    repo_id: Annotated[str | None, Flag(nargs="?")] = None
+    """user/name on the Hub, unless --space is given."""
+    space: str | None = None
+    """Publish a page to try the search as this Space (user/name), with index and texts, instead of the head."""
     overwrite_card: bool = False
     """Replace a card that a person changed."""
     keep_card: bool = False
@@ -298,6 +300,22 @@ class ExplainOptions:
     """Run or head of another seed, in which each latent is looked for."""
     show: Count = 20
     """Latents to show, the most frequent first (default: 20)."""
+
+
+@settings
+class DemoOptions:
+    """Flags of `csr-hf demo`."""
+
+    run: Annotated[Path, Flag(nargs="")]
+    """Output folder of `csr-hf run` or `csr-hf index`."""
+    title: str = ""
+    """Title of the page (default: the name of the run)."""
+    host: str | None = None
+    """Address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0 lets others in)."""
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port (default: the first free one from 7860 on)."""
+    no_browser: bool = False
+    """Open no browser."""
 
 
 @settings

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from csr_hf.cli.output import print_doors, print_export, print_line
 from csr_hf.cli.report import Report
+from csr_hf.cli.trying import push_space
 
 if TYPE_CHECKING:
     from csr_hf.cli.invocation import Invocation
@@ -48,6 +49,10 @@ def push(called: Invocation) -> Report:
     from csr_hf.publishing.hub import push as publish
 
     (options,) = called.options
+    if (options.repo_id is None) == (options.space is None):
+        raise ValueError("give either user/name for the head, or --space user/name for a page to try its search.")
+    if options.space is not None:
+        return push_space(called)
     # Of all the bars that the libraries show, those of the upload are wanted.
     show_upload = not (called.no_progress or are_progress_bars_disabled())
     disable_progress_bars()

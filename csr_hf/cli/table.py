@@ -176,6 +176,16 @@ COMMANDS = {
   csr-hf explain runs/quickstart --other runs/seed1 --json
 """,
     ),
+    "demo": Command(
+        "open a page to try the search of a run",
+        "trying:demo",
+        ("cli.options:DemoOptions",),
+        takes_recipe=False,
+        examples="""
+  csr-hf demo runs/quickstart
+  csr-hf demo runs/quickstart --port 8000 --no-browser
+""",
+    ),
     "info": Command(
         "describe a run, model, index, cache or file of codes",
         "inspecting:info",
@@ -209,6 +219,7 @@ COMMANDS = {
   csr-hf push runs/quickstart user/minilm-csr
   csr-hf push runs/quickstart user/minilm-csr --private --license apache-2.0
   csr-hf push runs/quickstart user/minilm-csr --create-pr
+  csr-hf push runs/quickstart --space user/python-docs
   csr-hf push runs/quickstart user/minilm-csr --revision experiment --layout head
 """,
         embeds=False,

@@ -68,7 +68,7 @@ def push(
     except (ValueError, KeyboardInterrupt):
         raise
     except errors.HfHubHTTPError as error:
-        raise _explain(error, repo_id) from error
+        raise explain_refusal(error, repo_id) from error
     # The HTTP library below huggingface_hub has its own errors, which change with its version.
     except Exception as error:
         raise OSError(
@@ -88,8 +88,7 @@ def _push(
 ) -> Pushed:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.ASCII):
-        raise ValueError(f"{repo_id!r} is not a name on the Hub. Give user/name.")
+    check_name(repo_id)
     api.create_repo(repo_id, private=private, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise ValueError(
@@ -141,7 +140,17 @@ def _may_replace(api: HfApi, repo_id: str, commit: str | None, edited_card: str)
     )
 
 
-def _explain(error: Exception, repo_id: str) -> Exception:
+def check_name(repo_id: str) -> None:
+    """Check the form of a name on the Hub.
+
+    Raises:
+        ValueError: if it is not `user/name`.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.ASCII):
+        raise ValueError(f"{repo_id!r} is not a name on the Hub. Give user/name.")
+
+
+def explain_refusal(error: Exception, repo_id: str) -> Exception:
     """Turn an HTTP error of the Hub into one that says what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "latents.html"
 
     @property
+    def dense(self) -> Path:
+        """NPY file of the documents' embeddings, by position in the index: a Space has it, whose data is elsewhere."""
+        return self.path / "dense.npy"
+
+    @property
     def mteb(self) -> Path:
         """Folder of results on MTEB tasks, with a `results.json` and a plot of its own."""
         return self.path / "evaluation"
@@ -147,6 +152,7 @@ class RunFolder:
             self.journal,
             self.latents,
             self.latents_page,
+            self.dense,
         )
         return [path for path in (*files, self.index, self.mteb) if path.exists()]
 

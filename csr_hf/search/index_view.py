@@ -142,6 +142,11 @@ class IndexView:
         return packed.unpack(), decode(packed, self._encoder)[0]
 
     @property
+    def alive(self) -> np.ndarray:
+        """Which positions hold documents that are not deleted, bool, shape (n,)."""
+        return np.concatenate([np.zeros(0, bool), *(segment.mask for segment in self._segments)])
+
+    @property
     def codes(self) -> SparseCodes:
         """The stored codes of all documents, in order of position, deleted ones included, without residuals."""
         return SparseCodes.concatenate([segment.packed.unpack() for segment in self._segments])

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_aTokenThatMayWrite"
-_LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".png", ".bin", ".pth")
+_LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".png", ".bin", ".pth", ".npy")
 
 
 @dataclass
@@ -93,18 +93,18 @@ class _Handler(BaseHTTPRequestHandler):
     ROUTES = (
         ("POST", r"/api/repos/create", "create_repo"),
         ("POST", r"/api/validate-yaml", "validate_yaml"),
-        ("POST", r"/api/(models|datasets)/(.+)/preupload/([^/]+)", "preupload"),
-        ("POST", r"/api/(models|datasets)/(.+)/commit/([^/]+)", "commit"),
-        ("POST", r"/api/(models|datasets)/(.+)/branch/([^/]+)", "branch"),
-        ("POST", r"/api/(models|datasets)/(.+)/paths-info/([^/]+)", "paths_info"),
-        ("GET", r"/api/(models|datasets)/(.+?)/tree/([^/]+)(?:/(.*))?", "tree"),
-        ("GET", r"/api/(models|datasets)/(.+?)/refs", "refs"),
-        ("GET", r"/api/(models|datasets)/(.+?)/commits/([^/]+)", "commits"),
-        ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", "info"),
-        ("POST", r"/(datasets/)?(.+)\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("POST", r"/api/(models|datasets|spaces)/(.+)/preupload/([^/]+)", "preupload"),
+        ("POST", r"/api/(models|datasets|spaces)/(.+)/commit/([^/]+)", "commit"),
+        ("POST", r"/api/(models|datasets|spaces)/(.+)/branch/([^/]+)", "branch"),
+        ("POST", r"/api/(models|datasets|spaces)/(.+)/paths-info/([^/]+)", "paths_info"),
+        ("GET", r"/api/(models|datasets|spaces)/(.+?)/tree/([^/]+)(?:/(.*))?", "tree"),
+        ("GET", r"/api/(models|datasets|spaces)/(.+?)/refs", "refs"),
+        ("GET", r"/api/(models|datasets|spaces)/(.+?)/commits/([^/]+)", "commits"),
+        ("GET", r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/revision/(.+))?", "info"),
+        ("POST", r"/(datasets/|spaces/)?(.+)\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/([0-9a-f]+)", "lfs_put"),
-        ("HEAD", r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
-        ("GET", r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
+        ("HEAD", r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
+        ("GET", r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
     )
 
     def log_message(self, *_):
@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         repo_id = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
         kind = wanted.get("type", "model") + "s"
-        url = f"{self.hub.url}/{'datasets/' if kind == 'datasets' else ''}{repo_id}"
+        url = f"{self.hub.url}/{'' if kind == 'models' else f'{kind}/'}{repo_id}"
         if f"{kind}/{repo_id}" in self.hub.repos:
             self.answer({"error": "You already created this repo", "url": url}, 409)
             return
@@ -188,8 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         found = [{"path": f["path"], "uploadMode": mode[f["path"].endswith(_LFS_SUFFIXES)]} for f in files]
         self.answer({"files": [{**entry, "shouldIgnore": False} for entry in found]})
 
-    def lfs_batch(self, datasets, repo_id):
-        self.find("datasets" if datasets else "models", repo_id, write=True)
+    def lfs_batch(self, prefix, repo_id):
+        self.find((prefix or "models").rstrip("/"), repo_id, write=True)
         objects = []
         for wanted in json.loads(self.body)["objects"]:
             upload = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}"}}
@@ -282,8 +282,8 @@ class _Handler(BaseHTTPRequestHandler):
         folders = [path for path in wanted if any(name.startswith(f"{path}/") for name in files)]
         self.answer(found + [{"type": "directory", "path": path, "oid": "0"} for path in folders])
 
-    def resolve(self, datasets, repo_id, revision, path):
-        repo = self.find("datasets" if datasets else "models", repo_id, revision)
+    def resolve(self, prefix, repo_id, revision, path):
+        repo = self.find((prefix or "models").rstrip("/"), repo_id, revision)
         commit = {"X-Repo-Commit": repo.sha(revision)}
         if path not in repo.files(revision):
             self.answer(b"Entry not found", 404, {**commit, "X-Error-Code": "EntryNotFound"})

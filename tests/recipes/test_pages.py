@@ -25,7 +25,7 @@ def test_readme_is_short():
 def test_extras_of_the_readme_are_those_of_the_package():
     listed = README.partition("Extras")[2].partition("\n\n")[0].partition(":")[2]
     setup = (ROOT / "setup.py").read_text(encoding="utf-8").partition("extras_require={")[2]
-    assert set(re.findall(r"`(\w+)`", listed)) == set(re.findall(r'^        "(\w+)": ', setup, re.MULTILINE))
+    assert set(re.findall(r"`([\w-]+)`", listed)) == set(re.findall(r'^        "([\w-]+)": ', setup, re.MULTILINE))
 
 
 def anchors(path):
