@@ -11,7 +11,7 @@ from csr_hf.cli.trying import push_space
 
 if TYPE_CHECKING:
     from csr_hf.cli.invocation import Invocation
-    from csr_hf.cli.options import CardSettings
+    from csr_hf.cli.publishing_options import CardSettings
     from csr_hf.publishing.export import Exported
     from csr_hf.publishing.model_card import CardOptions
 

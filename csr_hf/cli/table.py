@@ -201,7 +201,7 @@ COMMANDS = {
     "export": Command(
         "write a head as a folder that every library loads",
         "publishing:export",
-        ("cli.options:ExportOptions",),
+        ("cli.publishing_options:ExportOptions",),
         takes_recipe=False,
         examples="""
   csr-hf export runs/quickstart exported
@@ -213,7 +213,7 @@ COMMANDS = {
     "push": Command(
         "publish a head on the Hub, as one commit",
         "publishing:push",
-        ("cli.options:PushOptions",),
+        ("cli.publishing_options:PushOptions",),
         takes_recipe=False,
         examples="""
   csr-hf push runs/quickstart user/minilm-csr
@@ -227,7 +227,7 @@ COMMANDS = {
     "card": Command(
         "write the model card of a run, and the files it quotes",
         "publishing:card",
-        ("cli.options:CardOptions",),
+        ("cli.publishing_options:CardOptions",),
         takes_recipe=False,
         examples="""
   csr-hf card runs/quickstart card --repo-id user/minilm-csr
@@ -238,7 +238,7 @@ COMMANDS = {
     "import": Command(
         "turn a head that others saved into one of csr_hf",
         "publishing:import_head",
-        ("cli.options:ImportOptions",),
+        ("cli.publishing_options:ImportOptions",),
         takes_recipe=False,
         examples="""
   csr-hf import user/a-sparse-encoder imported
