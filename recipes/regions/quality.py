@@ -22,6 +22,7 @@ _ADAPTED = {
 _OWN = ("CSR, packed", "CSR + residual")
 _SHORT = {
     ("dense", 1536): "float32 embeddings",
+    ("CSR + residual", 96): "packed codes with a residual",
     ("CSR, packed", 96): "packed codes",
     ("PQ", 96): "product quantization",
     ("CSR, packed", 48): "packed codes",
