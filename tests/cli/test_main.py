@@ -53,8 +53,8 @@ def test_help_lists_every_key_of_a_recipe_with_its_docstring(capsys):
 def test_remote_code_is_trusted_where_it_can_run(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    runs_it = command in ("run", "embed", "train", "sweep", "evaluate", "encode", "index", "add", "search", "explain")
-    assert ("--trust-remote-code" in capsys.readouterr().out) == runs_it
+    runs = ("run", "embed", "train", "sweep", "evaluate", "encode", "index", "add", "search", "explain", "demo")
+    assert ("--trust-remote-code" in capsys.readouterr().out) == (command in runs)
 
 
 def test_installed_command_reports_one_line_and_code_2(tmp_path):

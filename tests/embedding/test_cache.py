@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -7,6 +5,7 @@ from csr_hf import load_backbone
 from csr_hf.embedding import cache as module
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.cache import EmbeddingCache, embed_dataset, fingerprint_texts
+from csr_hf.embedding.cache_manifest import read_manifest, write_manifest
 
 TEXTS = [f"{'word ' * (n % 5)}number {n}" for n in range(21)]
 
@@ -197,8 +196,8 @@ def foreign_manifest(folder):
 
 
 def foreign_fingerprint(folder):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another cache"}))
+    manifest = read_manifest(folder) | {"fingerprint": "of another cache"}
+    write_manifest(folder, manifest)
 
 
 @pytest.mark.parametrize(
