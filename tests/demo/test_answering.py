@@ -48,6 +48,7 @@ def test_dense_hits_are_the_nearest_embeddings(view, texts_run):
     assert found.dense.bytes == 4 * 32
 
 
+@pytest.mark.slow
 def test_the_index_itself_is_searched_as_ever(view, texts_run):
     expected = [hit.id for hit in SearchIndex.load(texts_run, device="cpu").search(QUESTION, top_k=6)]
     assert ids(answer(view, QUESTION, Settings(2, "index", 6)).sparse) == expected

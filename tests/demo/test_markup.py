@@ -165,6 +165,7 @@ def test_latents_to_pick_from_are_those_that_fire(view):
     assert "no latent -1" in show_latent(view, -1)
 
 
+@pytest.mark.slow
 def test_pictures_are_shown(photo_run):
     view = RunView.open(photo_run, device="cpu")
     assert view.has_pictures
