@@ -14,7 +14,7 @@ from csr_hf.demo.dense import find_dense, save_dense
 from csr_hf.demo.page import import_gradio
 from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.publishing.export import Layout, export
-from csr_hf.publishing.hub import check_name, explain_refusal
+from csr_hf.publishing.hub import check_name, explained
 from csr_hf.publishing.model_card import CardOptions
 from csr_hf.repository import is_hub_id
 from csr_hf.runs.folder import RunFolder
@@ -136,22 +136,11 @@ def push_space(
             not valid, or the token may not write there.
         OSError: if the upload was interrupted; nothing of it was published.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
 
     check_name(repo_id)
-    api = HfApi(token=token)
-    try:
-        return _push(api, Path(folder), repo_id, private)
-    except (ValueError, KeyboardInterrupt):
-        raise
-    except errors.HfHubHTTPError as error:
-        raise explain_refusal(error, repo_id) from error
-    # The HTTP library below huggingface_hub has its own errors, which change with its version.
-    except Exception as error:
-        raise OSError(
-            f"the upload to {repo_id} was interrupted ({str(error) or type(error).__name__}). Nothing of it was "
-            "published; the same command again completes it."
-        ) from error
+    with explained(repo_id):
+        return _push(HfApi(token=token), Path(folder), repo_id, private)
 
 
 def _push(api: HfApi, folder: Path, repo_id: str, private: bool) -> PushedSpace:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,15 +62,28 @@ def push(
             and `private` is given, the name is not valid, or the token may not write there.
         OSError: if the upload was interrupted.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
+    with explained(repo_id):
+        return _push(HfApi(token=token), Path(folder), repo_id, private, create_pr, revision, edited_card)
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Say what to do about what an upload raises.
+
+    Raises:
+        ValueError: if the Hub refuses it.
+        OSError: if it was interrupted.
+    """
+    from huggingface_hub import errors
+
     try:
-        return _push(api, Path(folder), repo_id, private, create_pr, revision, edited_card)
+        yield
     except (ValueError, KeyboardInterrupt):
         raise
     except errors.HfHubHTTPError as error:
-        raise explain_refusal(error, repo_id) from error
+        raise _explain(error, repo_id) from error
     # The HTTP library below huggingface_hub has its own errors, which change with its version.
     except Exception as error:
         raise OSError(
@@ -150,7 +165,7 @@ def check_name(repo_id: str) -> None:
         raise ValueError(f"{repo_id!r} is not a name on the Hub. Give user/name.")
 
 
-def explain_refusal(error: Exception, repo_id: str) -> Exception:
+def _explain(error: Exception, repo_id: str) -> Exception:
     """Turn an HTTP error of the Hub into one that says what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
