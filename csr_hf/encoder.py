@@ -15,7 +15,7 @@ from csr_hf.embedding.taking import take_backbone
 from csr_hf.encoding import HeadEncoder
 from csr_hf.heads import load_head
 from csr_hf.repository import is_hub_id, open_repository
-from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.folder import LATENTS, RunFolder
 
 if TYPE_CHECKING:
     import torch
@@ -208,7 +208,7 @@ class CSREncoder(HeadEncoder):
         from csr_hf.explain.latents import Latents
 
         places = [] if self._run is None else [RunFolder.of(self._run).latents]
-        places += [self._folder / RunFolder.of(self._folder).latents.name] if self._folder is not None else []
+        places += [self._folder / LATENTS] if self._folder is not None else []
         found = next((path for path in places if path.is_file()), None)
         return None if found is None else Latents.load(found, head_fingerprint(self.head))
 

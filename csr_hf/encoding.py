@@ -182,7 +182,7 @@ class HeadEncoder:
         if "task_metadata" in said:
             return self._encode_task(inputs, said, options)
         rows = self._rows(inputs, {**options, "prompt_name": prompt_name, "prompt": prompt})
-        k = _choose_k(options, self.head.config.k)
+        k = _choose_k(options, self.head.config.k, self.head.config.hidden_dim)
         return self._give(encode_embeddings(self.head, rows, k, refine=refine), options, inputs)
 
     @show_keywords(EncodeOptions, batch_size=32, **_OFF)
@@ -208,7 +208,7 @@ class HeadEncoder:
         if not project:
             return self.encode(inputs, **options)
         config = self.head.config
-        k = _choose_k(options, min(_QUERY_FACTOR * config.k, config.hidden_dim))
+        k = _choose_k(options, min(_QUERY_FACTOR * config.k, config.hidden_dim), config.hidden_dim)
         return self._give(encode_queries(self.head, self._rows(inputs, options), k), options, inputs)
 
     @show_keywords(EncodeOptions, batch_size=32, **_OFF)
@@ -234,7 +234,7 @@ class HeadEncoder:
         options = {**options, "task": options.get("task") or "document"}
         if not refine:
             return self.encode(inputs, **options)
-        k = _choose_k(options, self.head.config.k)
+        k = _choose_k(options, self.head.config.k, self.head.config.hidden_dim)
         codes = encode_embeddings(self.head, self._rows(inputs, options), k, refine=refine)
         if self.backbone.similarity_fn_name == "cosine":
             codes = scale_documents(self.head, codes)
@@ -323,8 +323,10 @@ class HeadEncoder:
         return encode_task(encode, self.backbone.prompts, batches, said)
 
 
-def _choose_k(options: EncodeOptions, default: int) -> int:
+def _choose_k(options: EncodeOptions, default: int, most: int) -> int:
     given = options.get("max_active_dims")
+    if isinstance(given, int) and not 1 <= given <= most:
+        raise ValueError(f"`max_active_dims` ({given}) must be between 1 and `hidden_dim` ({most}).")
     return default if given is None else given
 
 

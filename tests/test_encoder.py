@@ -45,7 +45,7 @@ def test_k_is_chosen_at_call_time(encoder, k):
 @pytest.mark.parametrize("k", [-1, 0, 257, 10**15])
 @pytest.mark.parametrize("texts", [["a text"], []])
 def test_k_out_of_range_is_refused(encoder, texts, k):
-    with pytest.raises(ValueError, match=rf"`k` \({k}\) must be between 1 and `hidden_dim` \(256\)"):
+    with pytest.raises(ValueError, match=rf"`max_active_dims` \({k}\) must be between 1 and `hidden_dim` \(256\)"):
         encoder.encode(texts, max_active_dims=k)
 
 

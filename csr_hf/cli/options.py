@@ -155,6 +155,7 @@ class EncodeOptions:
     """Texts in one pass (default: 32)."""
 
 
+# Of `--more` without a number, in norms of the query.
 _USUAL_WEIGHT = 0.3
 
 

@@ -87,6 +87,3 @@ class ImportOptions(Overwriting):
     """A .pth or .safetensors file inside the folder or repository."""
     revision: str | None = None
     """Branch, tag or commit of a Hub repository."""
-
-
-# Of `--more` without a number, in norms of the query.

@@ -19,7 +19,7 @@ _BITS = (3, 4)
 _QUERIES, _DOCUMENTS, _TOP_K = 300, 3000, 10
 _FEWEST_FITTED, _MOST_FITTED = 700, 20_000
 _MOST_FITTED_OF_INDEX = 10_000
-# Beside a residual more latents bring less than more bytes of it; without one of 32 they bring more.
+# Bytes are worth more in a residual than in more latents than these take; a residual below 32 bytes is worth less.
 _CODE_BYTES, _LEAST_WITH_RESIDUAL = 16, 48
 
 
@@ -106,12 +106,12 @@ def _fit(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> li
     trial = _Trial(train[np.sort(queries)], train[np.sort(documents)])
     code = Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0])
     sample = train[np.sort(rest[:_MOST_FITTED])].astype(np.float32)
-    axes = TransformQuantizer.fit(sample - code.decode(code.encode(sample)), _CODE_BYTES)
+    fitted = TransformQuantizer.fit(sample - code.decode(code.encode(sample)), _LEAST_WITH_RESIDUAL - _CODE_BYTES)
     found = []
     for budget in budgets:
         found.append(trial.best([Coder(head, row_bytes=budget, bits=bits) for bits in _BITS]))
         if budget >= _LEAST_WITH_RESIDUAL:
-            residual = TransformQuantizer(**axes.arrays, size=budget - _CODE_BYTES)
+            residual = fitted.resize(budget - _CODE_BYTES)
             found.append(trial.best([Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0], residual=residual)]))
     return found
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from csr_hf.codes import decoded_norms, head_fingerprint, subtract_modality_mean
 from csr_hf.demo.dense import find_dense
-from csr_hf.embedding.images import is_image, make_thumbnail
+from csr_hf.embedding.images import is_image
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.latents import Latents
 from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.gallery import find_picture
 from csr_hf.runs.recipe import RunRecipe
 from csr_hf.runs.searcher import RunSearcher
 from csr_hf.search.documents import read_rows
@@ -184,9 +185,17 @@ class RunView:
         documents = self.index.documents
         rows: list[dict[str, Any]] = [{}] * len(ids) if documents is None else read_rows(documents, positions)
         return [
-            Document(str(one), str(row.get(TEXT) or ""), _find_thumbnail(row, str(one)))
+            Document(str(one), str(row.get(TEXT) or ""), self._find_picture(row.get(THUMBNAIL), str(one)))
             for one, row in zip(ids, rows, strict=True)
         ]
+
+    def _find_picture(self, thumbnail: bytes | None, name: str) -> bytes | None:
+        """Return the picture of a document; none where its file is gone or broken."""
+        try:
+            return find_picture(thumbnail, name, open_files=self.has_pictures)
+        except (ValueError, ImportError) as error:
+            logger.warning("%s", error)
+            return None
 
     def _embed(self, text: str, task: str = "query") -> Query:
         """Embed a text, whatever it looks like: what a stranger types never opens a file.
@@ -238,15 +247,3 @@ def _find_questions(files: RunFolder, index: SearchIndex) -> list[str]:
         texts = (documents[column][int(at)].as_py() for at in steps)
         found += [" ".join(str(text).split()) for text in texts if text and not is_image(str(text))]
     return [text if len(text) <= 80 else f"{text[:77]}..." for text in dict.fromkeys(found)][:_QUESTIONS]
-
-
-def _find_thumbnail(row: dict[str, Any], name: str) -> bytes | None:
-    """Return the picture of a document: the one that is kept, or one of the file that it names."""
-    if row.get(THUMBNAIL) is not None:
-        return bytes(row[THUMBNAIL])
-    path = next((each for each in (name, row.get(TEXT)) if isinstance(each, str) and is_image(each)), None)
-    try:
-        return None if path is None else make_thumbnail(path if path.startswith("data:") else Path(path))
-    except (ValueError, ImportError) as error:
-        logger.warning("%s", error)
-        return None

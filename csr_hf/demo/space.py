@@ -198,7 +198,7 @@ def _describe(title: str, gradio: str, backbone: str, license: str | None) -> st
         "colorTo": "indigo",
         "sdk": "gradio",
         "sdk_version": gradio,
-        "python_version": "3.12",
+        "python_version": "3.11",
         "app_file": "app.py",
         "pinned": False,
         "short_description": "Sparse codes beside dense embeddings",

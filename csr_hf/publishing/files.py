@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from csr_hf.publishing.latent_names import LATENTS
 from csr_hf.publishing.model_card_facts import QUOTED_FILES, RESULTS
 from csr_hf.repository import NATIVE_HEAD, NATIVE_ROUTER, ROUTER_SETTINGS
+from csr_hf.runs.folder import LATENTS
 
 CARD = "README.md"
 _FILES = {

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from csr_hf.explain.latents import Latents
 from csr_hf.plumbing.foreign import inline
+from csr_hf.runs.folder import LATENTS
 
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
-LATENTS = "latents.json"
-"""File of a published model."""
 _SHOWN = 12
 
 

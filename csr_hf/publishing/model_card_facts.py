@@ -13,9 +13,8 @@ from csr_hf.explain.latents import Latents
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.foreign import inline, read_json, read_yaml
 from csr_hf.plumbing.redaction import shareable
-from csr_hf.publishing.latent_names import LATENTS
 from csr_hf.repository import is_hub_id
-from csr_hf.runs.folder import RunFolder
+from csr_hf.runs.folder import LATENTS, RunFolder
 
 RESULTS = "results"
 """Folder of a published model that holds what its card quotes."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-RESULTS = "results.json"
+RESULTS, LATENTS = "results.json", "latents.json"
 """File of figures, in the folder of a run and in those of what is measured later."""
 
 
@@ -88,7 +88,7 @@ class RunFolder:
     @property
     def latents(self) -> Path:
         """JSON file of what is known of the head's latents: their names, when they fire."""
-        return self.path / "latents.json"
+        return self.path / LATENTS
 
     @property
     def latents_page(self) -> Path:

@@ -83,17 +83,25 @@ def _render_latents(
     return f"\n<h2>Latents</h2>\n{''.join(items)}" if items else ""
 
 
+def find_picture(thumbnail: bytes | None, name: str, *, open_files: bool) -> bytes | None:
+    """Return the picture of a document as a JPEG: the one that is kept, or one of the image file that its id names.
+
+    Args:
+        thumbnail: the one that is kept; None for none.
+        name: the id.
+        open_files: whether ids name files. Those of texts are whatever their author wrote.
+    """
+    return make_thumbnail(Path(name)) if _names_file(thumbnail, name, open_files) else thumbnail
+
+
+def _names_file(thumbnail: bytes | None, name: str, open_files: bool) -> bool:
+    # Where an image has a thumbnail, its id is not its file.
+    return open_files and thumbnail is None and not name.startswith("data:") and is_image(name)
+
+
 def _render_thumbnail(hit: Hit, open_files: bool) -> str:
-    content = hit.thumbnail
-    if _is_own_file(hit, open_files):
-        content = make_thumbnail(Path(str(hit.id)))
+    content = find_picture(hit.thumbnail, str(hit.id), open_files=open_files)
     return "" if content is None else _render_image(content, hit.text or "")
-
-
-def _is_own_file(hit: Hit, open_files: bool) -> bool:
-    """Whether the id of a hit names its image file; where an image has a thumbnail, it does not."""
-    name = str(hit.id)
-    return open_files and hit.thumbnail is None and not name.startswith("data:") and is_image(name)
 
 
 def _render_match(match: Match | None) -> str:
@@ -112,7 +120,7 @@ def _render_match(match: Match | None) -> str:
 def _render_hit(hit: Hit, match: Match | None, open_files: bool) -> str:
     name, text = str(hit.id), hit.text or ""
     shown = _render_thumbnail(hit, open_files)
-    if _is_own_file(hit, open_files):
+    if _names_file(hit.thumbnail, name, open_files):
         shown = f'<a href="{html.escape(Path(name).resolve().as_uri())}">{shown}</a>'
     return (
         f"<li>{shown}<b>{hit.score:.3f}</b> {html.escape(text[:200])}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +86,7 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         # Interrupted from here on, the command must not start over once more.
         forget_flag("--overwrite")
     check_earlier(output.path, details)
-    began = time.perf_counter()
     methods = _make_methods(model, recipe, arguments)
-    details["fit_seconds"] = round(time.perf_counter() - began, 1)
     cache_dir = recipe.embeddings_dir if recipe else output.path / "embeddings"
     template = arguments.instruction_template
     cached = CachedBackbone(model.backbone, cache_dir, batch_size=arguments.batch_size, instruction_template=template)

@@ -1,10 +1,13 @@
 """What the page answers: the same hits as the library's own searches, with what they cost."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from csr_hf.cli.main import main
 from csr_hf.codes import decode_codes, encode_embeddings
 from csr_hf.demo.answering import Settings, answer, reranks_of
 from csr_hf.demo.comparing import compare
@@ -14,6 +17,7 @@ from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.runs.folder import RunFolder
 from csr_hf.search.params import SearchParams
 from csr_hf.search_index import SearchIndex
+from tests.conftest import make_head
 from tests.demo.conftest import HOSTILE
 
 QUESTION = "red bird look"
@@ -199,3 +203,19 @@ def test_too_many_documents_to_embed_leave_the_dense_side_out(texts_run, tmp_pat
     assert found.dense is None
     assert any("no dense side" in note for note in found.notes)
     assert answer(found, QUESTION, Settings(8)).dense is None
+
+
+def test_ids_and_texts_that_name_pictures_open_none(tiny_folder, tmp_path):
+    """They are whatever their author wrote, and a Space shows its visitors what it opens."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "private.png")
+    backbone, path = tiny_folder("router"), str(tmp_path / "private.png")
+    make_head(input_dim=32, hidden_dim=96, k=8, base_model_name_or_path=str(backbone)).save_pretrained(
+        tmp_path / "head"
+    )
+    lines = [{"sku": path, "text": "a red bird"}, {"sku": "b", "text": f"see {path}"}, {"sku": "c", "text": path}]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["--corpus", str(tmp_path / "texts.jsonl"), "--head", str(tmp_path / "head"), "--device", "cpu"]
+    assert main(["index", *words, "--id-column", "sku", "--output-dir", str(tmp_path / "run")]) == 0
+    found = RunView.open(tmp_path / "run", device="cpu").read([0, 1, 2])
+    assert [document.id for document in found] == [path, "b", "c"]
+    assert [document.thumbnail for document in found] == [None] * 3
