@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
+from csr_hf.code_products import multiply_codes, multiply_rows
 from csr_hf.codes import encode_embeddings, encode_queries, head_fingerprint, scale_documents, subtract_modality_mean
 from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
@@ -249,16 +250,15 @@ class HeadEncoder:
         Args:
             embeddings1: n `SparseCodes`, or a tensor or array of shape (n, hidden_dim).
             embeddings2: m of them.
-        """
-        from sentence_transformers.util import dot_score
 
-        return dot_score(_as_rows(embeddings1), _as_rows(embeddings2)).to_dense()
+        Raises:
+            ValueError: for texts, or codes of different widths.
+        """
+        return multiply_codes(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Compute the inner products of row i with row i, float32, shape (n,); arguments as for `similarity`."""
-        from sentence_transformers.util import pairwise_dot_score
-
-        return pairwise_dot_score(_as_rows(embeddings1), _as_rows(embeddings2)).to_dense()
+        return multiply_rows(embeddings1, embeddings2)
 
     @property
     def similarity_fn_name(self) -> str:
@@ -325,9 +325,11 @@ class HeadEncoder:
 
 def _choose_k(options: EncodeOptions, default: int, most: int) -> int:
     given = options.get("max_active_dims")
-    if isinstance(given, int) and not 1 <= given <= most:
-        raise ValueError(f"`max_active_dims` ({given}) must be between 1 and `hidden_dim` ({most}).")
-    return default if given is None else given
+    if given is None:
+        return default
+    if isinstance(given, bool) or not hasattr(given, "__index__") or not 1 <= given <= most:
+        raise ValueError(f"`max_active_dims` ({given!r}) must be an integer from 1 to `hidden_dim` ({most}).")
+    return int(given)
 
 
 def _refuse_unknown(names: Set[str]) -> None:
@@ -336,10 +338,6 @@ def _refuse_unknown(names: Set[str]) -> None:
         known = sorted(_OPTIONS | {"refine"})
         advice = f"Pass {_INSTEAD[name]}." if name in _INSTEAD else suggest(name, known)
         raise TypeError(f"encode got an unexpected keyword argument {name!r}. {advice} See help(encoder.encode).")
-
-
-def _as_rows(codes: Any) -> Any:
-    return codes.to_torch() if isinstance(codes, SparseCodes) else codes
 
 
 def _is_single(inputs: Any) -> bool:

@@ -42,10 +42,11 @@ def test_k_is_chosen_at_call_time(encoder, k):
 
 
 # The last would need more memory than there is, were it made before it is refused.
-@pytest.mark.parametrize("k", [-1, 0, 257, 10**15])
+@pytest.mark.parametrize("k", [-1, 0, 257, 10**15, True, 2.0, "8"])
 @pytest.mark.parametrize("texts", [["a text"], []])
 def test_k_out_of_range_is_refused(encoder, texts, k):
-    with pytest.raises(ValueError, match=rf"`max_active_dims` \({k}\) must be between 1 and `hidden_dim` \(256\)"):
+    message = rf"`max_active_dims` \({k!r}\) must be an integer from 1 to `hidden_dim` \(256\)"
+    with pytest.raises(ValueError, match=message):
         encoder.encode(texts, max_active_dims=k)
 
 

@@ -155,6 +155,26 @@ def test_similarity_takes_tensors_and_arrays(encoder):
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("a", "b", r"`embeddings1` \(str\) holds no codes. Encode first"),
+        (["a"], ["b"], r"`embeddings1` \(list\) holds no codes. Encode first"),
+        (np.zeros((2, 3)), np.zeros((2, 4)), "`embeddings1` has 3 latents, `embeddings2` 4: compare codes"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 4)), r"`embeddings1` has the shape \(2, 3, 4\)"),
+    ],
+)
+def test_similarity_refuses_what_is_no_code(encoder, first, second, message):
+    for compare in (encoder.similarity, encoder.similarity_pairwise):
+        with pytest.raises(ValueError, match=message):
+            compare(first, second)
+
+
+def test_pairs_need_as_many_rows(encoder):
+    with pytest.raises(ValueError, match="`embeddings1` has 3 rows, `embeddings2` 5: pairs need as many"):
+        encoder.similarity_pairwise(encoder.encode(TEXTS[:3]), encoder.encode(TEXTS[3:8]))
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 def test_semantic_search(encoder, sparse):
     queries = encoder.encode_query(TEXTS[:4], convert_to_sparse_tensor=sparse)

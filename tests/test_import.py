@@ -26,6 +26,7 @@ LAYERS = [
         "least_squares",
         "modeling_csr",
         "code_files",
+        "code_products",
         "sparse_codes",
         "codes",
         "coding.pursuit",
