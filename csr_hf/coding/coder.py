@@ -81,7 +81,7 @@ class Coder:
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes stored for an embedding, at most."""
+        """Bytes stored for an embedding at most; residuals by transform coding take theirs on average."""
         return self.row_bytes + (0 if self.residual is None else self.residual.size)
 
     @property
@@ -89,7 +89,7 @@ class Coder:
         """What tells its codes from those of another coder."""
         found: dict[str, Any] = {"k": self.k, "row_bytes": self.row_bytes, "bits": self.bits}
         if self.residual is not None:
-            digest = hashlib.blake2b(digest_size=6)
+            digest = hashlib.blake2b(self.residual.kind.encode(), digest_size=6)
             for array in self.residual.arrays.values():
                 digest.update(array.tobytes())
             found |= {"residual_bytes": self.residual.size, "residual": digest.hexdigest()}

@@ -11,9 +11,12 @@ import numpy as np
 
 from csr_hf.code_files import open_codes, pack_ids, read_head, read_metadata
 from csr_hf.coding.bit_reading import Layout
+from csr_hf.coding.row_lengths import RaggedRows, cut_rows, pad_rows
 from csr_hf.plumbing.atomic import write_whole
 
 PACKED_FORMAT = "csr_hf.packed_codes"
+_LENGTHS = "residual_lengths"
+_TYPES = {_LENGTHS: ("U8", "U16")}
 
 
 class PackedFile(NamedTuple):
@@ -44,7 +47,11 @@ def write_packed(path: str | Path, content: PackedFile, ids: Sequence[str] | Non
     metadata |= {"format": PACKED_FORMAT, "base": repr(content.base), "head": json.dumps(content.head_fingerprint)}
     tensors = {"rows": content.rows}
     if content.residual is not None:
-        tensors["residual"] = content.residual
+        ragged = cut_rows(content.residual)
+        tensors["residual"] = content.residual if ragged is None else ragged.content
+        if ragged is not None:
+            tensors[_LENGTHS] = ragged.lengths
+            metadata["residual_width"] = str(content.residual.shape[1])
     if ids is not None:
         tensors["ids"] = pack_ids(ids, len(content.rows))
     with write_whole(path) as temporary:
@@ -77,12 +84,17 @@ def read_packed(path: str | Path) -> PackedFile:
     try:
         with open_codes(path) as file:
             metadata, names = read_metadata(file, PACKED_FORMAT), set(file.keys())
-            if not {"rows"} <= names <= {"rows", "residual", "ids"}:
+            if not {"rows"} <= names <= {"rows", "ids", "residual", _LENGTHS} or (
+                _LENGTHS in names and "residual" not in names
+            ):
                 raise ValueError(f"it holds {sorted(names)}")
-            if any(file.get_slice(name).get_dtype() != "U8" for name in names):
+            if any(file.get_slice(name).get_dtype() not in _TYPES.get(name, ("U8",)) for name in names):
                 raise ValueError("it holds numbers that are no bytes")
             rows = file.get_tensor("rows")
             residual = file.get_tensor("residual") if "residual" in names else None
+            if residual is not None and _LENGTHS in names:
+                ragged = RaggedRows(residual, file.get_tensor(_LENGTHS))
+                residual = pad_rows(ragged, int(metadata["residual_width"]))
         layout, base = Layout(*(int(metadata[name]) for name in Layout._fields)), float(metadata["base"])
         with np.errstate(over="ignore"):
             if float(np.float32(base)) != base:

@@ -21,6 +21,7 @@ from csr_hf.coding.bit_rows import (
     write_levels,
 )
 from csr_hf.coding.packed_files import PackedFile, read_packed, write_packed
+from csr_hf.coding.row_lengths import stored_bytes
 from csr_hf.plumbing.jit import frozen
 from csr_hf.sparse_codes import SparseCodes
 
@@ -174,24 +175,22 @@ class PackedCodes:
         return self.rows.shape[1]
 
     @property
-    def bytes_per_row(self) -> int:
-        """Bytes of a row with its residual."""
-        return self.row_bytes + (0 if self.residual is None else self.residual.shape[1])
+    def bytes_per_row(self) -> float:
+        """Mean bytes of a row with its residual."""
+        return self.nbytes / len(self) if len(self) else float(self.row_bytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows with their residuals."""
-        return len(self) * self.bytes_per_row
+        return self.rows.size + (0 if self.residual is None else stored_bytes(self.residual))
 
     def __len__(self) -> int:
         return self.rows.shape[0]
 
     def __repr__(self) -> str:
-        residual = "" if self.residual is None else f", {self.residual.shape[1]} of them residual"
-        return (
-            f"PackedCodes(n={len(self)}, k={self.k}, dim={self.dim}, {self.bits} bits a value, {self.bytes_per_row} "
-            f"bytes a row{residual})"
-        )
+        size, shape = self.bytes_per_row, f"n={len(self)}, k={self.k}, dim={self.dim}, {self.bits} bits a value"
+        residual = "" if self.residual is None else f", {size - self.row_bytes:.5g} of them residual"
+        return f"PackedCodes({shape}, {size:.5g} bytes a row{residual})"
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> PackedCodes:
         """Select rows by an integer (one row), a slice, a bool mask or row numbers; residuals go along."""
@@ -316,7 +315,7 @@ class PackedCodes:
         return read_ids(path, "rows")
 
     def _kind(self) -> tuple[int, int, str | None, int]:
-        return self.dim, self.bits, self.head_fingerprint, self.bytes_per_row - self.row_bytes
+        return self.dim, self.bits, self.head_fingerprint, 0 if self.residual is None else self.residual.shape[1]
 
     def _rebase(self, base: float) -> np.ndarray:
         """Return the rows with scales that give the same values by a larger base."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from csr_hf.coding.product_kernels import CENTROIDS, encode_parts, fit_part
@@ -26,6 +28,8 @@ class ProductQuantizer:
     Raises:
         ValueError: if centroids have another type or shape, one is NaN or infinite, or `dim` does not fit them.
     """
+
+    kind: ClassVar[str] = "product quantization"
 
     def __init__(self, centroids: np.ndarray, dim: int | None = None) -> None:
         if centroids.dtype != np.float32 or centroids.ndim != 3 or centroids.shape[2] != CENTROIDS:

@@ -1,4 +1,4 @@
-"""Compiled range coder: rows of whole numbers, as few bits each as they are probable, in rows of equal size.
+"""Compiled range coder: rows of whole numbers, as few bits each as they are probable.
 
 Numbers are coded in the order 0, 1, -1, 2, -2, ... (Martin 1979, in 32 bits with carries). Every row of bytes can be
 decoded, whatever it holds: what lies behind its end counts as zeros.
@@ -16,8 +16,9 @@ TOTAL = 2**16
 """What the frequencies of a context sum to."""
 HEADER = 2
 """Bytes before the numbers of a row: its scale and its step."""
-MOST_FINE, FINE_AT_ONE = 144, 64
-"""Finest step, and the one that equals the deviation of the widest axis; 16 of them halve it."""
+MOST_FINE, FINE_AT_ONE, FINE_PER_OCTAVE = 216, 96, 24
+"""Finest step, the one that equals the deviation of the widest axis, and how many halve it."""
+_PER_QUARTER = FINE_PER_OCTAVE // 4
 CONTEXTS, CONTEXT_AT_ONE = 45, 24
 """Contexts, and that of axes that deviate by one step; 4 contexts double the deviation."""
 _MASK = np.uint64(2**32 - 1)
@@ -40,14 +41,14 @@ class Model(NamedTuple):
 
 @jit(inline="always")
 def _context(spread: int, fine: int) -> int:
-    at = spread + (fine - FINE_AT_ONE + 2) // 4 + CONTEXT_AT_ONE
+    at = spread + (fine - FINE_AT_ONE + _PER_QUARTER // 2) // _PER_QUARTER + CONTEXT_AT_ONE
     return min(max(at, 0), CONTEXTS - 1)
 
 
 @jit()
 def _round_row(row: np.ndarray, spreads: np.ndarray, fine: int, model: Model, levels: np.ndarray) -> float:
     """Round a row to steps, and return how many bits it takes."""
-    per_step, total = np.float32(2.0 ** ((fine - FINE_AT_ONE) / 16)), np.float32(0)
+    per_step, total = np.float32(2.0 ** ((fine - FINE_AT_ONE) / FINE_PER_OCTAVE)), np.float32(0)
     for axis in range(row.shape[0]):
         context = _context(spreads[axis], fine)
         highest = model.highest[context]
@@ -100,39 +101,89 @@ def _write_row(levels: np.ndarray, spreads: np.ndarray, fine: int, cumulative: n
 
 
 @jit()
-def encode_rows(
-    turned: np.ndarray, spreads: np.ndarray, scales: np.ndarray, model: Model, widths: np.ndarray, rows: np.ndarray
-) -> None:
-    """Round each row to the finest step whose levels fit into its bytes.
+def choose_scales(turned: np.ndarray, widths: np.ndarray, scales: np.ndarray) -> None:
+    """Choose the scale of each row: how far it deviates, as a share of the deviations of the axes.
 
     Args:
         turned: residuals along the axes, float32, shape (n, dim).
-        spreads: log2 of each axis' deviation, 0 for the largest, in quarters, int64, shape (dim,).
-        scales: what a row is divided by, by its first byte, float32, shape (256,).
-        model: of the levels.
         widths: deviations of the axes, float32, shape (dim,).
-        rows: receives uint8, shape (n, size).
+        scales: receives uint8, shape (n,); 0 for a row of zeros.
     """
-    n, dim = turned.shape
-    levels, row = np.empty(dim, np.int64), np.empty(dim, np.float32)
-    room = np.float32((rows.shape[1] - HEADER) * 8)
-    for at in range(n):
-        rows[at] = 0
+    dim = turned.shape[1]
+    for at in range(turned.shape[0]):
         mean = 0.0
         for axis in range(dim):
             mean += (np.float64(turned[at, axis]) / widths[axis]) ** 2 / dim
-        if not mean > 0:
+        scales[at] = np.uint8(min(max(round(2 * np.log2(mean)) + 128, 1), 255)) if mean > 0 else np.uint8(0)
+
+
+@jit(inline="always")
+def _fine(scale: int, fineness: int) -> int:
+    return min(max(fineness + _PER_QUARTER * scale, 0), MOST_FINE)
+
+
+@jit()
+def count_bytes(
+    turned: np.ndarray,
+    scales: np.ndarray,
+    spreads: np.ndarray,
+    values: np.ndarray,
+    model: Model,
+    fineness: int,
+    room: int,
+) -> float:
+    """Estimate the bytes of rows that are rounded to one step.
+
+    Args:
+        turned: residuals along the axes, float32, shape (n, dim).
+        scales: of `choose_scales`.
+        spreads: log2 of each axis' deviation, 0 for the largest, in quarters, int64, shape (dim,).
+        values: what a row is divided by, by its scale, float32, shape (256,).
+        model: of the levels.
+        fineness: of the step; `FINE_PER_OCTAVE` more halve it.
+        room: bytes of a row at most.
+    """
+    dim, total = turned.shape[1], 0.0
+    levels, row = np.empty(dim, np.int64), np.empty(dim, np.float32)
+    for at in range(turned.shape[0]):
+        scale = np.int64(scales[at])
+        if scale:
+            row[:] = turned[at] / values[scale]
+            bits = _round_row(row, spreads, _fine(scale, fineness), model, levels)
+            total += min(HEADER + bits / 8 + 0.5, room)
+    return total
+
+
+@jit()
+def encode_rows(
+    turned: np.ndarray,
+    scales: np.ndarray,
+    spreads: np.ndarray,
+    values: np.ndarray,
+    model: Model,
+    fineness: int,
+    rows: np.ndarray,
+) -> None:
+    """Round rows to one step and write them; those that do not fit get a coarser one.
+
+    Args:
+        turned: as for `count_bytes`.
+        scales: likewise.
+        spreads: likewise.
+        values: likewise.
+        model: likewise.
+        fineness: likewise.
+        rows: receives uint8, shape (n, room); zeros behind the end of a row.
+    """
+    n, dim = turned.shape
+    levels, row = np.empty(dim, np.int64), np.empty(dim, np.float32)
+    for at in range(n):
+        rows[at] = 0
+        scale = np.int64(scales[at])
+        if scale == 0:
             continue
-        scale = int(min(max(round(2 * np.log2(mean)) + 128, 1), 255))
-        row[:] = turned[at] / scales[scale]
-        least, most = 0, MOST_FINE
-        while least < most:
-            middle = (least + most + 1) // 2
-            if _round_row(row, spreads, middle, model, levels) <= room:
-                least = middle
-            else:
-                most = middle - 1
-        fine = least
+        row[:] = turned[at] / values[scale]
+        fine = _fine(scale, fineness)
         _round_row(row, spreads, fine, model, levels)
         while not _write_row(levels, spreads, fine, model.cumulative, rows[at, HEADER:]) and fine > 0:
             fine -= 1
@@ -141,13 +192,13 @@ def encode_rows(
 
 
 @jit()
-def decode_rows(rows: np.ndarray, spreads: np.ndarray, scales: np.ndarray, model: Model, turned: np.ndarray) -> None:
+def decode_rows(rows: np.ndarray, spreads: np.ndarray, values: np.ndarray, model: Model, turned: np.ndarray) -> None:
     """Read what `encode_rows` wrote.
 
     Args:
-        rows: uint8, shape (n, size).
+        rows: uint8, shape (n, room); zeros behind the end of a row may be missing.
         spreads: as for `encode_rows`.
-        scales: likewise.
+        values: likewise.
         model: likewise.
         turned: receives residuals along the axes, float32, shape (n, dim).
     """
@@ -157,7 +208,7 @@ def decode_rows(rows: np.ndarray, spreads: np.ndarray, scales: np.ndarray, model
             turned[row] = 0
             continue
         fine = min(int(rows[row, 1]), MOST_FINE)
-        step = scales[rows[row, 0]] * np.float32(2.0 ** ((FINE_AT_ONE - fine) / 16))
+        step = values[rows[row, 0]] * np.float32(2.0 ** ((FINE_AT_ONE - fine) / FINE_PER_OCTAVE))
         code, width, at = np.uint64(0), _MASK, HEADER
         for _ in range(4):
             code = code << _BYTE | np.uint64(rows[row, at] if at < size else 0)

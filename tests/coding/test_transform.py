@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from csr_hf.coding.product import ProductQuantizer
-from csr_hf.coding.range_kernels import TOTAL
+from csr_hf.coding.range_kernels import FINE_AT_ONE, FINE_PER_OCTAVE, TOTAL
+from csr_hf.coding.row_lengths import row_lengths, stored_bytes
 from csr_hf.coding.transform import TransformQuantizer, make_model
 
 DIM = 48
@@ -27,17 +28,19 @@ def error(rows, quantizer):
 def test_bytes_are_spent_nearly_as_well_as_theory_allows():
     rows, unseen = make_residuals(), make_residuals(seed=1)
     variances = np.linalg.eigvalsh(np.cov(rows.T))
-    for size in (5, 8, 12, 16):
+    for size in (6, 9, 13, 17):
         quantizer = TransformQuantizer.fit(rows, size)
-        assert quantizer.encode(unseen).shape == (2000, size)
+        codes = quantizer.encode(unseen)
+        assert codes.shape == (2000, 2 * size)
+        assert size - 1 < stored_bytes(codes) / 2000 <= size
         # Reverse water-filling: the least mean squared error of so many bits, header aside.
         levels = np.geomspace(variances.max(), variances.min() * 1e-4, 4000)
         rates = np.array([np.maximum(0, 0.5 * np.log2(variances / level)).sum() for level in levels])
-        level = levels[np.searchsorted(rates, 8 * (size - 2))]
+        level = levels[np.searchsorted(rates, 8 * (size - 3))]
         least = np.minimum(level, variances).sum() / variances.sum()
         # A uniform quantizer with entropy coding costs 1.53 dB; the end of a row a byte.
         assert least < error(unseen, quantizer) < 2.5 * least
-        if size <= DIM // 2:
+        if 6 < size <= DIM // 2:
             assert error(unseen, quantizer) < 0.7 * error(unseen, ProductQuantizer.fit(rows, size))
 
 
@@ -54,16 +57,31 @@ def test_rows_of_any_size_of_values_are_read_back():
         assert np.isfinite(quantizer.decode(quantizer.encode(np.full((2, DIM), huge, np.float32)))).all()
 
 
-def test_rows_along_one_axis_alone_fit_too():
+@pytest.mark.parametrize("size", [4, 6])
+def test_rows_along_one_axis_alone_fit_too(size):
     """What no model expects needs more bits than the steps it was made for."""
-    quantizer = TransformQuantizer.fit(make_residuals(), 6)
+    quantizer = TransformQuantizer.fit(make_residuals(), size)
     rows = quantizer.axes[[0, 1, -1]] * np.float32(0.5)
-    decoded = quantizer.decode(quantizer.encode(rows))
-    assert np.isfinite(decoded).all()
+    codes = quantizer.encode(rows)
+    assert stored_bytes(codes) <= 3 * size
+    assert np.isfinite(quantizer.decode(codes)).all()
+
+
+def test_rows_that_are_encoded_together_lose_alike():
+    quantizer = TransformQuantizer.fit(make_residuals(), 16)
+    rows = make_residuals(seed=4)
+    rows[::2] = quantizer.mean + (rows[::2] - quantizer.mean) * np.float32(1.5)
+    codes = quantizer.encode(rows)
+    lost = ((quantizer.decode(codes) - rows) ** 2).sum(axis=1)
+    lengths = row_lengths(codes)
+    assert lengths[::2].mean() > lengths[1::2].mean() + 1
+    assert lost[::2].mean() < 1.2 * lost[1::2].mean()
+    steps = codes[:, 0].astype(int) * FINE_PER_OCTAVE // 4 - codes[:, 1]
+    assert len(np.unique(steps)) == 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(3, 40))))
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(4, 40))))
 def test_any_bytes_can_be_read(codes):
     axes = np.eye(DIM, dtype=np.float32)
     quantizer = TransformQuantizer(axes, np.zeros(DIM, np.float32), -np.arange(DIM, dtype=np.int16), codes.shape[1])
@@ -79,7 +97,7 @@ def test_levels_are_read_as_they_were_meant(size):
     codes = quantizer.encode(rows)
     lost = np.abs((quantizer.decode(codes) - rows) @ quantizer.axes.T)
     widest = 2.0 ** ((codes[:, 0].astype(float) - 128 + quantizer.spreads.max()) / 4)
-    steps = widest * 2.0 ** ((64 - codes[:, 1].astype(float)) / 16)
+    steps = widest * 2.0 ** ((FINE_AT_ONE - codes[:, 1].astype(float)) / FINE_PER_OCTAVE)
     assert (lost <= steps[:, None]).mean() > 0.999
 
 
@@ -116,7 +134,7 @@ def test_few_rows_are_no_reason_to_believe_that_others_do_not_differ():
         ("mean", lambda made: made * np.float32(np.nan), "NaN or infinity"),
         ("spreads", lambda made: made.astype(np.int32), "must be int16"),
         ("spreads", lambda made: made * 0 + np.int16(-32768), "must be int16 from -400 to 400"),
-        ("size", lambda made: 2, r"`size` \(2\) must be from 3 to 65,536 bytes"),
+        ("size", lambda made: 2, r"`size` \(2\) must be from 4 to 32,767 bytes"),
     ],
 )
 def test_foreign_parts_are_refused(name, change, message):
