@@ -1,0 +1,66 @@
+"""The paper's claim on text: a head on the frozen model against the model fine-tuned by Matryoshka losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from csr_hf.evaluation.results import Results, Row
+from regions.markdown import RECIPES, load_json, load_results, table
+from regions.quality import largest_within
+
+_FOLDER = "paper/results/text"
+_GENERAL = "all-MiniLM-L6-v2/results/general_k32"
+_HEAD = ("CSR, packed", "CSR + residual")
+_WIDE = 1536
+
+
+def minutes_table() -> str:
+    """Show what each model keeps of the frozen model's scores within each budget, and the minutes it took."""
+    general, lines = load_results(_GENERAL), []
+    budgets: Sequence[int] = general.details["budgets"]
+    minutes = load_json(f"{_FOLDER}/minutes.json")
+    head = minutes["embedding_minutes"] + minutes["training_minutes"]
+    for tasks, trained in _points(general):
+        lines += [[f"**{len(tasks)} tasks**", *([""] * (len(budgets) + 2))]]
+        for name, took, results, method in (
+            ("frozen MiniLM, truncated", "0", general, "truncation"),
+            ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f}", general, "adapter"),
+            *((f"frozen MiniLM, {method}", f"{head:.0f}", general, method) for method in _HEAD),
+            *((f"fine-tuned, truncated", f"{took}", results, "truncation") for took, results in trained),
+        ):
+            cells = [_mean(results, general, tasks, method, budget) for budget in budgets]
+            whole = _mean(results, general, tasks, "dense", _WIDE) if method == "truncation" else ""
+            lines.append([name, took, *cells, whole])
+    return table(["model", "minutes", *(f"{budget} bytes" for budget in budgets), "all 1,536 bytes"], lines)
+
+
+def _points(general: Results) -> Iterator[tuple[list[str], list[tuple[str, Results]]]]:
+    """Group the points in time by the tasks that were measured at them, most tasks first."""
+    found: dict[tuple[str, ...], list[tuple[str, Results]]] = {}
+    for folder in sorted((RECIPES / _FOLDER).glob("minutes_*"), key=lambda path: int(path.name.split("_")[1])):
+        results = load_results(f"{_FOLDER}/{folder.name}")
+        tasks = tuple(dict.fromkeys(row.task for row in results.rows))
+        found.setdefault(tasks, []).append((folder.name.split("_")[1], results))
+    for tasks in sorted(found, key=len, reverse=True):
+        yield list(tasks), found[tasks]
+
+
+def _mean(results: Results, general: Results, tasks: Sequence[str], method: str, budget: int) -> str:
+    """Return the mean over tasks of a method's score, as a share of the frozen model's."""
+    shares = []
+    for task in tasks:
+        (dense,) = _main(general, task, "dense")
+        row = largest_within(_main(results, task, method), budget, missing_ok=True)
+        if row is None:
+            return ""
+        shares.append(row.score / dense.score)
+    return f"{sum(shares) / len(shares):.3f}"
+
+
+def _main(results: Results, task: str, method: str) -> list[Row]:
+    """Select a method's rows of a task by the task's main score, which is the first."""
+    rows = results.select(task=task, method=method)
+    return [row for row in rows if row.metric == rows[0].metric]
+
+
+REGIONS = {"paper-text": minutes_table}
