@@ -37,7 +37,9 @@ def choose_partitions(scores: np.ndarray, wanted: int, front: int, chosen: np.nd
 
 
 @jit()
-def list_visitors(chosen: np.ndarray, first: int, stop: int, partitions: int) -> tuple[np.ndarray, np.ndarray]:
+def list_visitors(
+    chosen: np.ndarray, first: int, stop: int, partitions: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List for every partition the queries that visit it.
 
     Args:
@@ -47,7 +49,8 @@ def list_visitors(chosen: np.ndarray, first: int, stop: int, partitions: int) ->
         partitions: how many there are.
 
     Returns:
-        queries, int32, and where those of each partition begin and the last end, shape (partitions + 1,).
+        partitions that somebody visits, int32, in order; queries, int32; and where those of each partition begin and
+        the last end, shape (partitions + 1,).
     """
     ends = np.zeros(partitions + 2, np.int64)
     for i in range(chosen.shape[0]):
@@ -61,4 +64,9 @@ def list_visitors(chosen: np.ndarray, first: int, stop: int, partitions: int) ->
             place = chosen[i, at] + 1
             visitors[ends[place]] = i
             ends[place] += 1
-    return visitors, ends
+    visited, count = np.empty(partitions, np.int32), 0
+    for number in range(partitions):
+        if ends[number] < ends[number + 1]:
+            visited[count] = number
+            count += 1
+    return visited[:count], visitors, ends
