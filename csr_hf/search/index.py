@@ -18,7 +18,7 @@ from csr_hf.search.code_lists import CodeLists, find_having, find_sparse, find_s
 from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
-from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_queries
+from csr_hf.search.query_encoder import QueryEncoder, check_queries
 from csr_hf.search.refitting import has_outgrown, refit
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
 from csr_hf.search.segment import Documents, Segment, join
@@ -41,7 +41,7 @@ class InvertedIndex(IndexView):
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
-        self._state = State(tuple(segments), encoder, QueryTables.of(encoder, settings["norm"]), dict(settings))
+        self._state = State(tuple(segments), encoder, encoder.make_tables(settings["norm"]), dict(settings))
         self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
         self._seen: storage.Seen = {}

@@ -9,7 +9,8 @@ import numpy as np
 from csr_hf.coding.product import ProductQuantizer
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
-from csr_hf.search.kernels.group import Group
+from csr_hf.search.kernels.group import QueryTables
+from csr_hf.search.kernels.products import Factors
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
@@ -40,6 +41,21 @@ class QueryEncoder(NamedTuple):
         rotation = make_rotation(len(bias), seed)
         return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
 
+    def make_tables(self, norm: float) -> QueryTables:
+        """Make what searches read.
+
+        Args:
+            norm: that rows were brought to before they were coded; what they decode to is divided by it.
+        """
+        scale = np.float32(norm)
+        return QueryTables(
+            Factors.of(self.rotation, fine=False),
+            Factors.of(self.centers, fine=False),
+            Factors.of(self.atoms / scale, fine=True),
+            frozen(self.bias / scale),
+            frozen(self.residual / scale),
+        )
+
     @property
     def input_dim(self) -> int:
         """Width of the embeddings."""
@@ -49,37 +65,6 @@ class QueryEncoder(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self)
-
-
-class QueryTables(NamedTuple):
-    """A `QueryEncoder` as searches read it."""
-
-    matrix: np.ndarray
-    """Rotation, centers, atoms and bias above each other, float32, shape (all of them, input_dim)."""
-    centroids: np.ndarray
-    """Of the residual, float32, shape (bytes, width of a part, 256)."""
-    ends: tuple[int, int, int]
-    """Where rotation, centers and atoms end."""
-
-    @classmethod
-    def of(cls, encoder: QueryEncoder, norm: float) -> QueryTables:
-        """Put the arrays of an encoder together.
-
-        Args:
-            encoder: of the index.
-            norm: that rows were brought to before they were coded; what they decode to is divided by it.
-        """
-        scale = np.float32(norm)
-        parts = encoder.rotation, encoder.centers, encoder.atoms / scale, encoder.bias[None] / scale
-        ends = np.cumsum([len(part) for part in parts])[:3].tolist()
-        centroids = encoder.residual / scale
-        return cls(frozen(np.concatenate(parts)), frozen(centroids), tuple(ends))
-
-    def multiply(self, queries: np.ndarray) -> Group:
-        """Compute all inner products of queries, float32, shape (n, input_dim)."""
-        products = queries @ self.matrix.T
-        turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
-        return Group(frozen(queries), frozen(turned), frozen(centers), frozen(atoms), frozen(bias[:, 0]))
 
 
 def _centroids_of(coder: Coder) -> np.ndarray:

@@ -12,7 +12,7 @@ from csr_hf.search.build.signs import SignCodes, make_signs
 from csr_hf.search.build.tuning import choose_settings, find_nearest, measure_recall
 from csr_hf.search.index_view import State
 from csr_hf.search.params import SearchParams
-from csr_hf.search.query_encoder import QueryEncoder, QueryTables
+from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.searcher import find_dense
 from csr_hf.search.segment import Documents, Segment, decode
 
@@ -55,7 +55,7 @@ def refit(state: State, seed: int = 0) -> State:
     found = State(
         (moved._replace(documents=segment.documents),),
         encoder,
-        QueryTables.of(encoder, settings["norm"]),
+        encoder.make_tables(settings["norm"]),
         {**settings, "partitions": len(centers), "fitted": n},
     )
     return found._replace(settings={**found.settings, **_tune(state, found, rows, seed, unit=unit)})

@@ -13,18 +13,17 @@ from csr_hf.coding.bit_reading import Layout
 from csr_hf.plumbing.jit import frozen
 from csr_hf.plumbing.threads import run
 from csr_hf.search.doc_ids import list_ids
-from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, choose, search_group
+from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, QueryTables, prepare, search_group
 from csr_hf.search.kernels.rerank import Stored
 from csr_hf.search.kernels.scan import Signs
 from csr_hf.search.kernels.topk import split_keys
 from csr_hf.search.params import SearchParams, count_threads
-from csr_hf.search.query_encoder import QueryTables
 from csr_hf.search.segment import Segment
 
 _GROUP = 32
 """Queries that one thread takes at a time: a partition is read once for all of them that visit it."""
-_BLOCK = 1024
-"""Queries whose products are computed at once."""
+_LONG = 500_000
+"""Documents that a query visits from which on several threads share a lone one: below, waking them takes longer."""
 _CANDIDATES = 200
 """To rerank, where the index has measured nothing."""
 _ROOM = 2**21
@@ -96,31 +95,33 @@ def find_dense(
     if not keys.size:
         return split_keys(keys)
     plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
-    for first in range(0, n, _BLOCK):
-        group = tables.multiply(queries[first : first + _BLOCK])
-        _search_block(targets, group, tables.centroids, plan, keys[first : first + _BLOCK], threads)
+    _search_groups(targets, tables, queries, plan, keys, threads)
     return split_keys(keys)
 
 
-def _search_block(
-    targets: Sequence[Target], group: Group, centroids: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
+def _search_groups(
+    targets: Sequence[Target], tables: QueryTables, queries: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
 ) -> None:
-    """Fill the keys of some queries: groups of them at a time, or shares of their visits where they are few."""
-    n = len(keys)
-    parts = min(threads, plan.nprobe) if n < threads else 1
+    """Fill the keys of queries: groups of them at a time, or shares of their visits where they are few and many."""
+    n, visited = len(queries), plan.nprobe / len(tables.centers.rows) * sum(target.size for target in targets)
+    parts = min(threads, plan.nprobe) if n < threads and visited > _LONG else 1
     size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
     # All that are wanted may lie in the share of one thread.
     depth = plan.depth if parts == 1 else max(-(-plan.depth * 5 // (4 * parts)), keys.shape[1])
     plan = plan._replace(parts=parts, depth=depth)
 
+    def prepare_group(first: int) -> Group:
+        group: Group = prepare(tables, frozen(queries[first : first + size]), plan.nprobe)
+        return group
+
+    shared = [prepare_group(first) for first in range(n)] if parts > 1 else []
+
     def search(first: int, part: int) -> np.ndarray:
-        own = Group(*(array[first : first + size] for array in group))
-        asked = choose(own, plan.nprobe)
-        found = np.zeros((len(targets), len(own.queries), keys.shape[1]), np.uint64)
+        group = shared[first] if shared else prepare_group(first)
+        found = np.zeros((len(targets), len(group.queries), keys.shape[1]), np.uint64)
         for target, best in zip(targets, found, strict=True):
-            depth = min(plan.depth, target.size)
-            mine = plan._replace(part=part, depth=depth)
-            search_group(target.arrays, own, asked, centroids, mine, target.start, best)
+            mine = plan._replace(part=part, depth=min(plan.depth, target.size))
+            search_group(target.arrays, group, tables.centroids, mine, target.start, best)
         return _best_keys(found, keys.shape[1])
 
     tasks = [(first, part) for first in range(0, n, size) for part in range(parts)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from csr_hf.plumbing.jit import jit
 from csr_hf.search.kernels.probing import choose_partitions
+from csr_hf.search.kernels.products import Factors, multiply, round_queries
 from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
 from csr_hf.search.kernels.rerank import Stored, offer_all, score_codes, score_copies
 from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
@@ -17,15 +18,28 @@ BY_SCAN, BY_CODES, BY_COPIES = 0, 1, 2
 """What candidates are ranked by."""
 
 
+class QueryTables(NamedTuple):
+    """What queries are multiplied with."""
+
+    rotation: Factors
+    """Orthogonal, a row for each dimension."""
+    centers: Factors
+    """Of the partitions."""
+    atoms: Factors
+    """Of the head."""
+    bias: np.ndarray
+    """Of the head, float32, shape (dim,)."""
+    centroids: np.ndarray
+    """Of residual codes, float32, shape (bytes, width of a part, 256)."""
+
+
 class Group(NamedTuple):
     """Some queries, with their products with everything that the index knows."""
 
     queries: np.ndarray
     """float32, shape (n, dim)."""
-    turned: np.ndarray
-    """Rotated, float32, shape (n, dim)."""
-    centers: np.ndarray
-    """Products with centers of partitions, float32, shape (n, partitions)."""
+    asked: Asked
+    """The same as the scan takes them."""
     atoms: np.ndarray
     """Products with atoms of the head, float32, shape (n, hidden_dim)."""
     bias: np.ndarray
@@ -48,23 +62,38 @@ class Plan(NamedTuple):
 
 
 @jit()
-def choose(group: Group, nprobe: int) -> Asked:
-    """Make the tables of queries, and choose the partitions that they visit."""
-    n, dim = group.turned.shape
-    tables = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8)
+def prepare(tables: QueryTables, queries: np.ndarray, nprobe: int) -> Group:
+    """Multiply queries with all that the index knows, make their tables, and choose the partitions that they visit.
+
+    Args:
+        tables: of the index.
+        queries: finite, float32, shape (n, dim).
+        nprobe: partitions to visit.
+    """
+    n, dim = queries.shape
+    rounded, worth = np.empty((n, tables.atoms.rows.shape[1]), np.int16), np.empty(n, np.float32)
+    round_queries(queries, rounded, worth)
+    turned, centers = np.empty((n, dim), np.float32), np.empty((n, tables.centers.steps.shape[0]), np.float32)
+    atoms, bias = np.empty((n, tables.atoms.steps.shape[0]), np.float32), np.empty(n, np.float32)
+    multiply(tables.rotation, rounded, worth, turned)
+    multiply(tables.centers, rounded, worth, centers)
+    multiply(tables.atoms, rounded, worth, atoms)
+    entries = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8)
     steps, lengths = np.empty(n, np.float32), np.empty(n, np.float32)
-    fill_sign_tables(group.turned, tables, steps, lengths)
+    fill_sign_tables(turned, entries, steps, lengths)
     chosen = np.empty((n, nprobe), np.int32)
     for i in range(n):
-        choose_partitions(group.centers[i], nprobe, FRONT, chosen[i])
-    return Asked(tables, steps, lengths, group.centers, chosen)
+        bias[i] = 0
+        for axis in range(dim):
+            bias[i] += tables.bias[axis] * queries[i, axis]
+        choose_partitions(centers[i], nprobe, FRONT, chosen[i])
+    return Group(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias)
 
 
 @jit()
 def search_group(
     segment: tuple[Signs, Stored, np.ndarray, np.ndarray],
     group: Group,
-    asked: Asked,
     centroids: np.ndarray,
     plan: Plan,
     start: int,
@@ -75,8 +104,7 @@ def search_group(
     Args:
         segment: its signs; what is stored; bits of float16 copies, uint16, shape (n, dim), or no rows; 1 for positions
             that may be found, uint8, empty if all may.
-        group: the queries.
-        asked: the same, by `choose`.
+        group: the queries, by `prepare`.
         centroids: of residual codes, float32, shape (bytes, width of a part, 256).
         plan: how to search.
         start: position at which the segment begins.
@@ -86,7 +114,7 @@ def search_group(
     n = group.queries.shape[0]
     rows = np.empty((n, 2 * plan.depth + PENDING), np.int32)
     scores, counts = np.empty(rows.shape, np.float32), np.empty(n, np.int64)
-    scan(signs, asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
+    scan(signs, group.asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
     table = np.empty((centroids.shape[0], 256), np.float32)
     for i in range(n):
         candidates, own = rows[i, : counts[i]], scores[i, : counts[i]]

@@ -30,7 +30,8 @@ class Signs(NamedTuple):
     order: np.ndarray
     """Positions of rows, int32, shape (n,)."""
     planes: np.ndarray
-    """Of each partition, of every eight dimensions a byte of each document, uint8, flat, with `ROOM` behind."""
+    """Of each partition by blocks of documents, of every eight dimensions a byte of each document, uint8, flat, with
+    `ROOM` behind."""
     factors: np.ndarray
     """The upper halves of float32, uint16, shape (n,)."""
     shifts: np.ndarray

@@ -1,7 +1,8 @@
-"""Add up table entries over the half bytes of many documents at once: byte shuffles look up 64 entries in one go.
+"""Instructions of the processor that numba does not name, for many numbers at once.
 
-A table of 16 entries of a byte fits a vector register, and the processor's byte shuffle is a look-up in it: the "fast
-scan" of product quantisation (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
+Table entries are added up over the half bytes of many documents: byte shuffles look up 64 entries in one go. A table
+of 16 entries of a byte fits a vector register, and the processor's byte shuffle is a look-up in it: the "fast scan" of
+product quantisation (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ BLOCK = 64
 """Documents whose codes lie together."""
 ROOM = BLOCK
 """Bytes that may be read, and sums that may be written, beyond the last document."""
+LANES = 16
+"""Numbers that `dot` multiplies at once."""
+_PAIRS = "llvm.x86.avx2.pmadd.wd"
 _BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _SHUFFLES = (
     ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
@@ -87,7 +91,10 @@ class _Lanes:
 def _ask(builder: Any, pointer: Any) -> None:
     """Ask for the cache line of a byte."""
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _WORD, _WORD, _WORD])
-    builder.call(builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, _WORD(0), _WORD(3), _WORD(1)])
+    builder.call(
+        builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind),
+        [pointer, _WORD(0), _WORD(3), _WORD(1)],
+    )
 
 
 def _lookup(lanes: int) -> Any:
@@ -150,6 +157,72 @@ def add_plainly(
             for at in range(stride):
                 code = planes[start + at]
                 sums[begin + at] += np.uint16(lower[code & 15]) + np.uint16(upper[code >> 4])
+
+
+def _dots(several: int) -> Any:
+    """An intrinsic that multiplies a row of integers with `several` queries that follow each other."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, queries, sums = (
+            context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 5)
+        )
+        _, first, width, _, begin, _ = arguments
+        whole = first.type
+        wide, totals = ir.VectorType(_SHORT, LANES), ir.VectorType(ir.IntType(32), LANES // 2)
+        given = ir.VectorType(rows.data.type.pointee, LANES)
+        kept = [cgutils.alloca_once_value(builder, ir.Constant(totals, [0] * totals.count)) for _ in range(several)]
+        add_pairs = cgutils.get_or_insert_function(builder.module, ir.FunctionType(totals, [wide, wide]), _PAIRS)
+        add_all = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(totals.element, [totals]), f"llvm.vector.reduce.add.v{totals.count}i32"
+        )
+
+        def load(data: Any, place: Any, kind: ir.VectorType) -> Any:
+            loaded = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+            loaded.align = 1
+            return loaded
+
+        with cgutils.for_range(builder, builder.udiv(width, whole(LANES))) as loop:
+            at = builder.mul(loop.index, whole(LANES))
+            row = load(rows.data, builder.add(first, at), given)
+            row = row if given == wide else builder.sext(row, wide)
+            for number, total in enumerate(kept):
+                place = builder.add(builder.add(begin, at), builder.mul(width, whole(number)))
+                more = builder.call(add_pairs, [row, load(queries.data, place, wide)])
+                builder.store(builder.add(builder.load(total), more), total)
+        for number, total in enumerate(kept):
+            builder.store(builder.call(add_all, [builder.load(total)]), builder.gep(sums.data, [whole(number)]))
+        return context.get_dummy_value()
+
+    def typed(typing_context: Any, rows: Any, first: Any, width: Any, queries: Any, begin: Any, sums: Any) -> Any:
+        return types.void(rows, types.int64, types.int64, queries, types.int64, sums), generate
+
+    return intrinsic(typed)
+
+
+@jit()
+def dot_plainly(rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray) -> None:
+    """`dot` for processors that do not add products of 16 bits in pairs."""
+    total = np.int32(0)
+    for at in range(width):
+        total = np.int32(total + np.int32(rows[first + at]) * np.int32(queries[begin + at]))
+    sums[0] = total
+
+
+@jit()
+def dot_four_plainly(
+    rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray
+) -> None:
+    """`dot_four` likewise."""
+    for number in range(4):
+        dot_plainly(rows, first, width, queries, begin + number * width, sums[number:])
+
+
+_has_pairs = "avx2" in processor_features()
+dot: Any = _dots(1) if _has_pairs else dot_plainly
+"""Multiply a row of int8 or int16 with a query of int16: rows (flat), where the row begins, its width, a multiple of
+`LANES`; queries (flat), where one begins; and an array that receives the product, int32."""
+dot_four: Any = _dots(4) if _has_pairs else dot_four_plainly
+"""`dot` for four queries that follow each other."""
 
 
 def _reaching(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
