@@ -11,6 +11,7 @@ from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
 from csr_hf.search.kernels.group import QueryTables
 from csr_hf.search.kernels.products import Factors
+from csr_hf.search.kernels.queries import bring_to_unit_norm
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
@@ -97,15 +98,12 @@ def check_queries(queries: Any, input_dim: int) -> tuple[np.ndarray, np.ndarray]
             "vector[None]."
         )
     with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(rows, np.float32)
-    largest = np.abs(rows).max(axis=1, initial=0, keepdims=True)
-    if not np.isfinite(largest).all():
-        raise ValueError(f"`queries` holds NaN or infinity in row {int(np.argmin(np.isfinite(largest[:, 0])))}.")
-    # Squares of what is large or small would overflow or vanish.
-    rows = rows / np.where(largest > 0, largest, 1)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    with np.errstate(over="ignore"):
-        return rows / np.where(norms > 0, norms, 1), np.minimum(norms * largest, np.finfo(np.float32).max)
+        given = frozen(rows, np.float32)
+    scaled, norms = np.empty(given.shape, np.float32), np.empty((len(given), 1), np.float32)
+    wrong = bring_to_unit_norm(given, scaled, norms)
+    if wrong >= 0:
+        raise ValueError(f"`queries` holds NaN or infinity in row {wrong}.")
+    return scaled, norms
 
 
 def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:

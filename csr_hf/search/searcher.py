@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.coding.bit_reading import Layout
 from csr_hf.plumbing.jit import frozen
 from csr_hf.plumbing.threads import run
 from csr_hf.search.doc_ids import list_ids
@@ -28,7 +27,7 @@ _CANDIDATES = 200
 """To rerank, where the index has measured nothing."""
 _ROOM = 2**21
 """Candidates that a thread keeps at a time, at most, unless one query needs more."""
-_ANYWHERE = np.empty(0, np.uint8)
+_ANYWHERE = frozen(np.empty(0, np.uint8))
 
 
 class Hits(NamedTuple):
@@ -85,7 +84,7 @@ def find_dense(
         scores and positions, shape (n, up to top_k).
     """
     targets = [
-        _target(segment, mask, start)
+        Target((*segment.taken, _ANYWHERE if mask is None else frozen(mask.view(np.uint8))), start, segment.size)
         for segment, mask, start in zip(segments, masks, starts_of(segments)[:-1].tolist(), strict=True)
         if mask is None or mask.any()
     ]
@@ -111,7 +110,8 @@ def _search_groups(
     plan = plan._replace(parts=parts, depth=depth)
 
     def prepare_group(first: int) -> Group:
-        group: Group = prepare(tables, frozen(queries[first : first + size]), plan.nprobe)
+        group = Group.room(frozen(queries[first : first + size]), tables, plan.nprobe)
+        prepare(tables, group)
         return group
 
     shared = [prepare_group(first) for first in range(n)] if parts > 1 else []
@@ -124,6 +124,9 @@ def _search_groups(
             search_group(target.arrays, group, tables.centroids, mine, target.start, best)
         return _best_keys(found, keys.shape[1])
 
+    if n <= size and parts == 1:
+        keys[:] = search(0, 0)
+        return
     tasks = [(first, part) for first in range(0, n, size) for part in range(parts)]
     found = run(search, tasks, threads)
     for (first, _), *own in zip(tasks[::parts], *(found[part::parts] for part in range(parts)), strict=True):
@@ -151,16 +154,6 @@ def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int
     if by is None:
         by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
     return Plan(min(int(nprobe), partitions), min(max(int(candidates), top_k), total), by, 0, 1)
-
-
-def _target(segment: Segment, mask: np.ndarray | None, start: int) -> Target:
-    arrays = segment.arrays
-    signs = Signs(*(arrays[name] for name in ("begins", "order", "planes", "factors", "shifts")))
-    scales = arrays["scales"].view(np.uint16)
-    stored = Stored(arrays["rows"], Layout(*segment.details["layout"]), segment.steps, arrays["residual"], scales)
-    copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
-    allowed = frozen(_ANYWHERE if mask is None else mask.view(np.uint8))
-    return Target((signs, stored, copies, allowed), start, segment.size)
 
 
 def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
@@ -201,7 +194,7 @@ def starts_of(segments: Sequence[Segment]) -> np.ndarray:
 
 def ids_at(segments: Sequence[Segment], positions: np.ndarray) -> np.ndarray:
     """Return ids of positions; for -1 what stands for none."""
-    if len(segments) == 1 and (positions >= 0).all():
+    if len(segments) == 1 and positions.size and positions.min() >= 0:
         return segments[0].ids.at(positions)
     if not segments or segments[0].ids.kind == "integers":
         ids = np.full(positions.shape, -1, np.int64)

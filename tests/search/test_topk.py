@@ -48,6 +48,7 @@ def test_partitions_of_the_best_scores_are_visited_the_best_first(kind, wanted):
 
 def test_visitors_are_listed_by_partition():
     chosen = np.array([[2, 0, 1], [2, 3, 1]], np.int32)
-    visitors, ends = list_visitors(chosen, 0, 2, 5)
+    visited, visitors, ends = list_visitors(chosen, 0, 2, 5)
     found = [visitors[ends[i] : ends[i + 1]].tolist() for i in range(5)]
     assert found == [[0], [], [0, 1], [1], []]
+    assert visited.tolist() == [0, 2, 3]

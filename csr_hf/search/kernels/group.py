@@ -45,6 +45,15 @@ class Group(NamedTuple):
     bias: np.ndarray
     """Products with the bias of the head, float32, shape (n,)."""
 
+    @classmethod
+    def room(cls, queries: np.ndarray, tables: QueryTables, nprobe: int) -> Group:
+        """Make room for `prepare`: what a kernel returns as a tuple takes as long as a short search."""
+        n, dim = queries.shape
+        entries, chosen = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8), np.empty((n, nprobe), np.int32)
+        centers, atoms = (np.empty((n, len(each.steps)), np.float32) for each in (tables.centers, tables.atoms))
+        steps, lengths, bias = np.empty((3, n), np.float32)
+        return cls(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias)
+
 
 class Plan(NamedTuple):
     """How a segment is searched."""
@@ -62,32 +71,26 @@ class Plan(NamedTuple):
 
 
 @jit()
-def prepare(tables: QueryTables, queries: np.ndarray, nprobe: int) -> Group:
+def prepare(tables: QueryTables, group: Group) -> None:
     """Multiply queries with all that the index knows, make their tables, and choose the partitions that they visit.
 
     Args:
         tables: of the index.
-        queries: finite, float32, shape (n, dim).
-        nprobe: partitions to visit.
+        group: the queries, finite, and room for all else.
     """
-    n, dim = queries.shape
+    (n, dim), asked = group.queries.shape, group.asked
     rounded, worth = np.empty((n, tables.atoms.rows.shape[1]), np.int16), np.empty(n, np.float32)
-    round_queries(queries, rounded, worth)
-    turned, centers = np.empty((n, dim), np.float32), np.empty((n, tables.centers.steps.shape[0]), np.float32)
-    atoms, bias = np.empty((n, tables.atoms.steps.shape[0]), np.float32), np.empty(n, np.float32)
+    round_queries(group.queries, rounded, worth)
+    turned = np.empty((n, dim), np.float32)
     multiply(tables.rotation, rounded, worth, turned)
-    multiply(tables.centers, rounded, worth, centers)
-    multiply(tables.atoms, rounded, worth, atoms)
-    entries = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8)
-    steps, lengths = np.empty(n, np.float32), np.empty(n, np.float32)
-    fill_sign_tables(turned, entries, steps, lengths)
-    chosen = np.empty((n, nprobe), np.int32)
+    multiply(tables.centers, rounded, worth, asked.centers)
+    multiply(tables.atoms, rounded, worth, group.atoms)
+    fill_sign_tables(turned, asked.tables, asked.steps, asked.lengths)
     for i in range(n):
-        bias[i] = 0
+        group.bias[i] = 0
         for axis in range(dim):
-            bias[i] += tables.bias[axis] * queries[i, axis]
-        choose_partitions(centers[i], nprobe, FRONT, chosen[i])
-    return Group(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias)
+            group.bias[i] += tables.bias[axis] * group.queries[i, axis]
+        choose_partitions(asked.centers[i], asked.chosen.shape[1], FRONT, asked.chosen[i])
 
 
 @jit()
