@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
 from csr_hf.search.query_encoder import QueryEncoder, check_queries
-from csr_hf.search.refitting import has_outgrown, refit
+from csr_hf.search.refitting import find_within, has_outgrown, refit
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
 from csr_hf.search.segment import Documents, Segment, join
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -95,10 +96,8 @@ class InvertedIndex(IndexView):
         )
         index.add(rows, coder, ids, documents=documents)
 
-        def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
-            return index.search(queries, top_k, SearchParams(nprobe=nprobe, candidates=candidates)).positions
-
-        measured = choose_settings(rows, search, len(centers), unit=unit, seed=seed)
+        search = functools.partial(find_within, index._state)
+        measured = choose_settings(rows, search, centers, unit=unit, seed=seed)
         index._state = index._state._replace(settings={**index._state.settings, **measured})
         return index
 

@@ -27,6 +27,9 @@ _CANDIDATES = 200
 """To rerank, where the index has measured nothing."""
 _ROOM = 2**21
 """Candidates that a thread keeps at a time, at most, unless one query needs more."""
+_ALL = np.float32(np.inf)
+_FILTERED = 1 / 8
+"""Power of the share of the documents that may be found by which more partitions are visited."""
 _ANYWHERE = frozen(np.empty(0, np.uint8))
 
 
@@ -94,24 +97,26 @@ def find_dense(
     if not keys.size:
         return split_keys(keys)
     plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
-    _search_groups(targets, tables, queries, plan, keys, threads)
+    # On average, which of a plan by margin is measured.
+    visited = total * min(settings.get("nprobe", plan.nprobe), plan.nprobe) / settings["partitions"]
+    parts = min(threads, plan.nprobe) if n < threads and visited > _LONG else 1
+    _search_groups(targets, tables, queries, plan._replace(parts=parts), keys, threads)
     return split_keys(keys)
 
 
 def _search_groups(
     targets: Sequence[Target], tables: QueryTables, queries: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
 ) -> None:
-    """Fill the keys of queries: groups of them at a time, or shares of their visits where they are few and many."""
-    n, visited = len(queries), plan.nprobe / len(tables.centers.rows) * sum(target.size for target in targets)
-    parts = min(threads, plan.nprobe) if n < threads and visited > _LONG else 1
+    """Fill the keys of queries: groups of them at a time, or shares of the visits of each, as planned."""
+    n, parts = len(queries), plan.parts
     size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
     # All that are wanted may lie in the share of one thread.
     depth = plan.depth if parts == 1 else max(-(-plan.depth * 5 // (4 * parts)), keys.shape[1])
-    plan = plan._replace(parts=parts, depth=depth)
+    plan = plan._replace(depth=depth)
 
     def prepare_group(first: int) -> Group:
         group = Group.room(frozen(queries[first : first + size]), tables, plan.nprobe)
-        prepare(tables, group)
+        prepare(tables, group, plan.margin)
         return group
 
     shared = [prepare_group(first) for first in range(n)] if parts > 1 else []
@@ -144,16 +149,18 @@ def _best_keys(found: np.ndarray, top_k: int) -> np.ndarray:
 
 def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int, share: float) -> Plan:
     """Decide how many partitions are visited, and how many candidates are reranked, by what."""
-    partitions = settings["partitions"]
+    partitions, margin = settings["partitions"], _ALL
     nprobe = settings.get("nprobe", partitions) if params.nprobe == "auto" else params.nprobe or partitions
     if params.nprobe == "auto" and share < 1:
         # The nearest of few lie further away, in more partitions.
-        nprobe = math.ceil(nprobe * share**-0.25)
+        nprobe = math.ceil(nprobe * share**-_FILTERED)
+    elif params.nprobe == "auto" and "margin" in settings:
+        nprobe, margin = partitions, np.float32(settings["margin"])
     candidates = params.candidates or settings.get("candidates", _CANDIDATES)
     by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
     if by is None:
         by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
-    return Plan(min(int(nprobe), partitions), min(max(int(candidates), top_k), total), by, 0, 1)
+    return Plan(min(int(nprobe), partitions), margin, min(max(int(candidates), top_k), total), by, 0, 1)
 
 
 def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:

@@ -59,7 +59,9 @@ class Plan(NamedTuple):
     """How a segment is searched."""
 
     nprobe: int
-    """Partitions that a query visits."""
+    """Partitions that a query visits, at most."""
+    margin: np.float32
+    """How far they may lie behind the first of them; see `probing.choose_partitions`."""
     depth: int
     """Candidates of a query, in each share."""
     by: int
@@ -71,12 +73,13 @@ class Plan(NamedTuple):
 
 
 @jit()
-def prepare(tables: QueryTables, group: Group) -> None:
+def prepare(tables: QueryTables, group: Group, margin: np.float32) -> None:
     """Multiply queries with all that the index knows, make their tables, and choose the partitions that they visit.
 
     Args:
         tables: of the index.
         group: the queries, finite, and room for all else.
+        margin: see `probing.choose_partitions`.
     """
     (n, dim), asked = group.queries.shape, group.asked
     rounded, worth = np.empty((n, tables.atoms.rows.shape[1]), np.int16), np.empty(n, np.float32)
@@ -90,7 +93,7 @@ def prepare(tables: QueryTables, group: Group) -> None:
         group.bias[i] = 0
         for axis in range(dim):
             group.bias[i] += tables.bias[axis] * group.queries[i, axis]
-        choose_partitions(asked.centers[i], asked.chosen.shape[1], FRONT, asked.chosen[i])
+        choose_partitions(asked.centers[i], margin, FRONT, asked.chosen[i])
 
 
 @jit()

@@ -122,7 +122,8 @@ def _lookup(lanes: int) -> Any:
                     builder.store(builder.add(builder.load(total), more), total)
         for number, kept in enumerate(totals):
             pointer = builder.gep(sums.data, [builder.add(place, whole(number * width))])
-            register.store(*(builder.load(total) for total in kept), pointer)
+            pairs, odd = (builder.load(total) for total in kept)
+            register.store(pairs, odd, pointer)
         return context.get_dummy_value()
 
     def typed(
