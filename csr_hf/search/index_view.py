@@ -174,7 +174,7 @@ class IndexView:
 
     @property
     def nprobe(self) -> int:
-        """Partitions that a search visits where nobody says otherwise."""
+        """Partitions that a search visits on average where nobody says otherwise."""
         return int(self._settings.get("nprobe") or self.partitions)
 
     @property

@@ -23,8 +23,9 @@ class SearchParams:
     """
 
     nprobe: int | Literal["auto"] | None = "auto"
-    """Partitions to visit, the most promising first. "auto": what the index measured when it was built, to find 0.95
-    of the ten nearest documents on average. None: all."""
+    """Partitions to visit, the most promising first. "auto": those that score nearly as high as a query's best four;
+    how nearly is what the index measured when it was built, to find 0.95 of the ten nearest documents on average.
+    None: all."""
     candidates: int | None = None
     """Documents to rerank; never fewer than hits are asked for. Default: what the index measured."""
     rerank: Literal["auto", "none", "codes", "float16"] = "auto"
