@@ -45,7 +45,7 @@ def list_visitors(
     """List for every partition the queries that visit it.
 
     Args:
-        chosen: partitions of every query, int32, shape (n, nprobe); -1 for none.
+        chosen: partitions of every query, int32, shape (n, nprobe); -1 behind the last.
         first: the first column that counts.
         stop: the first that counts no more.
         partitions: how many there are.
@@ -57,17 +57,19 @@ def list_visitors(
     ends = np.zeros(partitions + 2, np.int64)
     for i in range(chosen.shape[0]):
         for at in range(first, stop):
-            if chosen[i, at] >= 0:
-                ends[chosen[i, at] + 2] += 1
+            if chosen[i, at] < 0:
+                break
+            ends[chosen[i, at] + 2] += 1
     for number in range(2, partitions + 2):
         ends[number] += ends[number - 1]
     visitors = np.empty(ends[partitions + 1], np.int32)
     for i in range(chosen.shape[0]):
         for at in range(first, stop):
-            if chosen[i, at] >= 0:
-                place = chosen[i, at] + 1
-                visitors[ends[place]] = i
-                ends[place] += 1
+            if chosen[i, at] < 0:
+                break
+            place = chosen[i, at] + 1
+            visitors[ends[place]] = i
+            ends[place] += 1
     visited, count = np.empty(partitions, np.int32), 0
     for number in range(partitions):
         if ends[number] < ends[number + 1]:

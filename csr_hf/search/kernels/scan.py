@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     centers: np.ndarray
     """Inner products with the centers of all partitions, float32, shape (n, partitions)."""
     chosen: np.ndarray
-    """Partitions to visit, the best first, int32, shape (n, nprobe); -1 for none."""
+    """Partitions to visit, the best first, int32, shape (n, nprobe); -1 behind the last."""
 
 
 @jit(inline="always")
