@@ -336,11 +336,11 @@ class InvertedIndex(IndexView):
         return found
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._state.segments, self._state.encoder, self._state.settings
+        return [segment.parts for segment in self._segments], self._state.encoder, self._state.settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         segments, encoder, settings = state
         # Copies are writable, for which kernels would be compiled again.
-        segments = [s._replace(arrays={name: frozen(array) for name, array in s.arrays.items()}) for s in segments]
+        segments = [Segment.of(*parts) for parts in segments]
         encoder = QueryEncoder(*(frozen(array) for array in encoder))
         self.__init__(segments, encoder, settings)  # type: ignore[misc]

@@ -140,16 +140,33 @@ class Segment(NamedTuple):
         if documents.copies is not None:
             arrays["float16"] = documents.copies[order]
         details = {"layout": list(packed.layout), "base": packed.base, "head": packed.head_fingerprint}
-        arrays = {name: frozen(array) for name, array in arrays.items()}
-        return cls(arrays, details, ids, None, new_name(), Taken.of(arrays, details))
+        return cls.of(arrays, details, ids, None, new_name())
 
     @classmethod
     def from_stored(cls, stored: StoredSegment) -> Segment:
         """Take what was read and checked."""
         ids = DocIds.from_arrays(stored.arrays, len(stored.arrays["order"]), stored.details["first_id"])
         arrays = {name: array for name, array in stored.arrays.items() if name not in ids.to_arrays()}
-        taken = Taken.of(arrays, stored.details)
-        return cls(arrays, stored.details, ids, stored.alive, stored.name, taken, stored.documents)
+        return cls.of(arrays, stored.details, ids, stored.alive, stored.name, stored.documents)
+
+    @classmethod
+    def of(
+        cls,
+        arrays: dict[str, np.ndarray],
+        details: dict[str, Any],
+        ids: DocIds,
+        alive: np.ndarray | None,
+        name: str,
+        documents: pa.Table | None = None,
+    ) -> Segment:
+        """Make a segment, whose arrays nobody can change, of what `parts` returns."""
+        arrays = {key: frozen(array) for key, array in arrays.items()}
+        return cls(arrays, details, ids, alive, name, Taken.of(arrays, details), documents)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All that it is made of."""
+        return self.arrays, self.details, self.ids, self.alive, self.name, self.documents
 
     def unarrange(self) -> Documents:
         """Bring documents back into the order of their positions."""

@@ -1,9 +1,12 @@
 """An index that has grown gets new partitions by `compact`, and finds as much with less work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from csr_hf.search import searcher
 from csr_hf.search.build.tuning import Margins
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
@@ -110,7 +113,7 @@ def test_queries_visit_as_many_partitions_on_average_as_a_margin_says():
     assert margins.find_least(lambda margin: 0.0, 1.0) == 50
 
 
-def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions_find(coder):
+def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions_find(coder, monkeypatch):
     rows, queries = make_rows(4000, 0), make_rows(200, 1)
     index = InvertedIndex.build(rows, coder)
     found, everything = index.search(queries, 10), index.search(queries, 10, SearchParams(nprobe=None))
@@ -118,7 +121,9 @@ def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions
         [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), everything.ids.tolist(), strict=True)]
     )
     assert 0.9 < same and index.settings["recall"] > 0.5
-    # One after the other, and by several threads, they visit the same partitions.
-    for threads in (1, 2):
-        alone = [index.search(query[None], 10, SearchParams(threads=threads)).ids[0].tolist() for query in queries]
-        assert alone == found.ids.tolist()
+    # One after the other, and where several threads share a query, they visit the same partitions.
+    for threads, long in ((1, 10**9), (2, 0)):
+        monkeypatch.setattr(searcher, "_LONG", long)
+        params = SearchParams(threads=threads, candidates=4000)
+        alone = [index.search(query[None], 10, params).ids[0].tolist() for query in queries[:50]]
+        assert alone == index.search(queries[:50], 10, replace(params, threads=1)).ids.tolist()
