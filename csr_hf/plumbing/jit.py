@@ -14,8 +14,6 @@ from numba.extending import intrinsic
 _HALF_TO_FLOAT = np.float32(2.0**112)
 LINE = 64
 """Bytes of a cache line."""
-LANES = 64
-"""Numbers that `at_least` compares, and `count_bits` counts in."""
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -81,52 +79,12 @@ def _to_half(typing_context: Any, number: Any) -> Any:
     return types.uint16(types.float32), generate
 
 
-def _popcount(typing_context: Any, bits: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
 def _lowest(typing_context: Any, bits: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(0))
 
     return types.uint64(types.uint64), generate
-
-
-def _lanes(context: Any, builder: Any, kind: Any, array: Any, first: Any) -> tuple[Any, Any]:
-    """Where `LANES` uint16 of an array begin, and what they are."""
-    made = context.make_array(kind)(context, builder, array)
-    lanes = ir.VectorType(ir.IntType(16), LANES)
-    place = builder.bitcast(builder.gep(made.data, [first]), lanes.as_pointer())
-    loaded = builder.load(place)
-    loaded.align = 2
-    return place, loaded
-
-
-def _at_least(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, lanes = _lanes(context, builder, signature.args[0], *arguments[:2])
-        one = builder.insert_element(ir.Constant(lanes.type, ir.Undefined), arguments[2], ir.IntType(32)(0))
-        every = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-        return builder.bitcast(builder.icmp_unsigned(">=", lanes, every), ir.IntType(LANES))
-
-    return types.uint64(numbers, types.intp, types.uint16), generate
-
-
-def _count_bits(typing_context: Any, bits: Any, counts: Any, first: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place, lanes = _lanes(context, builder, signature.args[1], *arguments[1:])
-        set_bits = builder.zext(builder.bitcast(arguments[0], ir.VectorType(ir.IntType(1), LANES)), lanes.type)
-        builder.store(builder.add(lanes, set_bits), place).align = 2
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, counts, types.intp), generate
 
 
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
@@ -149,13 +107,7 @@ from_half: Any = intrinsic(_half) if _WIDENS else half_by_bits
 """The float32 equal to a finite float16, given its bits."""
 to_half: Any = intrinsic(_to_half) if _WIDENS else None
 """The bits of the float16 nearest to a float32; None where the processor has no instruction for it."""
-popcount: Any = intrinsic(_popcount)
-"""How many bits of a uint64 are set."""
 lowest: Any = intrinsic(_lowest)
 """Which is the lowest bit of a uint64 that is set."""
-at_least: Any = intrinsic(_at_least)
-"""Of so many uint16 from a place on as a uint64 has bits, those that reach a bound: bit i stands for the i-th."""
-count_bits: Any = intrinsic(_count_bits)
-"""Add the bits of a uint64 to as many uint16 from a place on: bit i to the i-th."""
 prefetch: Any = intrinsic(_prefetch)
 """Ask for the cache line of an element of a one-dimensional array; an index out of range does no harm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ from csr_hf.search.code_lists import CodeLists, find_having, find_sparse, find_s
 from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
-from csr_hf.search.query_encoder import QueryEncoder, QueryTables, check_queries
-from csr_hf.search.refitting import has_outgrown, refit
+from csr_hf.search.query_encoder import QueryEncoder, check_queries
+from csr_hf.search.refitting import find_within, has_outgrown, refit
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
 from csr_hf.search.segment import Documents, Segment, join
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -41,7 +42,7 @@ class InvertedIndex(IndexView):
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
-        self._state = State(tuple(segments), encoder, QueryTables.of(encoder, settings["norm"]), dict(settings))
+        self._state = State(tuple(segments), encoder, encoder.make_tables(settings["norm"]), dict(settings))
         self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
         self._seen: storage.Seen = {}
@@ -95,10 +96,8 @@ class InvertedIndex(IndexView):
         )
         index.add(rows, coder, ids, documents=documents)
 
-        def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
-            return index.search(queries, top_k, SearchParams(nprobe=nprobe, candidates=candidates)).positions
-
-        measured = choose_settings(rows, search, len(centers), unit=unit, seed=seed)
+        search = functools.partial(find_within, index._state)
+        measured = choose_settings(rows, search, centers, unit=unit, seed=seed)
         index._state = index._state._replace(settings={**index._state.settings, **measured})
         return index
 
@@ -337,11 +336,11 @@ class InvertedIndex(IndexView):
         return found
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._state.segments, self._state.encoder, self._state.settings
+        return [segment.parts for segment in self._segments], self._state.encoder, self._state.settings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         segments, encoder, settings = state
         # Copies are writable, for which kernels would be compiled again.
-        segments = [s._replace(arrays={name: frozen(array) for name, array in s.arrays.items()}) for s in segments]
+        segments = [Segment.of(*parts) for parts in segments]
         encoder = QueryEncoder(*(frozen(array) for array in encoder))
         self.__init__(segments, encoder, settings)  # type: ignore[misc]

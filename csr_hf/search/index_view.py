@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from csr_hf.search.doc_ids import show_id
-from csr_hf.search.query_encoder import QueryEncoder, QueryTables
+from csr_hf.search.kernels.group import QueryTables
+from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.searcher import ids_at, starts_of
 from csr_hf.search.segment import Segment, decode
 from csr_hf.sparse_codes import SparseCodes
@@ -173,7 +174,7 @@ class IndexView:
 
     @property
     def nprobe(self) -> int:
-        """Partitions that a search visits where nobody says otherwise."""
+        """Partitions that a search visits on average where nobody says otherwise."""
         return int(self._settings.get("nprobe") or self.partitions)
 
     @property

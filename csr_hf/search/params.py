@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from csr_hf.plumbing.threads import available_threads
 
 COPIES = ("float16",)
@@ -21,8 +23,9 @@ class SearchParams:
     """
 
     nprobe: int | Literal["auto"] | None = "auto"
-    """Partitions to visit, the most promising first. "auto": what the index measured when it was built, to find 0.95
-    of the ten nearest documents on average. None: all."""
+    """Partitions to visit, the most promising first. "auto": those that score nearly as high as a query's best four;
+    how nearly is what the index measured when it was built, to find 0.95 of the ten nearest documents on average.
+    None: all."""
     candidates: int | None = None
     """Documents to rerank; never fewer than hits are asked for. Default: what the index measured."""
     rerank: Literal["auto", "none", "codes", "float16"] = "auto"
@@ -96,6 +99,9 @@ def check_settings(settings: dict[str, Any]) -> None:
         value = settings.get(name)
         if type(value) is not int or not least <= value < 2**48:
             raise ValueError(f"its setting {name!r} ({value!r:.40}) is no number from {least} on")
+    margin = settings.get("margin", 0.0)
+    if type(margin) is not float or not 0 <= margin < np.finfo(np.float32).max:
+        raise ValueError(f"its setting 'margin' ({margin!r:.40}) is no number from 0 on")
     if settings["k"] > settings["dim"]:
         raise ValueError(f"its setting 'k' ({settings['k']}) is above the {settings['dim']} latents that there are")
     if settings.get("similarity") not in ("cosine", "dot") or not isinstance(settings.get("head"), str):

@@ -9,7 +9,9 @@ import numpy as np
 from csr_hf.coding.product import ProductQuantizer
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
-from csr_hf.search.kernels.group import Group
+from csr_hf.search.kernels.group import QueryTables
+from csr_hf.search.kernels.products import Factors
+from csr_hf.search.kernels.queries import bring_to_unit_norm
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
@@ -40,6 +42,21 @@ class QueryEncoder(NamedTuple):
         rotation = make_rotation(len(bias), seed)
         return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
 
+    def make_tables(self, norm: float) -> QueryTables:
+        """Make what searches read.
+
+        Args:
+            norm: that rows were brought to before they were coded; what they decode to is divided by it.
+        """
+        scale = np.float32(norm)
+        return QueryTables(
+            Factors.of(self.rotation, fine=False),
+            Factors.of(self.centers, fine=False),
+            Factors.of(self.atoms / scale, fine=True),
+            frozen(self.bias / scale),
+            frozen(self.residual / scale),
+        )
+
     @property
     def input_dim(self) -> int:
         """Width of the embeddings."""
@@ -49,37 +66,6 @@ class QueryEncoder(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self)
-
-
-class QueryTables(NamedTuple):
-    """A `QueryEncoder` as searches read it."""
-
-    matrix: np.ndarray
-    """Rotation, centers, atoms and bias above each other, float32, shape (all of them, input_dim)."""
-    centroids: np.ndarray
-    """Of the residual, float32, shape (bytes, width of a part, 256)."""
-    ends: tuple[int, int, int]
-    """Where rotation, centers and atoms end."""
-
-    @classmethod
-    def of(cls, encoder: QueryEncoder, norm: float) -> QueryTables:
-        """Put the arrays of an encoder together.
-
-        Args:
-            encoder: of the index.
-            norm: that rows were brought to before they were coded; what they decode to is divided by it.
-        """
-        scale = np.float32(norm)
-        parts = encoder.rotation, encoder.centers, encoder.atoms / scale, encoder.bias[None] / scale
-        ends = np.cumsum([len(part) for part in parts])[:3].tolist()
-        centroids = encoder.residual / scale
-        return cls(frozen(np.concatenate(parts)), frozen(centroids), tuple(ends))
-
-    def multiply(self, queries: np.ndarray) -> Group:
-        """Compute all inner products of queries, float32, shape (n, input_dim)."""
-        products = queries @ self.matrix.T
-        turned, centers, atoms, bias = np.split(products, self.ends, axis=1)
-        return Group(frozen(queries), frozen(turned), frozen(centers), frozen(atoms), frozen(bias[:, 0]))
 
 
 def _centroids_of(coder: Coder) -> np.ndarray:
@@ -112,15 +98,12 @@ def check_queries(queries: Any, input_dim: int) -> tuple[np.ndarray, np.ndarray]
             "vector[None]."
         )
     with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(rows, np.float32)
-    largest = np.abs(rows).max(axis=1, initial=0, keepdims=True)
-    if not np.isfinite(largest).all():
-        raise ValueError(f"`queries` holds NaN or infinity in row {int(np.argmin(np.isfinite(largest[:, 0])))}.")
-    # Squares of what is large or small would overflow or vanish.
-    rows = rows / np.where(largest > 0, largest, 1)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    with np.errstate(over="ignore"):
-        return rows / np.where(norms > 0, norms, 1), np.minimum(norms * largest, np.finfo(np.float32).max)
+        given = frozen(rows, np.float32)
+    scaled, norms = np.empty(given.shape, np.float32), np.empty((len(given), 1), np.float32)
+    wrong = bring_to_unit_norm(given, scaled, norms)
+    if wrong >= 0:
+        raise ValueError(f"`queries` holds NaN or infinity in row {wrong}.")
+    return scaled, norms
 
 
 def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions, unit_rows
 from csr_hf.search.build.signs import SignCodes, make_signs
-from csr_hf.search.build.tuning import choose_settings, find_nearest, measure_recall
+from csr_hf.search.build.tuning import Margins, choose_settings, find_nearest, measure_recall
 from csr_hf.search.index_view import State
 from csr_hf.search.params import SearchParams
-from csr_hf.search.query_encoder import QueryEncoder, QueryTables
+from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.searcher import find_dense
 from csr_hf.search.segment import Documents, Segment, decode
 
@@ -55,7 +56,7 @@ def refit(state: State, seed: int = 0) -> State:
     found = State(
         (moved._replace(documents=segment.documents),),
         encoder,
-        QueryTables.of(encoder, settings["norm"]),
+        encoder.make_tables(settings["norm"]),
         {**settings, "partitions": len(centers), "fitted": n},
     )
     return found._replace(settings={**found.settings, **_tune(state, found, rows, seed, unit=unit)})
@@ -78,29 +79,25 @@ def _tune(before: State, after: State, rows: np.ndarray, seed: int, *, unit: boo
 
     Codes alone do not tell how much of the embeddings' neighbors they find, but that new partitions find the same.
     """
-    if "nprobe" not in before.settings:
-
-        def search(queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
-            return _find(after, queries, top_k, nprobe, candidates)
-
-        return choose_settings(rows, search, len(after.encoder.centers), unit=unit, seed=seed)
+    centers = after.encoder.centers
+    if "margin" not in before.settings:
+        return choose_settings(rows, functools.partial(find_within, after), centers, unit=unit, seed=seed)
     asked = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_ASKED])
     queries = unit_rows(rows[asked], unit=True)
     nearest = find_nearest(rows, queries, asked, unit=unit)
 
-    def recall(state: State, nprobe: int) -> float:
-        found = _find(state, queries, nearest.shape[1] + 1, nprobe, before.settings["candidates"])
+    def recall(margin: float, state: State = after) -> float:
+        found = find_within(state, queries, nearest.shape[1] + 1, margin, before.settings["candidates"])
         return measure_recall(found, nearest, asked)
 
-    low, high = 1, len(after.encoder.centers)
-    goal = min(recall(before, before.settings["nprobe"]) + _MARGIN, recall(after, high))
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if recall(after, middle) >= goal else (middle + 1, high)
-    return {"nprobe": low}
+    margins = Margins(queries, centers)
+    goal = min(recall(before.settings["margin"], before) + _MARGIN, recall(margins.at(len(centers))))
+    nprobe = margins.find_least(recall, goal)
+    return {"nprobe": nprobe, "margin": margins.at(nprobe)}
 
 
-def _find(state: State, queries: np.ndarray, top_k: int, nprobe: int, candidates: int) -> np.ndarray:
-    """Return positions of hits."""
-    params = SearchParams(nprobe=nprobe, candidates=candidates)
-    return find_dense(state.segments, state.tables, queries, [None], top_k, params, state.settings)[1]
+def find_within(state: State, queries: np.ndarray, top_k: int, margin: float, candidates: int) -> np.ndarray:
+    """Return positions of hits, shape (n, up to top_k), for queries of unit norm that visit partitions by a margin."""
+    settings = {**state.settings, "margin": margin}
+    params = SearchParams(candidates=candidates)
+    return find_dense(state.segments, state.tables, queries, [None], top_k, params, settings)[1]

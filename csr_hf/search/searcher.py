@@ -9,27 +9,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.coding.bit_reading import Layout
 from csr_hf.plumbing.jit import frozen
 from csr_hf.plumbing.threads import run
 from csr_hf.search.doc_ids import list_ids
-from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, choose, search_group
+from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Plan, QueryTables, prepare, search_group
 from csr_hf.search.kernels.rerank import Stored
 from csr_hf.search.kernels.scan import Signs
 from csr_hf.search.kernels.topk import split_keys
 from csr_hf.search.params import SearchParams, count_threads
-from csr_hf.search.query_encoder import QueryTables
 from csr_hf.search.segment import Segment
 
 _GROUP = 32
 """Queries that one thread takes at a time: a partition is read once for all of them that visit it."""
-_BLOCK = 1024
-"""Queries whose products are computed at once."""
+_LONG = 500_000
+"""Documents that a query visits from which on several threads share a lone one: below, waking them takes longer."""
 _CANDIDATES = 200
 """To rerank, where the index has measured nothing."""
 _ROOM = 2**21
 """Candidates that a thread keeps at a time, at most, unless one query needs more."""
-_ANYWHERE = np.empty(0, np.uint8)
+_ALL = np.float32(np.inf)
+_FILTERED = 1 / 8
+"""Power of the share of the documents that may be found by which more partitions are visited."""
+_ANYWHERE = frozen(np.empty(0, np.uint8))
 
 
 class Hits(NamedTuple):
@@ -86,7 +87,7 @@ def find_dense(
         scores and positions, shape (n, up to top_k).
     """
     targets = [
-        _target(segment, mask, start)
+        Target((*segment.taken, _ANYWHERE if mask is None else frozen(mask.view(np.uint8))), start, segment.size)
         for segment, mask, start in zip(segments, masks, starts_of(segments)[:-1].tolist(), strict=True)
         if mask is None or mask.any()
     ]
@@ -96,33 +97,41 @@ def find_dense(
     if not keys.size:
         return split_keys(keys)
     plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
-    for first in range(0, n, _BLOCK):
-        group = tables.multiply(queries[first : first + _BLOCK])
-        _search_block(targets, group, tables.centroids, plan, keys[first : first + _BLOCK], threads)
+    # On average, which of a plan by margin is measured.
+    visited = total * min(settings.get("nprobe", plan.nprobe), plan.nprobe) / settings["partitions"]
+    parts = min(threads, plan.nprobe) if n < threads and visited > _LONG else 1
+    _search_groups(targets, tables, queries, plan._replace(parts=parts), keys, threads)
     return split_keys(keys)
 
 
-def _search_block(
-    targets: Sequence[Target], group: Group, centroids: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
+def _search_groups(
+    targets: Sequence[Target], tables: QueryTables, queries: np.ndarray, plan: Plan, keys: np.ndarray, threads: int
 ) -> None:
-    """Fill the keys of some queries: groups of them at a time, or shares of their visits where they are few."""
-    n = len(keys)
-    parts = min(threads, plan.nprobe) if n < threads else 1
+    """Fill the keys of queries: groups of them at a time, or shares of the visits of each, as planned."""
+    n, parts = len(queries), plan.parts
     size = 1 if parts > 1 else max(1, min(_GROUP, -(-n // threads), _ROOM // plan.depth))
     # All that are wanted may lie in the share of one thread.
     depth = plan.depth if parts == 1 else max(-(-plan.depth * 5 // (4 * parts)), keys.shape[1])
-    plan = plan._replace(parts=parts, depth=depth)
+    plan = plan._replace(depth=depth)
+
+    def prepare_group(first: int) -> Group:
+        group = Group.room(frozen(queries[first : first + size]), tables, plan.nprobe)
+        prepare(tables, group, plan.margin)
+        return group
+
+    shared = [prepare_group(first) for first in range(n)] if parts > 1 else []
 
     def search(first: int, part: int) -> np.ndarray:
-        own = Group(*(array[first : first + size] for array in group))
-        asked = choose(own, plan.nprobe)
-        found = np.zeros((len(targets), len(own.queries), keys.shape[1]), np.uint64)
+        group = shared[first] if shared else prepare_group(first)
+        found = np.zeros((len(targets), len(group.queries), keys.shape[1]), np.uint64)
         for target, best in zip(targets, found, strict=True):
-            depth = min(plan.depth, target.size)
-            mine = plan._replace(part=part, depth=depth)
-            search_group(target.arrays, own, asked, centroids, mine, target.start, best)
+            mine = plan._replace(part=part, depth=min(plan.depth, target.size))
+            search_group(target.arrays, group, tables.centroids, mine, target.start, best)
         return _best_keys(found, keys.shape[1])
 
+    if n <= size and parts == 1:
+        keys[:] = search(0, 0)
+        return
     tasks = [(first, part) for first in range(0, n, size) for part in range(parts)]
     found = run(search, tasks, threads)
     for (first, _), *own in zip(tasks[::parts], *(found[part::parts] for part in range(parts)), strict=True):
@@ -140,26 +149,18 @@ def _best_keys(found: np.ndarray, top_k: int) -> np.ndarray:
 
 def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int, share: float) -> Plan:
     """Decide how many partitions are visited, and how many candidates are reranked, by what."""
-    partitions = settings["partitions"]
+    partitions, margin = settings["partitions"], _ALL
     nprobe = settings.get("nprobe", partitions) if params.nprobe == "auto" else params.nprobe or partitions
     if params.nprobe == "auto" and share < 1:
         # The nearest of few lie further away, in more partitions.
-        nprobe = math.ceil(nprobe * share**-0.25)
+        nprobe = math.ceil(nprobe * share**-_FILTERED)
+    elif params.nprobe == "auto" and "margin" in settings:
+        nprobe, margin = partitions, np.float32(settings["margin"])
     candidates = params.candidates or settings.get("candidates", _CANDIDATES)
     by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
     if by is None:
         by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
-    return Plan(min(int(nprobe), partitions), min(max(int(candidates), top_k), total), by, 0, 1)
-
-
-def _target(segment: Segment, mask: np.ndarray | None, start: int) -> Target:
-    arrays = segment.arrays
-    signs = Signs(*(arrays[name] for name in ("begins", "order", "planes", "factors", "shifts")))
-    scales = arrays["scales"].view(np.uint16)
-    stored = Stored(arrays["rows"], Layout(*segment.details["layout"]), segment.steps, arrays["residual"], scales)
-    copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
-    allowed = frozen(_ANYWHERE if mask is None else mask.view(np.uint8))
-    return Target((signs, stored, copies, allowed), start, segment.size)
+    return Plan(min(int(nprobe), partitions), margin, min(max(int(candidates), top_k), total), by, 0, 1)
 
 
 def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
@@ -200,7 +201,7 @@ def starts_of(segments: Sequence[Segment]) -> np.ndarray:
 
 def ids_at(segments: Sequence[Segment], positions: np.ndarray) -> np.ndarray:
     """Return ids of positions; for -1 what stands for none."""
-    if len(segments) == 1 and (positions >= 0).all():
+    if len(segments) == 1 and positions.size and positions.min() >= 0:
         return segments[0].ids.at(positions)
     if not segments or segments[0].ids.kind == "integers":
         ids = np.full(positions.shape, -1, np.int64)

@@ -14,6 +14,8 @@ from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.partitions import assign, unit_rows
 from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
 from csr_hf.search.doc_ids import DocIds
+from csr_hf.search.kernels.rerank import Stored
+from csr_hf.search.kernels.scan import Signs
 from csr_hf.search.kernels.simd import ROOM
 from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.storage import StoredSegment, new_name
@@ -74,6 +76,25 @@ class Documents(NamedTuple):
         return Documents(self.packed[rows], self.scales[rows], self.own[rows], signs, copies)
 
 
+class Taken(NamedTuple):
+    """What kernels take of a segment."""
+
+    signs: Signs
+    stored: Stored
+    copies: np.ndarray
+    """Bits of float16, uint16, shape (n, input_dim); no rows where the index keeps none."""
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray], details: dict[str, Any]) -> Taken:
+        """Take the arrays of a segment."""
+        signs = Signs(*(arrays[name] for name in ("begins", "order", "planes", "factors", "shifts")))
+        steps = _stored_of(arrays, details).steps
+        scales = arrays["scales"].view(np.uint16)
+        stored = Stored(arrays["rows"], Layout(*details["layout"]), steps, arrays["residual"], scales)
+        copies = arrays["float16"].view(np.uint16) if "float16" in arrays else frozen(np.empty((0, 1), np.uint16))
+        return cls(signs, stored, copies)
+
+
 class Segment(NamedTuple):
     """Immutable arrays by name; another one takes its place when documents are deleted.
 
@@ -91,6 +112,8 @@ class Segment(NamedTuple):
     """By position, bool, shape (n,); None while no document is deleted."""
     name: str
     """Of its file, unique for ever."""
+    taken: Taken
+    """The same arrays."""
     documents: pa.Table | None = None
     """Texts and metadata by position; None where the index keeps none."""
 
@@ -117,14 +140,33 @@ class Segment(NamedTuple):
         if documents.copies is not None:
             arrays["float16"] = documents.copies[order]
         details = {"layout": list(packed.layout), "base": packed.base, "head": packed.head_fingerprint}
-        return cls({name: frozen(array) for name, array in arrays.items()}, details, ids, None, new_name())
+        return cls.of(arrays, details, ids, None, new_name())
 
     @classmethod
     def from_stored(cls, stored: StoredSegment) -> Segment:
         """Take what was read and checked."""
         ids = DocIds.from_arrays(stored.arrays, len(stored.arrays["order"]), stored.details["first_id"])
         arrays = {name: array for name, array in stored.arrays.items() if name not in ids.to_arrays()}
-        return cls(arrays, stored.details, ids, stored.alive, stored.name, stored.documents)
+        return cls.of(arrays, stored.details, ids, stored.alive, stored.name, stored.documents)
+
+    @classmethod
+    def of(
+        cls,
+        arrays: dict[str, np.ndarray],
+        details: dict[str, Any],
+        ids: DocIds,
+        alive: np.ndarray | None,
+        name: str,
+        documents: pa.Table | None = None,
+    ) -> Segment:
+        """Make a segment, whose arrays nobody can change, of what `parts` returns."""
+        arrays = {key: frozen(array) for key, array in arrays.items()}
+        return cls(arrays, details, ids, alive, name, Taken.of(arrays, details), documents)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All that it is made of."""
+        return self.arrays, self.details, self.ids, self.alive, self.name, self.documents
 
     def unarrange(self) -> Documents:
         """Bring documents back into the order of their positions."""
@@ -159,21 +201,19 @@ class Segment(NamedTuple):
         return self._stored[np.flatnonzero(self.arrays["order"] == position)]
 
     @property
-    def steps(self) -> np.ndarray:
-        """What a level is worth by the scale of its row, float32, shape (256,)."""
-        return self._stored.steps
-
-    @property
     def _stored(self) -> PackedCodes:
-        layout, residual = Layout(*self.details["layout"]), self.arrays["residual"]
-        codes = self.arrays["rows"], layout, self.details["base"], self.details["head"]
-        return PackedCodes(*codes, residual if residual.shape[1] else None, check=False)
+        return _stored_of(self.arrays, self.details)
 
     def delete(self, positions: np.ndarray) -> Segment:
         """Return the segment without these documents."""
         alive = self.mask.copy()
         alive[positions] = False
         return self._replace(alive=alive)
+
+
+def _stored_of(arrays: dict[str, np.ndarray], details: dict[str, Any]) -> PackedCodes:
+    codes = arrays["rows"], Layout(*details["layout"]), details["base"], details["head"]
+    return PackedCodes(*codes, arrays["residual"] if arrays["residual"].shape[1] else None, check=False)
 
 
 def join(segments: Sequence[Segment], partitions: int) -> Segment:

@@ -1,9 +1,13 @@
 """An index that has grown gets new partitions by `compact`, and finds as much with less work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from csr_hf.search import searcher
+from csr_hf.search.build.tuning import Margins
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
 from tests.search.test_index import ALL, make_coder
@@ -59,7 +63,7 @@ def test_a_grown_index_gets_new_partitions_and_keeps_everything_else(coder, tmp_
     np.testing.assert_allclose(again.scores, everything.scores, rtol=1e-5)
     assert recall(index, rows[left], np.array(ids)[left], queries) > found_before - 0.02
     # Fewer documents are scanned for that.
-    assert index.nprobe / index.partitions < 0.6
+    assert index.nprobe / index.partitions < 0.6 and index.settings["margin"] > 0
     index.add(make_rows(1, 5), coder, ["new"], documents=pa.table({"text": ["new"]}))
     index.save(tmp_path / "index")
     loaded = InvertedIndex.load(tmp_path / "index", verify=True, documents=True)
@@ -93,3 +97,33 @@ def test_small_indexes_grow(coder, n):
     index.compact()
     assert index.partitions == (400 + n) // 32 and len(index) == 400 + n
     assert index.search(make_rows(200, 1)[:5], 1, ALL).positions[:, 0].tolist() == [n, n + 1, n + 2, n + 3, n + 4]
+
+
+def test_queries_visit_as_many_partitions_on_average_as_a_margin_says():
+    queries, centers = make_rows(200, 0), make_rows(50, 1)
+    margins = Margins(queries, centers, front=4)
+    scores = queries @ centers.T
+    fourth = -np.sort(-scores, axis=1)[:, 3:4]
+    for nprobe in (4, 5, 20, 49, 50):
+        visited = (scores >= fourth - np.float32(margins.at(nprobe))).sum(axis=1)
+        assert visited.mean() == pytest.approx(nprobe, abs=0.02) and visited.min() >= 4
+    assert margins.at(1) == 0
+    wanted = margins.at(20)
+    assert margins.find_least(lambda margin: float(margin >= wanted), 1.0) == 20
+    assert margins.find_least(lambda margin: 0.0, 1.0) == 50
+
+
+def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions_find(coder, monkeypatch):
+    rows, queries = make_rows(4000, 0), make_rows(200, 1)
+    index = InvertedIndex.build(rows, coder)
+    found, everything = index.search(queries, 10), index.search(queries, 10, SearchParams(nprobe=None))
+    same = np.mean(
+        [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), everything.ids.tolist(), strict=True)]
+    )
+    assert 0.9 < same and index.settings["recall"] > 0.5
+    # One after the other, and where several threads share a query, they visit the same partitions.
+    for threads, long in ((1, 10**9), (2, 0)):
+        monkeypatch.setattr(searcher, "_LONG", long)
+        params = SearchParams(threads=threads, candidates=4000)
+        alone = [index.search(query[None], 10, params).ids[0].tolist() for query in queries[:50]]
+        assert alone == index.search(queries[:50], 10, replace(params, threads=1)).ids.tolist()

@@ -3,13 +3,34 @@
 import numpy as np
 import pytest
 
+from csr_hf.plumbing.jit import jit
 from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions
 from csr_hf.search.build.signs import gather_planes, halve, lay_planes, make_rotation, make_signs
+from csr_hf.search.kernels.products import Factors, multiply, round_queries
 from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
 from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
-from csr_hf.search.kernels.simd import ROOM, add_entries, add_plainly
+from csr_hf.search.kernels.simd import (
+    BLOCK,
+    ROOM,
+    add_entries,
+    add_plainly,
+    dot_four,
+    dot_four_plainly,
+    reaching,
+)
 
 DIM, N = 44, 500
+
+
+@jit()
+def find_reaching(numbers, first, bound):
+    return reaching(numbers, first, bound)
+
+
+@jit()
+def take_dots(rows, first, width, queries, begin, sums, plain):
+    dot_four(rows, first, width, queries, begin, sums)
+    dot_four_plainly(rows, first, width, queries, begin, plain)
 
 
 def make_rows(n=N, seed=0):
@@ -77,9 +98,9 @@ def test_estimates_are_near_inner_products_and_have_no_bias():
 
 
 def test_planes_are_read_as_they_were_laid():
-    bits = np.random.default_rng(0).integers(0, 256, (40, 5), dtype=np.uint8)
-    order, begins = np.random.default_rng(1).permutation(40).astype(np.int32), np.array([0, 3, 3, 40], np.int64)
-    planes, back = np.zeros(200 + ROOM, np.uint8), np.empty((40, 5), np.uint8)
+    bits = np.random.default_rng(0).integers(0, 256, (140, 5), dtype=np.uint8)
+    order, begins = np.random.default_rng(1).permutation(140).astype(np.int32), np.array([0, 3, 3, 140], np.int64)
+    planes, back = np.zeros(700 + ROOM, np.uint8), np.empty((140, 5), np.uint8)
     lay_planes(bits, order, begins, planes)
     gather_planes(planes, begins, back)
     assert (back == bits[order]).all()
@@ -91,9 +112,59 @@ def test_shuffles_add_what_a_loop_adds(length):
     planes = rng.integers(0, 256, 7 * length + ROOM + 11, dtype=np.uint8)
     tables = rng.integers(0, 128, (3, 32 * 7), dtype=np.uint8)
     found, expected = np.zeros(length + ROOM, np.uint16), np.zeros(length + ROOM, np.uint16)
-    add_entries(planes, 11, length, tables, 1, found, 0, np.uint16(0))
-    add_plainly(planes, 11, length, tables, 1, expected, 0, np.uint16(0))
+    add_entries(planes, 11, length, tables, 1, found, 0)
+    add_plainly(planes, 11, length, tables, 1, expected, 0)
     assert (found[:length] == expected[:length]).all()
+    # A byte of each document at every place, in blocks of 64.
+    for at in range(length):
+        first, width = 11 + 7 * (at - at % BLOCK), min(BLOCK, length - (at - at % BLOCK))
+        codes = planes[first + at % BLOCK :][: 7 * width : width]
+        entries = tables[1].reshape(7, 2, 16).astype(int)[np.arange(7)]
+        assert expected[at] == sum(
+            own[0, code & 15] + own[1, code >> 4] for own, code in zip(entries, codes, strict=True)
+        )
+
+
+def test_bits_name_the_numbers_that_reach_a_bound():
+    numbers = np.random.default_rng(0).normal(size=3 * BLOCK).astype(np.float32)
+    numbers[70], numbers[71] = 0.5, np.nan
+    for bound in (-np.inf, 0.5, 9):
+        bits = int(find_reaching(numbers, 66, np.float32(bound)))
+        expected = np.flatnonzero(numbers[66 : 66 + BLOCK] >= np.float32(bound))
+        assert [at for at in range(BLOCK) if bits >> at & 1] == expected.tolist()
+
+
+@pytest.mark.parametrize("width", [1, 16, 47])
+@pytest.mark.parametrize("fine", [False, True])
+def test_products_of_integers_are_near_those_of_floats(width, fine):
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.normal(size=(n, width)).astype(np.float32) for n in (23, 9))
+    # A number far above all others, none, and sizes far apart.
+    rows[3, 0], rows[4], rows[5], rows[6] = 1000, 0, 1e-20, rows[6] * 1e6
+    queries[2], queries[3] = 0, queries[3] * 1e-6
+    queries[4] = np.abs(queries[4]) * 1e6
+    factors = Factors.of(rows, fine=fine)
+    rounded, steps = np.empty((9, factors.rows.shape[1]), np.int16), np.empty(9, np.float32)
+    round_queries(queries, rounded, steps)
+    products = np.full((9, 23), np.nan, np.float32)
+    multiply(factors, rounded, steps, products)
+    sizes = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    assert (np.abs(products - queries @ rows.T) <= (2e-4 if fine else 6e-3) * sizes * width**0.5 + 1e-30).all()
+    assert not products[2].any() and not products[:, 4].any()
+    sums, plain = np.zeros(4, np.int32), np.zeros(4, np.int32)
+    arguments = factors.rows.reshape(-1), factors.rows.shape[1], factors.rows.shape[1], rounded.reshape(-1), 0
+    take_dots(*arguments, sums, plain)
+    assert (sums == plain).all() and sums.any()
+
+
+def test_the_largest_sums_do_not_overflow():
+    for rows in (np.ones((1, 400), np.float32), np.eye(1, 400, dtype=np.float32)):
+        factors = Factors.of(rows, fine=True)
+        rounded, steps = np.empty((1, 400), np.int16), np.empty(1, np.float32)
+        round_queries(rows, rounded, steps)
+        products = np.empty((1, 1), np.float32)
+        multiply(factors, rounded, steps, products)
+        assert products[0, 0] == pytest.approx((rows**2).sum(), rel=1e-3)
 
 
 def test_residual_tables_are_products_of_parts():

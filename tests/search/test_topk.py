@@ -40,14 +40,29 @@ def test_the_best_stay_and_of_equal_ones_the_first_positions(kind, wanted):
 def test_partitions_of_the_best_scores_are_visited_the_best_first(kind, wanted):
     _, scores, _ = made(kind)
     chosen = np.empty(wanted, np.int32)
-    choose_partitions(scores, wanted, 4, chosen)
+    choose_partitions(scores, np.float32(np.inf), 4, chosen)
     assert len(set(chosen.tolist())) == wanted
     assert sorted(scores[chosen].tolist()) == sorted(scores.tolist())[-wanted:]
     assert scores[chosen[:4]].tolist() == sorted(scores.tolist())[::-1][:4][:wanted]
 
 
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("margin", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("wanted", [2, 50, N])
+def test_partitions_are_visited_that_lie_near_the_first(kind, margin, wanted):
+    _, scores, _ = made(kind)
+    chosen = np.empty(wanted, np.int32)
+    choose_partitions(scores, np.float32(margin), 4, chosen)
+    count = int((chosen >= 0).sum())
+    ordered = np.sort(scores)[::-1][:wanted]
+    near = ordered >= ordered[: min(4, wanted)][-1] - np.float32(margin)
+    assert (chosen[count:] == -1).all() and len(set(chosen[:count].tolist())) == count
+    assert np.sort(scores[chosen[:count]])[::-1].tolist() == ordered[near].tolist()
+
+
 def test_visitors_are_listed_by_partition():
-    chosen = np.array([[2, 0, 1], [2, 3, 1]], np.int32)
-    visitors, ends = list_visitors(chosen, 0, 2, 5)
+    chosen = np.array([[2, 0, 1], [2, 3, 1], [-1, -1, 4]], np.int32)
+    visited, visitors, ends = list_visitors(chosen, 0, 2, 5)
     found = [visitors[ends[i] : ends[i + 1]].tolist() for i in range(5)]
     assert found == [[0], [], [0, 1], [1], []]
+    assert visited.tolist() == [0, 2, 3]

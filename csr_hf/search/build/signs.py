@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csr_hf.plumbing.jit import jit
+from csr_hf.search.kernels.simd import BLOCK
 
 
 class SignCodes(NamedTuple):
@@ -53,7 +54,7 @@ def halve(numbers: np.ndarray) -> np.ndarray:
 
 @jit()
 def lay_planes(bits: np.ndarray, order: np.ndarray, begins: np.ndarray, planes: np.ndarray) -> None:
-    """Lay signs out by partition and byte.
+    """Lay signs out by partition, by block of documents in it, and by byte.
 
     Args:
         bits: uint8, shape (n, bytes).
@@ -63,11 +64,12 @@ def lay_planes(bits: np.ndarray, order: np.ndarray, begins: np.ndarray, planes: 
     """
     places = bits.shape[1]
     for number in range(begins.shape[0] - 1):
-        first, length = begins[number], begins[number + 1] - begins[number]
-        for at in range(length):
-            document = order[first + at]
-            for place in range(places):
-                planes[places * first + place * length + at] = bits[document, place]
+        for first in range(begins[number], begins[number + 1], BLOCK):
+            length = min(BLOCK, begins[number + 1] - first)
+            for at in range(length):
+                document = order[first + at]
+                for place in range(places):
+                    planes[places * first + place * length + at] = bits[document, place]
 
 
 @jit()
@@ -75,7 +77,8 @@ def gather_planes(planes: np.ndarray, begins: np.ndarray, bits: np.ndarray) -> N
     """Read what `lay_planes` laid out, in order of rows."""
     places = bits.shape[1]
     for number in range(begins.shape[0] - 1):
-        first, length = begins[number], begins[number + 1] - begins[number]
-        for at in range(length):
-            for place in range(places):
-                bits[first + at, place] = planes[places * first + place * length + at]
+        for first in range(begins[number], begins[number + 1], BLOCK):
+            length = min(BLOCK, begins[number + 1] - first)
+            for at in range(length):
+                for place in range(places):
+                    bits[first + at, place] = planes[places * first + place * length + at]

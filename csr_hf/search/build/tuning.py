@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from csr_hf.search.build.partitions import unit_rows
+from csr_hf.search.kernels.scan import FRONT
 
-_ASKED, _TOP_K = 500, 10
+_ASKED, _TOP_K = 1000, 10
 # A little above the 0.95 that is promised: documents that ask find their like more easily than questions do.
 _RECALL = 0.955
 _FEWEST = 2000
@@ -18,25 +20,53 @@ _CHUNK = 32_768
 # Nanoseconds of a document that is scanned, and of one that is reranked.
 _SCANNED, _RERANKED = 2.0, 300.0
 
-Search = Callable[[np.ndarray, int, int, int], np.ndarray]
-"""Returns positions of hits, given queries, hits, partitions to visit and candidates."""
+Search = Callable[[np.ndarray, int, float, int], np.ndarray]
+"""Returns positions of hits, given queries, hits, the margin of partitions (see `kernels.probing`) and candidates."""
+
+
+class Margins:
+    """How far behind their first partitions some queries go, to visit so many on average.
+
+    Args:
+        queries: float32, shape (n, dim).
+        centers: of the partitions, float32, shape (partitions, dim).
+        front: partitions that are visited in any case.
+    """
+
+    def __init__(self, queries: np.ndarray, centers: np.ndarray, front: int = FRONT) -> None:
+        scores = -np.sort(-(queries @ centers.T), axis=1)
+        self.partitions, self._asked = len(centers), len(queries)
+        self._gaps = np.sort((scores[:, min(front, len(centers)) - 1 :][:, :1] - scores).ravel())
+
+    def at(self, nprobe: int) -> float:
+        """Return the margin with which queries visit so many partitions on average."""
+        return max(float(self._gaps[nprobe * self._asked - 1]), 0.0)
+
+    def find_least(self, recall: Callable[[float], float], goal: float) -> int:
+        """Find the fewest partitions, off by 1 % at most, with which a recall by margin reaches a goal; else all."""
+        low, high = 1, self.partitions
+        while high - low > high // 100:
+            middle = (low + high) // 2
+            low, high = (low, middle) if recall(self.at(middle)) >= goal else (middle + 1, high)
+        return high
 
 
 def choose_settings(
-    embeddings: np.ndarray, search: Search, partitions: int, *, unit: bool, seed: int
+    embeddings: np.ndarray, search: Search, centers: np.ndarray, *, unit: bool, seed: int
 ) -> dict[str, Any]:
     """Find the least work with which documents find 0.95 of the ten others that are nearest to them.
 
     Args:
         embeddings: of all documents, shape (n, dim).
         search: of the index.
-        partitions: of the index.
+        centers: of the partitions, float32, shape (partitions, dim).
         unit: whether cosines count.
         seed: of the sample.
 
     Returns:
-        "nprobe", "candidates" and the "recall" that was measured; the best that there is where 0.95 cannot be had. For
-        few documents no settings, which means all partitions.
+        "margin", "nprobe", which is how many partitions are visited on average, "candidates" and the "recall" that was
+        measured; the best that there is where 0.95 cannot be had. For few documents no settings, which means all
+        partitions.
     """
     n = len(embeddings)
     if n < _FEWEST:
@@ -44,25 +74,25 @@ def choose_settings(
     asked = np.sort(np.random.default_rng(seed).permutation(n)[:_ASKED])
     queries = unit_rows(embeddings[asked], unit=True)
     nearest = find_nearest(embeddings, queries, asked, unit=unit)
+    margins = Margins(queries, centers)
 
-    def recall(nprobe: int, candidates: int) -> float:
-        found = search(queries, _TOP_K + 1, nprobe, candidates)
+    def recall(margin: float, candidates: int) -> float:
+        found = search(queries, _TOP_K + 1, margin, candidates)
         return measure_recall(found, nearest, asked)
 
     best: tuple[float, dict[str, Any]] | None = None
     most = 0.0
     for candidates in _CANDIDATES:
-        reached = recall(partitions, candidates)
+        reached = recall(margins.at(len(centers)), candidates)
         goal = min(_RECALL, reached - 0.003)
         if goal < most - 0.002:
             continue
-        low, high = 1, partitions
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if recall(middle, candidates) >= goal else (middle + 1, high)
-        cost = low * n / partitions * _SCANNED + candidates * _RERANKED
+        nprobe = margins.find_least(functools.partial(recall, candidates=candidates), goal)
+        cost = nprobe * n / len(centers) * _SCANNED + candidates * _RERANKED
         if best is None or goal > most + 0.002 or cost < best[0]:
-            best = cost, {"nprobe": low, "candidates": candidates, "recall": round(recall(low, candidates), 4)}
+            margin = margins.at(nprobe)
+            found = {"nprobe": nprobe, "margin": margin, "candidates": candidates}
+            best = cost, {**found, "recall": round(recall(margin, candidates), 4)}
         most = max(most, goal)
     return {} if best is None else best[1]
 

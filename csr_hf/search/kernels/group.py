@@ -8,6 +8,7 @@ import numpy as np
 
 from csr_hf.plumbing.jit import jit
 from csr_hf.search.kernels.probing import choose_partitions
+from csr_hf.search.kernels.products import Factors, multiply, round_queries
 from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
 from csr_hf.search.kernels.rerank import Stored, offer_all, score_codes, score_copies
 from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
@@ -17,26 +18,50 @@ BY_SCAN, BY_CODES, BY_COPIES = 0, 1, 2
 """What candidates are ranked by."""
 
 
+class QueryTables(NamedTuple):
+    """What queries are multiplied with."""
+
+    rotation: Factors
+    """Orthogonal, a row for each dimension."""
+    centers: Factors
+    """Of the partitions."""
+    atoms: Factors
+    """Of the head."""
+    bias: np.ndarray
+    """Of the head, float32, shape (dim,)."""
+    centroids: np.ndarray
+    """Of residual codes, float32, shape (bytes, width of a part, 256)."""
+
+
 class Group(NamedTuple):
     """Some queries, with their products with everything that the index knows."""
 
     queries: np.ndarray
     """float32, shape (n, dim)."""
-    turned: np.ndarray
-    """Rotated, float32, shape (n, dim)."""
-    centers: np.ndarray
-    """Products with centers of partitions, float32, shape (n, partitions)."""
+    asked: Asked
+    """The same as the scan takes them."""
     atoms: np.ndarray
     """Products with atoms of the head, float32, shape (n, hidden_dim)."""
     bias: np.ndarray
     """Products with the bias of the head, float32, shape (n,)."""
+
+    @classmethod
+    def room(cls, queries: np.ndarray, tables: QueryTables, nprobe: int) -> Group:
+        """Make room for `prepare`: what a kernel returns as a tuple takes as long as a short search."""
+        n, dim = queries.shape
+        entries, chosen = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8), np.empty((n, nprobe), np.int32)
+        centers, atoms = (np.empty((n, len(each.steps)), np.float32) for each in (tables.centers, tables.atoms))
+        steps, lengths, bias = np.empty((3, n), np.float32)
+        return cls(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias)
 
 
 class Plan(NamedTuple):
     """How a segment is searched."""
 
     nprobe: int
-    """Partitions that a query visits."""
+    """Partitions that a query visits, at most."""
+    margin: np.float32
+    """How far they may lie behind the first of them; see `probing.choose_partitions`."""
     depth: int
     """Candidates of a query, in each share."""
     by: int
@@ -48,23 +73,33 @@ class Plan(NamedTuple):
 
 
 @jit()
-def choose(group: Group, nprobe: int) -> Asked:
-    """Make the tables of queries, and choose the partitions that they visit."""
-    n, dim = group.turned.shape
-    tables = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8)
-    steps, lengths = np.empty(n, np.float32), np.empty(n, np.float32)
-    fill_sign_tables(group.turned, tables, steps, lengths)
-    chosen = np.empty((n, nprobe), np.int32)
+def prepare(tables: QueryTables, group: Group, margin: np.float32) -> None:
+    """Multiply queries with all that the index knows, make their tables, and choose the partitions that they visit.
+
+    Args:
+        tables: of the index.
+        group: the queries, finite, and room for all else.
+        margin: see `probing.choose_partitions`.
+    """
+    (n, dim), asked = group.queries.shape, group.asked
+    rounded, worth = np.empty((n, tables.atoms.rows.shape[1]), np.int16), np.empty(n, np.float32)
+    round_queries(group.queries, rounded, worth)
+    turned = np.empty((n, dim), np.float32)
+    multiply(tables.rotation, rounded, worth, turned)
+    multiply(tables.centers, rounded, worth, asked.centers)
+    multiply(tables.atoms, rounded, worth, group.atoms)
+    fill_sign_tables(turned, asked.tables, asked.steps, asked.lengths)
     for i in range(n):
-        choose_partitions(group.centers[i], nprobe, FRONT, chosen[i])
-    return Asked(tables, steps, lengths, group.centers, chosen)
+        group.bias[i] = 0
+        for axis in range(dim):
+            group.bias[i] += tables.bias[axis] * group.queries[i, axis]
+        choose_partitions(asked.centers[i], margin, FRONT, asked.chosen[i])
 
 
 @jit()
 def search_group(
     segment: tuple[Signs, Stored, np.ndarray, np.ndarray],
     group: Group,
-    asked: Asked,
     centroids: np.ndarray,
     plan: Plan,
     start: int,
@@ -75,8 +110,7 @@ def search_group(
     Args:
         segment: its signs; what is stored; bits of float16 copies, uint16, shape (n, dim), or no rows; 1 for positions
             that may be found, uint8, empty if all may.
-        group: the queries.
-        asked: the same, by `choose`.
+        group: the queries, by `prepare`.
         centroids: of residual codes, float32, shape (bytes, width of a part, 256).
         plan: how to search.
         start: position at which the segment begins.
@@ -86,7 +120,7 @@ def search_group(
     n = group.queries.shape[0]
     rows = np.empty((n, 2 * plan.depth + PENDING), np.int32)
     scores, counts = np.empty(rows.shape, np.float32), np.empty(n, np.int64)
-    scan(signs, asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
+    scan(signs, group.asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
     table = np.empty((centroids.shape[0], 256), np.float32)
     for i in range(n):
         candidates, own = rows[i, : counts[i]], scores[i, : counts[i]]

@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr_hf.plumbing.jit import jit
+from csr_hf.plumbing.jit import jit, largest_size
 from csr_hf.search.kernels.simd import HIGHEST
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@jit()
+def bring_to_unit_norm(queries: np.ndarray, rows: np.ndarray, norms: np.ndarray) -> int:
+    """Divide queries by their norms; zeros stay.
+
+    Args:
+        queries: float32, shape (n, dim).
+        rows: receives them, float32, shape (n, dim).
+        norms: receives the norms, float32, shape (n, 1), the largest number there is where they are above it.
+
+    Returns:
+        the first query that holds NaN or infinity, -1 if none does; those behind it are left out.
+    """
+    for i in range(queries.shape[0]):
+        largest, total = largest_size(queries[i]), np.float64(0)
+        if not np.isfinite(largest):
+            return i
+        for axis in range(queries.shape[1]):
+            total += np.float64(queries[i, axis]) * np.float64(queries[i, axis])
+        norm = np.sqrt(total)
+        norms[i, 0] = min(norm, _LARGEST)
+        for axis in range(queries.shape[1]):
+            rows[i, axis] = np.float64(queries[i, axis]) / norm if norm > 0 else 0.0
+    return -1
 
 
 @jit()

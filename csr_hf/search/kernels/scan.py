@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.plumbing.jit import jit
+from csr_hf.plumbing.jit import LINE, jit, lowest, prefetch
 from csr_hf.search.kernels.probing import list_visitors
-from csr_hf.search.kernels.simd import ROOM, add_entries
+from csr_hf.search.kernels.simd import BLOCK, ROOM, add_entries, reaching
 from csr_hf.search.kernels.topk import keep_best
 
 FRONT = 4
 """Partitions that every query visits first: what they hold spares it most of what the others hold."""
-_STRIP = 32
-"""Documents that are passed over at once where none is of interest."""
 PENDING = 512
 """Documents that a query keeps beside those it asks for before the worst are dropped: few, so that its bound rises."""
 
@@ -32,7 +30,8 @@ class Signs(NamedTuple):
     order: np.ndarray
     """Positions of rows, int32, shape (n,)."""
     planes: np.ndarray
-    """Of each partition, of every eight dimensions a byte of each document, uint8, flat, with `ROOM` behind."""
+    """Of each partition by blocks of documents, of every eight dimensions a byte of each document, uint8, flat, with
+    `ROOM` behind."""
     factors: np.ndarray
     """The upper halves of float32, uint16, shape (n,)."""
     shifts: np.ndarray
@@ -51,7 +50,7 @@ class Asked(NamedTuple):
     centers: np.ndarray
     """Inner products with the centers of all partitions, float32, shape (n, partitions)."""
     chosen: np.ndarray
-    """Partitions to visit, the best first, int32, shape (n, nprobe)."""
+    """Partitions to visit, the best first, int32, shape (n, nprobe); -1 behind the last."""
 
 
 @jit(inline="always")
@@ -86,14 +85,6 @@ def _estimate(
 
 
 @jit()
-def _any_reaches(scores: np.ndarray, begin: int, stop: int, bound: np.float32) -> bool:
-    reached = 0
-    for at in range(begin, stop):
-        reached += scores[at] >= bound
-    return reached > 0
-
-
-@jit()
 def _keep(
     estimates: np.ndarray,
     span: tuple[int, int],
@@ -106,7 +97,7 @@ def _keep(
     """Move documents of a partition that may be among the best into the pending list of a query.
 
     Args:
-        estimates: of the partition's documents, float32.
+        estimates: of the partition's documents, float32, with room for `BLOCK` more.
         span: row of the first, and how many there are.
         order: positions of rows.
         allowed: as for `scan`.
@@ -119,17 +110,27 @@ def _keep(
     """
     (first, length), (rows, scores), (count, bound) = span, pending, state
     filtered = allowed.shape[0] > 0
-    for begin in range(0, length, _STRIP):
-        stop = min(begin + _STRIP, length)
-        if not _any_reaches(estimates, begin, stop, bound):
-            continue
-        for at in range(begin, stop):
-            if estimates[at] >= bound and (not filtered or allowed[order[first + at]] > 0):
+    for begin in range(0, length, BLOCK):
+        found = reaching(estimates, begin, bound)
+        if length - begin < BLOCK:
+            found &= (np.uint64(1) << np.uint64(length - begin)) - np.uint64(1)
+        while found:
+            at = begin + np.int64(lowest(found))
+            found &= found - np.uint64(1)
+            if not filtered or allowed[order[first + at]] > 0:
                 rows[count], scores[count] = first + at, estimates[at]
                 count += 1
-        if count > rows.shape[0] - _STRIP:
+        if count > rows.shape[0] - BLOCK:
             count, bound = keep_best(rows, scores, count, order, depth, bound)
     return count, bound
+
+
+@jit()
+def _ask(signs: Signs, number: int) -> None:
+    """Ask for the numbers of a partition's documents."""
+    for at in range(signs.begins[number], signs.begins[number + 1], LINE // 2):
+        prefetch(signs.factors, at)
+        prefetch(signs.shifts, at)
 
 
 @jit()
@@ -159,20 +160,23 @@ def scan(
     places, widest = asked.tables.shape[1] // 32, 0
     for number in range(partitions):
         widest = max(widest, signs.begins[number + 1] - signs.begins[number])
-    sums, estimates = np.empty(widest + ROOM, np.uint16), np.empty(widest, np.float32)
+    sums, estimates = np.empty(widest + ROOM, np.uint16), np.empty(widest + ROOM, np.float32)
     bounds = np.full(group, -np.inf, np.float32)
     counts[:] = 0
     part, parts = share
     for turn in range(2):
         first_visit, last_visit = (0, min(FRONT, nprobe)) if turn == 0 else (min(FRONT, nprobe), nprobe)
-        visitors, ends = list_visitors(asked.chosen, first_visit, last_visit, partitions)
-        for number in range(partitions):
-            if ends[number] == ends[number + 1] or number % parts != part:
+        visited, visitors, ends = list_visitors(asked.chosen, first_visit, last_visit, partitions)
+        for place in range(visited.shape[0]):
+            number = visited[place]
+            if number % parts != part:
                 continue
             first, length = signs.begins[number], signs.begins[number + 1] - signs.begins[number]
+            ahead = visited[min(place + 1, visited.shape[0] - 1)]
+            _ask(signs, ahead)
             for visit in range(ends[number], ends[number + 1]):
                 i = visitors[visit]
-                add_entries(signs.planes, places * first, length, asked.tables, i, sums, 0, np.uint16(0))
+                add_entries(signs.planes, places * first, length, asked.tables, i, sums, places * signs.begins[ahead])
                 query = asked.centers[i, number], asked.steps[i], asked.lengths[i]
                 _estimate(sums, signs.factors, signs.shifts, (first, length), query, estimates)
                 state = counts[i], bounds[i]

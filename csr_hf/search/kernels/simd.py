@@ -1,7 +1,8 @@
-"""Add up table entries over the half bytes of many documents at once: byte shuffles look up 64 entries in one go.
+"""Instructions of the processor that numba does not name, for many numbers at once.
 
-A table of 16 entries of a byte fits a vector register, and the processor's byte shuffle is a look-up in it: the "fast
-scan" of product quantisation (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
+Table entries are added up over the half bytes of many documents: byte shuffles look up 64 entries in one go. A table
+of 16 entries of a byte fits a vector register, and the processor's byte shuffle is a look-up in it: the "fast scan" of
+product quantisation (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from csr_hf.plumbing.jit import jit, processor_features
+from csr_hf.plumbing.jit import LINE, jit, processor_features
 
 HIGHEST = 127
 """Entry of a table, at most: two of them fit in a byte."""
-ROOM = 64
+BLOCK = 64
+"""Documents whose codes lie together."""
+ROOM = BLOCK
 """Bytes that may be read, and sums that may be written, beyond the last document."""
+LANES = 16
+"""Numbers that `dot` multiplies at once."""
+_PAIRS = "llvm.x86.avx2.pmadd.wd"
 _BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _SHUFFLES = (
     ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
@@ -37,7 +43,8 @@ def _shuffles() -> list[tuple[str, int]]:
 class _Lanes:
     """LLVM instructions on one register of codes: a byte each of `width` documents.
 
-    Sums need 16 bits, so those of documents with even and odd numbers are kept apart until the end.
+    Sums need 16 bits: kept are those of documents with odd numbers, and those of two neighbors in one number, modulo
+    2**16, which the former are taken from in the end.
     """
 
     def __init__(self, builder: Any, shuffle: str, width: int) -> None:
@@ -63,7 +70,7 @@ class _Lanes:
         return self.builder.shuffle_vector(entries, entries, lanes)
 
     def found(self, codes: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
-        """Entries of both halves of each code, added up: those of even documents, and of odd ones."""
+        """Entries of both halves of each code, added up: those of two neighbors in a number, and those of odd ones."""
         builder, half = self.builder, self.all(self.codes, 15)
         shifted = builder.lshr(builder.bitcast(codes, self.sums), self.all(self.sums, 4))
         entries = builder.add(
@@ -71,52 +78,53 @@ class _Lanes:
             builder.call(self.shuffle, [upper, builder.and_(builder.bitcast(shifted, self.codes), half)]),
         )
         pairs = builder.bitcast(entries, self.sums)
-        return builder.and_(pairs, self.all(self.sums, 255)), builder.lshr(pairs, self.all(self.sums, 8))
+        return pairs, builder.lshr(pairs, self.all(self.sums, 8))
 
-    def any_at_least(self, sums: list[Any], least: Any) -> Any:
-        """Whether any of some registers of sums reaches a number."""
-        builder = self.builder
-        one = builder.insert_element(ir.Constant(self.sums, ir.Undefined), least, _WORD(0))
-        every = builder.shuffle_vector(one, one, self.all(ir.VectorType(_WORD, self.sums.count), 0))
-        first, second = (builder.icmp_unsigned(">=", own, every) for own in sums)
-        bits = builder.bitcast(builder.or_(first, second), ir.IntType(self.sums.count))
-        return builder.icmp_unsigned("!=", bits, bits.type(0))
-
-    def store(self, even: Any, odd: Any, pointer: Any) -> None:
+    def store(self, pairs: Any, odd: Any, pointer: Any) -> None:
         """Write sums in order of the documents."""
+        even = self.builder.sub(pairs, self.builder.shl(odd, self.all(self.sums, 8)))
         order = [lane // 2 + self.width // 2 * (lane % 2) for lane in range(self.width)]
         joined = self.builder.shuffle_vector(even, odd, ir.Constant(ir.VectorType(_WORD, self.width), order))
         self.builder.store(joined, self.builder.bitcast(pointer, joined.type.as_pointer())).align = 2
 
 
-def _lookup(shuffle: str, width: int, several: int) -> Any:
-    """An intrinsic that adds up `several` times `width` documents, and writes from a place of `sums` on."""
+def _ask(builder: Any, pointer: Any) -> None:
+    """Ask for the cache line of a byte."""
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _WORD, _WORD, _WORD])
+    builder.call(
+        builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind),
+        [pointer, _WORD(0), _WORD(3), _WORD(1)],
+    )
+
+
+def _lookup(lanes: int) -> Any:
+    """An intrinsic that adds up so many documents, by the widest shuffle that is no wider."""
+    shuffle, width = next(((name, width) for name, width in _present if width <= lanes), ("", lanes))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         planes, tables, sums = (
             context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 5)
         )
-        _, first, stride, _, row, _, place, least = arguments
-        lanes, whole = _Lanes(builder, shuffle, width), stride.type
-        zero = lanes.all(lanes.sums, 0)
-        totals = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(several)]
+        _, first, stride, _, row, _, place, ahead = arguments
+        register, whole = _Lanes(builder, shuffle, width), stride.type
+        zero = register.all(register.sums, 0)
+        totals = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(lanes // width)]
         size = cgutils.unpack_tuple(builder, tables.shape)[1]
         places, own = builder.udiv(size, whole(32)), builder.gep(tables.data, [builder.mul(row, size)])
         with cgutils.for_range(builder, places) as loop:
             entry = builder.gep(own, [builder.mul(loop.index, whole(32))])
-            lower, upper = lanes.table(entry), lanes.table(builder.gep(entry, [whole(16)]))
+            lower, upper = register.table(entry), register.table(builder.gep(entry, [whole(16)]))
             start = builder.gep(planes.data, [builder.add(first, builder.mul(loop.index, stride))])
+            _ask(builder, builder.gep(planes.data, [builder.add(ahead, builder.mul(loop.index, whole(LINE)))]))
             for number, kept in enumerate(totals):
-                codes = lanes.load(builder.gep(start, [whole(number * width)]), lanes.codes)
-                for total, more in zip(kept, lanes.found(codes, lower, upper), strict=True):
+                codes = register.load(builder.gep(start, [whole(number * width)]), register.codes)
+                for total, more in zip(kept, register.found(codes, lower, upper), strict=True):
                     builder.store(builder.add(builder.load(total), more), total)
-        reached = ir.Constant(ir.IntType(1), 0)
         for number, kept in enumerate(totals):
-            even, odd = (builder.load(total) for total in kept)
             pointer = builder.gep(sums.data, [builder.add(place, whole(number * width))])
-            lanes.store(even, odd, pointer)
-            reached = builder.or_(reached, lanes.any_at_least([even, odd], least))
-        return reached
+            pairs, odd = (builder.load(total) for total in kept)
+            register.store(pairs, odd, pointer)
+        return context.get_dummy_value()
 
     def typed(
         typing_context: Any,
@@ -127,92 +135,148 @@ def _lookup(shuffle: str, width: int, several: int) -> Any:
         row: Any,
         sums: Any,
         place: Any,
-        least: Any,
+        ahead: Any,
     ) -> Any:
         numbers = types.int64, types.int64
-        return types.boolean(planes, *numbers, tables, types.int64, sums, types.int64, types.uint16), generate
+        return types.void(planes, *numbers, tables, types.int64, sums, *numbers), generate
 
     return intrinsic(typed)
 
 
 @jit()
 def add_plainly(
-    planes: np.ndarray,
-    first: int,
-    length: int,
-    tables: np.ndarray,
-    row: int,
-    sums: np.ndarray,
-    begin: int,
-    least: np.uint16,
-) -> bool:
+    planes: np.ndarray, first: int, length: int, tables: np.ndarray, row: int, sums: np.ndarray, ahead: int
+) -> None:
     """`add_entries` for processors without a byte shuffle that is known here: one entry after the other."""
-    sums[begin : begin + length] = 0
-    for place in range(tables.shape[1] // 32):
-        lower, upper = tables[row, 32 * place : 32 * place + 16], tables[row, 32 * place + 16 : 32 * place + 32]
-        codes = planes[first + place * length : first + (place + 1) * length]
-        for at in range(length):
-            sums[begin + at] += np.uint16(lower[codes[at] & 15]) + np.uint16(upper[codes[at] >> 4])
-    for at in range(length):
-        if sums[begin + at] >= least:
-            return True
-    return False
+    sums[:length] = 0
+    places = tables.shape[1] // 32
+    for begin in range(0, length, BLOCK):
+        stride = min(BLOCK, length - begin)
+        for place in range(places):
+            lower, upper = tables[row, 32 * place : 32 * place + 16], tables[row, 32 * place + 16 : 32 * place + 32]
+            start = first + places * begin + stride * place
+            for at in range(stride):
+                code = planes[start + at]
+                sums[begin + at] += np.uint16(lower[code & 15]) + np.uint16(upper[code >> 4])
 
 
+def _dots(several: int) -> Any:
+    """An intrinsic that multiplies a row of integers with `several` queries that follow each other."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, queries, sums = (
+            context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 5)
+        )
+        _, first, width, _, begin, _ = arguments
+        whole = first.type
+        wide, totals = ir.VectorType(_SHORT, LANES), ir.VectorType(ir.IntType(32), LANES // 2)
+        given = ir.VectorType(rows.data.type.pointee, LANES)
+        kept = [cgutils.alloca_once_value(builder, ir.Constant(totals, [0] * totals.count)) for _ in range(several)]
+        add_pairs = cgutils.get_or_insert_function(builder.module, ir.FunctionType(totals, [wide, wide]), _PAIRS)
+        add_all = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(totals.element, [totals]), f"llvm.vector.reduce.add.v{totals.count}i32"
+        )
+
+        def load(data: Any, place: Any, kind: ir.VectorType) -> Any:
+            loaded = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+            loaded.align = 1
+            return loaded
+
+        with cgutils.for_range(builder, builder.udiv(width, whole(LANES))) as loop:
+            at = builder.mul(loop.index, whole(LANES))
+            row = load(rows.data, builder.add(first, at), given)
+            row = row if given == wide else builder.sext(row, wide)
+            for number, total in enumerate(kept):
+                place = builder.add(builder.add(begin, at), builder.mul(width, whole(number)))
+                more = builder.call(add_pairs, [row, load(queries.data, place, wide)])
+                builder.store(builder.add(builder.load(total), more), total)
+        for number, total in enumerate(kept):
+            builder.store(builder.call(add_all, [builder.load(total)]), builder.gep(sums.data, [whole(number)]))
+        return context.get_dummy_value()
+
+    def typed(typing_context: Any, rows: Any, first: Any, width: Any, queries: Any, begin: Any, sums: Any) -> Any:
+        return types.void(rows, types.int64, types.int64, queries, types.int64, sums), generate
+
+    return intrinsic(typed)
+
+
+@jit()
+def dot_plainly(rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray) -> None:
+    """`dot` for processors that do not add products of 16 bits in pairs."""
+    total = np.int32(0)
+    for at in range(width):
+        total = np.int32(total + np.int32(rows[first + at]) * np.int32(queries[begin + at]))
+    sums[0] = total
+
+
+@jit()
+def dot_four_plainly(
+    rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray
+) -> None:
+    """`dot_four` likewise."""
+    for number in range(4):
+        dot_plainly(rows, first, width, queries, begin + number * width, sums[number:])
+
+
+_has_pairs = "avx2" in processor_features()
+dot: Any = _dots(1) if _has_pairs else dot_plainly
+"""Multiply a row of int8 or int16 with a query of int16: rows (flat), where the row begins, its width, a multiple of
+`LANES`; queries (flat), where one begins; and an array that receives the product, int32."""
+dot_four: Any = _dots(4) if _has_pairs else dot_four_plainly
+"""`dot` for four queries that follow each other."""
+
+
+def _reaching(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, first, bound = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        lanes = ir.VectorType(ir.FloatType(), BLOCK)
+        loaded = builder.load(builder.bitcast(builder.gep(data, [first]), lanes.as_pointer()))
+        loaded.align = 4
+        one = builder.insert_element(ir.Constant(lanes, ir.Undefined), bound, _WORD(0))
+        every = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_WORD, BLOCK), [0] * BLOCK))
+        return builder.bitcast(builder.fcmp_ordered(">=", loaded, every), ir.IntType(BLOCK))
+
+    return types.uint64(numbers, types.intp, types.float32), generate
+
+
+reaching: Any = intrinsic(_reaching)
+"""Of `BLOCK` float32 from a place on, those that reach a bound: bit i of a uint64 stands for the i-th."""
 _present = _shuffles()
 SHUFFLE = _present[0] if _present else None
 """The widest byte shuffle, and its width; None: entries are looked up one after the other."""
-# Where there are fewer than three widths, the narrowest stands for those that are missing.
-(_NAME, _WIDTH), (_MIDDLE_NAME, _MIDDLE), (_SMALL_NAME, _SMALL) = (_present + 3 * (_present[-1:] or [("", 16)]))[:3]
-_add_one, _add_two = _lookup(_NAME, _WIDTH, 1), _lookup(_NAME, _WIDTH, 2)
-_add_middle, _add_small = _lookup(_MIDDLE_NAME, _MIDDLE, 1), _lookup(_SMALL_NAME, _SMALL, 1)
+_add_block, _add_half, _add_quarter = _lookup(BLOCK), _lookup(BLOCK // 2), _lookup(BLOCK // 4)
 
 
 @jit()
 def add_shuffled(
-    planes: np.ndarray,
-    first: int,
-    length: int,
-    tables: np.ndarray,
-    row: int,
-    sums: np.ndarray,
-    begin: int,
-    least: np.uint16,
-) -> bool:
-    """Add up, for every document, what tables have for its code.
+    planes: np.ndarray, first: int, length: int, tables: np.ndarray, row: int, sums: np.ndarray, ahead: int
+) -> None:
+    """Add up, for every document of a partition, what tables have for its code.
 
     Places are numbers rather than slices of arrays: counting who refers to a slice would take as long as adding up.
 
     Args:
-        planes: codes by place: of every place one byte of each document; uint8, with `ROOM` to read beyond.
+        planes: codes in blocks, and in a block by place: of every place one byte of each document; uint8, with `ROOM`
+            to read beyond.
         first: where the first place of these documents begins.
-        length: documents; so many bytes a place.
+        length: documents: blocks of `BLOCK`, and a last one of those that are left.
         tables: of every place 16 entries for the lower half and 16 for the upper, each at most `HIGHEST` and all sums
             of them at most 65,535; uint8, shape (n, 32 * places).
         row: whose tables to use.
-        sums: receives them, uint16.
-        begin: where in `sums` they go; there must be room for length + ROOM of them.
-        least: a sum of interest.
-
-    Returns:
-        False if no document reaches `least`; True need not mean that one does.
+        sums: receives them, uint16, shape (length + ROOM or more,).
+        ahead: byte of `planes` from which on as many are asked for as are read, for what is to be added up next.
     """
-    at, reached = 0, False
-    while at < length:
-        start, place = first + at, begin + at
-        if length - at > _WIDTH:
-            reached |= _add_two(planes, start, length, tables, row, sums, place, least)
-            at += 2 * _WIDTH
-        elif length - at > _MIDDLE:
-            reached |= _add_one(planes, start, length, tables, row, sums, place, least)
-            at += _WIDTH
-        elif length - at > _SMALL:
-            reached |= _add_middle(planes, start, length, tables, row, sums, place, least)
-            at += _MIDDLE
+    places = tables.shape[1] // 32
+    for at in range(0, length, BLOCK):
+        start, stride, next_start = first + places * at, min(BLOCK, length - at), ahead + places * at
+        if stride > BLOCK // 2:
+            _add_block(planes, start, stride, tables, row, sums, at, next_start)
+        elif stride > BLOCK // 4:
+            _add_half(planes, start, stride, tables, row, sums, at, next_start)
         else:
-            reached |= _add_small(planes, start, length, tables, row, sums, place, least)
-            at += _SMALL
-    return reached
+            _add_quarter(planes, start, stride, tables, row, sums, at, next_start)
 
 
 add_entries = add_shuffled if SHUFFLE else add_plainly
