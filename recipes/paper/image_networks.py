@@ -29,6 +29,8 @@ from csr_hf.plumbing.provenance import provenance, record_command
 
 DIMS = (8, 16, 32, 64, 128, 256)
 """Prefixes that the nested network is trained for; the last is the whole embedding."""
+NETWORKS = {"plain": DIMS[-1:], "nested": DIMS}
+"""Name of a network -> prefixes of its embedding with a classifier of their own."""
 WIDTHS = (16, 32, 64)
 BATCH, SHIFT = 128, 4
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.05
@@ -98,9 +100,9 @@ class ResNet(nn.Module):
         return torch.stack(losses).sum()
 
 
-def read_pictures(split: str, limit: int | None) -> Pictures:
-    """Read a split of CIFAR10."""
-    rows = datasets.load_dataset("mteb/cifar10", split=split)
+def read_pictures(data: str, split: str, limit: int | None) -> Pictures:
+    """Read a split of a data set of labeled pictures."""
+    rows = datasets.load_dataset(data, split=split)
     rows = rows.select(range(min(limit or len(rows), len(rows))))
     column = next(name for name in ("image", "img") if name in rows.column_names)
     pictures = [np.asarray(each.convert("RGB")) for each in tqdm(rows[column], desc=split, unit="picture")]
@@ -192,18 +194,22 @@ def make_embeddings(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train both networks."""
+    """Train the networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--epochs", type=float, default=5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--data", default="mteb/cifar10", help="data set with splits train and test (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=float, default=3, help="(default: %(default)s)")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="which of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--limit", type=int, help="pictures of each split (default: all)")
     options = parser.parse_args(arguments)
     record_command(" ".join(["python", *sys.argv]))
     torch.set_num_threads(1)
-    train, test = (read_pictures(split, options.limit) for split in ("train", "test"))
-    for name, dims in (("plain", DIMS[-1:]), ("nested", DIMS)):
-        folder = options.output / name
+    train, test = (read_pictures(options.data, split, options.limit) for split in ("train", "test"))
+    for name in options.networks.split(","):
+        dims, folder = NETWORKS[name], options.output / name
         if (folder / "network.json").is_file():
             continue
         folder.mkdir(parents=True, exist_ok=True)
