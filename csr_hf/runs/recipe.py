@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 """What embeds texts where a recipe names no backbone."""
 
-FRESH_HEADS = ("kaiming", "data")
+FRESH_HEADS = ("kaiming", "centered", "whitened", "data")
 """Values of `model.init` that name no head."""
 
 # Sections that a finished run adds: a resolved recipe can be run again as it is.
@@ -66,8 +66,17 @@ class ModelArguments:
     """Subtract from images and texts each their own mean, see `CSRModel.subtract_modality_mean`; False: one bias for
     both, as published."""
     init: str = "kaiming"
-    """Where training starts: "kaiming" (random), "data" (dictionary vectors are training embeddings), or a head that
-    was trained before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
+    """Where training starts: "kaiming" (random), "centered" (random for embeddings without their mean: no latent is
+    dead from the start), "whitened" (the same, where all directions vary alike too; needs tied_decoder: false), "data"
+    (dictionary vectors are training embeddings), or a head that was trained before: the folder of a run, of a head, or
+    a Hub id. Its number of latents stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.init == "whitened" and self.tied_decoder:
+            raise ValueError(
+                "`model.init` (whitened) needs a decoder of its own: set `model.tied_decoder` to false, or choose "
+                "`init: centered`."
+            )
 
     def hidden_dim_for(self, input_dim: int) -> int:
         """Compute the number of latents for embeddings `input_dim` wide."""

@@ -26,6 +26,7 @@ from csr_hf.evaluation.comparison import compare_methods
 from csr_hf.evaluation.csr_methods import CSRMethod, DecodedMethod
 from csr_hf.evaluation.labeled import NEAREST, PROBE
 from csr_hf.evaluation.method import Method
+from csr_hf.evaluation.plots import Point, draw_level, draw_line, finish_axes, make_figure, save_figure, set_log_axis
 from csr_hf.evaluation.prefixes import PrefixFormat, Truncation, choose_format
 from csr_hf.evaluation.probes import predict_by_linear_probe
 from csr_hf.evaluation.results import Row
@@ -191,6 +192,36 @@ def measure(networks: Path, heads: dict[str, CSRModel]) -> list[Row]:
     ]
 
 
+def draw_accuracy(results: Results, path: Path) -> None:
+    """Draw 1-NN accuracy against dimensions of the networks and active latents of codes, as PNG."""
+    task = results.rows[0].task
+    lines = {
+        "nested network": "nested",
+        "plain network": "first dimensions",
+        "CSR on the plain network": own_method(results),
+    }
+    figure = make_figure(8, 4.8)
+    axes = figure.add_subplot()
+    for (name, method), marker in zip(lines.items(), "s^o", strict=True):
+        rows = results.select(task=task, method=method, metric=NEAREST)
+        points = [Point(row.k, row.score, *(row.interval or (row.score, row.score))) for row in rows if row.k]
+        draw_line(axes, points, label=name, marker=marker, linewidth=2.4 if method.startswith("CSR") else 1.5)
+    (dense,) = results.select(task=task, method="dense", metric=NEAREST)
+    draw_level(axes, dense.score, f"plain network, all {dense.k} dimensions")
+    set_log_axis(axes, set(KS))
+    axes.set_xlabel("dimensions, or active latents")
+    axes.set_ylabel("accuracy of the nearest neighbor")
+    axes.set_title(task.partition(", as many")[0])
+    finish_axes(axes, has_error_bars=True)
+    save_figure(figure, path)
+
+
+def own_method(results: Results) -> str:
+    """Name CSR at the hidden_dim that most k are measured at."""
+    names = [row.method for row in results.rows if row.method.startswith("CSR, hidden_dim")]
+    return max(names, key=names.count)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,7 +242,9 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "heads": {name: figures for name, (_, figures) in trained.items()},
     }
-    Results(rows, details).save(options.output)
+    results = Results(rows, details)
+    results.save(options.output)
+    draw_accuracy(results, options.output / "accuracy.png")
 
 
 if __name__ == "__main__":
