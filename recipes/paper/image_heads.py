@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from csr_hf import CSRModel, Results, RunRecipe
@@ -30,6 +31,7 @@ from csr_hf.evaluation.plots import Point, draw_level, draw_line, finish_axes, m
 from csr_hf.evaluation.prefixes import PrefixFormat, Truncation, choose_format
 from csr_hf.evaluation.probes import predict_by_linear_probe
 from csr_hf.evaluation.results import Row
+from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.evaluation.vector_method import DenseMethod
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.provenance import provenance, record_command
@@ -42,6 +44,14 @@ KS = (8, 16, 32, 64, 128, 256)
 WIDTHS = ("1x", "2x", "8x", "16x")
 """Of hidden_dim, beside that of the recipe."""
 FIXED_K = 32
+STARTS: dict[str, dict[str, Any]] = {
+    "random": {"model.init": "kaiming"},
+    "whitened": {"model.init": "whitened", "model.tied_decoder": False},
+    "random_untied": {"model.init": "kaiming", "model.tied_decoder": False},
+}
+"""Other starts than the recipe's, at the widths of `STARTED_AT`."""
+STARTED_AT = ("4x", "16x")
+MOST_K_IN_BYTES = 64
 SEARCHED = 10_000
 _FIGURES = ("dead_fraction", "explained_variance", "postings_per_document", "mean_to_spread")
 
@@ -73,6 +83,10 @@ def list_heads() -> dict[str, dict[str, Any]]:
     """List the heads by the names of their folders, with what each changes of the recipe."""
     heads: dict[str, dict[str, Any]] = {f"k{k}": {"model.k": k} for k in KS}
     heads |= {f"{width}_k{FIXED_K}": {"model.k": FIXED_K, "model.hidden_dim": width} for width in WIDTHS}
+    for width in STARTED_AT:
+        for start, keys in STARTS.items():
+            keys = {"model.k": FIXED_K, "model.hidden_dim": width, **keys}
+            heads[f"{start}_{width}_k{FIXED_K}"] = keys
     return heads
 
 
@@ -94,21 +108,28 @@ def train_head(networks: Path, name: str, changed: dict[str, Any]) -> tuple[CSRM
     return head, json.loads(record.read_text())
 
 
-def by_cosine(vectors: Any, others: Any) -> np.ndarray:
+def find_nearest(vectors: Any, others: Any) -> np.ndarray:
     """Find the row of `vectors` that is most similar to each of the others, all of them of unit norm."""
+    if scipy.sparse.issparse(vectors) and vectors.nnz > 0.02 * vectors.shape[0] * vectors.shape[1]:
+        vectors, others = vectors.toarray(), others.toarray()
     found = []
     for start in range(0, others.shape[0], 1000):
         scores = others[start : start + 1000] @ vectors.T
-        found.append(np.asarray((scores.toarray() if hasattr(scores, "toarray") else scores).argmax(axis=1)).ravel())
+        found.append((scores.toarray() if scipy.sparse.issparse(scores) else scores).argmax(axis=1))
     return np.concatenate(found)
 
 
+def measure_nearest(entry: Entry, split: Split) -> dict[str, np.ndarray]:
+    """Compare what is stored by cosine, as the paper does."""
+    nearest = find_nearest(*(unit_rows(entry.method.vectors(rows)) for rows in (entry.known, entry.asked)))
+    return {NEAREST: split.known_labels[nearest] == split.asked_labels}
+
+
 def measure_numbers(entry: Entry, split: Split) -> dict[str, np.ndarray]:
-    """Compare what is stored by cosine, as the paper does, and fit a linear probe."""
+    """Do the same, and fit a linear probe."""
     known, asked = (entry.method.vectors(rows) for rows in (entry.known, entry.asked))
-    nearest = split.known_labels[by_cosine(known, asked)]
     probed = predict_by_linear_probe(known, split.known_labels, asked)
-    return {NEAREST: nearest == split.asked_labels, PROBE: probed == split.asked_labels}
+    return {**measure_nearest(entry, split), PROBE: probed == split.asked_labels}
 
 
 def measure_bytes(entry: Entry, split: Split) -> dict[str, np.ndarray]:
@@ -169,25 +190,27 @@ def measure(networks: Path, heads: dict[str, CSRModel]) -> list[Row]:
     def of(split: Split, method: Method) -> Entry:
         return Entry(method, split.known, split.asked)
 
-    numbers, sizes = {"dense": of(plain, name_prefix("dense", PrefixFormat(dim, "float16", 4 * dim)))}, {}
-    sizes["dense"] = of(plain, DenseMethod(dim))
+    dense = of(plain, DenseMethod(dim))
+    dense.method.k = dim
+    numbers, sizes, first = {"dense": dense}, {"dense": dense}, {"dense": dense}
     for name, head in heads.items():
-        k = head.config.k
+        k, start = head.config.k, name.partition(f"_{STARTED_AT[0]}")[0].partition(f"_{STARTED_AT[1]}")[0]
         method = CSRMethod(head, k)
-        method.name = f"CSR, hidden_dim {head.config.hidden_dim}"
+        method.name = f"CSR, hidden_dim {head.config.hidden_dim}{f', {start}' if start in STARTS else ''}"
         numbers[name] = of(plain, method)
-        if name == f"k{k}":
+        if name == f"k{k}" and k <= MOST_K_IN_BYTES:
             sizes[name] = of(plain, CSRMethod(head, k))
             sizes[f"{name}_decoded"] = of(plain, DecodedMethod(head, k))
     for k in KS:
-        for name, split in (("nested", nested), ("first dimensions", plain)):
-            numbers[f"{name}_{k}"] = of(split, name_prefix(name, PrefixFormat(k, "float16", 2 * k)))
+        numbers[f"nested_{k}"] = of(nested, name_prefix("nested", PrefixFormat(k, "float16", 2 * k)))
+        first[f"first_{k}"] = of(plain, name_prefix("first dimensions", PrefixFormat(k, "float16", 2 * k)))
     for size in sorted({entry.method.bytes_per_vector for entry in sizes.values() if entry.method.of_head}):
-        format = choose_format(size, dim, "cosine")
-        sizes[f"nested_{size}"] = of(nested, name_prefix("nested", format))
+        sizes[f"nested_{size}"] = of(nested, name_prefix("nested", choose_format(size, dim, "cosine")))
     tested = f"CIFAR10, {len(plain.asked):,} test pictures"
+    of_numbers = f"{tested}, as many latents as dimensions"
     return [
-        *kept.compare(f"{tested}, as many latents as dimensions", numbers, measure_numbers),
+        *kept.compare(of_numbers, numbers, measure_numbers),
+        *kept.compare(of_numbers, first, measure_nearest)[1:],
         *kept.compare(f"{tested}, equal bytes", sizes, measure_bytes),
     ]
 
@@ -227,13 +250,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=Path, required=True, help="folder of image_networks.py; heads go there too")
     parser.add_argument("--heads", help="names of those to train, such as k8,16x_k32 (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--output", type=Path, help="folder for the results (default: train only)")
     options = parser.parse_args(arguments)
     record_command(" ".join(["python", *sys.argv]))
     torch.set_num_threads(1)
     known = list_heads()
     wanted = options.heads.split(",") if options.heads else list(known)
     trained = {name: train_head(options.networks, name, known[name]) for name in wanted}
+    if options.output is None:
+        return
     rows = measure(options.networks, {name: head for name, (head, _) in trained.items()})
     details = {
         **provenance(),

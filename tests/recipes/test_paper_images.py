@@ -71,15 +71,25 @@ def test_shifted_pictures_hold_the_pixels_of_the_picture():
 
 def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monkeypatch, tmp_path):
     recipe = tmp_path / "images.yaml"
-    recipe.write_text(image_heads.RECIPE.read_text().replace("max_steps: 600", "max_steps: 20"))
+    recipe.write_text(image_heads.RECIPE.read_text().replace("max_steps: 400", "max_steps: 20"))
     monkeypatch.setattr(image_heads, "RECIPE", recipe)
     monkeypatch.setattr(image_heads, "KS", (8, 16))
-    arguments = ["--networks", str(networks), "--output", str(tmp_path / "results"), "--heads", "k8,k16"]
+    arguments = [
+        "--networks",
+        str(networks),
+        "--output",
+        str(tmp_path / "results"),
+        "--heads",
+        "k8,k16,whitened_4x_k32",
+    ]
     image_heads.main(arguments)
     results = Results.load(tmp_path / "results")
     numbers, sizes = dict.fromkeys(row.task for row in results.rows)
     plain = {row.method for row in results.select(task=numbers)}
-    assert plain == {"dense", "CSR, hidden_dim 1024", "nested", "first dimensions"}
+    csr = "CSR, hidden_dim 1024"
+    assert plain == {"dense", csr, f"{csr}, whitened", "nested", "first dimensions"}
+    assert {row.k for row in results.select(method=csr)} == {8, 16}
+    assert (tmp_path / "results" / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     (nested,) = results.select(task=numbers, method="nested", k=8, metric="1-NN accuracy")
     rows = [np.load(networks / "nested" / f"{split}.npz") for split in ("train", "test")]
     expected = knn_accuracy(
@@ -91,7 +101,7 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
     for row in results.select(task=sizes, method="CSR"):
         (rival,) = results.select(task=sizes, method="nested", bytes_per_vector=row.bytes_per_vector)
         assert rival.k == row.bytes_per_vector > row.k
-    assert {"k8", "k16"} == results.details["heads"].keys()
+    assert {"k8", "k16", "whitened_4x_k32"} == results.details["heads"].keys()
     for figures in results.details["heads"].values():
         assert 0 <= figures["dead_fraction"] <= 1 and figures["minutes"] > 0
     # What is done is not done again.
