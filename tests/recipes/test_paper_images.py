@@ -12,7 +12,8 @@ import torch
 from csr_hf import Results
 from csr_hf.evaluation.probes import knn_accuracy
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "paper"))
+RECIPES = Path(__file__).parents[2] / "recipes"
+sys.path.insert(0, str(RECIPES / "paper"))
 
 import image_heads
 import image_networks
@@ -83,13 +84,13 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
         "k8,k16,whitened_4x_k32",
     ]
     image_heads.main(arguments)
-    results = Results.load(tmp_path / "results")
+    results = Results.load(output)
     numbers, sizes = dict.fromkeys(row.task for row in results.rows)
     plain = {row.method for row in results.select(task=numbers)}
     csr = "CSR, hidden_dim 1024"
     assert plain == {"dense", csr, f"{csr}, whitened", "nested", "first dimensions"}
     assert {row.k for row in results.select(method=csr)} == {8, 16}
-    assert (tmp_path / "results" / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert (output / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     (nested,) = results.select(task=numbers, method="nested", k=8, metric="1-NN accuracy")
     rows = [np.load(networks / "nested" / f"{split}.npz") for split in ("train", "test")]
     expected = knn_accuracy(
@@ -107,4 +108,14 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
     # What is done is not done again.
     before = json.dumps(results.details["heads"])
     image_heads.main(arguments)
-    assert json.dumps(Results.load(tmp_path / "results").details["heads"]) == before
+    assert json.dumps(Results.load(output).details["heads"]) == before
+
+    monkeypatch.syspath_prepend(RECIPES)
+    from regions import markdown, paper_images
+
+    monkeypatch.setattr(markdown, "RECIPES", tmp_path)
+    pages = {name: region() for name, region in paper_images.REGIONS.items()}
+    assert f"| 8 | {nested.score:.3f} ± " in pages["paper-images"]
+    assert "| 4x | centered and whitened, decoder untied | " in pages["paper-images-starts"]
+    assert pages["paper-images-bytes"].count("\n") == 3
+    assert all(pages.values())
