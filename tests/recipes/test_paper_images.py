@@ -12,12 +12,12 @@ import torch
 from csr_hf import Results
 from csr_hf.evaluation.probes import knn_accuracy
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-sys.path.insert(0, str(RECIPES / "paper"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "paper"))
 
 import image_heads
 import image_networks
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 CLASSES, TRAINED, TESTED = 4, 240, 40
 
 
@@ -75,14 +75,8 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
     recipe.write_text(image_heads.RECIPE.read_text().replace("max_steps: 400", "max_steps: 20"))
     monkeypatch.setattr(image_heads, "RECIPE", recipe)
     monkeypatch.setattr(image_heads, "KS", (8, 16))
-    arguments = [
-        "--networks",
-        str(networks),
-        "--output",
-        str(tmp_path / "results"),
-        "--heads",
-        "k8,k16,whitened_4x_k32",
-    ]
+    output = tmp_path / "paper" / "results" / "images"
+    arguments = ["--networks", str(networks), "--output", str(output), "--heads", "k8,k16,whitened_4x_k32"]
     image_heads.main(arguments)
     results = Results.load(output)
     numbers, sizes = dict.fromkeys(row.task for row in results.rows)
