@@ -26,7 +26,7 @@ def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:
 
     from csr_hf.codes import modality_means
     from csr_hf.modeling_csr import CSRModel
-    from csr_hf.training.initialization import INITIALIZE
+    from csr_hf.training.initialization import initialize_from_data
     from csr_hf.training.rows import TrainingRows
 
     config, init = _head_config(recipe, data), recipe.model.init
@@ -40,9 +40,9 @@ def first_head(recipe: RunRecipe, data: RunData) -> CSRModel:
     if recipe.model.modality_bias:
         for number, modality in enumerate(config.modalities or ()):
             head.modality_bias[number] = torch.from_numpy(data.modality_mean(modality))
-    if init in INITIALIZE:
+    if init == "data":
         rows = TrainingRows(data.sources, modality_means=modality_means(head))
-        INITIALIZE[init](head, rows, recipe.training.seed)
+        initialize_from_data(head, rows, recipe.training.seed)
     return head
 
 

@@ -45,11 +45,11 @@ WIDTHS = ("1x", "2x", "8x", "16x")
 """Of hidden_dim, beside that of the recipe."""
 FIXED_K = 32
 STARTS: dict[str, dict[str, Any]] = {
-    "random": {"model.init": "kaiming"},
-    "whitened": {"model.init": "whitened", "model.tied_decoder": False},
-    "random_untied": {"model.init": "kaiming", "model.tied_decoder": False},
+    "centered": {"model.whitening": 0.0},
+    "half": {"model.whitening": 0.5},
+    "whitened": {"model.whitening": 0.9},
 }
-"""Other starts than the recipe's, at the widths of `STARTED_AT`."""
+"""Heads that are trained on embeddings without their mean, and whitened, at the widths of `STARTED_AT`."""
 STARTED_AT = ("4x", "16x")
 MOST_K_IN_BYTES = 64
 SEARCHED = 10_000

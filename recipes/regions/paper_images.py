@@ -14,12 +14,12 @@ _FOLDER = "paper/results/images"
 _KS = (8, 16, 32, 64, 128, 256)
 _WIDTHS = ("1x", "2x", "4x", "8x", "16x")
 _STARTS = {
-    "random": "at random",
-    "random_untied": "at random, decoder untied",
-    "centered": "centered",
-    "whitened": "centered and whitened, decoder untied",
+    "": "as they are",
+    "centered": "centered (0)",
+    "half": "whitened by 0.5",
+    "whitened": "whitened by 0.9",
 }
-"""Starts of heads, by the beginnings of their names: what the table calls them."""
+"""Beginnings of the names of heads: what the table calls the embeddings that they learn from."""
 
 
 def _results() -> Results:
@@ -107,7 +107,7 @@ def _head_line(results: Results, name: str) -> list[str] | None:
     if head is None:
         return None
     numbers, _ = _tasks(results)
-    start = next((start for start in sorted(_STARTS, key=len, reverse=True) if name.startswith(f"{start}_")), None)
+    start = next((start for start in _STARTS if start and name.startswith(f"{start}_")), None)
     method = f"CSR, hidden_dim {head['hidden_dim']}{f', {start}' if start else ''}"
     scores = [
         _score(_find(results, task=numbers, method=method, k=head["k"], metric=metric)) for metric in (NEAREST, PROBE)
@@ -133,10 +133,10 @@ def starts_table() -> str:
     for width in ("4x", "16x"):
         for start, name in _STARTS.items():
             own = "k32" if width == "4x" else "16x_k32"
-            line = _head_line(results, own if start == "centered" else f"{start}_{width}_k32")
+            line = _head_line(results, f"{start}_{width}_k32" if start else own)
             if line is not None:
                 lines.append([width, name, *line])
-    return table(["hidden_dim", "start", "dead", "postings", "1-NN", "probe"], lines, left=2)
+    return table(["hidden_dim", "embeddings", "dead", "postings", "1-NN", "probe"], lines, left=2)
 
 
 def mean_to_spread() -> str:

@@ -110,6 +110,6 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
     monkeypatch.setattr(markdown, "RECIPES", tmp_path)
     pages = {name: region() for name, region in paper_images.REGIONS.items()}
     assert f"| 8 | {nested.score:.3f} ± " in pages["paper-images"]
-    assert "| 4x | centered and whitened, decoder untied | " in pages["paper-images-starts"]
+    assert "| 4x | whitened by 0.9 | " in pages["paper-images-starts"]
     assert pages["paper-images-bytes"].count("\n") == 3
     assert all(pages.values())
