@@ -42,8 +42,7 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
         postings_per_document_if_even: k^2 / hidden_dim, the least possible of those.
         most_used_latent: the largest p_j.
         mean_to_spread: ||mean(x)|| / sqrt(mean ||x - mean(x)||^2), which predicts how many latents of a head are dead
-            that starts at random (arXiv 2605.31518): from about 1 on, start with `init: data` or `init: whitened`; not
-            there if all rows are equal.
+            that starts at random (arXiv 2605.31518); not there if all rows are equal.
         neighbor_recall: share of the backbone's 10 nearest neighbors, among the sample, that are among the 10 nearest
             by the cosine of codes.
     """

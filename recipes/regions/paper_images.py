@@ -139,6 +139,25 @@ def starts_table() -> str:
     return table(["hidden_dim", "embeddings", "dead", "postings", "1-NN", "probe"], lines, left=2)
 
 
+def clip_table() -> str:
+    """Show the same for photographs in a small CLIP."""
+    results = load_results(f"{_FOLDER}/clip_whitening")
+    lines = []
+    for run in results.details["runs"]:
+        whitening = run.get("model.whitening")
+        method = next(
+            row.method
+            for row in results.rows
+            if row.method.startswith(f"CSR, hidden_dim {run['hidden_dim']},")
+            and row.method.endswith(f"whitening {whitening}")
+        )
+        scores = [_score(_find(results, method=method, metric=metric)) for metric in (NEAREST, PROBE)]
+        lines.append([str(run["hidden_dim"]), str(whitening), f"{run['dead_fraction']:.1%}", *scores])
+    dense = [_score(_find(results, method="dense", metric=metric)) for metric in (NEAREST, PROBE)]
+    lines.append(["dense", "", "", *dense])
+    return table(["hidden_dim", "whitening", "dead", "1-NN", "probe"], lines, left=0)
+
+
 def mean_to_spread() -> str:
     """Return the ratio of the mean of the plain network's embeddings to their spread."""
     return f"{_results().details['heads']['k8']['mean_to_spread']:.2f}"
@@ -161,6 +180,7 @@ REGIONS = {
     "paper-images-minutes": minutes_table,
     "paper-images-widths": widths_table,
     "paper-images-starts": starts_table,
+    "paper-images-clip": clip_table,
     "paper-images-mean-to-spread": mean_to_spread,
     "paper-images-accuracy": partial(network_figure, "accuracy"),
     "paper-images-epochs": partial(network_figure, "epochs"),

@@ -108,7 +108,7 @@ def test_heads_are_trained_and_measured_beside_the_nested_network(networks, monk
     from regions import markdown, paper_images
 
     monkeypatch.setattr(markdown, "RECIPES", tmp_path)
-    pages = {name: region() for name, region in paper_images.REGIONS.items()}
+    pages = {name: region() for name, region in paper_images.REGIONS.items() if "clip" not in name}
     assert f"| 8 | {nested.score:.3f} ± " in pages["paper-images"]
     assert "| 4x | whitened by 0.9 | " in pages["paper-images-starts"]
     assert pages["paper-images-bytes"].count("\n") == 3
