@@ -94,6 +94,41 @@ class TensorVectors:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
+class AffineVectors:
+    """Rows x of other vectors as (x - mean) @ matrix, computed as they are read, float32.
+
+    Args:
+        vectors: shape (n, dim).
+        mean: shape (dim,).
+        matrix: shape (dim, any width).
+    """
+
+    def __init__(self, vectors: Vectors, mean: np.ndarray, matrix: np.ndarray) -> None:
+        self._vectors, self._mean, self._matrix = vectors, mean, matrix
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and width."""
+        return len(self), self._matrix.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What is read: float32."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Read the rows of a slice, a bool mask or row numbers."""
+        found: np.ndarray = (self._vectors[rows].astype(np.float32) - self._mean) @ self._matrix
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Compute all rows."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
 def check_finite(vectors: Vectors, name: str) -> None:
     """Check that embeddings are numbers, all of them, whether they are trained on or not.
 
@@ -114,7 +149,7 @@ def check_finite(vectors: Vectors, name: str) -> None:
             )
 
 
-Vectors: TypeAlias = np.ndarray | EmbeddingCache | ChunkedVectors | TensorVectors
+Vectors: TypeAlias = np.ndarray | EmbeddingCache | ChunkedVectors | TensorVectors | AffineVectors
 """Embeddings, shape (n, input_dim), in memory or memory-mapped: `vectors[rows]` gives an array of those rows."""
 
 
@@ -128,7 +163,7 @@ def as_vectors(given: Any, name: str) -> Vectors:
     Raises:
         ValueError: as `as_float_rows` does.
     """
-    if isinstance(given, EmbeddingCache | ChunkedVectors | TensorVectors):
+    if isinstance(given, EmbeddingCache | ChunkedVectors | TensorVectors | AffineVectors):
         return given
     rows = as_float_rows(given, name)
     if not isinstance(rows, np.ndarray):

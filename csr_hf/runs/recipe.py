@@ -38,8 +38,7 @@ class BackboneArguments(BackboneSettings):
     """The frozen model that makes the embeddings, and how; heads record the settings."""
 
     name_or_path: str | None = None
-    """Hub id or folder; default sentence-transformers/all-MiniLM-L6-v2 where there is something to embed, and none for
-    embeddings that come with the data."""
+    """Hub id or folder; default sentence-transformers/all-MiniLM-L6-v2, and none for embeddings in the data."""
     revision: str | None = None
     """Branch, tag or commit."""
     device: str | None = None
@@ -63,8 +62,10 @@ class ModelArguments:
     tied_decoder: bool = True
     """Decode with the transposed encoder."""
     modality_bias: bool = True
-    """Subtract from images and texts each their own mean, see `CSRModel.subtract_modality_mean`; False: one bias for
-    both, as published."""
+    """Subtract from images and texts each their own mean; False: one bias for both, as published."""
+    whitening: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Against dead latents: train on embeddings without their mean whose directions vary more alike, from 0 (no more)
+    to 1 (entirely); undone in the head, whose decoder is then no transposed encoder. Default: not done."""
     init: str = "kaiming"
     """Where training starts: "kaiming" (random), "data" (dictionary vectors are training embeddings), or a head that
     was trained before: the folder of a run, of a head, or a Hub id. Its number of latents stays as it is."""
@@ -129,8 +130,7 @@ class SearchArguments:
     """How the index is searched where nobody says otherwise, with the defaults of `SearchParams`."""
 
     nprobe: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
-    """Partitions to visit: a number, null for all, or "auto": what the index measured when it was built, to find 0.95
-    of the ten nearest documents."""
+    """Partitions to visit: a number, null for all, or "auto": as many as find 0.95 of the ten nearest documents."""
     candidates: Annotated[int, Field(ge=1)] | None = None
     """Documents to rerank; default what the index measured."""
     rerank: Literal["auto", "none", "codes", "float16"] = "auto"

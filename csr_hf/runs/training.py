@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from csr_hf.data.checks import check_embeddings
 from csr_hf.data.run_data import RunData
-from csr_hf.data.sources import Source
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process, rank_and_world
 from csr_hf.plumbing.launcher import launched_settings
@@ -22,6 +21,7 @@ from csr_hf.runs.state import RunState, open_run
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.training.trainer import CSRTrainer
+    from csr_hf.training.whitening import Whitening
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +69,16 @@ def open_training(recipe: RunRecipe, data: RunData, *, overwrite: bool = False) 
         logger.warning("%s", doubt)
     head = first_head(recipe, data)
     start = None if recipe.model.init in FRESH_HEADS else head.fingerprint
-    held_out = [replace(source, held_out=~source.held_out) for source in data.sources]
+    whitening = _fit_whitening(recipe, data)
+    sources = whitening.apply(data.sources) if whitening else data.sources
+    held_out = [replace(source, held_out=~source.held_out) for source in sources]
     args = replace(recipe.training, output_dir=recipe.output_dir)
     # All that can be refused is refused before anything is written or removed.
-    trainer = CSRTrainer(head, args, data.sources, held_out if args.eval_steps else None)
+    trainer = CSRTrainer(head, args, sources, held_out if args.eval_steps else None)
     new = RunState.of("a run", recipe, data, start)
     with open_run(new, overwrite=overwrite) as state:
         found = _find_trained(state, trainer)
-        yield state, _train(trainer, recipe, held_out, state) if found is None else found
+        yield state, _train(trainer, recipe, data, whitening, state) if found is None else found
 
 
 def _find_trained(state: RunState, trainer: CSRTrainer) -> CSRModel | None:
@@ -109,14 +111,49 @@ def _load_own_head(state: RunState) -> CSRModel:
     return head
 
 
-def _train(trainer: CSRTrainer, recipe: RunRecipe, held_out: list[Source], state: RunState) -> CSRModel:
-    from csr_hf.training.head_metrics import describe_variance, measure_held_out_variance
+def _fit_whitening(recipe: RunRecipe, data: RunData) -> Whitening | None:
+    """Fit what embeddings are whitened by in training; None if they are not.
+
+    Raises:
+        ValueError: if the recipe asks for what would be done before the whitening is folded into the head.
+    """
+    from csr_hf.training.rows import TrainingRows
+    from csr_hf.training.whitening import fit_whitening
+
+    strength, training = recipe.model.whitening, recipe.training
+    if strength is None:
+        return None
+    others = {
+        "model.init": "" if recipe.model.init == "kaiming" else recipe.model.init,
+        "training.refits": training.refits,
+        "training.push_to_hub": training.push_to_hub,
+        "data.columns": " and ".join(data.modalities or ()),
+    }
+    for key, value in others.items():
+        if value:
+            raise ValueError(
+                f"`{key}` ({value}) does not go with `model.whitening` ({strength}), which makes a head of one "
+                "modality, from random weights, that is finished when its training is over. Leave out one of them."
+            )
+    return fit_whitening(TrainingRows(data.sources), strength, training.seed)
+
+
+def _train(
+    trainer: CSRTrainer, recipe: RunRecipe, data: RunData, whitening: Whitening | None, state: RunState
+) -> CSRModel:
+    from csr_hf.training.head_metrics import describe_variance, measure_head, measure_held_out_variance
+    from csr_hf.training.rows import TrainingRows
 
     head = trainer.model
     figures = trainer.train(resume_from_checkpoint=True)
+    if whitening is not None:
+        head = whitening.fold(head)
     if rank_and_world()[0] > 0:
         return head
+    if whitening is not None:
+        figures |= measure_head(head, TrainingRows(data.sources))
     config = head.config
+    held_out = [replace(source, held_out=~source.held_out) for source in data.sources]
     figures |= measure_held_out_variance(head, held_out)
     save_model(head, recipe, {"results": {name: round(value, 6) for name, value in figures.items()}})
     state.mark_head(head.fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,8 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
             touches for each document of an index.
         postings_per_document_if_even: k^2 / hidden_dim, the least possible of those.
         most_used_latent: the largest p_j.
+        mean_to_spread: ||mean(x)|| / sqrt(mean ||x - mean(x)||^2), which predicts how many latents of a head are dead
+            that starts at random (arXiv 2605.31518); not there if all rows are equal.
         neighbor_recall: share of the backbone's 10 nearest neighbors, among the sample, that are among the 10 nearest
             by the cosine of codes.
     """
@@ -52,12 +55,21 @@ def measure_head(model: CSRModel, rows: TrainingRows, sample: int = _SAMPLE) -> 
     error = sum(
         float((model.decode(*codes) - block).pow(2).sum()) for codes, block in zip(encoded, blocks, strict=True)
     )
-    spread = float((embeddings - embeddings.mean(0)).pow(2).sum())
+    mean = embeddings.mean(0)
+    spread = float((embeddings - mean).pow(2).sum())
     # What rounding makes of equal rows is no variance.
     is_defined = spread > _ROUNDING * float(embeddings.pow(2).sum())
+    of_variance = (
+        {
+            "explained_variance": 1 - error / spread,
+            "mean_to_spread": float(mean.norm()) / math.sqrt(spread / len(chosen)),
+        }
+        if is_defined
+        else {}
+    )
     share = torch.bincount(indices[values > 0].flatten().cpu(), minlength=config.hidden_dim) / len(chosen)
     return {
-        **({"explained_variance": 1 - error / spread} if is_defined else {}),
+        **of_variance,
         **compute_dead_fractions(model),
         "active_latents": float(share.sum()),
         "postings_per_document": float(share.pow(2).sum()),

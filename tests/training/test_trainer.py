@@ -52,6 +52,8 @@ def test_measured_figures_follow_their_definitions(tmp_path, embeddings):
     assert figures["active_latents"] == pytest.approx(float(share.sum()), rel=1e-5)
     assert figures["most_used_latent"] == pytest.approx(float(share.max()), rel=1e-5)
     assert figures["postings_per_document_if_even"] == 25 / 40
+    ratio = np.linalg.norm(embeddings.mean(0)) / np.sqrt(embeddings.var(0).sum())
+    assert figures["mean_to_spread"] == pytest.approx(ratio, rel=1e-4)
 
 
 def test_interrupted_run_ends_with_the_same_bits(tmp_path, embeddings):
