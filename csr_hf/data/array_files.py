@@ -43,7 +43,8 @@ def read_arrays(path: Path, columns: dict[str, str]) -> tuple[Vectors, Arrays]:
         columns: role -> name of an array.
 
     Returns:
-        Embeddings, shape (n, input_dim), and name -> array, shape (n,); those of shape (n, 1) are flattened.
+        Embeddings, shape (n, input_dim), and name -> array, shape (n,): those of shape (n, 1) are flattened, and
+        floats that are whole numbers become int64.
 
     Raises:
         ValueError: if a file cannot be read, needs pickle, or does not hold embeddings of shape (n, input_dim), or the
@@ -100,10 +101,17 @@ def _read_file(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, Arrays]
     embeddings = arrays.pop(name)
     count = len(embeddings)
     others = {key: array.reshape(count) for key, array in arrays.items() if array.shape in ((count,), (count, 1))}
+    return embeddings, {key: _as_whole_numbers(array) for key, array in others.items()}
+
+
+def _as_whole_numbers(array: np.ndarray) -> np.ndarray:
+    """Return floats that are whole numbers as integers, so that a class has one name; others in at least 32 bits."""
+    if array.dtype.kind != "f":
+        return array
     # Arrow does not tell classes of 16 bits apart.
-    return embeddings, {
-        key: array.astype(np.float32) if array.dtype == np.float16 else array for key, array in others.items()
-    }
+    wide = array.astype(np.promote_types(array.dtype, np.float32))
+    is_whole = np.isfinite(wide).all() and (wide == np.rint(wide)).all() and (np.abs(wide) < 2**53).all()
+    return wide.astype(np.int64) if is_whole else wide
 
 
 def _load_archive(path: Path) -> Arrays:

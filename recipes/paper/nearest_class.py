@@ -2,9 +2,9 @@
 
     python recipes/paper/nearest_class.py runs/imagenet_resnet50_k32 --train train.npz --test validation.npz --k 8,32
 
-Both are embeddings with classes in npz, arrays `data` and `label`, or folders of such files. A run measures the same on
-what it holds out, among 10,000 training rows at most. All training rows are decoded in memory: 11 GB for a million of
-2,048 floats.
+Both are embeddings with classes in npz, arrays `data` and `label`, or folders of such files. A run measures the same
+on what it holds out, among 10,000 training rows at most. All training rows are decoded in memory: 11 GB for a million
+and more of 2,048 floats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def read_labeled(path: str) -> tuple[np.ndarray, np.ndarray]:
     (source,) = load_sources(DataArguments(source=path, columns=COLUMNS, held_out=0))
     if source.labels is None:
         raise ValueError(f"{path} has no classes.")
-    return source.vectors["embedding"][:].astype(np.float32, copy=False), np.array(source.class_names)[source.labels]
+    rows = np.flatnonzero(source.labels >= 0)
+    return source.vectors["embedding"][rows].astype(np.float32), np.array(source.class_names)[source.labels[rows]]
 
 
 def measure_nearest(run: str, train: str, test: str, ks: list[int]) -> Results:

@@ -89,7 +89,7 @@ def test_labels_of_one_column_in_16_bits_are_classes(tmp_path, vectors):
         DataArguments(source=str(tmp_path / "a.npz"), columns={"embedding": "data", "label": "label"})
     )
     assert source.labels.tolist() == [0, 1, 2] * 10
-    assert source.class_names == ("0.0", "999.0", "1998.0")
+    assert source.class_names == ("0", "999", "1998")
 
 
 def test_files_of_a_folder_are_one_source_in_the_order_of_their_numbers(tmp_path, vectors):
