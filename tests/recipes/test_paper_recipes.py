@@ -21,6 +21,8 @@ from tests.helpers.scripts import ROOT, load_script
 
 PAPER = ROOT / "recipes" / "paper"
 DECODER = KINDS["decoder"]
+# It has 128 positions.
+SHORT = ["--backbone.max_seq_length=128"]
 # The recipes' batches and latents would take minutes on a CPU.
 SMALL = ["--training.max_steps=10", "--training.per_device_train_batch_size=32", "--training.logging_steps=1"]
 SMALL += ["--model.hidden_dim=512", "--model.k_aux=128"]
@@ -70,7 +72,7 @@ def write_banking(folder):
     rows = {"text": texts, "label": [f"intent {number % 7}" for number in range(200)]}
     Dataset.from_dict(rows).to_parquet(folder / "banking.parquet")
     columns = ["--data.columns", "{text: text, label: label}"]
-    return ["--data.source", str(folder / "banking.parquet"), *columns, "--backbone", str(folder / "decoder")]
+    return ["--data.source", str(folder / "banking.parquet"), *columns, *SHORT, "--backbone", str(folder / "decoder")]
 
 
 def write_nv_embeddings(folder):
@@ -81,18 +83,11 @@ def write_nv_embeddings(folder):
 
 
 def write_fiqa(folder):
-    """Pairs, and a small decoder in place of the model."""
+    """Pairs where the recipe expects them, and a small decoder in place of the model."""
     DECODER.save(folder / "decoder")
     (folder / "data").mkdir()
     Dataset.from_list(DECODER.pairs(200)).to_parquet(folder / "data" / "fiqa_pairs.parquet")
-    return [
-        "--data.sources",
-        "[]",
-        "--data.source",
-        str(folder / "pairs.parquet"),
-        "--backbone",
-        str(folder / "decoder"),
-    ]
+    return [*SHORT, "--backbone", str(folder / "decoder")]
 
 
 def write_e5_embeddings(folder):
