@@ -2,10 +2,10 @@
 
     python recipes/paper/clip_heads.py runs/paper_clip --output recipes/paper/results/clip
 
-The heads are those of a sweep over recipes/tiny-clip/emoji_k64.yaml. Recall is that of its held-out emoji. Zero-shot
-accuracy is that of CIFAR10's test split: photographs are stored, a text for each class asks. A latent is unimodal if
-95 % of its energy, its mean square over training pairs, come from one modality (arXiv 2602.06218); it is taken out of
-the head, and all is measured again.
+The heads are those of a sweep over recipes/tiny-clip/emoji_cifar10_k64.yaml. Recall is that of its held-out emoji.
+Zero-shot accuracy is that of CIFAR10's test split: photographs are stored, a text for each class asks. A latent is
+unimodal if 95 % of its energy, its mean square over training pairs, come from one modality (arXiv 2602.06218); it is
+taken out of the head, and all is measured again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from csr_hf.evaluation.results import Row
 from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.embedding import embed
 
-RECIPE = Path(__file__).parents[1] / "tiny-clip" / "emoji_k64.yaml"
+RECIPE = Path(__file__).parents[1] / "tiny-clip" / "emoji_cifar10_k64.yaml"
 KS = [8, 16, 32, 64, 128]
 BASELINES = ["truncate", "pca", "int8", "binary"]
 UNIMODAL = 0.95
@@ -157,11 +157,12 @@ def main() -> None:
     """Embed, measure every head of the sweep, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", help="folder of the sweep")
+    parser.add_argument("--recipe", default=str(RECIPE), help="that the sweep was over (default: %(default)s)")
     parser.add_argument("--photographs", type=int, default=10_000, help="of CIFAR10 (default: %(default)s)")
     parser.add_argument("--output", required=True, help="folder for the results")
     options = parser.parse_args()
     runs = Results.load(options.sweep).details["runs"]
-    recipe = replace(RunRecipe.load(RECIPE), output_dir=options.sweep)
+    recipe = replace(RunRecipe.load(options.recipe), output_dir=options.sweep)
     data = embed(recipe)
     photographs = embed_photographs(recipe, data, options.photographs)
     record_command(" ".join(["python", *sys.argv]))
