@@ -26,15 +26,21 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "one mean for both (the paper's)": {"model.modality_bias": False},
     "no contrast (a sparse autoencoder)": {"training.gamma": 0},
+    "dead latents revived four times as strongly": {"training.beta": 1},
 }
-"""What the tables call a variant: the keys that it sets beside the seed."""
+"""What the tables call a variant: the keys that it sets beside the seed. Those without runs are left out."""
+_VARIED = {key for keys in _VARIANTS.values() for key in keys}
 _WITHOUT = ", without unimodal latents"
 
 
 def _runs(results: Results, keys: dict[str, Any]) -> list[dict[str, Any]]:
     """List the runs of a variant, one for each seed."""
-    varied = ("model.modality_bias", "training.gamma")
-    return [run for run in results.details["runs"] if {key: run[key] for key in varied if key in run} == keys]
+    return [run for run in results.details["runs"] if {key: run[key] for key in _VARIED & run.keys()} == keys]
+
+
+def _variants(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
+    """List the variants that were run, by name."""
+    return [(name, runs) for name, keys in _VARIANTS.items() if (runs := _runs(results, keys))]
 
 
 def _rows(results: Results, method: str, k: int, runs: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[Row]]:
@@ -73,8 +79,7 @@ def variants_table() -> str:
     """Compare heads for both modalities at k = 64, means of seeds, with their dead latents."""
     results = load_results(_FOLDER)
     lines = []
-    for name, keys in _VARIANTS.items():
-        runs = _runs(results, keys)
+    for name, runs in _variants(results):
         dead = [f"{fmean(run[f'dead_fraction_{modality}'] for run in runs):.1%}" for modality in ("image", "text")]
         for method in _METHODS:
             lines.append([name, method, *_shares(_rows(results, method, 64, runs)), *dead])
@@ -85,8 +90,7 @@ def unimodal_table() -> str:
     """Show what is left without the latents that one modality alone uses, at k = 64, means of seeds."""
     results = load_results(_FOLDER)
     lines = []
-    for name, keys in _VARIANTS.items():
-        runs = _runs(results, keys)
+    for name, runs in _variants(results):
         for kind, gap in (("", "gap"), (_WITHOUT, "gap_without_unimodal")):
             count = fmean((run["only_images"] + run["only_texts"]) / run["latents"] for run in runs)
             cells = [f"{count:.1%}" if not kind else "none", f"{fmean(run[gap] for run in runs):.3f}"]
