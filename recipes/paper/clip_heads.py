@@ -111,10 +111,10 @@ def measure_gap(head: CSRModel, data: RunData) -> float:
     return float(np.linalg.norm(means[0] - means[1]))
 
 
-def measure(head: CSRModel, data: RunData, photographs: Photographs, baselines: list[str]) -> list[Row]:
-    """Measure recall in both directions and zero-shot accuracy at every k, dense first."""
+def measure(head: CSRModel, data: RunData, photographs: Photographs, ks: list[int], baselines: list[str]) -> list[Row]:
+    """Measure recall in both directions and zero-shot accuracy, dense first."""
     train = data.train_embeddings() if baselines else None
-    methods = all_methods(head, train, ks=KS, baselines=baselines)
+    methods = all_methods(head, train, ks=ks, baselines=baselines)
     images, texts, captions = data.held_out_captions()
     return evaluate_cross_modal(methods, images, texts, captions, task="emoji") + classify(methods, photographs)
 
@@ -138,8 +138,8 @@ def measure_head(
     is_unimodal = (shares >= UNIMODAL) | (shares <= 1 - UNIMODAL)
     rest = keep_latents(head, ~is_unimodal)
     rows = []
-    for kind, each in (("", head), (", without unimodal latents", rest)):
-        measured = measure(each, data, photographs, BASELINES if is_first and not kind else [])
+    for kind, each, ks in (("", head, KS), (", without unimodal latents", rest, [head.config.k])):
+        measured = measure(each, data, photographs, ks, BASELINES if is_first and not kind else [])
         rows += [replace(row, method=f"{row.method}{kind}, {folder.name}") for row in measured if row.k is not None]
         rows += [row for row in measured if row.k is None and is_first and not kind]
     counts = {
