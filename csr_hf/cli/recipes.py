@@ -66,7 +66,7 @@ def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
     """Say what `--head` says as keys of a recipe: its backbone and k too, unless they are given."""
     if options.head is None:
         return {}
-    from csr_hf.data.readers import ARRAY_FORMATS
+    from csr_hf.data.array_files import holds_arrays
     from csr_hf.embedding.arguments import BackboneSettings
     from csr_hf.heads import load_head
     from csr_hf.repository import open_repository
@@ -74,7 +74,7 @@ def _keys_of_head(options: RecipeSource) -> dict[str, Any]:
     config = load_head(open_repository(options.head)).config
     keys: dict[str, Any] = {"model.init": options.head}
     # Embeddings that are given need no backbone.
-    needs_backbone = Path(options.corpus or "").suffix.lower() not in ARRAY_FORMATS
+    needs_backbone = options.corpus is None or not holds_arrays(options.corpus)
     if options.backbone is None and (needs_backbone or config.base_model_name_or_path is not None):
         if config.base_model_name_or_path is None:
             raise ValueError(f"{options.head} names no backbone. Say which one with --backbone.")

@@ -46,8 +46,9 @@ class SourceArguments:
     """
 
     source: str = ""
-    """A file (csv, tsv, txt, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk` or
-    of images (captions in its `metadata.csv`, columns `file_name` and `text` or `caption`), or a Hub id."""
+    """A file (csv, tsv, txt, json, jsonl, parquet, arrow, npy, npz, tar of webdataset), a folder of `save_to_disk`,
+    of images (captions in its `metadata.csv`, columns `file_name` and `text` or `caption`) or of npy and npz files, or
+    a Hub id."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     split: str = "train"

@@ -1,4 +1,4 @@
-"""Read data sets: files, folders, the Hub, streams, and arrays of precomputed embeddings."""
+"""Read data sets: files, folders, the Hub, and streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import glob
 import logging
 import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.data.array_files import ARRAY_FORMATS
 from csr_hf.data.columns import find_columns
 from csr_hf.data.mapped import as_dataset
 from csr_hf.data.tables import Table, table_format
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ARRAY_FORMATS = (".npy", ".npz")
 _SHUFFLE_BUFFER = 10_000
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # Parts of webdataset shards are named after the suffixes of files.
@@ -96,42 +95,6 @@ def _read_rows(source: SourceArguments, option: str) -> Dataset:
         rows = rows.select(range(source.limit))
     _find_kinds(rows.column_names, source, option)
     return rows
-
-
-def read_array(path: Path, columns: dict[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read the embeddings of an npy or npz file, an npy file memory-mapped, and its other arrays of the same length.
-
-    Args:
-        path: the file. An npz file may hold several arrays: `columns["embedding"]` names the embeddings, else they are
-            the only one with two axes.
-        columns: role -> name of an array.
-
-    Raises:
-        ValueError: if the file cannot be read, needs pickle, or does not hold embeddings of shape (n, input_dim).
-    """
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"embedding": loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data set {str(path)!r} cannot be read: {error}") from error
-    name = columns.get("embedding") if path.suffix.lower() == ".npz" else "embedding"
-    wide = [key for key, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
-    name = name or (wide[0] if len(wide) == 1 else "embedding")
-    if name not in wide and path.suffix.lower() == ".npy":
-        array = arrays["embedding"]
-        next_step = 'array.astype("float32")' if array.ndim == 2 else "one embedding a row"
-        raise ValueError(
-            f"{path} holds {array.dtype} of shape {array.shape}, not floats of shape (n, input_dim). Save {next_step}."
-        )
-    if name not in wide:
-        held = ", ".join(f"{key} {array.dtype}{array.shape}" for key, array in arrays.items())
-        raise ValueError(
-            f"{path} holds no embeddings of shape (n, input_dim) under {name!r}, but {held}. "
-            "Name the array: `data.columns` {embedding: data}."
-        )
-    embeddings = arrays.pop(name)
-    others = {key: array for key, array in arrays.items() if array.shape == (len(embeddings),)}
-    return embeddings, others
 
 
 def _find_kinds(names: list[str], source: SourceArguments, option: str) -> dict[str, Kind]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csr_hf.data.arguments import LAYOUTS, DataArguments, SourceArguments, check_weight
+from csr_hf.data.array_files import holds_arrays, read_arrays
 from csr_hf.data.columns import class_names, find_columns, name_few, name_rows, number_labels, select_columns
 from csr_hf.data.image_columns import check_images, make_previews
 from csr_hf.data.image_folder import ImageFolder, is_image_folder, read_image_folder
-from csr_hf.data.readers import ARRAY_FORMATS, is_file_name, read_array, read_dataset
+from csr_hf.data.readers import is_file_name, read_dataset
 from csr_hf.data.vectors import Vectors, as_vectors, check_finite, column_vectors
 from csr_hf.embedding.arguments import TASKS_OF_ROLES, Task
 from csr_hf.embedding.images import ImageColumn
@@ -219,20 +220,20 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     )
 
 
-def _read_rows(source: SourceArguments) -> tuple[Dataset, np.ndarray | None]:
-    """Read at most `limit` rows, and the embeddings of an npy or npz file."""
+def _read_rows(source: SourceArguments) -> tuple[Dataset, Vectors | None]:
+    """Read at most `limit` rows, and the embeddings of npy and npz files."""
     from datasets import Dataset
 
-    path = Path(source.source).expanduser()
-    if path.suffix.lower() in ARRAY_FORMATS:
-        embeddings, others = read_array(path, source.columns)
+    if holds_arrays(source.source):
+        embeddings, others = read_arrays(Path(source.source).expanduser(), source.columns)
         # The array itself is no column of a data set: row numbers stand for it.
         columns: dict[str, Any] = {
             source.columns.get("embedding", "embedding"): np.arange(len(embeddings)),
             **others,
         }
         rows = {name: column[: source.limit] for name, column in columns.items()}
-        return Dataset.from_dict(rows), embeddings[: source.limit]
+        is_whole = source.limit is None or source.limit >= len(embeddings)
+        return Dataset.from_dict(rows), embeddings if is_whole else embeddings[: source.limit]
     return read_dataset(source), None
 
 

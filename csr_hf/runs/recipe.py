@@ -307,11 +307,11 @@ def _leave_out_other_data(content: Any, overrides: dict[str, Any], path: Path) -
 
 def _holds_embeddings(overrides: dict[str, Any]) -> bool:
     """Tell whether the data that overrides name are embeddings, whose backbone no recipe for other data knows."""
-    from csr_hf.data.readers import ARRAY_FORMATS
+    from csr_hf.data.array_files import holds_arrays
 
     columns = overrides.get("data.columns")
     roles = columns if isinstance(columns, dict) else [key.removeprefix("data.columns.") for key in overrides]
-    return "embedding" in roles or Path(str(overrides.get("data.source"))).suffix in ARRAY_FORMATS
+    return "embedding" in roles or holds_arrays(str(overrides.get("data.source")))
 
 
 def _check_preset_counts(training: Any) -> None:

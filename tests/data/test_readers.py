@@ -3,7 +3,6 @@ import json
 import os
 import tarfile
 
-import numpy as np
 import polars as pl
 import pytest
 from datasets import Dataset
@@ -76,66 +75,6 @@ def test_a_url_is_named_without_its_query_and_not_taken_for_a_file():
         ValueError, match=r"^data set 'https://example.com/docs.csv' cannot be read: it is a URL\. Down"
     ):
         load_sources(DataArguments(source=source))
-
-
-@pytest.fixture
-def vectors():
-    return np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
-
-
-def test_embeddings_that_are_there_already(tmp_path, vectors):
-    np.save(tmp_path / "plain.npy", vectors)
-    np.savez(tmp_path / "authors.npz", data=vectors.astype(np.float64), label=np.arange(30) % 3)
-    np.savez(tmp_path / "several.npz", first=vectors, second=vectors.astype(np.float16))
-    Dataset.from_dict({"id": [f"d{n}" for n in range(30)], "embedding": vectors.tolist()}).to_parquet(
-        tmp_path / "column.parquet"
-    )
-    cases = {
-        "plain.npy": {},
-        "authors.npz": {"embedding": "data", "label": "label"},
-        "several.npz": {"embedding": "second"},
-        "column.parquet": {},
-    }
-    for file, columns in cases.items():
-        (source,) = load_sources(DataArguments(source=str(tmp_path / file), columns=columns, held_out=0.3, limit=20))
-        assert source.roles == ("embedding",)
-        assert len(source) == 20
-        np.testing.assert_allclose(source.vectors["embedding"], vectors[:20], atol=2e-3)
-        assert source.vectors["embedding"].dtype in (np.float16, np.float32)
-        assert 0 < source.held_out.sum() < 20
-        assert (source.labels is None) is (file != "authors.npz")
-    assert list(load_sources(DataArguments(source=str(tmp_path / "column.parquet")))[0].rows["id"])[:2] == ["d0", "d1"]
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.ones((4, 8), np.int8), r'holds int8 of shape \(4, 8\), not floats .* Save array\.astype\("float32"\)\.$'),
-        (np.ones(4, np.float32), r"holds float32 of shape \(4,\), not floats of shape .* Save one embedding a row\.$"),
-        (np.zeros((0, 8), np.float32), r"has no rows with embeddings\."),
-    ],
-)
-def test_arrays_that_are_no_embeddings_are_named(tmp_path, array, message):
-    np.save(tmp_path / "a.npy", array)
-    with pytest.raises(ValueError, match=r"a\.npy " + message):
-        load_sources(DataArguments(source=str(tmp_path / "a.npy")))
-
-
-def test_embeddings_that_cannot_be_used_are_named(tmp_path, vectors):
-    np.savez(tmp_path / "several.npz", first=vectors, second=vectors)
-    with pytest.raises(
-        ValueError, match=r"no embeddings .* 'embedding', but first float32\(30, 4\), second.*Name the"
-    ):
-        load_sources(DataArguments(source=str(tmp_path / "several.npz")))
-    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"pickled.npy' cannot be read"):
-        load_sources(DataArguments(source=str(tmp_path / "pickled.npy")))
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match=r"broken.npz' cannot be read"):
-        load_sources(DataArguments(source=str(tmp_path / "broken.npz")))
-    Dataset.from_dict({"embedding": [[1.0, 2.0], [1.0]]}).to_parquet(tmp_path / "ragged.parquet")
-    with pytest.raises(ValueError, match=r"column 'embedding' of .*ragged.parquet does not hold .* width: row 1"):
-        load_sources(DataArguments(source=str(tmp_path / "ragged.parquet")))
 
 
 def load(path, **options):
