@@ -98,6 +98,15 @@ class Visit:
             text,
         )
 
+    def upload(self, selector, path):
+        """Send a file by the button of this selector, without the dialog that no driver can reach."""
+        field = self.driver.execute_script(
+            """const button = document.querySelector(arguments[0]);
+            return button.parentElement.querySelector("input[type=file]") ?? button.querySelector("input[type=file]");""",
+            selector,
+        )
+        field.send_keys(str(path))
+
     def open_tab(self, name):
         tab = self.wait(lambda: [each for each in self.all("button[role=tab]") if each.text.strip() == name])[0]
         tab.click()
@@ -234,6 +243,21 @@ def test_latents_steer_and_contradictions_are_named(visit):
     visit.wait(lambda: "both wanted and unwanted" in visit.text("#results [role=alert]"))
 
 
+def test_latents_that_are_required_narrow_the_hits(visit):
+    visit.all("button.label-wrap")[0].click()
+    visit.wait(lambda: visit.one("#must input").is_displayed())
+    visit.changes(lambda: visit.one("#hits input[type=range]").send_keys(Keys.END))
+    visit.wait(lambda: len(visit.all("#results .csr-hit")) == 100)
+    visit.one("#must input").click()
+    options = visit.wait(lambda: visit.all("ul[role=listbox] li"))
+    # The rarest: its share of the documents stands behind its name.
+    wanted = options[-1].text
+    visit.driver.execute_script("arguments[0].scrollIntoView()", options[-1])
+    visit.changes(options[-1].click)
+    share = float(wanted.split(" · ")[1].rstrip("%")) / 100
+    visit.wait(lambda: len(visit.all("#results section:first-of-type .csr-hit")) == round(share * 150))
+
+
 @pytest.mark.parametrize(
     ("question", "said"),
     [
@@ -298,6 +322,35 @@ def test_the_page_fits_phones_and_both_themes(driver, page, width, theme):
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_pictures_are_questions(driver, photo_run, photos, tmp_path):
+    from csr_hf.demo.app import open_page
+
+    opened = open_page(photo_run, title="Pictures", device="cpu")
+    try:
+        visit = Visit(driver, opened.url)
+        visit.wait(lambda: visit.all("#results .csr-hit img"))
+        sent = next(path for path in sorted(photos.iterdir()) if path.suffix == ".png")
+        visit.changes(lambda: visit.upload("#picture", sent))
+        visit.wait(lambda: "The picture fires" in visit.text("#results"))
+        assert visit.all("#results .csr-asked img")
+        # What else is chosen is asked of the same picture.
+        visit.changes(lambda: visit.one("#k input[type=range]").send_keys(Keys.HOME))
+        visit.wait(lambda: "the 1 largest latents" in visit.text("#results"))
+        assert "The picture fires" in visit.text("#results")
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        visit.changes(lambda: visit.upload("#picture", tmp_path / "broken.png"))
+        visit.wait(lambda: "no picture that can be read" in visit.text("#results [role=alert]"))
+        # Words take its place.
+        visit.write("#question textarea", "a red square")
+        visit.changes(visit.one("#ask").click)
+        visit.wait(lambda: "The question fires" in visit.text("#results"))
+        visit.changes(lambda: visit.one("#k input[type=range]").send_keys(Keys.END))
+        visit.wait(lambda: "The question fires" in visit.text("#results"))
+        assert visit.errors() == []
+    finally:
+        opened.close()
+
+
 def test_an_empty_index_opens_and_says_so(driver, texts_run, tmp_path):
     from csr_hf.demo.app import open_page
 
@@ -324,7 +377,7 @@ def test_a_hundred_requests_at_a_time_are_all_answered(page):
     questions = [f"red bird {number}" for number in range(100)]
 
     def ask(question):
-        return client.predict(question, 8, "codes", 5, [], [], api_name="/search")
+        return client.predict(question, 8, "codes", 5, [], [], [], api_name="/search")
 
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(ask, questions))
@@ -337,4 +390,4 @@ def test_a_hundred_requests_at_a_time_are_all_answered(page):
 def test_nonsense_over_the_wire_is_refused(page, settings):
     client = gradio_client.Client(page.url, verbose=False)
     with pytest.raises(gradio_client.exceptions.AppError):
-        client.predict("red bird", *settings, [], [], api_name="/search")
+        client.predict("red bird", *settings, [], [], [], api_name="/search")
