@@ -82,7 +82,7 @@ def _find_pictures(files: RunFolder) -> dict[str, _Picture]:
         if source.rows is None or source.document_role != "image":
             continue
         images = ImageColumn(source.rows, "image")
-        for row, one in enumerate(map(str, source.rows["id"])):
+        for row, one in enumerate(map(str, source.rows["id"][:])):
             path = one if images.encoded(row).get("path") == one else None
             found[f"{source.name}:{one}" if len(sources) > 1 else one] = _Picture(images, row, path)
     return found
