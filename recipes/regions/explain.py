@@ -11,6 +11,8 @@ _HEADS = {
     "quickstart": "results/explain_quickstart.json",
 }
 _STEERING = "results/steering.json"
+_CHOICE = "results/steering_choice.json"
+_CHOSEN_COUNT = 128
 
 
 def names_table() -> str:
@@ -76,6 +78,30 @@ def steering_table() -> str:
     return table(["answered by", *(f"{data}, {counts[data]} questions" for data in sets)], lines)
 
 
+def steering_choice() -> str:
+    """Say what the chosen weights do on examples alone, beside those of before, and by which command."""
+    found = load_json(_CHOICE)
+    best, before = next(row for row in found["rows"] if row["count"] == _CHOSEN_COUNT), found["rows"][-1]
+    means = [f"{each['mean']:.3f}" for each in (best, before)]
+    return f"{means[0]} in place of {means[1]}, over {len(best['ndcg'])} data sets"
+
+
+def steering_choice_command() -> str:
+    """Show how the weights were chosen."""
+    return command(load_json(_CHOICE)["command"])
+
+
+def steering_gains() -> str:
+    """Say how far the latents of examples, weighted by spread, are above the dense model with a filter."""
+    rows = load_json(_STEERING)["rows"]
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        own = {row["method"]: row["ndcg"] for row in rows if row["data"] == data}
+        rival = max(score for method, score in own.items() if method.startswith("dense, filter, "))
+        parts.append(f"{own['latents of examples, weighted by spread'] - rival:+.3f} ({data})")
+    return ", ".join(parts)
+
+
 def steering_command() -> str:
     """Show how it was measured."""
     found = load_json(_STEERING)
@@ -90,4 +116,7 @@ REGIONS = {
     "explain-found-again": found_again,
     "steering": steering_table,
     "steering-command": steering_command,
+    "steering-gains": steering_gains,
+    "steering-choice": steering_choice,
+    "steering-choice-command": steering_choice_command,
 }

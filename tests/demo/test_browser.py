@@ -102,7 +102,8 @@ class Visit:
         """Send a file by the button of this selector, without the dialog that no driver can reach."""
         field = self.driver.execute_script(
             """const button = document.querySelector(arguments[0]);
-            return button.parentElement.querySelector("input[type=file]") ?? button.querySelector("input[type=file]");""",
+            const find = (place) => place.querySelector("input[type=file]");
+            return find(button) ?? find(button.parentElement);""",
             selector,
         )
         field.send_keys(str(path))

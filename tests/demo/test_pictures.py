@@ -21,7 +21,7 @@ from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.runs.folder import RunFolder
 from csr_hf.search_index import SearchIndex
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # A run of images is trained for them.
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def test_a_picture_finds_itself_as_the_library_does(view, photos, photo_run):
     assert [hit.document.id for hit in found.sparse.hits] == [hit.id for hit in expected]
     assert found.dense.hits[0].document.id == str(path)
     row = unit_rows(view.backbone.embed([open_image(path)]))[0]
-    np.testing.assert_allclose(found.dense.hits[0].score, view.dense[view.index.positions_of([str(path)])[0]] @ row, 1e-4)
+    at = view.index.positions_of([str(path)])[0]
+    np.testing.assert_allclose(found.dense.hits[0].score, view.dense[at] @ row, rtol=1e-4)
     assert found.question == ""
     assert not found.is_cut
     shown = show_answer(view, found, chosen)
@@ -75,7 +76,7 @@ def test_what_is_no_picture_is_refused(view, content, message):
 
 def test_a_large_file_is_refused(monkeypatch):
     monkeypatch.setattr(uploads, "MOST_BYTES", 50)
-    with pytest.raises(ValueError, match="MB. Send one of at most"):
+    with pytest.raises(ValueError, match="Send one of at most 10 MB"):
         open_upload(b"x" * 51)
 
 
