@@ -111,7 +111,7 @@ def _rename(
     # A document that was added later may have the name of one.
     new = new if len(set(new)) == len(new) else list(ids)
     columns = {name: documents[name] for name in documents.column_names}
-    columns[THUMBNAIL] = pa.array(thumbnails, documents[THUMBNAIL].type)
+    columns[THUMBNAIL] = pa.array(thumbnails, pa.large_binary())
     # A picture without words is shown by its path.
     columns[TEXT] = pa.array([names.get(text, text) for text in documents[TEXT].to_pylist()], documents[TEXT].type)
     return new, pa.table(columns)
