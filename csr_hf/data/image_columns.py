@@ -76,13 +76,13 @@ def make_previews(dataset: Dataset) -> Dataset:
     """
     from datasets import Dataset, Features, Value
 
-    images, ids = ImageColumn(dataset, "image"), list(dataset["id"])
+    images, ids = ImageColumn(dataset, "image"), dataset["id"][:]
     shown = next((name for name in ("text", "label") if name in dataset.column_names), "id")
     thumbnails = [
         None if images.encoded(row).get("path") == name and os.path.isfile(name) else make_thumbnail(images[row])
         for row, name in enumerate(ids)
     ]
-    columns = {"id": ids, "text": [str(value) for value in dataset[shown]], "thumbnail": thumbnails}
+    columns = {"id": ids, "text": [str(value) for value in dataset[shown][:]], "thumbnail": thumbnails}
     features = Features({"id": Value("string"), "text": Value("string"), "thumbnail": Value("binary")})
     return Dataset.from_dict(columns, features=features)
 

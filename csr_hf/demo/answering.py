@@ -11,7 +11,7 @@ import numpy as np
 
 from csr_hf.codes import encode_embeddings
 from csr_hf.demo.run_view import LONGEST, CodesAt, Document, Query, RunView
-from csr_hf.explain.steering import Steering, steer_queries
+from csr_hf.explain.steering import Steering, have_latents, steer_queries
 from csr_hf.explain.why import Share, split_score
 from csr_hf.search.params import SearchParams
 
@@ -35,6 +35,7 @@ class Settings:
         top_k: hits.
         more: latents that the query is to have more of.
         without: latents that are taken out of the query.
+        must: latents that the stored code of a document must have, whatever k.
     """
 
     k: int
@@ -42,6 +43,7 @@ class Settings:
     top_k: int = 10
     more: Sequence[int] = ()
     without: Sequence[int] = ()
+    must: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Answer:
     """Both sides of an answer."""
 
     question: str
+    """Empty for a picture."""
     is_cut: bool
     """Whether the question was longer than what is read of it."""
     embedding: float
@@ -79,6 +82,8 @@ class Answer:
     """Latents of the question, the strongest first, and their values."""
     sparse: Side
     dense: Side | None
+    picture: bytes | None = None
+    """A small JPEG of a question that is a picture."""
 
     @property
     def common(self) -> int:
@@ -86,30 +91,30 @@ class Answer:
         return sum(hit.other_rank is not None for hit in self.sparse.hits)
 
 
-def answer(view: RunView, question: str, chosen: Settings) -> Answer:
+def answer(view: RunView, question: str | bytes, chosen: Settings) -> Answer:
     """Find the best documents for a question by codes, and by dense embeddings where there are some.
 
     Args:
         view: the run.
-        question: in words.
-        chosen: how to search; values out of range are brought into it.
+        question: in words, or the content of an image file.
+        chosen: how to search; values out of range are brought into it. Latents steer the side of the codes alone.
 
     Raises:
-        ValueError: for an empty question, a rerank that the index has not, or a latent wanted and unwanted at a time.
+        ValueError: for an empty question, a picture that cannot be read, a rerank that the index has not, or a latent
+            wanted and unwanted at a time.
     """
-    text = question[:LONGEST]
-    query = view.embed(text)
+    text = question[:LONGEST] if isinstance(question, str) else ""
+    query = view.embed(text) if isinstance(question, str) else view.embed_picture(question)
     chosen = _check(view, chosen)
     row = _steer(view, query.row, chosen)
-    k, top_k = chosen.k, chosen.top_k
     # What is computed once for a k is no part of a search.
-    codes = view.codes_at(k)
+    codes = view.codes_at(chosen.k)
     start = time.perf_counter()
-    positions, scores = _rank(view, row, codes, chosen.rerank, top_k)
+    positions, scores = _rank(view, row, codes, chosen)
     spent = 1000 * (time.perf_counter() - start)
     asked = encode_embeddings(view.head, row[None], view.head.config.k)
     known = {int(n): float(v) for n, v in zip(asked.indices[0][:_ASKED], asked.values[0][:_ASKED], strict=True) if v}
-    dense = None if view.dense is None else _rank_dense(view, query, top_k)
+    dense = None if view.dense is None else _rank_dense(view, query, chosen.top_k)
     theirs = [] if dense is None else dense[0].tolist()
     shares = [
         split_score(view.head, row, codes.codes[int(at)], by_dot=view.by_dot, latents=view.latents).largest(_SHARES)
@@ -121,7 +126,8 @@ def answer(view: RunView, question: str, chosen: Settings) -> Answer:
     if dense is not None:
         hits = _describe(view, dense[0], dense[1], positions.tolist())
         other = Side(hits, dense[2], 4 * view.head.config.input_dim)
-    return Answer(text, len(question) > LONGEST, query.milliseconds, known, sparse, other)
+    is_cut = isinstance(question, str) and len(question) > LONGEST
+    return Answer(text, is_cut, query.milliseconds, known, sparse, other, query.picture)
 
 
 def reranks_of(view: RunView) -> list[Rerank]:
@@ -132,13 +138,15 @@ def reranks_of(view: RunView) -> list[Rerank]:
 def _check(view: RunView, chosen: Settings) -> Settings:
     if chosen.rerank not in reranks_of(view):
         raise ValueError(f"The index has no {chosen.rerank!r} to rerank by. Choose {', '.join(reranks_of(view))}.")
-    both = set(chosen.more) & set(chosen.without)
+    both = {*chosen.more, *chosen.must} & set(chosen.without)
     if both:
         raise ValueError(f"{view.name(min(both))!r} is both wanted and unwanted. Take it out of one.")
     k, top_k = min(max(int(chosen.k), 1), view.k), min(max(int(chosen.top_k), 1), MOST_HITS)
-    dim = view.index.dim
-    more, without = ([int(each) for each in given if 0 <= int(each) < dim] for given in (chosen.more, chosen.without))
-    return Settings(k, chosen.rerank, top_k, more, without)
+    more, without, must = (
+        [int(each) for each in given if 0 <= int(each) < view.index.dim]
+        for given in (chosen.more, chosen.without, chosen.must)
+    )
+    return Settings(k, chosen.rerank, top_k, more, without, must)
 
 
 def _steer(view: RunView, row: np.ndarray, chosen: Settings) -> np.ndarray:
@@ -146,18 +154,22 @@ def _steer(view: RunView, row: np.ndarray, chosen: Settings) -> np.ndarray:
     return steer_queries(view.head, row[None], steering)[0] if steering.changes_query else row
 
 
-def _rank(view: RunView, row: np.ndarray, codes: CodesAt, rerank: Rerank, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def _rank(view: RunView, row: np.ndarray, codes: CodesAt, chosen: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Return positions and scores of the best documents, best first."""
+    rerank, top_k = chosen.rerank, chosen.top_k
     if rerank == "index":
-        found = view.index.search(row[None], top_k, view.searcher.index.params)  # type: ignore[union-attr]
+        params = view.searcher.index.params  # type: ignore[union-attr]
+        found = view.index.search(row[None], top_k, params, must=chosen.must)
         return _only_found(found.positions[0], found.scores[0])
-    positions, scores = rank_codes(view, row, codes, max(top_k, _CANDIDATES) if rerank != "none" else top_k)
+    allowed = view.alive & have_latents(view.codes, chosen.must) if chosen.must else view.alive
+    wanted = top_k if rerank == "none" else max(top_k, _CANDIDATES)
+    positions, scores = rank_codes(view, row, codes, wanted, allowed)
     if rerank == "none" or not len(positions):
         return positions, scores
-    allowed = np.zeros(len(view.alive), bool)
-    allowed[positions] = True
+    best = np.zeros(len(view.alive), bool)
+    best[positions] = True
     params = SearchParams(nprobe=None, candidates=len(positions), rerank=rerank)
-    found = view.index.search(row[None], top_k, params, allowed=allowed)
+    found = view.index.search(row[None], top_k, params, allowed=best)
     return _only_found(found.positions[0], found.scores[0])
 
 
@@ -165,21 +177,24 @@ def _only_found(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
     return positions[positions >= 0], scores[positions >= 0]
 
 
-def rank_codes(view: RunView, row: np.ndarray, codes: CodesAt, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rank all documents by their codes: positions and scores of the best, best first.
+def rank_codes(
+    view: RunView, row: np.ndarray, codes: CodesAt, top_k: int, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank documents by their codes: positions and scores of the best, best first.
 
     Args:
         view: the run.
         row: query as the head takes it, shape (input_dim,).
         codes: of the documents.
         top_k: documents wanted.
+        allowed: which documents may be found, bool, shape (n,).
     """
-    if not len(view.alive):
+    if not len(allowed):
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     scores = codes.matrix @ (view.atoms @ row) + view.bias @ row
     if not view.by_dot:
         scores /= codes.norms * max(float(np.linalg.norm(row)), 1e-12)
-    return _take_best(scores, view.alive, top_k)
+    return _take_best(scores, allowed, top_k)
 
 
 def _rank_dense(view: RunView, query: Query, top_k: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -191,9 +206,9 @@ def _rank_dense(view: RunView, query: Query, top_k: int) -> tuple[np.ndarray, np
     return positions, best, 1000 * (time.perf_counter() - start)
 
 
-def _take_best(scores: np.ndarray, alive: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.where(alive, scores, -np.inf)
-    count = min(top_k, int(alive.sum()))
+def _take_best(scores: np.ndarray, allowed: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.where(allowed, scores, -np.inf)
+    count = min(top_k, int(allowed.sum()))
     if not count:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     best = np.argpartition(-scores, count - 1)[:count]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from csr_hf.demo.answering import Settings, answer, reranks_of
 from csr_hf.demo.page import build_page, import_gradio, read_style
 from csr_hf.demo.run_view import RunView
+from csr_hf.demo.uploads import MOST_BYTES
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -88,6 +89,7 @@ def open_page(
             inbrowser=browser,
             ssr_mode=False,
             pwa=False,
+            max_file_size=MOST_BYTES,
             mcp_server=False,
             enable_monitoring=False,
             footer_links=[],

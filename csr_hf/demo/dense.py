@@ -133,9 +133,9 @@ def _read_documents(data: RunData) -> tuple[dict[tuple[str, Any], int], np.ndarr
     shown = data.show_documents()
     if shown is None:
         return {}, None
-    ids = [str(one) for one in shown[ID]]
+    ids = [str(one) for one in shown[ID][:]]
     if len(set(ids)) < len(ids):
         # As they are numbered in the index.
         ids = [str(row) for row in range(len(ids))]
-    places = {pair: row for row, pair in enumerate(zip(ids, shown[TEXT], strict=True))}
+    places = {pair: row for row, pair in enumerate(zip(ids, shown[TEXT][:], strict=True))}
     return places, data.documents()

@@ -24,8 +24,7 @@ def show_body(document: Document) -> str:
     """Show the picture and the text of a document; of a long text the rest opens on demand."""
     content, shown = document.text or document.id, ""
     if document.thumbnail is not None:
-        encoded = base64.b64encode(document.thumbnail).decode("ascii")
-        shown = f'<img src="data:image/jpeg;base64,{encoded}" alt="{text(content[:200])}">'
+        shown = show_picture(document.thumbnail, content[:200])
     if len(content) <= _SHOWN and "\n" not in content:
         return f'{shown}<p class="csr-text">{text(content)}</p>'
     line = " ".join(content[: 2 * _SHOWN].split())
@@ -33,6 +32,11 @@ def show_body(document: Document) -> str:
     cut = "" if len(content) <= _LONGEST else f" ... ({len(content):,} characters)"
     more = f"<details><summary>whole text</summary><p>{text(content[:_LONGEST])}{cut}</p></details>"
     return f'{shown}<p class="csr-text">{text(head)}</p>{more}'
+
+
+def show_picture(content: bytes, said: str) -> str:
+    """Show a JPEG, and say in words what it is."""
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(content).decode("ascii")}" alt="{text(said)}">'
 
 
 def show_chip(view: RunView, latent: int, part: float, label: str, hue: int | None) -> str:

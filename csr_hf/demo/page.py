@@ -26,6 +26,7 @@ _RERANKS = {
     "float16": "float16 copies",
     "index": "the index itself",
 }
+_STEERING = {"more": "more of", "without": "without", "must": "only documents with"}
 _MOST_STEERED = 500
 _AT_A_TIME = 4
 _FOLDER = Path(__file__).parent
@@ -103,32 +104,49 @@ def _build_search(gr: Any, page: gr.Blocks, view: RunView, script: str) -> gr.HT
             elem_id="question",
         )
         ask = gr.Button("Search", variant="primary", scale=1, min_width=110, elem_id="ask")
+        sent = [_build_upload(gr)] if view.takes_pictures else []
     with gr.Row(elem_classes="csr-ask"):
         picks = [gr.Button(text, size="sm", elem_classes="csr-pick") for text in view.questions]
     inputs = [question, *_build_settings(gr, view)]
     results = gr.HTML("", js_on_load=script, apply_default_css=False, elem_id="results")
 
-    def search(
-        asked: str, wanted: float, by: Rerank, hits: float, wish: list[int] | None, ban: list[int] | None
-    ) -> str:
-        chosen = Settings(int(wanted), by, int(hits), wish or (), ban or ())
-        return _say_mistakes(lambda: show_answer(view, answer(view, str(asked or ""), chosen), chosen))
+    def search(asked: str, wanted: float, by: Rerank, hits: float, *others: Any) -> str:
+        more, without, must = (each or () for each in others[:3])
+        picture = others[3] if len(others) > 3 else None
+        question = str(asked or "") if picture is None else picture
+        chosen = Settings(int(wanted), by, int(hits), more, without, must)
+        return _say_mistakes(lambda: show_answer(view, answer(view, question, chosen), chosen))
+
+    def search_words(*given: Any) -> Any:
+        # A question in words takes the place of a picture.
+        found = search(*given)
+        return [found, None] if sent else found
 
     options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_A_TIME, "concurrency_id": "search"}
-    gr.on([question.submit, ask.click], search, inputs, results, api_name="search", **options)
+    hidden: dict[str, Any] = {**options, "api_visibility": "private"}
+    gr.on([question.submit, ask.click], search_words, inputs, [results, *sent], api_name="search", **options)
     changes = [each.change for each in inputs[1:]]
-    gr.on(changes, search, inputs, results, trigger_mode="always_last", api_visibility="private", **options)
-    page.load(search, inputs, results, api_visibility="private", **options)
+    gr.on(changes, search, [*inputs, *sent], results, trigger_mode="always_last", **hidden)
+    page.load(search, inputs, results, **hidden)
+    for upload in sent:
+        upload.upload(search, [*inputs, upload], results, **hidden)
     for pick, text in zip(picks, view.questions, strict=True):
         # Each takes its own text along: the loop goes on.
         pick.click(lambda text=text: text, None, question, api_visibility="private", show_progress="hidden").then(
-            search, inputs, results, api_visibility="private", **options
+            search_words, inputs, [results, *sent], **hidden
         )
     return results
 
 
+def _build_upload(gr: Any) -> Any:
+    """Build the button that sends a picture; its content comes as bytes, whatever it is."""
+    return gr.UploadButton(
+        "Search by a picture", file_types=["image"], type="binary", scale=1, min_width=170, elem_id="picture"
+    )
+
+
 def _build_settings(gr: Any, view: RunView) -> list[Any]:
-    """Build what says how to search: k, rerank, hits, latents to add and to take out."""
+    """Build what says how to search: k, rerank, hits, latents to add, to take out and to require."""
     with gr.Row():
         first_k = min(view.k, view.head.config.k)
         k = gr.Slider(
@@ -140,9 +158,11 @@ def _build_settings(gr: Any, view: RunView) -> list[Any]:
     with gr.Accordion("Steer by latents", open=False):
         named = list_latents(view)[:_MOST_STEERED]
         with gr.Row():
-            more = gr.Dropdown(named, value=[], multiselect=True, label="more of", elem_id="more")
-            without = gr.Dropdown(named, value=[], multiselect=True, label="without", elem_id="without")
-    return [k, rerank, top_k, more, without]
+            steering = [
+                gr.Dropdown(named, value=[], multiselect=True, label=label, min_width=240, elem_id=name)
+                for name, label in _STEERING.items()
+            ]
+    return [k, rerank, top_k, *steering]
 
 
 def _build_latents(gr: Any, view: RunView, script: str) -> tuple[gr.Dropdown, gr.HTML, gr.HTML]:

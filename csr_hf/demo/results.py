@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from csr_hf.demo.answering import Answer, Found, Settings, Side
 from csr_hf.demo.comparing import Comparison
-from csr_hf.demo.markup import show_body, show_bytes, show_chip, show_note, show_time, text
+from csr_hf.demo.markup import show_body, show_bytes, show_chip, show_note, show_picture, show_time, text
 from csr_hf.demo.run_view import LONGEST, RunView
 
 _CUT = f"Only the first {LONGEST:,} characters are read."
@@ -19,7 +19,9 @@ _ORDERS = {
 def show_answer(view: RunView, found: Answer, chosen: Settings) -> str:
     """Show an answer: what the question asks for, and the hits of both sides with what they cost."""
     if not found.sparse.hits:
-        return show_note("Nothing found: the index holds no documents.")
+        is_narrowed = bool(chosen.must and view.size)
+        reason = "no document has all of these latents" if is_narrowed else "the index holds no documents"
+        return show_note(f"Nothing found: {reason}.")
     hues = {latent: number for number, latent in enumerate(found.asked)}
     largest = max(found.asked.values(), default=1.0)
     asked = "".join(
@@ -27,8 +29,11 @@ def show_answer(view: RunView, found: Answer, chosen: Settings) -> str:
         for latent, value in found.asked.items()
     )
     cut = f'<p class="csr-small" role="status">{_CUT}</p>' if found.is_cut else ""
+    sent, kind = "", "question"
+    if found.picture is not None:
+        sent, kind = show_picture(found.picture, "the picture that was sent"), "picture"
     heading = (
-        f'<section class="csr-asked" aria-label="Latents of the question"><h3>The question fires</h3>'
+        f'<section class="csr-asked" aria-label="Latents of the question">{sent}<h3>The {kind} fires</h3>'
         f'<div class="csr-chips">{asked}</div></section>'
     )
     order = _ORDERS[chosen.rerank].format(k=min(chosen.k, view.k))

@@ -14,7 +14,8 @@ import numpy as np
 
 from csr_hf.codes import decoded_norms, head_fingerprint, subtract_modality_mean
 from csr_hf.demo.dense import find_dense
-from csr_hf.embedding.images import is_image
+from csr_hf.demo.uploads import open_upload
+from csr_hf.embedding.images import is_image, make_thumbnail
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.latents import Latents
 from csr_hf.runs.folder import RunFolder
@@ -38,12 +39,12 @@ logger = logging.getLogger(__name__)
 LONGEST = 5000
 """Characters of a question or text that are read."""
 _QUESTIONS = 5
-_KEPT_QUERIES = 512
+_KEPT_QUERIES, _KEPT_PICTURES = 512, 4
 _PACKED_SAMPLE = 2000
 
 
 class Query(NamedTuple):
-    """A text that was embedded."""
+    """A text or a picture that was embedded."""
 
     raw: np.ndarray
     """Embedding as the backbone makes it, float32, shape (input_dim,)."""
@@ -51,6 +52,8 @@ class Query(NamedTuple):
     """As the head takes it, less the mean of its modality, float32, shape (input_dim,)."""
     milliseconds: float
     """That embedding it took."""
+    picture: bytes | None = None
+    """A small JPEG of a picture."""
 
 
 class Document(NamedTuple):
@@ -113,6 +116,7 @@ class RunView:
         """Share of the documents that have each latent, float64, shape (hidden_dim,)."""
         self._lock, self._by_k = threading.Lock(), dict[int, CodesAt]()
         self.embed = functools.lru_cache(_KEPT_QUERIES)(self._embed)
+        self.embed_picture = functools.lru_cache(_KEPT_PICTURES)(self._embed_picture)
 
     @classmethod
     def open(
@@ -159,6 +163,11 @@ class RunView:
         """Bytes of a document in the index, without what does not grow with the documents, such as the head."""
         count = len(self.alive)
         return self.index.bytes_per_vector - self.index.table_bytes / count if count else 0.0
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a question may be a picture."""
+        return "image" in self.backbone.modalities
 
     @property
     def has_pictures(self) -> bool:
@@ -208,11 +217,27 @@ class RunView:
         if "text" not in self.backbone.modalities:
             raise ValueError("The backbone of this run embeds pictures alone, so that no words find anything.")
         # Strings that end like an image, or begin like a data URL, would be taken for one.
-        inputs: list[Any] = [f" {text} " if "image" in self.backbone.modalities else text]
+        return self._embed_one(f" {text} " if self.takes_pictures else text, "text", task)
+
+    def _embed_picture(self, content: bytes) -> Query:
+        """Embed a picture that a stranger sends.
+
+        Args:
+            content: of an image file.
+
+        Raises:
+            ValueError: if it is none that can be read, is too large, or the backbone embeds texts alone.
+        """
+        if not self.takes_pictures:
+            raise ValueError("The backbone of this run embeds texts alone. Ask in words.")
+        picture = open_upload(content)
+        return self._embed_one(picture, "image", "query")._replace(picture=make_thumbnail(picture))
+
+    def _embed_one(self, given: Any, modality: str, task: str) -> Query:
         start = time.perf_counter()
-        raw = self.backbone.embed(inputs, task=task, show_progress_bar=False)  # type: ignore[arg-type]
+        raw = self.backbone.embed([given], task=task, show_progress_bar=False)  # type: ignore[arg-type]
         milliseconds = 1000 * (time.perf_counter() - start)
-        row = subtract_modality_mean(self.head, raw, "text") if self.head.config.modalities else raw
+        row = subtract_modality_mean(self.head, raw, modality) if self.head.config.modalities else raw
         return Query(np.asarray(raw[0], np.float32), np.asarray(row[0], np.float32), milliseconds)
 
     def _measure_row(self, codes: SparseCodes, k: int) -> int:

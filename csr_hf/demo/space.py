@@ -12,6 +12,7 @@ import yaml
 
 from csr_hf.demo.dense import find_dense, save_dense
 from csr_hf.demo.page import import_gradio
+from csr_hf.demo.thumbnails import add_thumbnails
 from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.publishing.export import Layout, export
 from csr_hf.publishing.hub import check_name, explained
@@ -68,8 +69,8 @@ def write_space(
 ) -> list[str]:
     """Write the page of a run as the folder of a Space: app, requirements, README, and the run itself.
 
-    Texts, pictures and metadata of all documents that are not deleted go along, as do names of latents and the
-    embeddings of the documents; the data and the paths of the recipe do not.
+    Texts, thumbnails of pictures and metadata of all documents that are not deleted go along, as do names of latents
+    and the embeddings of the documents; the data, image files and the paths of the recipe do not.
 
     Args:
         run: output folder of `csr-hf run` or `csr-hf index`.
@@ -98,6 +99,7 @@ def write_space(
     # What was deleted is not published.
     index.index.compact()
     dense = find_dense(files, index.index, backbone) if len(index) else None
+    notes = add_thumbnails(files, index.index)
     title = title or files.path.resolve().name
     with write_whole(folder) as temporary:
         temporary.mkdir()
@@ -117,7 +119,7 @@ def write_space(
         front = _describe(title, gradio.__version__, base, license)
         about = _ABOUT.format(mark=_MARK, title=title, size=len(index), backbone=Path(base).name)
         (temporary / _CARD).write_text(front + about, encoding="utf-8")
-    return [*exported.notes, *([dense.reason] if dense is not None and dense.reason else [])]
+    return [*exported.notes, *notes, *([dense.reason] if dense is not None and dense.reason else [])]
 
 
 def push_space(

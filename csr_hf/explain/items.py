@@ -88,9 +88,9 @@ def _roles_with_words(source: Source) -> list[tuple[Source, str, Sequence[str]]]
     if source.rows is None:
         return []
     if "image" not in source.roles:
-        return [(source, role, list(source.rows[role])) for role in source.roles if role in source.rows.column_names]
+        return [(source, role, source.rows[role][:]) for role in source.roles if role in source.rows.column_names]
     if "text" in source.roles:
-        return [(source, "image", list(source.rows["text"]))]
+        return [(source, "image", source.rows["text"][:])]
     if source.labels is not None and source.class_names:
         names = source.class_names
         return [(source, "image", [names[label] if label >= 0 else "" for label in source.labels])]

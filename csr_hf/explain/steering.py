@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # How far a query is pushed beyond having nothing of a latent, in norms of the query.
 _PUSH = 0.25
 _LARGEST = 1e6
+# Of what atoms add to the span of others, squared: less is rounding.
+_SAME = 1e-12
 
 
 class Steer(TypedDict, total=False):
@@ -112,7 +114,7 @@ def turn_queries(dictionary: np.ndarray, queries: np.ndarray, steering: Steering
     changed = queries.astype(np.float64)
     if steering.without:
         atoms = _unit_atoms(dictionary, steering.without)
-        basis = np.linalg.svd(atoms, full_matrices=False)[2][: np.linalg.matrix_rank(atoms)]
+        basis = _span(atoms)
         changed = changed - (changed @ basis.T) @ basis - _PUSH * norms * atoms.mean(axis=0)
     if steering.more:
         weights = np.array(list(steering.more.values()))
@@ -144,6 +146,13 @@ def _find_all(latents: Latents | int, argument: str, given: Sequence[int | str])
     if isinstance(given, str):
         raise ValueError(f"`{argument}` ({given!r}) is a text. Give a list of latents: [{given!r}].")
     return tuple(dict.fromkeys(_find(latents, latent) for latent in given))
+
+
+def _span(atoms: np.ndarray) -> np.ndarray:
+    """Return orthonormal rows that span those of few atoms, by their products: a fraction of what an SVD takes."""
+    lengths, axes = np.linalg.eigh(atoms @ atoms.T)
+    kept = lengths > _SAME * len(atoms)
+    return np.asarray((axes[:, kept] / np.sqrt(lengths[kept])).T @ atoms)
 
 
 def _unit_atoms(dictionary: np.ndarray, latents: tuple[int, ...]) -> np.ndarray:

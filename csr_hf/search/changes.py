@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from csr_hf.search.doc_ids import DocIds, distinct_ids, show_id
 from csr_hf.search.params import check_settings
 from csr_hf.search.query_encoder import check_encoder
 from csr_hf.search.segment import Segment, check_segment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEAD = "head"
 """Kind of what is stored of the head, beside segments."""
@@ -78,3 +81,16 @@ def make_room(segments: Sequence[Segment], ids: DocIds, *, replace: bool) -> lis
         if len(positions):
             found[at] = segment.delete(positions)
     return found
+
+
+def relabel(
+    segments: Sequence[Segment], ids: Sequence[Hashable] | np.ndarray, documents: pa.Table | None
+) -> tuple[Segment, ...]:
+    """Return the one segment of a compact index with other ids and texts, under a name of its own."""
+    if len(segments) != 1 or segments[0].alive is not None:
+        raise ValueError("the index has several segments, or deleted documents. Call `compact` first.")
+    (segment,) = segments
+    if documents is not None and documents.num_rows != segment.size:
+        raise ValueError(f"`documents` has {documents.num_rows:,} rows for {segment.size:,} documents. Give one each.")
+    named = DocIds.check(ids, segment.size)
+    return (segment._replace(ids=named, documents=documents, name=storage.new_name()),)

@@ -63,6 +63,27 @@ def find_having(lists: CodeLists, latents: Sequence[int]) -> np.ndarray:
     return found
 
 
+def require(
+    lists: Sequence[CodeLists], masks: Sequence[np.ndarray | None], latents: Sequence[int]
+) -> list[np.ndarray | None]:
+    """Narrow masks to documents that have all of some latents.
+
+    Args:
+        lists: of each segment.
+        masks: which documents of each segment may be found, bool; None for all.
+        latents: their numbers.
+
+    Raises:
+        ValueError: for a number that no latent has.
+    """
+    dim = len(lists[0].begins) - 1 if lists else 0
+    for latent in latents:
+        if lists and not 0 <= latent < dim:
+            raise ValueError(f"`must` names the latent {latent}. Give numbers from 0 to {dim - 1:,}.")
+    having = [find_having(own, latents) for own in lists]
+    return [own if mask is None else own & mask for own, mask in zip(having, masks, strict=True)]
+
+
 def find_strongest(
     segments: Sequence[Segment], lists: Sequence[CodeLists], latent: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:

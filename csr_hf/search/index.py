@@ -14,8 +14,8 @@ from csr_hf.plumbing.jit import frozen
 from csr_hf.search import storage
 from csr_hf.search.build.partitions import find_typical_norm, fit_partitions
 from csr_hf.search.build.tuning import choose_settings
-from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, delete, make_room
-from csr_hf.search.code_lists import CodeLists, find_having, find_sparse, find_strongest
+from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, delete, make_room, relabel
+from csr_hf.search.code_lists import CodeLists, find_sparse, find_strongest, require
 from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
@@ -130,9 +130,8 @@ class InvertedIndex(IndexView):
                 )
         rows = check_embeddings(embeddings, self._encoder.input_dim)
         with self._writing:
-            numbered = DocIds.check(
-                ids, len(rows), number_after(s.ids for s in self._segments if s.size) if ids is None else 0
-            )
+            first = number_after(s.ids for s in self._segments if s.size) if ids is None else 0
+            numbered = DocIds.check(ids, len(rows), first)
             segments = make_room(self._segments, numbered, replace=replace)
             encoded = Documents.encode(rows, coder, self._encoder, self._settings)
             segment = Segment.arrange(encoded, numbered, len(self._encoder.centers))._replace(documents=documents)
@@ -162,6 +161,19 @@ class InvertedIndex(IndexView):
                 joined = join(self._segments, len(self._encoder.centers))
                 state = self._state._replace(segments=(joined,))
                 self._state = refit(state) if has_outgrown(state.settings, joined.size) else state
+
+    def relabel(self, ids: Sequence[Hashable] | np.ndarray, documents: pa.Table | None) -> None:
+        """Give the documents of a compact index other ids and texts; their codes stay.
+
+        Args:
+            ids: of all documents in order, as `documents` are; see `build`.
+            documents: see `build`.
+
+        Raises:
+            ValueError: as `build` does, and if the index is not compact.
+        """
+        with self._writing:
+            self._state = self._state._replace(segments=relabel(self._segments, ids, documents))
 
     def search(
         self,
@@ -195,7 +207,7 @@ class InvertedIndex(IndexView):
             )
         masks = masks_of(state.segments, allowed)
         if must:
-            masks = self._require(state, masks, must)
+            masks = require(self._list_codes(state), masks, must)
         if params.exact:
             scores, positions = self._find_codes(state, self._project(state, rows), masks, top_k, params)
         else:
@@ -244,8 +256,8 @@ class InvertedIndex(IndexView):
         top_k: int,
         params: SearchParams,
     ) -> tuple[np.ndarray, np.ndarray]:
-        lists = self._list_codes(state)
-        return find_sparse(state.segments, lists, codes, masks, top_k, count_threads(params.threads))
+        threads = count_threads(params.threads)
+        return find_sparse(state.segments, self._list_codes(state), codes, masks, top_k, threads)
 
     def _list_codes(self, state: State) -> list[CodeLists]:
         unit = state.settings["similarity"] == "cosine"
@@ -254,16 +266,6 @@ class InvertedIndex(IndexView):
             if segment.name not in self._lists:
                 self._lists[segment.name] = CodeLists.of(segment, state.encoder, unit=unit)
         return [self._lists[segment.name] for segment in state.segments]
-
-    def _require(
-        self, state: State, masks: Sequence[np.ndarray | None], must: Sequence[int]
-    ) -> list[np.ndarray | None]:
-        """Narrow masks to documents that have all of some latents."""
-        for latent in must:
-            if not 0 <= latent < self.dim:
-                raise ValueError(f"`must` names the latent {latent}. Give numbers from 0 to {self.dim - 1:,}.")
-        having = [find_having(lists, must) for lists in self._list_codes(state)]
-        return [own if mask is None else own & mask for own, mask in zip(having, masks, strict=True)]
 
     def find_strongest(self, latent: int, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Find the documents in which a latent is strongest.

@@ -4,7 +4,8 @@
         recipes/results/steering.json
 
 Latents are chosen in two ways: those of the words of A and of B, as the head encodes them; and those that are typical
-of 20 examples of A and of B, by their mean activation above that of all examples. Embeddings are kept beside the run.
+of 20 examples of A and of B, by their mean activation above that of all examples, as it is or by its standard
+deviation. Embeddings are kept beside the run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.folder import RunFolder
 
 QUESTIONS = Path(__file__).with_name("steering_questions.json")
-_TOP, _WORD_LATENTS = 10, 8
+TOP, _WORD_LATENTS = 10, 8
+LEAST_SPREAD = 0.02
+CHOSEN = {"count": 128, "against": 0.3, "total": 1.0}
+"""Latents of A and of B, the weight of B's by that of A's, and the latter in norms of the query."""
 
 
 class Question(NamedTuple):
@@ -42,6 +46,8 @@ class Question(NamedTuple):
     """Mean embeddings of examples of A and of B."""
     typical: tuple[np.ndarray, np.ndarray]
     """How much more each latent adds to examples of A, and of B, than to all examples, shape (hidden_dim,)."""
+    spread: np.ndarray
+    """Standard deviation of what each latent adds to all examples, and a little, shape (hidden_dim,)."""
     worded: np.ndarray
     """How much more each latent adds to the words of B than to those of A."""
     relevant: np.ndarray
@@ -69,7 +75,8 @@ def main(run: str, reuters: str, output: str) -> None:
         Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def to_unit(rows: np.ndarray) -> np.ndarray:
+    """Bring rows to unit norm."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9), np.float32)
 
 
@@ -78,7 +85,7 @@ def _read_questions(
 ) -> tuple[np.ndarray, list[Question]]:
     """Embed documents, and all that the methods may know of the questions."""
     documents = cached.embed(topics.documents.texts, None)
-    chosen = _choose_examples(topics, sorted({each[key] for each in asked for key in ("about", "not")}))
+    chosen = choose_examples(topics, sorted({each[key] for each in asked for key in ("about", "not")}))
     rows = sorted({row for own in chosen.values() for row in own})
     examples = cached.embed([topics.examples.texts[row] for row in rows], None)
     places = {topic: [rows.index(row) for row in own] for topic, own in chosen.items()}
@@ -95,17 +102,17 @@ def _read_questions(
         relevant = [each["about"] in own and each["not"] not in own for own in topics.documents.topics]
         questions.append(
             Question(
-                _unit(embedded[about]), _unit(embedded[other]), _unit(sentence),
-                tuple(_unit(_unit(examples[own]).mean(axis=0)) for own in pair),
+                to_unit(embedded[about]), to_unit(embedded[other]), to_unit(sentence),
+                tuple(to_unit(to_unit(examples[own]).mean(axis=0)) for own in pair),
                 tuple(adds[own].mean(axis=0) - adds.mean(axis=0) for own in pair),
-                worded[other] - worded[about], np.array(relevant),
+                adds.std(axis=0) + LEAST_SPREAD, worded[other] - worded[about], np.array(relevant),
             )
         )  # fmt: skip
     return documents, questions
 
 
-def _choose_examples(topics: Topics, names: list[str], count: int = 20) -> dict[str, list[int]]:
-    """Choose examples of each topic by chance."""
+def choose_examples(topics: Topics, names: list[str], count: int = 20) -> dict[str, list[int]]:
+    """Choose examples of each topic by chance: their rows."""
     rng, found = np.random.default_rng(0), {}
     for name in names:
         rows = [row for row, own in enumerate(topics.examples.topics) if name in own]
@@ -115,14 +122,14 @@ def _choose_examples(topics: Topics, names: list[str], count: int = 20) -> dict[
 
 def _score(found: np.ndarray, relevant: np.ndarray) -> float:
     """Compute nDCG at 10 of documents in the order in which they were found."""
-    gains = 1 / np.log2(np.arange(2, _TOP + 2))
-    hits = relevant[found[:_TOP]]
-    return float((hits * gains[: len(hits)]).sum() / gains[: min(_TOP, int(relevant.sum()))].sum())
+    gains = 1 / np.log2(np.arange(2, TOP + 2))
+    hits = relevant[found[:TOP]]
+    return float((hits * gains[: len(hits)]).sum() / gains[: min(TOP, int(relevant.sum()))].sum())
 
 
 def _answer_densely(documents: np.ndarray, questions: list[Question], fixed: dict[str, Any]) -> dict[str, list[float]]:
     """Answer as the file of questions says, and by the mean of the examples of A, which it does not name."""
-    units, scores = _unit(documents), {}
+    units, scores = to_unit(documents), {}
     pool_size, shares, weights = fixed["filter"]["pool"], fixed["filter"]["share"], fixed["negative prompt"]["weight"]
     for each in questions:
         alike = units @ each.about
@@ -147,7 +154,7 @@ def _answer_densely(documents: np.ndarray, questions: list[Question], fixed: dic
 
 def _answer_steered(head: CSRModel, documents: np.ndarray, questions: list[Question]) -> dict[str, list[float]]:
     """Search exactly, by cosines with the steered query: nothing differs from the dense model but the steering."""
-    units, codes = _unit(documents), encode_embeddings(head, documents)
+    units, codes = to_unit(documents), encode_embeddings(head, documents)
     scores: dict[str, list[float]] = {}
     for each in questions:
         own, other = (_numbers(np.argsort(-rows, kind="stable")) for rows in each.typical)
@@ -161,7 +168,9 @@ def _answer_steered(head: CSRModel, documents: np.ndarray, questions: list[Quest
             steers[f"latents of examples, more, {count}"] = Steering(more)
             steers[f"latents of examples, more and without, {count}"] = Steering(more, without)
         for count in (8, 16, 32):
-            steers[f"latents of examples, weighted, {count}"] = Steering(_weigh(each, count))
+            steers[f"latents of examples, weighted, {count}"] = Steering(_weigh(each.typical, count, (1.5, -0.9)))
+        # As steering_choice.py chose on examples alone.
+        steers["latents of examples, weighted by spread"] = Steering(_weigh_by_spread(each))
         for method, steering in steers.items():
             alike = units @ steer_queries(head, each.about[None], steering)[0]
             if steering.must:
@@ -170,10 +179,16 @@ def _answer_steered(head: CSRModel, documents: np.ndarray, questions: list[Quest
     return scores
 
 
-def _weigh(question: Question, count: int) -> dict[int, float]:
+def _weigh_by_spread(question: Question) -> dict[int, float]:
+    """Weigh latents by how far they stand out, in standard deviations, with the settings that were chosen."""
+    typical = tuple(rows / question.spread for rows in question.typical)
+    return _weigh(typical, CHOSEN["count"], (CHOSEN["total"], -CHOSEN["total"] * CHOSEN["against"]))
+
+
+def _weigh(typical: tuple[np.ndarray, ...], count: int, totals: tuple[float, float]) -> dict[int, float]:
     """Weigh the latents most typical of A, and less so, against them, of B; a latent of both gets the sum."""
     weights: dict[int, float] = {}
-    for rows, total in zip(question.typical, (1.5, -0.9), strict=True):
+    for rows, total in zip(typical, totals, strict=True):
         chosen = np.argsort(-rows, kind="stable")[:count]
         shares = np.maximum(rows[chosen], 0)
         for latent, share in zip(chosen, shares / max(float(np.linalg.norm(shares)), 1e-9), strict=True):

@@ -9,8 +9,12 @@ from regions.markdown import command, load_json, table
 _HEADS = {
     "general": "all-MiniLM-L6-v2/results/general_k32/explain.json",
     "quickstart": "results/explain_quickstart.json",
+    "emoji": "tiny-clip/results/emoji_cifar10_k64/explain.json",
 }
 _STEERING = "results/steering.json"
+_CHOICE = "results/steering_choice.json"
+_CHOSEN_COUNT = 128
+_TIME = "results/steering_time.json"
 
 
 def names_table() -> str:
@@ -39,6 +43,12 @@ def names_counts() -> str:
     """Say how many texts the general head was explained by, and how many of its latents fire in them."""
     found = load_json(_HEADS["general"])
     return f"{found['texts']:,} texts, in which {found['live']:,} latents fire"
+
+
+def emoji_counts() -> str:
+    """Say how many pictures named the latents of the head on emoji, how many of its latents fire and are measured."""
+    found = load_json(_HEADS["emoji"])
+    return f"{found['texts']:,} emoji, of {found['scores'][0]['latents']:,} of its {found['live']:,} live latents"
 
 
 def doubtful() -> str:
@@ -76,6 +86,38 @@ def steering_table() -> str:
     return table(["answered by", *(f"{data}, {counts[data]} questions" for data in sets)], lines)
 
 
+def steering_choice() -> str:
+    """Say what the chosen weights do on examples alone, beside those of before, and by which command."""
+    found = load_json(_CHOICE)
+    best, before = next(row for row in found["rows"] if row["count"] == _CHOSEN_COUNT), found["rows"][-1]
+    means = [f"{each['mean']:.3f}" for each in (best, before)]
+    return f"{means[0]} in place of {means[1]}, over {len(best['ndcg'])} data sets"
+
+
+def steering_choice_command() -> str:
+    """Show how the weights were chosen."""
+    return command(load_json(_CHOICE)["command"])
+
+
+def steering_gains() -> str:
+    """Say how far the latents of examples, weighted by spread, are above the dense model with a filter."""
+    rows = load_json(_STEERING)["rows"]
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        own = {row["method"]: row["ndcg"] for row in rows if row["data"] == data}
+        rival = max(score for method, score in own.items() if method.startswith("dense, filter, "))
+        parts.append(f"{own['latents of examples, weighted by spread'] - rival:+.3f} ({data})")
+    return ", ".join(parts)
+
+
+def steering_time() -> str:
+    """Show how long a steered search takes beside a plain one."""
+    found = load_json(_TIME)
+    lines = [[row["search"], f"{row['ms']:.2f}", f"{row['times plain']:.2f}"] for row in found["rows"]]
+    measured = f"{command(found['command'])}\n\non {found['machine']}, {found['documents']:,} documents."
+    return f"{table(['search', 'ms of processor time', 'times a plain one'], lines)}\n\n{measured}"
+
+
 def steering_command() -> str:
     """Show how it was measured."""
     found = load_json(_STEERING)
@@ -87,7 +129,12 @@ REGIONS = {
     "explain-command": names_command,
     "explain-counts": names_counts,
     "explain-doubtful": doubtful,
+    "explain-emoji": emoji_counts,
     "explain-found-again": found_again,
     "steering": steering_table,
     "steering-command": steering_command,
+    "steering-gains": steering_gains,
+    "steering-time": steering_time,
+    "steering-choice": steering_choice,
+    "steering-choice-command": steering_choice_command,
 }

@@ -12,6 +12,7 @@ from csr_hf.codes import decode_codes, encode_embeddings
 from csr_hf.demo.answering import Settings, answer, reranks_of
 from csr_hf.demo.comparing import compare
 from csr_hf.demo.dense import find_dense, save_dense
+from csr_hf.demo.results import show_answer
 from csr_hf.demo.run_view import LONGEST, RunView
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.runs.folder import RunFolder
@@ -102,6 +103,27 @@ def test_steering_moves_the_sparse_side_alone(view):
     assert view.embed(QUESTION).row @ view.atoms[latent] < 0 or ids(steered.sparse) != ids(plain.sparse)
     with pytest.raises(ValueError, match="both wanted and unwanted"):
         answer(view, QUESTION, Settings(8, more=[latent], without=[latent]))
+
+
+@pytest.mark.parametrize("rerank", ["none", "codes", "float16", "index"])
+def test_required_latents_leave_documents_that_have_them(view, rerank):
+    counts = np.bincount(view.codes.indices[view.codes.values > 0], minlength=view.index.dim)
+    rare, often = (int(np.argsort(counts, kind="stable")[place]) for place in (-40, -1))
+    having = (view.codes.indices == rare) & (view.codes.values > 0)
+    expected = {str(view.index.ids_of(np.array([at]))[0]) for at in np.flatnonzero(having.any(axis=1))}
+    found = answer(view, QUESTION, Settings(1, rerank, 50, must=[rare]))
+    assert 0 < len(expected) < 50
+    assert set(ids(found.sparse)) == expected
+    assert len(found.dense.hits) == 50
+    both = answer(view, QUESTION, Settings(1, rerank, 50, must=[rare, often]))
+    assert set(ids(both.sparse)) <= expected
+    with pytest.raises(ValueError, match="both wanted and unwanted"):
+        answer(view, QUESTION, Settings(8, must=[rare], without=[rare]))
+
+
+def test_no_document_with_all_required_latents_is_said(view):
+    chosen = Settings(8, "none", 10, must=range(view.index.dim))
+    assert "no document has all of these latents" in show_answer(view, answer(view, QUESTION, chosen), chosen)
 
 
 @pytest.mark.parametrize(("k", "top_k"), [(-5, 0), (10**9, 10**9)])

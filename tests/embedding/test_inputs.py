@@ -74,6 +74,23 @@ def test_any_texts_come_out_of_a_series_as_they_went_in(texts, random):
         assert list(iter_texts(as_sequence(series))) == texts
 
 
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 2001])
+def test_columns_of_data_sets_come_row_by_row(count):
+    texts = [f"text {number}" for number in range(count)]
+    column = Dataset.from_dict({"text": texts, "n": range(count)})["text"]
+    assert list(iter_texts(column)) == texts
+    rows = list(reversed(range(count)))
+    chosen = Dataset.from_dict({"text": texts}).select(rows)["text"]
+    assert list(iter_texts(chosen)) == [texts[row] for row in rows]
+
+
+def test_a_missing_text_of_a_column_is_named_by_its_row():
+    texts: list[str | None] = ["a"] * 1500
+    texts[1200] = None
+    with pytest.raises(ValueError, match=r"inputs\[1200\] is missing"):
+        list(iter_texts(Dataset.from_dict({"text": texts})["text"]))
+
+
 def test_embeddings_are_kept_for_whatever_holds_the_texts(encoder, tmp_path):
     cache = embed_dataset(TEXTS, encoder.backbone, tmp_path, dtype="float32")
     for inputs in (pd.Series(TEXTS, index=[3, 1, 0, 2]), iter(TEXTS)):
