@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from regions import explain, images, quality, speed, training, words
+from regions import explain, images, paper_clip, paper_images, paper_text, quality, speed, training, words
 
 REGIONS: dict[str, Callable[[], str]] = {
     **quality.REGIONS,
@@ -11,4 +11,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     **images.REGIONS,
     **speed.REGIONS,
     **words.REGIONS,
+    **paper_text.REGIONS,
+    **paper_images.REGIONS,
+    **paper_clip.REGIONS,
 }

@@ -26,7 +26,7 @@ def minutes_table() -> str:
             ("frozen MiniLM, truncated", "0", general, "truncation"),
             ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f}", general, "adapter"),
             *((f"frozen MiniLM, {method}", f"{head:.0f}", general, method) for method in _HEAD),
-            *((f"fine-tuned, truncated", f"{took}", results, "truncation") for took, results in trained),
+            *(("fine-tuned, truncated", f"{took}", results, "truncation") for took, results in trained),
         ):
             cells = [_mean(results, general, tasks, method, budget) for budget in budgets]
             whole = _mean(results, general, tasks, "dense", _WIDE) if method == "truncation" else ""
