@@ -6,7 +6,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
@@ -140,5 +140,5 @@ def _map_member(archive: zipfile.ZipFile, name: str, file: BinaryIO) -> np.ndarr
         return None
     file.seek(member.header_offset)
     start = member.header_offset + _RECORD_BYTES + sum(struct.unpack("<HH", file.read(_RECORD_BYTES)[_LENGTHS]))
-    order = "F" if is_fortran else "C"
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
     return np.memmap(file, dtype, "r", offset=start + header_bytes, shape=shape, order=order)

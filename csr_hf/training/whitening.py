@@ -59,7 +59,7 @@ class Whitening(NamedTuple):
         """
         config = copy.deepcopy(head.config)
         config.tied_decoder = False
-        folded = CSRModel(config).to(head.pre_bias.device)
+        folded = CSRModel(config).to(head.pre_bias.device)  # type: ignore[arg-type]
         matrix, inverse = (torch.from_numpy(each).to(head.pre_bias) for each in (self.matrix, self.inverse))
         folded.pre_bias.copy_(head.pre_bias @ inverse + torch.from_numpy(self.mean).to(head.pre_bias))
         folded.latent_bias.copy_(head.latent_bias)
