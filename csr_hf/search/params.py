@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from csr_hf.plumbing.threads import available_threads
 
 COPIES = ("float16",)
 """Copies of the embeddings that an index may keep beside its codes."""
 RERANKS = ("auto", "none", "codes", *COPIES)
+# Scores are float32.
+_LARGEST_MARGIN = 2.0**127
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def check_settings(settings: dict[str, Any]) -> None:
         if type(value) is not int or not least <= value < 2**48:
             raise ValueError(f"its setting {name!r} ({value!r:.40}) is no number from {least} on")
     margin = settings.get("margin", 0.0)
-    if type(margin) is not float or not 0 <= margin < np.finfo(np.float32).max:
+    if type(margin) is not float or not 0 <= margin < _LARGEST_MARGIN:
         raise ValueError(f"its setting 'margin' ({margin!r:.40}) is no number from 0 on")
     if settings["k"] > settings["dim"]:
         raise ValueError(f"its setting 'k' ({settings['k']}) is above the {settings['dim']} latents that there are")

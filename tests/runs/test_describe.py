@@ -58,7 +58,7 @@ def test_figures_of_another_head_are_not_shown(tmp_path):
 
 def test_packed_codes_are_described_and_damaged_ones_refused(tmp_path):
     codes = SparseCodes(np.array([[1, 4], [2, 3]]), np.array([[2.0, 1.0], [1.0, 1.0]]), 9, "a-head").pack(3)
-    codes.with_residual(np.zeros((2, 6), np.uint8)).save(tmp_path / "codes.safetensors")
+    codes.with_residual(np.full((2, 6), 7, np.uint8)).save(tmp_path / "codes.safetensors")
     described = examine(tmp_path / "codes.safetensors")
     assert described.facts["kind"] == "packed codes"
     expected = {"rows": 2, "k": 2, "latents": 9, "bits": 3, "residual_bytes": 6, "head": "a-head"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csr_hf.search.params import SearchParams, check_copies
+from csr_hf.search.params import SearchParams, check_copies, check_settings
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_copies_are_known():
     assert check_copies("float16") == ("float16",) and check_copies(()) == ()
     with pytest.raises(ValueError, match="int8"):
         check_copies(["int8"])
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf"), 1e39, "0.1", None, True])
+def test_margins_that_are_none_are_refused(margin):
+    counts = dict.fromkeys(("dim", "input_dim", "k", "partitions", "row_bytes", "bits", "residual_bytes"), 8)
+    settings = {**counts, "similarity": "cosine", "norm": "code", "head": "a-head", "copies": []}
+    with pytest.raises(ValueError, match="its setting 'margin'"):
+        check_settings({**settings, "margin": margin})
