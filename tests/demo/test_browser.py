@@ -63,6 +63,8 @@ class Visit:
 
     def __init__(self, driver, url, theme="light"):
         self.driver = driver
+        # The page before has lost its server: what it says of that is not of this page.
+        driver.get("about:blank")
         driver.get_log("performance")
         driver.get_log("browser")
         driver.get(f"{url}?__theme={theme}")
