@@ -20,7 +20,7 @@ def minutes_table() -> str:
     budgets: Sequence[int] = general.details["budgets"]
     minutes = load_json(f"{_FOLDER}/minutes.json")
     head = minutes["embedding_minutes"] + minutes["training_minutes"]
-    for tasks, trained in _points(general):
+    for tasks, trained in _points():
         lines += [[f"**{len(tasks)} tasks**", *([""] * (len(budgets) + 2))]]
         for name, took, results, method in (
             ("frozen MiniLM, truncated", "0", general, "truncation"),
@@ -34,15 +34,14 @@ def minutes_table() -> str:
     return table(["model", "minutes", *(f"{budget} bytes" for budget in budgets), "all 1,536 bytes"], lines)
 
 
-def _points(general: Results) -> Iterator[tuple[list[str], list[tuple[str, Results]]]]:
-    """Group the points in time by the tasks that were measured at them, most tasks first."""
-    found: dict[tuple[str, ...], list[tuple[str, Results]]] = {}
+def _points() -> Iterator[tuple[list[str], list[tuple[str, Results]]]]:
+    """List each set of tasks that was measured, most tasks first, with the minutes at which all of them were."""
+    found = []
     for folder in sorted((RECIPES / _FOLDER).glob("minutes_*"), key=lambda path: int(path.name.split("_")[1])):
-        results = load_results(f"{_FOLDER}/{folder.name}")
-        tasks = tuple(dict.fromkeys(row.task for row in results.rows))
-        found.setdefault(tasks, []).append((folder.name.split("_")[1], results))
-    for tasks in sorted(found, key=len, reverse=True):
-        yield list(tasks), found[tasks]
+        found.append((folder.name.split("_")[1], load_results(f"{_FOLDER}/{folder.name}")))
+    sets = dict.fromkeys(tuple(dict.fromkeys(row.task for row in results.rows)) for _, results in found)
+    for tasks in sorted(sets, key=len, reverse=True):
+        yield list(tasks), [point for point in found if set(tasks) <= {row.task for row in point[1].rows}]
 
 
 def _mean(results: Results, general: Results, tasks: Sequence[str], method: str, budget: int) -> str:
