@@ -13,7 +13,7 @@ MOST_BUBBLES = 300
 WIDTH = 1000.0
 _GROUPS = 12
 _GROUP_SIZE = 12
-_RUNS, _ROUNDS = 4, 30
+_ROUNDS = 30
 _GAP = 1.5
 _GROUP_GAP = 16.0
 _SMALLEST, _LARGEST = 7.0, 46.0
@@ -106,33 +106,13 @@ def place_bubbles(latents: np.ndarray, fires: np.ndarray, atoms: np.ndarray) -> 
 
 
 def _group(atoms: np.ndarray) -> np.ndarray:
-    """Group similar atoms, by k-means of unit rows: the best of four runs."""
-    count = max(1, min(_GROUPS, len(atoms) // _GROUP_SIZE))
-    best, groups = -np.inf, np.zeros(len(atoms), np.int64)
-    rng = np.random.default_rng(0)
-    for _ in range(_RUNS if count > 1 else 0):
-        centers, found = _choose_centers(atoms, count, rng), groups
-        for _ in range(_ROUNDS):
-            before, found = found, (atoms @ centers.T).argmax(axis=1)
-            if np.array_equal(before, found):
-                break
-            sums = np.array([atoms[found == group].sum(axis=0) for group in range(count)])
-            norms = np.linalg.norm(sums, axis=1, keepdims=True)
-            # A group that has lost its last atom stays where it was.
-            centers = np.where(norms > 1e-9, sums / np.maximum(norms, 1e-9), centers)
-        likeness = float((atoms @ centers.T).max(axis=1).sum())
-        if likeness > best:
-            best, groups = likeness, np.unique(found, return_inverse=True)[1]
-    return np.asarray(groups, np.int64)
+    """Group similar atoms, by k-means."""
+    from scipy.cluster.vq import kmeans2
 
-
-def _choose_centers(atoms: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose atoms to begin with, each by chance in proportion to its distance from those before it (k-means++)."""
-    chosen = [int(rng.integers(len(atoms)))]
-    while len(chosen) < count:
-        far = np.maximum(1 - (atoms @ atoms[chosen].T).max(axis=1), 1e-12)
-        chosen.append(int(rng.choice(len(atoms), p=far / far.sum())))
-    return atoms[chosen]
+    # There are no more groups than atoms that differ, of which a stranger's head may have few.
+    count = max(1, min(_GROUPS, len(atoms) // _GROUP_SIZE, len(np.unique(atoms.round(6), axis=0))))
+    groups = kmeans2(atoms, count, iter=_ROUNDS, minit="++", rng=0)[1]
+    return np.unique(groups, return_inverse=True)[1]
 
 
 def _pack(radii: np.ndarray, likeness: np.ndarray, flat: float) -> np.ndarray:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-RESULTS, LATENTS = "results.json", "latents.json"
+RESULTS = "results.json"
 """File of figures, in the folder of a run and in those of what is measured later."""
+LATENTS = "latents.json"
+"""File of what is known of a head's latents, in the folder of a run and in a published model."""
 
 
 @dataclass(frozen=True)

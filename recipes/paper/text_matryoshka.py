@@ -3,14 +3,17 @@
     python recipes/paper/text_matryoshka.py --output runs/matryoshka --minutes 15,30,60,120
 
 The rival of the paper: sentence-transformers' MatryoshkaLoss over MultipleNegativesRankingLoss, both with their
-defaults, for one epoch. Minutes are those of one core: the processor time of the training, loading left out.
-`minutes_N/` holds the model after N of them; the same command goes on where it stopped.
+defaults, for an epoch at most. Minutes are those of one core: the processor time of the training, loading left out.
+`minutes_N/` holds the model after N of them, `epoch/` that of a whole epoch, if that ends before the last of them. The
+same command goes on where the last of these was saved.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,14 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
-from sentence_transformers.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from csr_hf.data.sources import load_sources
 from csr_hf.embedding.loading import load_backbone
 from csr_hf.plumbing.atomic import write_whole
-from csr_hf.plumbing.provenance import provenance
+from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.recipe import RunRecipe
 
 RECIPE = Path(__file__).parents[1] / "all-MiniLM-L6-v2" / "general_k32.yaml"
@@ -56,7 +59,7 @@ class SaveByMinutes(TrainerCallback):
         output: folder of the models and of `minutes.json`, which says how long an interrupted training took so far.
     """
 
-    def __init__(self, model: SentenceTransformer, minutes: list[int], output: Path) -> None:
+    def __init__(self, model: SentenceTransformer, minutes: list[float], output: Path) -> None:
         self.model, self.minutes, self.output = model, minutes, output
         self._record = output / "minutes.json"
         self.points: list[dict[str, Any]] = []
@@ -67,31 +70,77 @@ class SaveByMinutes(TrainerCallback):
     ) -> None:
         """Start the clock where the last checkpoint stopped it."""
         if state.global_step and self._record.exists():
-            earlier = [
-                point for point in json.loads(self._record.read_text())["points"] if point["step"] <= state.global_step
-            ]
-            self.points = earlier
-            self._before = earlier[-1]["minutes"]
+            points = json.loads(self._record.read_text(encoding="utf-8"))["points"]
+            self.points = [point for point in points if point["step"] <= state.global_step]
+            self._before = self.points[-1]["minutes"]
         self._began = time.process_time()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save at each of the minutes, and at the end."""
+        """Save at each of the minutes, and stop at the last."""
         minutes = self._before + (time.process_time() - self._began) / 60
         reached = self.points[-1]["minutes"] if self.points else 0.0
         due = [mark for mark in self.minutes if reached < mark <= minutes]
         if due:
-            self._save(f"minutes_{due[-1]}", minutes, state.global_step)
+            self._save(f"minutes_{due[-1]:g}", minutes, state.global_step)
             control.should_save = True
             if due[-1] == self.minutes[-1]:
                 control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save the model of a whole epoch."""
+        if not self.points or self.points[-1]["step"] < state.global_step:
+            self._save("epoch", self._before + (time.process_time() - self._began) / 60, state.global_step)
 
     def _save(self, name: str, minutes: float, step: int) -> None:
         self.model.save_pretrained(str(self.output / name))
         self.points.append({"folder": name, "minutes": minutes, "step": step})
         with write_whole(self._record) as path:
             path.write_text(json.dumps({"points": self.points, **provenance()}, indent=1), encoding="utf-8")
+
+
+def fine_tune(
+    model: SentenceTransformer, pairs: Dataset, output: Path, minutes: list[float], **settings: Any
+) -> list[dict[str, Any]]:
+    """Fine-tune a model for an epoch, or until the last of the minutes.
+
+    Args:
+        model: to fine-tune, in place.
+        pairs: its columns are questions and what answers them.
+        output: folder to write, or to go on in.
+        minutes: when to save, rising.
+        settings: of sentence-transformers' training arguments, in place of those here.
+
+    Returns:
+        The folders that were saved, each with its minutes and step.
+    """
+    dims = [dim for dim in DIMS if dim <= (model.get_embedding_dimension() or 0)]
+    saving = SaveByMinutes(model, minutes, output)
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 64,
+        "num_train_epochs": 1,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 30,
+        "batch_sampler": BatchSamplers.NO_DUPLICATES,
+        "save_strategy": "no",
+        "save_total_limit": 1,
+        "logging_steps": 5,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    checkpoints = output / "checkpoints"
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(output_dir=str(checkpoints), **{**defaults, **settings}),
+        train_dataset=pairs,
+        loss=MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), dims),
+        callbacks=[saving],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    return saving.points
 
 
 def main() -> None:
@@ -101,30 +150,12 @@ def main() -> None:
     parser.add_argument("--minutes", default="15,30,60,120", help="of one core (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(default: %(default)s)")
     options = parser.parse_args()
+    record_command(shlex.join(["python", "recipes/paper/text_matryoshka.py", *sys.argv[1:]]))
     recipe = RunRecipe.load(RECIPE)
     model: SentenceTransformer = load_backbone(recipe.backbone.name_or_path, device="cpu").model
     model.max_seq_length = TOKENS
-    loss = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), DIMS)
-    saving = SaveByMinutes(model, [int(mark) for mark in options.minutes.split(",")], options.output)
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(options.output / "checkpoints"),
-        per_device_train_batch_size=64,
-        num_train_epochs=1,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=30,
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
-        save_strategy="no",
-        save_total_limit=1,
-        logging_steps=5,
-        report_to="none",
-        use_cpu=True,
-    )
-    trainer = SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=read_pairs(recipe), loss=loss, callbacks=[saving]
-    )
-    earlier = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(earlier)) if earlier.is_dir() else None)
+    minutes = [float(mark) for mark in options.minutes.split(",")]
+    fine_tune(model, read_pairs(recipe), options.output, minutes, learning_rate=options.learning_rate)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,48 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csr_hf.embedding.loading import load_backbone
 from csr_hf.evaluation.baselines import make_baselines
 from csr_hf.evaluation.cached_backbone import CachedBackbone
 from csr_hf.evaluation.methods import describe_methods
-from csr_hf.evaluation.tasks import HeadMeta, evaluate_tasks, load_tasks
+from csr_hf.evaluation.tasks import Benchmark, HeadMeta, evaluate_tasks, load_tasks
 from csr_hf.evaluation.vector_method import DenseMethod
 from csr_hf.plumbing.provenance import provenance, record_command
 
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
 BUDGETS = "16,24,48,64,96,128"
+
+
+def measure(
+    model: str, tasks: Mapping[str, AbsTask], budgets: Sequence[int], output: Path, embeddings: str | Path
+) -> Benchmark:
+    """Measure a model on tasks; what is done is not done again.
+
+    Args:
+        model: folder or name of a sentence-transformers model.
+        tasks: of `load_tasks`.
+        budgets: bytes of a document.
+        output: folder to write results into.
+        embeddings: folder that keeps embeddings.
+    """
+    backbone = load_backbone(model, device="cpu")
+    similarity = backbone.similarity_fn_name
+    cut = make_baselines(["truncate"], None, backbone.dim, budgets, similarity, always_whole=False)
+    details = {
+        **provenance(),
+        "note": describe_methods(budgets),
+        "budgets": list(budgets),
+        "backbone": backbone.fingerprint,
+        "similarity": similarity,
+    }
+    cached, named = CachedBackbone(backbone, embeddings), HeadMeta(f"local/{Path(model).name}", backbone.fingerprint)
+    return evaluate_tasks(tasks, [DenseMethod(backbone.dim, similarity), *cut], cached, output, named, details)
 
 
 def main() -> int:
@@ -34,25 +65,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     options = parser.parse_args()
     record_command(shlex.join(["python", "recipes/paper/text_tasks.py", *sys.argv[1:]]))
-    tasks = load_tasks(options.tasks.split(","))
     budgets = [int(size) for size in options.bytes.split(",")]
-    backbone = load_backbone(options.model, device="cpu")
-    similarity = backbone.similarity_fn_name
-    rivals = make_baselines(["truncate"], None, backbone.dim, budgets, similarity, always_whole=False)
-    benchmark = evaluate_tasks(
-        tasks,
-        [DenseMethod(backbone.dim, similarity), *rivals],
-        CachedBackbone(backbone, options.embeddings),
-        options.output,
-        HeadMeta(f"local/{Path(options.model).name}", backbone.fingerprint),
-        {
-            **provenance(),
-            "note": describe_methods(budgets),
-            "budgets": budgets,
-            "backbone": backbone.fingerprint,
-            "similarity": similarity,
-        },
-    )
+    tasks = load_tasks(options.tasks.split(","))
+    benchmark = measure(options.model, tasks, budgets, options.output, options.embeddings)
     for name, reason in benchmark.failures.items():
         sys.stderr.write(f"{name}: {reason}\n")
     return int(bool(benchmark.failures))

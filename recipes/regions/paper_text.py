@@ -24,7 +24,7 @@ def minutes_table() -> str:
         lines += [[f"**{len(tasks)} tasks**", *([""] * (len(budgets) + 2))]]
         for name, took, results, method in (
             ("frozen MiniLM, truncated", "0", general, "truncation"),
-            ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f}", general, "adapter"),
+            ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f} and its fit", general, "adapter"),
             *((f"frozen MiniLM, {method}", f"{head:.0f}", general, method) for method in _HEAD),
             *(("fine-tuned, truncated", f"{took}", results, "truncation") for took, results in trained),
         ):

@@ -20,7 +20,8 @@ def test_coder_with_a_residual_stores_both_and_comes_closer(kind):
     both = Coder(head, row_bytes=8, bits=3, residual=residual)
     packed = both.encode(rows)
     assert (both.bytes_per_vector, len(packed.residual)) == (14, 600)
-    assert 13 < packed.bytes_per_row <= 14
+    # Rows of equal length take all of it; those of different lengths do so on average, as nearly as steps allow.
+    assert packed.bytes_per_row == 14 if kind is ProductQuantizer else 13 < packed.bytes_per_row <= 14
     np.testing.assert_array_equal(packed.rows, plain.encode(rows).rows)
     errors = [((rows - coder.decode(coder.encode(rows))) ** 2).sum() for coder in (plain, both)]
     assert errors[1] < 0.7 * errors[0]

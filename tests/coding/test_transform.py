@@ -40,6 +40,7 @@ def test_bytes_are_spent_nearly_as_well_as_theory_allows():
         least = np.minimum(level, variances).sum() / variances.sum()
         # A uniform quantizer with entropy coding costs 1.53 dB; the end of a row a byte.
         assert least < error(unseen, quantizer) < 2.5 * least
+        # Three bytes of a row say how it is read, which is half of the smallest.
         if 6 < size <= DIM // 2:
             assert error(unseen, quantizer) < 0.7 * error(unseen, ProductQuantizer.fit(rows, size))
 

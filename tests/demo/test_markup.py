@@ -126,6 +126,12 @@ def test_circles_do_not_overlap_and_grow_with_how_often(count):
     assert (np.diff(radii[order]) >= -1e-9).all()
 
 
+def test_latents_that_are_all_alike_are_one_group():
+    atoms = np.tile(np.eye(1, 8), (40, 1))
+    found = place_bubbles(np.arange(40), np.ones(40), atoms)
+    assert len(found.bubbles) == 40 and len(found.groups) == 1
+
+
 def test_similar_latents_stand_together():
     rng = np.random.default_rng(0)
     kinds = np.repeat(np.arange(4), 12)
