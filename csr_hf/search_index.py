@@ -12,7 +12,7 @@ import numpy as np
 from csr_hf.codes import head_fingerprint
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.fitting import fit_index_coder
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.explain.latents import Latents
 from csr_hf.explain.steering import Steer, Steering, read_steering, turn_queries
 from csr_hf.explain.why import Match, split_score
@@ -343,7 +343,7 @@ class SearchIndex:
     @property
     def coder(self) -> Coder:
         """What encodes further documents like those that are there."""
-        settings, centroids = self.index.settings, self.index.encoder.residual
-        residual = ProductQuantizer(np.array(centroids), settings["input_dim"]) if len(centroids) else None
+        settings, axes = self.index.settings, self.index.encoder.residual
+        residual = ScalarQuantizer(np.array(axes), settings["residual_bytes"]) if len(axes) else None
         sizes = {name: settings[name] for name in ("row_bytes", "k", "bits")}
         return Coder(self.encoder.head, residual=residual, **sizes)

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.packing import PackedCodes
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.coding.transform import TransformQuantizer
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
@@ -41,7 +41,7 @@ def make_coder(kind="coder"):
     torch.manual_seed(0)
     head = CSRModel(CSRConfig(input_dim=16, hidden_dim=64, k=6)).eval()
     coder, rows = Coder(head, row_bytes=12), np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
-    quantizer = TransformQuantizer if "transforms" in kind else ProductQuantizer
+    quantizer = TransformQuantizer if "transforms" in kind else ScalarQuantizer
     coder.residual = quantizer.fit(rows - coder.decode(coder.encode(rows)), 4)
     return coder, rows[:40]
 

@@ -198,7 +198,7 @@ def test_search_knows_codes_alone():
     assert "csr_hf.sparse_codes" in found
     allowed = {f"csr_hf.{name}" for name in PACKED} | {f"csr_hf.plumbing.{name}" for name in PLUMBING_OF_SEARCH}
     # The coder that makes codes is named in annotations alone.
-    allowed |= {"csr_hf.sparse_codes", "csr_hf.coding.coder", "csr_hf.coding.product"}
+    allowed |= {"csr_hf.sparse_codes", "csr_hf.coding.coder", "csr_hf.coding.scalar", "csr_hf.coding.scalar_kernels"}
     allowed |= {"csr_hf.search"}
     assert {name for name in found if not name.startswith("csr_hf.search.")} <= allowed
 

@@ -193,6 +193,8 @@ class SearchOptions(BackendOptions):
     """Also show the latents that carry the score of each hit."""
     nprobe: Count | Literal["auto", "all"] | None = None
     """Partitions to visit (default: the recipe's, else auto: what the index measured when it was built)."""
+    recall: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the ten nearest documents that auto is to find (default: the recipe's, else 0.95)."""
     candidates: Count | None = None
     """Documents to rerank (default: the recipe's, else what the index measured)."""
     rerank: Literal["auto", "none", "codes", "float16"] | None = None

@@ -194,7 +194,7 @@ def _read_params(searcher: RunSearcher, options: SearchOptions) -> SearchParams:
     from csr_hf.search.params import SearchParams
 
     usual = getattr(searcher.index, "params", SearchParams())
-    given = {name: getattr(options, name) for name in ("nprobe", "candidates", "rerank")}
+    given = {name: getattr(options, name) for name in ("nprobe", "recall", "candidates", "rerank")}
     changed = {name: None if value == "all" else value for name, value in given.items() if value is not None}
     return replace(usual, **changed, exact=options.exact or usual.exact)
 

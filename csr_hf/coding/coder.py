@@ -14,9 +14,9 @@ from csr_hf.code_files import open_codes, read_head, read_metadata, read_tensor
 from csr_hf.codes import decode_codes, head_fingerprint, to_finite_rows
 from csr_hf.coding.bit_rows import check_bits
 from csr_hf.coding.packing import PackedCodes
-from csr_hf.coding.product import ProductQuantizer
 from csr_hf.coding.pursuit import MOST_LATENTS, Pursuit
 from csr_hf.coding.rounding import largest_row_bytes, most_latents, round_chosen
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.coding.transform import TransformQuantizer
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.float_rows import as_float_rows
@@ -24,13 +24,13 @@ from csr_hf.plumbing.float_rows import as_float_rows
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
-Residual = ProductQuantizer | TransformQuantizer
+Residual = ScalarQuantizer | TransformQuantizer
 """What keeps the rest of an embedding: as bytes that are quick to read, or as close as their number allows."""
 _FORMAT = "csr_hf.coder"
 # A scale and a latent; rows as wide as `PackedCodes` takes.
 _LEAST_ROW, _WIDEST_ROW = 3, 2**24
 _LARGEST = 1e15
-"""Of a centroid: its square is finite in float32."""
+"""Of a number of a residual: its square is finite in float32."""
 
 
 class Coder:
@@ -184,8 +184,8 @@ def _make_residual(arrays: dict[str, np.ndarray], size: int, dim: int) -> Residu
     for name, array in arrays.items():
         if array.dtype.kind == "f" and (np.abs(array.astype(np.float64)) > _LARGEST).any():
             raise ValueError(f"its {name} hold values above {_LARGEST:g}")
-    if set(arrays) == {"centroids"}:
-        residual = ProductQuantizer(arrays["centroids"], dim)
+    if set(arrays) == {"axes"}:
+        residual = ScalarQuantizer(arrays["axes"], size)
     elif set(arrays) == {"axes", "mean", "spreads"}:
         residual = TransformQuantizer(**arrays, size=size)
     elif arrays:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.product import FEWEST_ROWS, ProductQuantizer
 from csr_hf.coding.pursuit import MOST_LATENTS
+from csr_hf.coding.scalar import FEWEST_ROWS, ScalarQuantizer
+from csr_hf.coding.scalar_kernels import SCALE_BYTES
 from csr_hf.coding.transform import TransformQuantizer
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ def fit_index_coder(
         head: the CSR head.
         documents: embeddings, shape (n, input_dim), without the mean of their modality; may be memory-mapped.
         row_bytes: of a code.
-        residual_bytes: of a residual, at most one for each dimension. Default: one for two dimensions. 0 for none.
+        residual_bytes: of a residual, 3 or more; more than one for each dimension are not used. Default: one for two
+            dimensions. 0 for none.
 
     Raises:
-        ValueError: if the head is too wide, or `row_bytes` is out of range.
+        ValueError: if the head is too wide, or `row_bytes` or `residual_bytes` is out of range.
     """
     if head.config.hidden_dim > MOST_LATENTS:
         raise ValueError(
@@ -46,14 +48,18 @@ def fit_index_coder(
             "Train a head with fewer, or put its codes into a search backend."
         )
     dim = head.config.input_dim
-    size = -(-dim // 2) if residual_bytes is None else min(residual_bytes, dim)
+    if residual_bytes is not None and 0 < residual_bytes <= SCALE_BYTES:
+        raise ValueError(
+            f"`residual_bytes` ({residual_bytes}) must be 0, or at least {SCALE_BYTES + 1}: 2 are a scale."
+        )
+    size = max(-(-dim // 2), SCALE_BYTES + 1) if residual_bytes is None else min(residual_bytes, dim + SCALE_BYTES)
     if not size:
         return Coder(head, row_bytes=row_bytes, bits=_BITS[0])
     rows = np.random.default_rng(0).permutation(len(documents))[:_MOST_FITTED_OF_INDEX]
     if len(rows) < FEWEST_ROWS:
         return Coder(head, row_bytes=row_bytes + size, bits=_BITS[-1])
     coder, sample = Coder(head, row_bytes=row_bytes, bits=_BITS[0]), np.asarray(documents[np.sort(rows)], np.float32)
-    coder.residual = ProductQuantizer.fit(sample - coder.decode(coder.encode(sample)), size)
+    coder.residual = ScalarQuantizer.fit(sample - coder.decode(coder.encode(sample)), size)
     return coder
 
 

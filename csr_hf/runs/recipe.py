@@ -102,9 +102,7 @@ class EvaluationArguments:
     @property
     def measured_ks(self) -> list[int]:
         """Active latents that are reported."""
-        if self.ks is not None:
-            return self.ks
-        return [] if self.bytes else [8, 16, 32, 64]
+        return self.ks if self.ks is not None else [] if self.bytes else [8, 16, 32, 64]
 
 
 @settings
@@ -130,7 +128,9 @@ class SearchArguments:
     """How the index is searched where nobody says otherwise, with the defaults of `SearchParams`."""
 
     nprobe: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
-    """Partitions to visit: a number, null for all, or "auto": as many as find 0.95 of the ten nearest documents."""
+    """Partitions to visit: a number, null for all, or "auto": as many as find `recall`."""
+    recall: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the ten nearest documents that nprobe "auto" is to find."""
     candidates: Annotated[int, Field(ge=1)] | None = None
     """Documents to rerank; default what the index measured."""
     rerank: Literal["auto", "none", "codes", "float16"] = "auto"

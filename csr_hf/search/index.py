@@ -42,7 +42,7 @@ class InvertedIndex(IndexView):
     """
 
     def __init__(self, segments: Sequence[Segment], encoder: QueryEncoder, settings: dict[str, Any]) -> None:
-        self._state = State(tuple(segments), encoder, encoder.make_tables(settings["norm"]), dict(settings))
+        self._state = State(tuple(segments), encoder, encoder.make_tables(settings), dict(settings))
         self._lists: dict[str, CodeLists] = {}
         self._writing = threading.RLock()
         self._seen: storage.Seen = {}
@@ -97,8 +97,8 @@ class InvertedIndex(IndexView):
         index.add(rows, coder, ids, documents=documents)
 
         search = functools.partial(find_within, index._state)
-        measured = choose_settings(rows, search, centers, unit=unit, seed=seed)
-        index._state = index._state._replace(settings={**index._state.settings, **measured})
+        measured = [list(row) for row in choose_settings(rows, search, centers, unit=unit, seed=seed)]
+        index._state = index._state._replace(settings={**index._state.settings, "measured": measured})
         return index
 
     def add(

@@ -10,6 +10,7 @@ import numpy as np
 
 from csr_hf.search.doc_ids import show_id
 from csr_hf.search.kernels.group import QueryTables
+from csr_hf.search.params import SearchParams, find_measured
 from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.searcher import ids_at, starts_of
 from csr_hf.search.segment import Segment, decode
@@ -175,12 +176,14 @@ class IndexView:
     @property
     def nprobe(self) -> int:
         """Partitions that a search visits on average where nobody says otherwise."""
-        return int(self._settings.get("nprobe") or self.partitions)
+        measured = find_measured(self._settings, SearchParams.recall)
+        return self.partitions if measured is None else measured.nprobe
 
     @property
     def candidates(self) -> int:
         """Documents that a search reranks where nobody says otherwise."""
-        return int(self._settings.get("candidates") or len(self))
+        measured = find_measured(self._settings, SearchParams.recall)
+        return len(self) if measured is None else measured.candidates
 
     @property
     def _stored_bytes(self) -> int:

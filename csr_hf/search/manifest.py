@@ -17,7 +17,7 @@ from csr_hf.plumbing.atomic import TEMPORARY
 from csr_hf.search.segment_files import read_text
 
 FORMAT = "csr_hf.inverted_index"
-VERSION = 9
+VERSION = 10
 MANIFEST, PENDING, LOCK = "manifest.json", ".pending.json", ".lock"
 _PENDING_FORMAT = "csr_hf.inverted_index.pending"
 _STEM = r"[0-9a-f]{16}"

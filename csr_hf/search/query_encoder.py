@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer, divide_axes, order_axes
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
+from csr_hf.search.kernels.dots import LANES
 from csr_hf.search.kernels.group import QueryTables
 from csr_hf.search.kernels.products import Factors
 from csr_hf.search.kernels.queries import bring_to_unit_norm
@@ -21,14 +22,14 @@ _SMALLEST_NORM = 1e-12
 
 
 class QueryEncoder(NamedTuple):
-    """The head's decoder, the centroids of residual codes, and what tells which partitions to visit."""
+    """The head's decoder, the axes of residuals, and what tells which partitions to visit."""
 
     atoms: np.ndarray
     """Of the dictionary, float32, shape (hidden_dim, input_dim)."""
     bias: np.ndarray
     """What is added to every decoded code, float32, shape (input_dim,)."""
     residual: np.ndarray
-    """Centroids of the residual, float32, shape (bytes, width of a part, 256); no bytes where there is no residual."""
+    """Axes of residuals, float32, shape (axes, input_dim); none where there is no residual."""
     rotation: np.ndarray
     """Orthogonal, float32, shape (input_dim, input_dim)."""
     centers: np.ndarray
@@ -38,23 +39,26 @@ class QueryEncoder(NamedTuple):
     def of(cls, coder: Coder, centers: np.ndarray, seed: int = 0) -> QueryEncoder:
         """Take the arrays of a coder."""
         atoms, bias = (_to_numpy(part) for part in (coder.head.dictionary, coder.head.pre_bias))
-        residual = _centroids_of(coder)
+        residual = _axes_of(coder)
         rotation = make_rotation(len(bias), seed)
         return cls(*(frozen(array) for array in (atoms.copy(), bias.copy(), residual, rotation, centers)))
 
-    def make_tables(self, norm: float) -> QueryTables:
+    def make_tables(self, settings: dict[str, Any]) -> QueryTables:
         """Make what searches read.
 
         Args:
-            norm: that rows were brought to before they were coded; what they decode to is divided by it.
+            settings: of the index; what rows decode to is divided by the "norm" that they were brought to before.
         """
-        scale = np.float32(norm)
+        scale, size = np.float32(settings["norm"]), settings["residual_bytes"]
+        divided = divide_axes(self.input_dim, size) if size else (0, 0)
         return QueryTables(
             Factors.of(self.rotation, fine=False),
             Factors.of(self.centers, fine=False),
             Factors.of(self.atoms / scale, fine=True),
             frozen(self.bias / scale),
-            frozen(self.residual / scale),
+            Factors.of(self.residual / scale, fine=True),
+            frozen(order_axes(*divided, LANES)),
+            divided[0],
         )
 
     @property
@@ -68,12 +72,12 @@ class QueryEncoder(NamedTuple):
         return sum(array.nbytes for array in self)
 
 
-def _centroids_of(coder: Coder) -> np.ndarray:
+def _axes_of(coder: Coder) -> np.ndarray:
     if coder.residual is None:
-        return np.empty((0, 1, 256), np.float32)
-    if not isinstance(coder.residual, ProductQuantizer):
-        raise ValueError("an index takes residuals by product quantization alone: make its coder by fit_index_coder.")
-    return coder.residual.centroids
+        return np.empty((0, coder.head.config.input_dim), np.float32)
+    if not isinstance(coder.residual, ScalarQuantizer):
+        raise ValueError("an index takes residuals by scalar quantization alone: make its coder by fit_index_coder.")
+    return coder.residual.axes
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
@@ -119,7 +123,8 @@ def check_encoder(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> No
     if not (isinstance(settings["norm"], float) and _SMALLEST_NORM <= settings["norm"] <= 1 / _SMALLEST_NORM):
         raise ValueError(f"norm is {settings['norm']!r}")
     dim, width, size = settings["dim"], settings["input_dim"], settings["residual_bytes"]
-    shapes = {"atoms": (dim, width), "bias": (width,), "residual": (size, -(-width // size) if size else 1, 256)}
+    whole, half = divide_axes(width, size) if size else (0, 0)
+    shapes = {"atoms": (dim, width), "bias": (width,), "residual": (whole + 2 * half, width)}
     shapes |= {"rotation": (width, width), "centers": (settings["partitions"], width)}
     if set(arrays) != set(shapes):
         raise ValueError(f"it holds {sorted(arrays)} instead of {sorted(shapes)}")

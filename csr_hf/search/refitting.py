@@ -10,9 +10,9 @@ import numpy as np
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions, unit_rows
 from csr_hf.search.build.signs import SignCodes, make_signs
-from csr_hf.search.build.tuning import Margins, choose_settings, find_nearest, measure_recall
+from csr_hf.search.build.tuning import Curve, Margins, choose_settings, find_nearest, measure_recall
 from csr_hf.search.index_view import State
-from csr_hf.search.params import SearchParams
+from csr_hf.search.params import Measured, SearchParams
 from csr_hf.search.query_encoder import QueryEncoder
 from csr_hf.search.searcher import find_dense
 from csr_hf.search.segment import Documents, Segment, decode
@@ -56,7 +56,7 @@ def refit(state: State, seed: int = 0) -> State:
     found = State(
         (moved._replace(documents=segment.documents),),
         encoder,
-        encoder.make_tables(settings["norm"]),
+        encoder.make_tables(settings),
         {**settings, "partitions": len(centers), "fitted": n},
     )
     return found._replace(settings={**found.settings, **_tune(state, found, rows, seed, unit=unit)})
@@ -80,24 +80,30 @@ def _tune(before: State, after: State, rows: np.ndarray, seed: int, *, unit: boo
     Codes alone do not tell how much of the embeddings' neighbors they find, but that new partitions find the same.
     """
     centers = after.encoder.centers
-    if "margin" not in before.settings:
-        return choose_settings(rows, functools.partial(find_within, after), centers, unit=unit, seed=seed)
+    if not before.settings.get("measured"):
+        search = functools.partial(find_within, after)
+        return {"measured": [list(row) for row in choose_settings(rows, search, centers, unit=unit, seed=seed)]}
     asked = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_ASKED])
     queries = unit_rows(rows[asked], unit=True)
     nearest = find_nearest(rows, queries, asked, unit=unit)
 
-    def recall(margin: float, state: State = after) -> float:
-        found = find_within(state, queries, nearest.shape[1] + 1, margin, before.settings["candidates"])
+    def recall(margin: float, candidates: int, state: State = after) -> float:
+        found = find_within(state, queries, nearest.shape[1] + 1, margin, candidates)
         return measure_recall(found, nearest, asked)
 
-    margins = Margins(queries, centers)
-    goal = min(recall(before.settings["margin"], before) + _MARGIN, recall(margins.at(len(centers))))
-    nprobe = margins.find_least(recall, goal)
-    return {"nprobe": nprobe, "margin": margins.at(nprobe)}
+    margins, curves, tuned = Margins(queries, centers), {}, []
+    for row in before.settings["measured"]:
+        old = Measured(*row)
+        if old.candidates not in curves:
+            curves[old.candidates] = Curve(margins, functools.partial(recall, candidates=old.candidates))
+        curve = curves[old.candidates]
+        nprobe = curve.find_least(min(recall(old.margin, old.candidates, before) + _MARGIN, curve.most))
+        tuned.append(list(old._replace(nprobe=nprobe, margin=margins.at(nprobe))))
+    return {"measured": tuned}
 
 
 def find_within(state: State, queries: np.ndarray, top_k: int, margin: float, candidates: int) -> np.ndarray:
     """Return positions of hits, shape (n, up to top_k), for queries of unit norm that visit partitions by a margin."""
-    settings = {**state.settings, "margin": margin}
-    params = SearchParams(candidates=candidates)
+    settings = {**state.settings, "measured": [[1.0, 0.0, state.settings["partitions"], margin, candidates]]}
+    params = SearchParams()
     return find_dense(state.segments, state.tables, queries, [None], top_k, params, settings)[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from csr_hf.search.kernels.group import BY_CODES, BY_COPIES, BY_SCAN, Group, Pla
 from csr_hf.search.kernels.rerank import Stored
 from csr_hf.search.kernels.scan import Signs
 from csr_hf.search.kernels.topk import split_keys
-from csr_hf.search.params import SearchParams, count_threads
+from csr_hf.search.params import Measured, SearchParams, count_threads, find_measured
 from csr_hf.search.segment import Segment
 
 _GROUP = 32
@@ -28,8 +27,8 @@ _CANDIDATES = 200
 _ROOM = 2**21
 """Candidates that a thread keeps at a time, at most, unless one query needs more."""
 _ALL = np.float32(np.inf)
-_FILTERED = 1 / 8
-"""Power of the share of the documents that may be found by which more partitions are visited."""
+_FILTERED = 1 / 20
+"""Power of the share of the documents that may be found by which margins are wider."""
 _ANYWHERE = frozen(np.empty(0, np.uint8))
 
 
@@ -96,9 +95,10 @@ def find_dense(
     keys = np.zeros((n, min(top_k, total)), np.uint64)
     if not keys.size:
         return split_keys(keys)
-    plan = _plan(params, settings, keys.shape[1], total, _share_of(segments, masks))
+    measured = find_measured(settings, params.recall)
+    plan = _plan(params, settings, measured, keys.shape[1], total, _share_of(segments, masks))
     # On average, which of a plan by margin is measured.
-    visited = total * min(settings.get("nprobe", plan.nprobe), plan.nprobe) / settings["partitions"]
+    visited = total * min(measured.nprobe if measured else plan.nprobe, plan.nprobe) / settings["partitions"]
     parts = min(threads, plan.nprobe) if n < threads and visited > _LONG else 1
     _search_groups(targets, tables, queries, plan._replace(parts=parts), keys, threads)
     return split_keys(keys)
@@ -126,7 +126,7 @@ def _search_groups(
         found = np.zeros((len(targets), len(group.queries), keys.shape[1]), np.uint64)
         for target, best in zip(targets, found, strict=True):
             mine = plan._replace(part=part, depth=min(plan.depth, target.size))
-            search_group(target.arrays, group, tables.centroids, mine, target.start, best)
+            search_group(target.arrays, group, tables.whole, mine, target.start, best)
         return _best_keys(found, keys.shape[1])
 
     if n <= size and parts == 1:
@@ -147,26 +147,26 @@ def _best_keys(found: np.ndarray, top_k: int) -> np.ndarray:
     return best
 
 
-def _plan(params: SearchParams, settings: dict[str, Any], top_k: int, total: int, share: float) -> Plan:
+def _plan(
+    params: SearchParams, settings: dict[str, Any], measured: Measured | None, top_k: int, total: int, share: float
+) -> Plan:
     """Decide how many partitions are visited, and how many candidates are reranked, by what."""
     partitions, margin = settings["partitions"], _ALL
-    nprobe = settings.get("nprobe", partitions) if params.nprobe == "auto" else params.nprobe or partitions
-    if params.nprobe == "auto" and share < 1:
+    nprobe = partitions if params.nprobe in ("auto", None) else int(params.nprobe)
+    if params.nprobe == "auto" and measured is not None:
         # The nearest of few lie further away, in more partitions.
-        nprobe = math.ceil(nprobe * share**-_FILTERED)
-    elif params.nprobe == "auto" and "margin" in settings:
-        nprobe, margin = partitions, np.float32(settings["margin"])
-    candidates = params.candidates or settings.get("candidates", _CANDIDATES)
+        margin = np.float32(measured.margin * share**-_FILTERED)
+    candidates = params.candidates or (measured.candidates if measured else _CANDIDATES)
     by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
     if by is None:
         by = BY_COPIES if "float16" in settings["copies"] else BY_CODES
-    return Plan(min(int(nprobe), partitions), margin, min(max(int(candidates), top_k), total), by, 0, 1)
+    return Plan(min(nprobe, partitions), margin, min(max(int(candidates), top_k), total), by, 0, 1)
 
 
 def _share_of(segments: Sequence[Segment], masks: Sequence[np.ndarray | None]) -> float:
     """Return the share of all documents that may be found."""
     total = sum(segment.size for segment in segments)
-    allowed = sum(s.size if mask is None else int(mask.sum()) for s, mask in zip(segments, masks, strict=True))
+    allowed = sum(s.size if mask is None else np.count_nonzero(mask) for s, mask in zip(segments, masks, strict=True))
     return max(allowed, 1) / max(total, 1)
 
 

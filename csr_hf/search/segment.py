@@ -9,7 +9,8 @@ import numpy as np
 
 from csr_hf.coding.bit_reading import Layout
 from csr_hf.coding.packing import PackedCodes
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
+from csr_hf.coding.scalar_kernels import SCALE_BYTES
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.partitions import assign, unit_rows
 from csr_hf.search.build.signs import SignCodes, gather_planes, lay_planes, make_signs
@@ -240,7 +241,7 @@ def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True)
     """
     decoded = packed.unpack().to_scipy() @ encoder.atoms + encoder.bias
     if residual and packed.residual is not None and packed.residual.shape[1]:
-        decoded += ProductQuantizer(encoder.residual, decoded.shape[1]).decode(packed.residual)
+        decoded += ScalarQuantizer(encoder.residual, packed.residual.shape[1]).decode(packed.residual)
     found: np.ndarray = decoded.astype(np.float32)
     return found
 
@@ -305,6 +306,8 @@ def _check_numbers(arrays: dict[str, np.ndarray], n: int) -> None:
         # All ones in the exponent are infinities and NaN.
         if ((arrays[name] & 0x7F80) == 0x7F80).any():
             raise ValueError(f"{name} holds NaN or infinity")
+    if arrays["residual"].size and ((arrays["residual"][:, SCALE_BYTES - 1] & 0x7C) == 0x7C).any():
+        raise ValueError("residual holds a scale that is NaN or infinity")
     for name in ("scales", "float16"):
         if name in arrays and ((arrays[name].view(np.uint16) & 0x7C00) == 0x7C00).any():
             raise ValueError(f"{name} holds NaN or infinity")

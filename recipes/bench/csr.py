@@ -20,12 +20,12 @@ _WARM_UP = 5000
 class CSRIndex(System):
     """Packed codes with residuals, in the sizes that `csr-hf index` takes.
 
-    Fitting the residual, encoding, partitions and the measurement of "auto" are all part of the build.
+    Fitting the residual, encoding, partitions and the measurement of recalls are all part of the build.
     """
 
     name = "csr_hf"
     needs_head = True
-    values: ClassVar = {"nprobe": ["auto", 64, 96, 128, 192, 256, 384, 512, 768, 1024]}
+    values: ClassVar = {"recall": [0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99]}
     row_bytes: ClassVar[int | None] = None
     residual_bytes: ClassVar[int | None] = None
     copies: ClassVar[tuple[Literal["float16"], ...]] = ()
@@ -43,7 +43,6 @@ class CSRIndex(System):
 
     def build(self) -> None:
         self.index = self._build(self.corpus.documents)
-        self.largest = {"nprobe": self.index.partitions, "candidates": len(self.corpus.documents)}
 
     def search(self, queries: np.ndarray, top_k: int, **setting: Any) -> np.ndarray:
         return self._search(self.index, queries, top_k, **setting)
@@ -80,11 +79,10 @@ class CSRFine(CSRIndex):
 
 
 class CSRSmall(CSRIndex):
-    """Larger codes and smaller residuals: the fewest bytes that reach a recall of 0.95."""
+    """Smaller residuals: the fewest bytes that reach a recall of 0.95."""
 
-    name = "csr_hf, 128 bytes of residual"
-    row_bytes = 42
-    residual_bytes = 128
+    name = "csr_hf, 3 bits a dimension"
+    residual_bytes = 146
 
 
 class CSRFloat16(CSRIndex):

@@ -167,7 +167,7 @@ def chosen_systems(names: str, values: Sequence[str]) -> list[type[System]]:
 
     Args:
         names: by comma; "all" is every one.
-        values: each "name.parameter=value,value"; "all" is no limit, "auto" what an index measured itself.
+        values: each "name.parameter=value,value".
 
     Raises:
         ValueError: for an unknown system or parameter (the nearest is named), or a value that is no number.
@@ -201,13 +201,11 @@ def _keys(names: str) -> set[str]:
     return found
 
 
-def _number(text: str, where: str) -> int | float | str | None:
-    if text in ("all", "auto"):
-        return None if text == "all" else text
+def _number(text: str, where: str) -> int | float:
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise ValueError(f"`--values {where}`: {text!r} is no number. Give numbers by comma, all or auto.") from None
+        raise ValueError(f"`--values {where}`: {text!r} is no number. Give numbers by comma.") from None
 
 
 def run(options: argparse.Namespace) -> Report:

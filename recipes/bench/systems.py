@@ -101,7 +101,7 @@ class System(ABC):
     needs_head: ClassVar[bool] = False
     """Whether it is built by a head."""
     values: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    """Parameters of a search, and the values to measure; None is no limit."""
+    """Parameters of a search, and the values to measure."""
     max_single: ClassVar[int | None] = None
     """Queries one by one, where `--single` of them would take too long."""
 

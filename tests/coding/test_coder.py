@@ -5,11 +5,11 @@ import pytest
 
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.fitting import fit_coder, fit_coders, fit_index_coder
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.coding.transform import TransformQuantizer
 from tests.coding.heads import make_head, make_rows
 
-RESIDUALS = pytest.mark.parametrize("kind", [ProductQuantizer, TransformQuantizer])
+RESIDUALS = pytest.mark.parametrize("kind", [ScalarQuantizer, TransformQuantizer])
 
 
 @RESIDUALS
@@ -21,7 +21,7 @@ def test_coder_with_a_residual_stores_both_and_comes_closer(kind):
     packed = both.encode(rows)
     assert (both.bytes_per_vector, len(packed.residual)) == (14, 600)
     # Rows of equal length take all of it; those of different lengths do so on average, as nearly as steps allow.
-    assert packed.bytes_per_row == 14 if kind is ProductQuantizer else 13 < packed.bytes_per_row <= 14
+    assert packed.bytes_per_row == 14 if kind is ScalarQuantizer else 13 < packed.bytes_per_row <= 14
     np.testing.assert_array_equal(packed.rows, plain.encode(rows).rows)
     errors = [((rows - coder.decode(coder.encode(rows))) ** 2).sum() for coder in (plain, both)]
     assert errors[1] < 0.7 * errors[0]
@@ -45,12 +45,17 @@ def test_coders_of_an_index_spend_their_bytes_where_they_can():
     both = fit_index_coder(head, rows, row_bytes=10, residual_bytes=7)
     assert (both.row_bytes, both.bits, both.residual.size) == (10, 3, 7)
     left = rows - Coder(head, row_bytes=10, bits=3).decode(Coder(head, row_bytes=10, bits=3).encode(rows))
-    np.testing.assert_array_equal(both.residual.centroids, ProductQuantizer.fit(left, 7).centroids)
-    assert fit_index_coder(head, rows, row_bytes=10, residual_bytes=70).residual.size == 24
+    np.testing.assert_array_equal(both.residual.axes, ScalarQuantizer.fit(left, 7).axes)
+    assert fit_index_coder(head, rows, row_bytes=10, residual_bytes=70).residual.size == 26
     alone = fit_index_coder(head, rows, row_bytes=10, residual_bytes=0)
     assert (alone.row_bytes, alone.bits, alone.residual) == (10, 3, None)
     few = fit_index_coder(head, rows[:255], row_bytes=10, residual_bytes=7)
     assert (few.row_bytes, few.bits, few.residual) == (17, 4, None)
+
+
+def test_residuals_of_a_scale_alone_are_refused():
+    with pytest.raises(ValueError, match=r"`residual_bytes` \(2\) must be 0, or at least 3"):
+        fit_index_coder(make_head(), make_rows(300), residual_bytes=2)
 
 
 def test_heads_too_wide_for_an_index_are_refused():
@@ -58,7 +63,7 @@ def test_heads_too_wide_for_an_index_are_refused():
         fit_index_coder(make_head(8, 8200), make_rows(3, 8))
 
 
-@pytest.mark.parametrize("kind", [None, ProductQuantizer, TransformQuantizer])
+@pytest.mark.parametrize("kind", [None, ScalarQuantizer, TransformQuantizer])
 def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path, kind):
     head, rows = make_head(), make_rows(600)
     plain, path = Coder(head, row_bytes=8, bits=3), tmp_path / "coder.safetensors"

@@ -3,7 +3,7 @@ import pytest
 
 from csr_hf.codes import head_fingerprint
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.evaluation.coder_method import CoderMethod, make_coder_methods
 from csr_hf.evaluation.methods import all_methods
 from tests.evaluation.conftest import unit
@@ -48,7 +48,7 @@ def test_queries_are_compared_with_what_a_coder_reads_back(rows, similarity):
 
 def test_residuals_are_read_back_and_counted(many_rows):
     plain = make_coder(bits=3)
-    residual = ProductQuantizer.fit(many_rows - plain.decode(plain.encode(many_rows)), 4)
+    residual = ScalarQuantizer.fit(many_rows - plain.decode(plain.encode(many_rows)), 4)
     method = CoderMethod(make_coder(bits=3, residual=residual), "dot")
     assert (method.name, method.bytes_per_vector) == ("CSR + residual", 12)
     errors = [((each.vectors(many_rows) - many_rows) ** 2).sum() for each in (CoderMethod(plain, "dot"), method)]

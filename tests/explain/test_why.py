@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from csr_hf import Coder
 from csr_hf.codes import decode_codes, encode_embeddings
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.encoder import CSREncoder
@@ -69,8 +69,8 @@ def test_a_share_is_value_times_projection():
 @pytest.mark.parametrize("has_residual", [False, True])
 def test_documents_are_texts_or_their_codes(has_residual):
     encoder = CSREncoder(Rows(), HEAD)
-    centroids = np.linspace(-1, 1, 4 * 256, dtype=np.float32).reshape(4, 1, 256).repeat(6, axis=1)
-    coder = Coder(HEAD, k=6, residual=ProductQuantizer(centroids) if has_residual else None)
+    axes = np.eye(14, HEAD.config.input_dim, dtype=np.float32)
+    coder = Coder(HEAD, k=6, residual=ScalarQuantizer(axes, 9) if has_residual else None)
     packed = coder.encode(encoder.backbone.rows[1:2])
     by_text, by_code = (explain_match(encoder, "0", given, coder=coder) for given in ("1", packed))
     assert by_text == by_code

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.product import ProductQuantizer
+from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.configuration_csr import CSRConfig
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.search.index import InvertedIndex
@@ -25,7 +25,7 @@ def make_coder(*, residual=12, seed=0):
     coder = Coder(head, row_bytes=14)
     rows = make_rows(600, seed=9)
     if residual:
-        coder.residual = ProductQuantizer.fit(rows - coder.decode(coder.encode(rows)), residual)
+        coder.residual = ScalarQuantizer.fit(rows - coder.decode(coder.encode(rows)), residual)
     return coder
 
 

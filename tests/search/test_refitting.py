@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from csr_hf.search import searcher
-from csr_hf.search.build.tuning import Margins
+from csr_hf.search.build.tuning import GOALS, Curve, Margins
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
 from tests.search.test_index import ALL, make_coder
@@ -63,7 +63,7 @@ def test_a_grown_index_gets_new_partitions_and_keeps_everything_else(coder, tmp_
     np.testing.assert_allclose(again.scores, everything.scores, rtol=1e-5)
     assert recall(index, rows[left], np.array(ids)[left], queries) > found_before - 0.02
     # Fewer documents are scanned for that.
-    assert index.nprobe / index.partitions < 0.6 and index.settings["margin"] > 0
+    assert index.nprobe / index.partitions < 0.6 and index.settings["measured"][-1][3] > 0
     index.add(make_rows(1, 5), coder, ["new"], documents=pa.table({"text": ["new"]}))
     index.save(tmp_path / "index")
     loaded = InvertedIndex.load(tmp_path / "index", verify=True, documents=True)
@@ -108,9 +108,19 @@ def test_queries_visit_as_many_partitions_on_average_as_a_margin_says():
         visited = (scores >= fourth - np.float32(margins.at(nprobe))).sum(axis=1)
         assert visited.mean() == pytest.approx(nprobe, abs=0.02) and visited.min() >= 4
     assert margins.at(1) == 0
-    wanted = margins.at(20)
-    assert margins.find_least(lambda margin: float(margin >= wanted), 1.0) == 20
-    assert margins.find_least(lambda margin: 0.0, 1.0) == 50
+
+
+def test_partitions_are_found_between_those_that_were_measured():
+    queries, centers = make_rows(200, 0), make_rows(50, 1)
+    margins = Margins(queries, centers, front=4)
+    widest = margins.at(50)
+    curve = Curve(margins, lambda margin: margin / widest)
+    assert curve.nprobes.tolist() == [4, 6, 9, 14, 20, 30, 46, 50] and curve.most == 1
+    for nprobe in (6, 9, 13, 25, 40):
+        assert curve.find_least(margins.at(nprobe) / widest) == pytest.approx(nprobe, abs=2)
+    assert curve.find_least(0) == 4 and curve.find_least(2) == 50
+    flat = Curve(margins, lambda margin: 0.5)
+    assert (flat.find_least(0.5), flat.find_least(0.6)) == (4, 50)
 
 
 def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions_find(coder, monkeypatch):
@@ -120,7 +130,13 @@ def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions
     same = np.mean(
         [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), everything.ids.tolist(), strict=True)]
     )
-    assert 0.9 < same and index.settings["recall"] > 0.5
+    assert 0.9 < same
+    measured = index.settings["measured"]
+    assert [row[0] for row in measured] == list(GOALS) and all(row[1] > 0.5 for row in measured)
+    # Who asks for less visits less.
+    assert measured[0][2] < measured[5][2] <= measured[-1][2]
+    visited = [index.search(queries, 10, SearchParams(recall=recall)).ids for recall in (0.8, 0.95)]
+    assert not (visited[0] == visited[1]).all() and (visited[1] == found.ids).all()
     # One after the other, and where several threads share a query, they visit the same partitions.
     for threads, long in ((1, 10**9), (2, 0)):
         monkeypatch.setattr(searcher, "_LONG", long)

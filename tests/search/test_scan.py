@@ -3,34 +3,41 @@
 import numpy as np
 import pytest
 
+from csr_hf.coding.scalar_kernels import LEVELS
 from csr_hf.plumbing.jit import jit
 from csr_hf.search.build.partitions import assign, count_partitions, fit_partitions
 from csr_hf.search.build.signs import gather_planes, halve, lay_planes, make_rotation, make_signs
+from csr_hf.search.kernels.dots import dot_four, dot_four_plainly, dot_shared, dot_shared_plainly
 from csr_hf.search.kernels.products import Factors, multiply, round_queries
-from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
+from csr_hf.search.kernels.queries import fill_sign_tables
 from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
-from csr_hf.search.kernels.simd import (
-    BLOCK,
-    ROOM,
-    add_entries,
-    add_plainly,
-    dot_four,
-    dot_four_plainly,
-    reaching,
-)
+from csr_hf.search.kernels.simd import BLOCK, ROOM, add_entries, add_plainly, estimate
 
 DIM, N = 44, 500
 
 
 @jit()
-def find_reaching(numbers, first, bound):
-    return reaching(numbers, first, bound)
+def find_reaching(sums, place, factors, shifts, row, query, bound, estimates):
+    base, step, total = query
+    return estimate(sums, place, factors, shifts, row, base, step, total, bound, estimates)
+
+
+@jit()
+def take_shared(rows, first, width, queries, begin, sums, plain):
+    dot_shared(rows, first, width, queries, begin, sums)
+    dot_shared_plainly(rows, first, width, queries, begin, plain)
 
 
 @jit()
 def take_dots(rows, first, width, queries, begin, sums, plain):
     dot_four(rows, first, width, queries, begin, sums)
     dot_four_plainly(rows, first, width, queries, begin, plain)
+
+
+def in_order(width, rounded):
+    order = np.full(rounded.shape[1], -1, np.int32)
+    order[:width] = np.arange(width)
+    return order
 
 
 def make_rows(n=N, seed=0):
@@ -125,13 +132,18 @@ def test_shuffles_add_what_a_loop_adds(length):
         )
 
 
-def test_bits_name_the_numbers_that_reach_a_bound():
-    numbers = np.random.default_rng(0).normal(size=3 * BLOCK).astype(np.float32)
-    numbers[70], numbers[71] = 0.5, np.nan
-    for bound in (-np.inf, 0.5, 9):
-        bits = int(find_reaching(numbers, 66, np.float32(bound)))
-        expected = np.flatnonzero(numbers[66 : 66 + BLOCK] >= np.float32(bound))
-        assert [at for at in range(BLOCK) if bits >> at & 1] == expected.tolist()
+def test_estimates_are_those_of_the_formula_and_bits_name_those_that_reach_a_bound():
+    rng = np.random.default_rng(0)
+    sums = rng.integers(0, 2**16, 3 * BLOCK).astype(np.uint16)
+    factors, shifts = (halve(rng.normal(size=3 * BLOCK).astype(np.float32)) for _ in range(2))
+    query, estimates = tuple(np.array([0.3, 1e-4, 2.5], np.float32)), np.empty(BLOCK, np.float32)
+    base, step, total = query
+    own, added = widen(factors)[7 : 7 + BLOCK], widen(shifts)[7 : 7 + BLOCK]
+    expected = (base + added) + own * (step * sums[66 : 66 + BLOCK].astype(np.float32) - total)
+    for bound in (-np.inf, 0.5, expected[12], 9e9):
+        bits = int(find_reaching(sums, 66, factors, shifts, 7, query, np.float32(bound), estimates))
+        np.testing.assert_array_equal(estimates, expected)
+        assert [at for at in range(BLOCK) if bits >> at & 1] == np.flatnonzero(expected >= bound).tolist()
 
 
 @pytest.mark.parametrize("width", [1, 16, 47])
@@ -145,7 +157,7 @@ def test_products_of_integers_are_near_those_of_floats(width, fine):
     queries[4] = np.abs(queries[4]) * 1e6
     factors = Factors.of(rows, fine=fine)
     rounded, steps = np.empty((9, factors.rows.shape[1]), np.int16), np.empty(9, np.float32)
-    round_queries(queries, rounded, steps)
+    round_queries(queries, in_order(width, rounded), rounded, steps)
     products = np.full((9, 23), np.nan, np.float32)
     multiply(factors, rounded, steps, products)
     sizes = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
@@ -161,17 +173,21 @@ def test_the_largest_sums_do_not_overflow():
     for rows in (np.ones((1, 400), np.float32), np.eye(1, 400, dtype=np.float32)):
         factors = Factors.of(rows, fine=True)
         rounded, steps = np.empty((1, 400), np.int16), np.empty(1, np.float32)
-        round_queries(rows, rounded, steps)
+        round_queries(rows, in_order(400, rounded), rounded, steps)
         products = np.empty((1, 1), np.float32)
         multiply(factors, rounded, steps, products)
         assert products[0, 0] == pytest.approx((rows**2).sum(), rel=1e-3)
 
 
-def test_residual_tables_are_products_of_parts():
-    centroids = np.random.default_rng(0).normal(size=(11, 256, 4)).astype(np.float32)
-    query, table = make_rows(1)[0], np.empty((11, 256), np.float32)
-    fill_residual_table(query, np.ascontiguousarray(centroids.transpose(0, 2, 1)), table)
-    np.testing.assert_allclose(table, np.einsum("pw,pcw->pc", query.reshape(11, 4), centroids), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("width", [16, 48])
+def test_products_of_shared_bytes_are_those_of_their_levels(width):
+    rng = np.random.default_rng(0)
+    rows, queries = rng.integers(0, 256, 100).astype(np.uint8), rng.integers(-3000, 3000, 200).astype(np.int16)
+    sums, plain = np.zeros(1, np.int32), np.zeros(1, np.int32)
+    take_shared(rows, 5, width, queries, 7, sums, plain)
+    codes = rows[5 : 5 + width].reshape(-1, 16)
+    levels = np.stack([LEVELS[codes & 15], LEVELS[codes >> 4]], axis=1).ravel().astype(np.int64)
+    assert sums[0] == plain[0] == (levels * queries[7 : 7 + 2 * width]).sum()
 
 
 def test_halves_are_the_nearest():

@@ -62,7 +62,7 @@ def test_partitions_are_visited_that_lie_near_the_first(kind, margin, wanted):
 
 def test_visitors_are_listed_by_partition():
     chosen = np.array([[2, 0, 1], [2, 3, 1], [-1, -1, 4]], np.int32)
-    visited, visitors, ends = list_visitors(chosen, 0, 2, 5)
+    visited, visitors, ends = list_visitors(chosen, (0, 2), (0, 1), 5)
     found = [visitors[ends[i] : ends[i + 1]].tolist() for i in range(5)]
     assert found == [[0], [], [0, 1], [1], []]
     assert visited.tolist() == [0, 2, 3]

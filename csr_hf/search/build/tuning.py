@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from csr_hf.search.build.partitions import unit_rows
 from csr_hf.search.kernels.scan import FRONT
+from csr_hf.search.params import Measured
 
+GOALS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+"""Recalls that settings are measured for."""
 _ASKED, _TOP_K = 1000, 10
-# A little above the 0.95 that is promised: documents that ask find their like more easily than questions do.
-_RECALL = 0.955
+# Of what a goal leaves, this much more is found: documents that ask find their like more easily than questions do.
+_ABOVE = 0.2
+# Less than the most there is, which nearly all partitions have to be visited for.
+_BELOW = 0.003
 _FEWEST = 2000
+_GROWTH = 1.5
 _CANDIDATES = (50, 100, 200, 400)
 _CHUNK = 32_768
 # Nanoseconds of a document that is scanned, and of one that is reranked.
-_SCANNED, _RERANKED = 2.0, 300.0
+_SCANNED, _RERANKED = 1.2, 200.0
 
 Search = Callable[[np.ndarray, int, float, int], np.ndarray]
 """Returns positions of hits, given queries, hits, the margin of partitions (see `kernels.probing`) and candidates."""
@@ -42,19 +48,43 @@ class Margins:
         """Return the margin with which queries visit so many partitions on average."""
         return max(float(self._gaps[nprobe * self._asked - 1]), 0.0)
 
-    def find_least(self, recall: Callable[[float], float], goal: float) -> int:
-        """Find the fewest partitions, off by 1 % at most, with which a recall by margin reaches a goal; else all."""
-        low, high = 1, self.partitions
-        while high - low > high // 100:
-            middle = (low + high) // 2
-            low, high = (low, middle) if recall(self.at(middle)) >= goal else (middle + 1, high)
-        return high
+
+class Curve:
+    """What is found where ever more partitions are visited.
+
+    Args:
+        margins: of the queries.
+        recall: what is found by a margin.
+    """
+
+    def __init__(self, margins: Margins, recall: Callable[[float], float]) -> None:
+        steps = range(math.ceil(math.log(max(margins.partitions / FRONT, 1), _GROWTH)) + 1)
+        visited = {min(round(FRONT * _GROWTH**step), margins.partitions) for step in steps}
+        self.nprobes = np.array(sorted(visited))
+        found = [recall(margins.at(nprobe)) for nprobe in self.nprobes.tolist()]
+        self.recalls = np.maximum.accumulate(found)
+
+    @property
+    def most(self) -> float:
+        """Return what is found in all partitions."""
+        return float(self.recalls[-1])
+
+    def find_least(self, goal: float) -> int:
+        """Find the fewest partitions with which a goal is reached, between those that were measured; else all."""
+        at = int(np.searchsorted(self.recalls, goal))
+        if at == len(self.recalls):
+            return int(self.nprobes[-1])
+        if at == 0 or self.recalls[at] <= self.recalls[at - 1]:
+            return int(self.nprobes[at])
+        share = (goal - self.recalls[at - 1]) / (self.recalls[at] - self.recalls[at - 1])
+        fewer, more = np.log(self.nprobes[at - 1 : at + 1])
+        return math.ceil(np.exp(fewer + share * (more - fewer)))
 
 
 def choose_settings(
     embeddings: np.ndarray, search: Search, centers: np.ndarray, *, unit: bool, seed: int
-) -> dict[str, Any]:
-    """Find the least work with which documents find 0.95 of the ten others that are nearest to them.
+) -> list[Measured]:
+    """Find the least work with which documents find a share of the ten others that are nearest to them.
 
     Args:
         embeddings: of all documents, shape (n, dim).
@@ -64,37 +94,31 @@ def choose_settings(
         seed: of the sample.
 
     Returns:
-        "margin", "nprobe", which is how many partitions are visited on average, "candidates" and the "recall" that was
-        measured; the best that there is where 0.95 cannot be had. For few documents no settings, which means all
-        partitions.
+        settings for each of `GOALS`; nearly the best that there is for those that cannot be reached. For few documents
+        none, which means all partitions.
     """
     n = len(embeddings)
     if n < _FEWEST:
-        return {}
+        return []
     asked = np.sort(np.random.default_rng(seed).permutation(n)[:_ASKED])
     queries = unit_rows(embeddings[asked], unit=True)
     nearest = find_nearest(embeddings, queries, asked, unit=unit)
     margins = Margins(queries, centers)
 
     def recall(margin: float, candidates: int) -> float:
-        found = search(queries, _TOP_K + 1, margin, candidates)
-        return measure_recall(found, nearest, asked)
+        return measure_recall(search(queries, _TOP_K + 1, margin, candidates), nearest, asked)
 
-    best: tuple[float, dict[str, Any]] | None = None
-    most = 0.0
-    for candidates in _CANDIDATES:
-        reached = recall(margins.at(len(centers)), candidates)
-        goal = min(_RECALL, reached - 0.003)
-        if goal < most - 0.002:
-            continue
-        nprobe = margins.find_least(functools.partial(recall, candidates=candidates), goal)
-        cost = nprobe * n / len(centers) * _SCANNED + candidates * _RERANKED
-        if best is None or goal > most + 0.002 or cost < best[0]:
-            margin = margins.at(nprobe)
-            found = {"nprobe": nprobe, "margin": margin, "candidates": candidates}
-            best = cost, {**found, "recall": round(recall(margin, candidates), 4)}
-        most = max(most, goal)
-    return {} if best is None else best[1]
+    curves = {count: Curve(margins, functools.partial(recall, candidates=count)) for count in _CANDIDATES}
+    most = max(curve.most for curve in curves.values()) - _BELOW
+    found = []
+    for goal in GOALS:
+        wanted = min(goal + _ABOVE * (1 - goal), most)
+        reaching = {count: curve.find_least(wanted) for count, curve in curves.items() if curve.most >= wanted}
+        costs = {count: nprobe * n / len(centers) * _SCANNED + count * _RERANKED for count, nprobe in reaching.items()}
+        count = min(costs, key=costs.__getitem__)
+        margin = margins.at(reaching[count])
+        found.append(Measured(goal, round(recall(margin, count), 4), reaching[count], margin, count))
+    return found
 
 
 def find_nearest(embeddings: np.ndarray, queries: np.ndarray, asked: np.ndarray, *, unit: bool) -> np.ndarray:

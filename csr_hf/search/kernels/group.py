@@ -9,7 +9,7 @@ import numpy as np
 from csr_hf.plumbing.jit import jit
 from csr_hf.search.kernels.probing import choose_partitions
 from csr_hf.search.kernels.products import Factors, multiply, round_queries
-from csr_hf.search.kernels.queries import fill_residual_table, fill_sign_tables
+from csr_hf.search.kernels.queries import fill_sign_tables
 from csr_hf.search.kernels.rerank import Stored, offer_all, score_codes, score_copies
 from csr_hf.search.kernels.scan import FRONT, PENDING, Asked, Signs, scan
 from csr_hf.search.kernels.topk import sort_heap
@@ -29,8 +29,12 @@ class QueryTables(NamedTuple):
     """Of the head."""
     bias: np.ndarray
     """Of the head, float32, shape (dim,)."""
-    centroids: np.ndarray
-    """Of residual codes, float32, shape (bytes, width of a part, 256)."""
+    axes: Factors
+    """Of residuals."""
+    order: np.ndarray
+    """Of the axes, as they are multiplied, -1 for none, int32, shape (places,); see `coding.scalar.order_axes`."""
+    whole: int
+    """Axes that have a byte of a residual."""
 
 
 class Group(NamedTuple):
@@ -44,6 +48,10 @@ class Group(NamedTuple):
     """Products with atoms of the head, float32, shape (n, hidden_dim)."""
     bias: np.ndarray
     """Products with the bias of the head, float32, shape (n,)."""
+    along: np.ndarray
+    """Products with the axes of residuals, in their order, in integers, int16, shape (n, places)."""
+    steps: np.ndarray
+    """What one of `along` is worth, float32, shape (n,)."""
 
     @classmethod
     def room(cls, queries: np.ndarray, tables: QueryTables, nprobe: int) -> Group:
@@ -51,8 +59,9 @@ class Group(NamedTuple):
         n, dim = queries.shape
         entries, chosen = np.empty((n, 32 * ((dim + 7) // 8)), np.uint8), np.empty((n, nprobe), np.int32)
         centers, atoms = (np.empty((n, len(each.steps)), np.float32) for each in (tables.centers, tables.atoms))
-        steps, lengths, bias = np.empty((3, n), np.float32)
-        return cls(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias)
+        steps, lengths, bias, worth = np.empty((4, n), np.float32)
+        along = np.empty((n, len(tables.order)), np.int16)
+        return cls(queries, Asked(entries, steps, lengths, centers, chosen), atoms, bias, along, worth)
 
 
 class Plan(NamedTuple):
@@ -82,10 +91,14 @@ def prepare(tables: QueryTables, group: Group, margin: np.float32) -> None:
         margin: see `probing.choose_partitions`.
     """
     (n, dim), asked = group.queries.shape, group.asked
-    rounded, worth = np.empty((n, tables.atoms.rows.shape[1]), np.int16), np.empty(n, np.float32)
-    round_queries(group.queries, rounded, worth)
-    turned = np.empty((n, dim), np.float32)
+    width = tables.atoms.rows.shape[1]
+    rounded, worth, natural = np.empty((n, width), np.int16), np.empty(n, np.float32), np.full(width, -1, np.int32)
+    natural[:dim] = np.arange(dim)
+    round_queries(group.queries, natural, rounded, worth)
+    turned, along = np.empty((n, dim), np.float32), np.empty((n, tables.axes.steps.shape[0]), np.float32)
     multiply(tables.rotation, rounded, worth, turned)
+    multiply(tables.axes, rounded, worth, along)
+    round_queries(along, tables.order, group.along, group.steps)
     multiply(tables.centers, rounded, worth, asked.centers)
     multiply(tables.atoms, rounded, worth, group.atoms)
     fill_sign_tables(turned, asked.tables, asked.steps, asked.lengths)
@@ -100,7 +113,7 @@ def prepare(tables: QueryTables, group: Group, margin: np.float32) -> None:
 def search_group(
     segment: tuple[Signs, Stored, np.ndarray, np.ndarray],
     group: Group,
-    centroids: np.ndarray,
+    whole: int,
     plan: Plan,
     start: int,
     keys: np.ndarray,
@@ -111,7 +124,7 @@ def search_group(
         segment: its signs; what is stored; bits of float16 copies, uint16, shape (n, dim), or no rows; 1 for positions
             that may be found, uint8, empty if all may.
         group: the queries, by `prepare`.
-        centroids: of residual codes, float32, shape (bytes, width of a part, 256).
+        whole: axes that have a byte of a residual.
         plan: how to search.
         start: position at which the segment begins.
         keys: receives the best, in order, zeros behind them, uint64, shape (n, top_k).
@@ -121,12 +134,11 @@ def search_group(
     rows = np.empty((n, 2 * plan.depth + PENDING), np.int32)
     scores, counts = np.empty(rows.shape, np.float32), np.empty(n, np.int64)
     scan(signs, group.asked, (plan.part, plan.parts), allowed, plan.depth, rows, scores, counts)
-    table = np.empty((centroids.shape[0], 256), np.float32)
     for i in range(n):
         candidates, own = rows[i, : counts[i]], scores[i, : counts[i]]
         if plan.by == BY_CODES:
-            fill_residual_table(group.queries[i], centroids, table)
-            score_codes(stored, candidates, group.atoms[i], group.bias[i], table, own)
+            rest = group.along[i], group.steps[i], whole
+            score_codes(stored, candidates, group.atoms[i], group.bias[i], rest, own)
         elif plan.by == BY_COPIES:
             score_copies(copies, candidates, group.queries[i], own)
         size = offer_all(candidates, own, signs.order, start, keys[i], 0)

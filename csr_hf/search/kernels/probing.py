@@ -8,6 +8,15 @@ from csr_hf.plumbing.jit import jit
 from csr_hf.search.kernels.topk import keep_best, key_position, key_score, make_key, offer, sort_heap
 
 
+@jit(inline="always")
+def _is_among(number: int, chosen: np.ndarray, count: int) -> bool:
+    """Tell whether a number is one of the first."""
+    found = False
+    for at in range(count):
+        found |= chosen[at] == number
+    return found
+
+
 @jit()
 def choose_partitions(scores: np.ndarray, margin: np.float32, front: int, chosen: np.ndarray) -> None:
     """Choose the partitions of the best scores.
@@ -20,41 +29,47 @@ def choose_partitions(scores: np.ndarray, margin: np.float32, front: int, chosen
             partitions,).
     """
     count, wanted = scores.shape[0], chosen.shape[0]
-    best, size = np.empty(min(front, wanted), np.uint64), 0
-    numbers, every, own = np.arange(count).astype(np.int32), np.arange(count).astype(np.int32), scores.copy()
-    kept, _ = keep_best(numbers, own, count, every, wanted, np.float32(0))
-    for at in range(kept):
-        size = offer(best, size, make_key(own[at], at))
+    best, size, bound = np.empty(min(front, wanted), np.uint64), 0, np.float32(-np.inf)
+    for at in range(count):
+        if size < best.shape[0] or scores[at] > bound:
+            size = offer(best, size, make_key(scores[at], at))
+            bound = key_score(best[0])
     sort_heap(best, size)
     for at in range(size):
-        place = key_position(best[at])
-        chosen[at] = numbers[place]
-        numbers[place] = -1
-    at, least = size, key_score(best[size - 1]) - margin
+        chosen[at] = key_position(best[at])
     chosen[size:] = -1
-    for place in range(kept):
-        if numbers[place] >= 0 and own[place] >= least:
-            chosen[at] = numbers[place]
-            at += 1
+    least, at = key_score(best[size - 1]) - margin, size
+    if wanted < count:
+        numbers, every, own = np.arange(count).astype(np.int32), np.arange(count).astype(np.int32), scores.copy()
+        kept, _ = keep_best(numbers, own, count, every, wanted, np.float32(0))
+        for place in range(kept):
+            if own[place] >= least and not _is_among(numbers[place], chosen, size):
+                chosen[at] = numbers[place]
+                at += 1
+    else:
+        for number in range(count):
+            if scores[number] >= least and not _is_among(number, chosen, size):
+                chosen[at] = number
+                at += 1
 
 
 @jit()
 def list_visitors(
-    chosen: np.ndarray, first: int, stop: int, partitions: int
+    chosen: np.ndarray, columns: tuple[int, int], share: tuple[int, int], partitions: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List for every partition the queries that visit it.
 
     Args:
         chosen: partitions of every query, int32, shape (n, nprobe); -1 behind the last.
-        first: the first column that counts.
-        stop: the first that counts no more.
+        columns: the first column that counts, and the first that counts no more.
+        share: which share of the visits is made, and how many shares there are.
         partitions: how many there are.
 
     Returns:
-        partitions that somebody visits, int32, in order; queries, int32; and where those of each partition begin and
-        the last end, shape (partitions + 1,).
+        partitions of this share that somebody visits, int32, in order; queries, int32; and where those of each
+        partition begin and the last end, shape (partitions + 1,).
     """
-    ends = np.zeros(partitions + 2, np.int64)
+    (first, stop), (part, parts), ends = columns, share, np.zeros(partitions + 2, np.int64)
     for i in range(chosen.shape[0]):
         for at in range(first, stop):
             if chosen[i, at] < 0:
@@ -72,7 +87,7 @@ def list_visitors(
             ends[place] += 1
     visited, count = np.empty(partitions, np.int32), 0
     for number in range(partitions):
-        if ends[number] < ends[number + 1]:
+        if ends[number] < ends[number + 1] and number % parts == part:
             visited[count] = number
             count += 1
     return visited[:count], visitors, ends

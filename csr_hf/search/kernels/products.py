@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csr_hf.plumbing.jit import frozen, jit
-from csr_hf.search.kernels.simd import LANES, dot, dot_four
+from csr_hf.search.kernels.dots import LANES, dot, dot_four
 
 _QUERY_NORM, _ROW_NORM, _HIGHEST = 2.0**14, 2.0**15 - 1, 127
 """Their product, and with it any partial sum, fits in 32 bits."""
@@ -37,12 +37,13 @@ class Factors(NamedTuple):
 
 
 @jit()
-def round_queries(queries: np.ndarray, rounded: np.ndarray, steps: np.ndarray) -> None:
+def round_queries(queries: np.ndarray, order: np.ndarray, rounded: np.ndarray, steps: np.ndarray) -> None:
     """Round queries to 16 bits.
 
     Args:
         queries: finite, float32, shape (n, dim).
-        rounded: receives them, int16, shape (n, dim and zeros up to a multiple of `LANES`).
+        order: of their dimensions, int32, shape (places,); -1 for a zero.
+        rounded: receives them, int16, shape (n, places).
         steps: receives what one is worth, float32, shape (n,).
     """
     for i in range(queries.shape[0]):
@@ -51,8 +52,9 @@ def round_queries(queries: np.ndarray, rounded: np.ndarray, steps: np.ndarray) -
             total += np.float64(queries[i, axis]) * np.float64(queries[i, axis])
         step = np.sqrt(total) / _QUERY_NORM
         steps[i], rounded[i] = step, 0
-        for axis in range(queries.shape[1] if step > 0 else 0):
-            rounded[i, axis] = np.int16(np.rint(queries[i, axis] / step))
+        for place in range(order.shape[0] if step > 0 else 0):
+            if order[place] >= 0:
+                rounded[i, place] = np.int16(np.rint(queries[i, order[place]] / step))
 
 
 @jit()

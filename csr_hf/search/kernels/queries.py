@@ -75,26 +75,3 @@ def fill_sign_tables(queries: np.ndarray, tables: np.ndarray, steps: np.ndarray,
             at = 32 * (half // 2) + 16 * (1 - half % 2)
             for code in range(16):
                 tables[i, at + code] = np.uint8(min(np.float32(most), np.rint(sums[code] * step)))
-
-
-@jit()
-def fill_residual_table(query: np.ndarray, centroids: np.ndarray, table: np.ndarray) -> None:
-    """Multiply the parts of a query with all centroids of its residual codes.
-
-    Args:
-        query: float32, shape (dim,).
-        centroids: float32, shape (bytes, width of the widest part, 256): the first parts are wider by one where their
-            number does not divide the dim.
-        table: receives the products, float32, shape (bytes, 256).
-    """
-    parts, widest, _ = centroids.shape
-    wide, start = query.shape[0] - parts * (widest - 1), 0
-    for part in range(parts):
-        width = widest if part < wide else widest - 1
-        for code in range(256):
-            table[part, code] = 0
-        for axis in range(width):
-            value = query[start + axis]
-            for code in range(256):
-                table[part, code] += value * centroids[part, axis, code]
-        start += width

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from csr_hf.coding.bit_reading import Layout, score_rows
+from csr_hf.coding.scalar_kernels import LEVELS, SCALE_BYTES, SHARED, read_scale
 from csr_hf.plumbing.jit import LINE, from_half, jit, prefetch
+from csr_hf.search.kernels.dots import LANES, dot, dot_shared
 from csr_hf.search.kernels.topk import make_key, offer
 
 _AHEAD = 16
@@ -26,42 +28,54 @@ class Stored(NamedTuple):
     worth: np.ndarray
     """What a level is worth by its scale, float32, shape (256,)."""
     residual: np.ndarray
-    """uint8, shape (n, bytes)."""
+    """See `coding.scalar`, uint8, shape (n, bytes)."""
     scales: np.ndarray
     """What scores are multiplied by, less one, bits of float16, uint16, shape (n,)."""
 
 
-@jit()
-def _ask(array: np.ndarray, row: int) -> None:
-    """Ask for the memory of a row."""
-    width = array.shape[1]
-    flat = array.reshape(-1)
+@jit(inline="always")
+def _ask(flat: np.ndarray, row: int, width: int) -> None:
+    """Ask for the memory of a row of an array."""
     for at in range(row * width, (row + 1) * width, LINE):
         prefetch(flat, at)
 
 
-@jit()
-def _ask_all(stored: Stored, row: int) -> None:
-    """Ask for all that is stored of a row."""
-    _ask(stored.rows, row)
-    _ask(stored.residual, row)
-    prefetch(stored.scales, row)
+@jit(inline="always")
+def _multiply_levels(codes: np.ndarray, span: tuple[int, int], whole: int, query: np.ndarray, sums: np.ndarray) -> int:
+    """Multiply the levels of a residual with a query.
 
-
-@jit(fastmath=_FAST)
-def _add_residual(codes: np.ndarray, row: int, table: np.ndarray) -> np.float32:
-    """Add up the table's entries for a row, four at a time, since each addition waits for the one before."""
-    first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    parts = codes.shape[1]
-    whole = parts - parts % 4
-    for part in range(0, whole, 4):
-        first += table[part, codes[row, part]]
-        second += table[part + 1, codes[row, part + 1]]
-        third += table[part + 2, codes[row, part + 2]]
-        fourth += table[part + 3, codes[row, part + 3]]
-    for part in range(whole, parts):
-        first += table[part, codes[row, part]]
-    return first + second + third + fourth
+    Args:
+        codes: of all documents, uint8, flat.
+        span: its first byte behind the scale, and the first byte behind it.
+        whole: axes that have a byte.
+        query: in the order of `coding.scalar.order_axes`, int16.
+        sums: room for a number, int32.
+    """
+    first, half, begin, total = span[0] + whole, span[1] - span[0] - whole, whole, 0
+    if whole >= LANES:
+        begin = whole - whole % LANES
+        dot(codes, span[0], begin, query, 0, sums)
+        total += sums[0]
+        if begin < whole:
+            dot(codes, first - LANES, LANES, query, begin, sums)
+            total += sums[0]
+            begin += LANES
+    else:
+        for at in range(whole):
+            total += np.int64(np.int8(codes[span[0] + at])) * query[at]
+    if half >= SHARED:
+        full = half - half % SHARED
+        dot_shared(codes, first, full, query, begin, sums)
+        total += sums[0]
+        if full < half:
+            dot_shared(codes, span[1] - SHARED, SHARED, query, begin + 2 * full, sums)
+            total += sums[0]
+    else:
+        for at in range(half):
+            code = codes[first + at]
+            total += np.int64(LEVELS[code & 15]) * query[begin + at]
+            total += np.int64(LEVELS[code >> 4]) * query[begin + half + at]
+    return total
 
 
 @jit()
@@ -70,7 +84,7 @@ def score_codes(
     candidates: np.ndarray,
     projections: np.ndarray,
     offset: np.float32,
-    table: np.ndarray,
+    rest: tuple[np.ndarray, np.float32, int],
     scores: np.ndarray,
 ) -> None:
     """Compute <query, decoded document> of candidates, times their scales.
@@ -80,20 +94,30 @@ def score_codes(
         candidates: rows, int32, shape (m,).
         projections: of the query, float32, shape (hidden_dim,).
         offset: product with the bias of the head.
-        table: products with the centroids of residual codes, float32, shape (bytes, 256).
+        rest: products of the query with the axes of residuals, in their order, int16; what one is worth; and axes that
+            have a byte.
         scores: receives them, float32, shape (m,).
     """
-    count = candidates.shape[0]
+    count, (query, step, whole), sums = candidates.shape[0], rest, np.empty(1, np.int32)
+    rows, codes, width = stored.rows.reshape(-1), stored.residual.reshape(-1), stored.residual.shape[1]
     for at in range(min(_AHEAD, count)):
-        _ask_all(stored, candidates[at])
+        _ask(rows, candidates[at], stored.rows.shape[1])
+        _ask(codes, candidates[at], width)
+        prefetch(stored.scales, candidates[at])
     for begin in range(0, count, _AHEAD):
         stop = min(begin + _AHEAD, count)
         for at in range(stop, min(stop + _AHEAD, count)):
-            _ask_all(stored, candidates[at])
+            _ask(rows, candidates[at], stored.rows.shape[1])
+            _ask(codes, candidates[at], width)
+            prefetch(stored.scales, candidates[at])
         score_rows(stored.rows, candidates[begin:stop], stored.layout, stored.worth, projections, scores[begin:stop])
         for at in range(begin, stop):
             row = candidates[at]
-            total = scores[at] + offset + _add_residual(stored.residual, row, table)
+            total = scores[at] + offset
+            if query.shape[0] > 0:
+                span = row * width + SCALE_BYTES, (row + 1) * width
+                found = _multiply_levels(codes, span, whole, query, sums)
+                total += np.float32(found) * (step * read_scale(codes, row * width))
             scores[at] = total * (np.float32(1) + np.float32(from_half(stored.scales[row])))
 
 
@@ -115,10 +139,10 @@ def score_copies(copies: np.ndarray, candidates: np.ndarray, query: np.ndarray, 
         query: float32, shape (dim,).
         scores: receives them, float32, shape (m,).
     """
-    count = candidates.shape[0]
+    count, flat = candidates.shape[0], copies.reshape(-1)
     for at in range(count):
         if at + _NEAR < count:
-            _ask(copies, candidates[at + _NEAR])
+            _ask(flat, candidates[at + _NEAR], copies.shape[1])
         scores[at] = _multiply(copies[candidates[at]], query)
 
 

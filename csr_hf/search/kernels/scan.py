@@ -13,7 +13,7 @@ import numpy as np
 
 from csr_hf.plumbing.jit import LINE, jit, lowest, prefetch
 from csr_hf.search.kernels.probing import list_visitors
-from csr_hf.search.kernels.simd import BLOCK, ROOM, add_entries, reaching
+from csr_hf.search.kernels.simd import BLOCK, ROOM, add_entries, estimate
 from csr_hf.search.kernels.topk import keep_best
 
 FRONT = 4
@@ -59,78 +59,84 @@ def widen(upper: np.uint16) -> np.float32:
     return np.uint32(np.uint32(upper) << np.uint32(16)).view(np.float32)
 
 
-@jit(fastmath={"contract"})
-def _estimate(
-    sums: np.ndarray,
-    factors: np.ndarray,
-    shifts: np.ndarray,
-    rows: tuple[int, int],
+@jit()
+def _estimate_last(
+    numbers: tuple[np.ndarray, np.ndarray, np.ndarray],
     query: tuple[np.float32, np.float32, np.float32],
-    scores: np.ndarray,
-) -> None:
-    """Estimate the scores of a partition's documents.
-
-    Args:
-        sums: of table entries, uint16.
-        factors: of `Signs`.
-        shifts: of `Signs`.
-        rows: the first, and how many.
-        query: product with the center, what an entry is worth, sum of absolute values.
-        scores: receives them, float32.
-    """
-    (first, length), (base, step, total) = rows, query
-    own, added = factors[first : first + length], shifts[first : first + length]
-    for at in range(length):
-        scores[at] = base + widen(added[at]) + widen(own[at]) * (step * np.float32(sums[at]) - total)
-
-
-@jit()
-def _keep(
+    bound: np.float32,
     estimates: np.ndarray,
-    span: tuple[int, int],
-    order: np.ndarray,
-    allowed: np.ndarray,
-    pending: tuple[np.ndarray, np.ndarray],
-    state: tuple[int, np.float32],
-    depth: int,
-) -> tuple[int, np.float32]:
-    """Move documents of a partition that may be among the best into the pending list of a query.
-
-    Args:
-        estimates: of the partition's documents, float32, with room for `BLOCK` more.
-        span: row of the first, and how many there are.
-        order: positions of rows.
-        allowed: as for `scan`.
-        pending: rows, int32, and scores, float32, of the query.
-        state: how many are pending, and the smallest score still of interest.
-        depth: documents that the query asks for.
-
-    Returns:
-        the new state.
-    """
-    (first, length), (rows, scores), (count, bound) = span, pending, state
-    filtered = allowed.shape[0] > 0
-    for begin in range(0, length, BLOCK):
-        found = reaching(estimates, begin, bound)
-        if length - begin < BLOCK:
-            found &= (np.uint64(1) << np.uint64(length - begin)) - np.uint64(1)
-        while found:
-            at = begin + np.int64(lowest(found))
-            found &= found - np.uint64(1)
-            if not filtered or allowed[order[first + at]] > 0:
-                rows[count], scores[count] = first + at, estimates[at]
-                count += 1
-        if count > rows.shape[0] - BLOCK:
-            count, bound = keep_best(rows, scores, count, order, depth, bound)
-    return count, bound
+) -> np.uint64:
+    """Do what `estimate` does for the last rows of a segment, behind which nothing can be read."""
+    (sums, factors, shifts), (base, step, total), found = numbers, query, np.uint64(0)
+    for at in range(min(BLOCK, factors.shape[0])):
+        score = (base + widen(shifts[at])) + widen(factors[at]) * (step * np.float32(sums[at]) - total)
+        estimates[at] = score
+        found |= np.uint64(score >= bound) << np.uint64(at)
+    return found
 
 
 @jit()
-def _ask(signs: Signs, number: int) -> None:
+def _ask(factors: np.ndarray, shifts: np.ndarray, first: int, stop: int) -> None:
     """Ask for the numbers of a partition's documents."""
-    for at in range(signs.begins[number], signs.begins[number + 1], LINE // 2):
-        prefetch(signs.factors, at)
-        prefetch(signs.shifts, at)
+    for at in range(first, stop, LINE // 2):
+        prefetch(factors, at)
+        prefetch(shifts, at)
+
+
+@jit()
+def _visit_all(
+    signs: Signs,
+    asked: Asked,
+    visits: tuple[np.ndarray, np.ndarray, np.ndarray],
+    allowed: np.ndarray,
+    depth: int,
+    kept: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    room: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Visit partitions, and keep of each the documents that may be among the best of a query.
+
+    Args:
+        signs: of the segment.
+        asked: the queries.
+        visits: of `list_visitors`.
+        allowed: as for `scan`.
+        depth: candidates of a query, at most.
+        kept: of all queries: rows, their estimates, how many they are, and the smallest estimate still of interest.
+        room: for sums of the widest partition, uint16, and for estimates of a block, float32.
+    """
+    # Taken apart once: an array that a loop takes of a tuple is counted each time, for as long as it takes to add up.
+    (begins, order, planes, factors, shifts), (tables, steps, lengths, centers, _) = signs, asked
+    (visited, visitors, ends), (rows, scores, counts, bounds), (sums, estimates) = visits, kept, room
+    places, n, filtered = tables.shape[1] // 32, order.shape[0], allowed.shape[0] > 0
+    # Where few may be found, every document passes until there is a bound.
+    full = depth + BLOCK if filtered else rows.shape[1] - BLOCK
+    for place in range(visited.shape[0]):
+        number, ahead = visited[place], visited[min(place + 1, visited.shape[0] - 1)]
+        first, stop = begins[number], begins[number + 1]
+        _ask(factors, shifts, begins[ahead], begins[ahead + 1])
+        for at in range(begins[ahead], begins[ahead + 1] if filtered else 0, LINE // 4):
+            prefetch(order, at)
+        for visit in range(ends[number], ends[number + 1]):
+            i = visitors[visit]
+            add_entries(planes, places * first, stop - first, tables, i, sums, places * begins[ahead])
+            base, step, total, count, bound = centers[i, number], steps[i], lengths[i], counts[i], bounds[i]
+            for begin in range(first, stop, BLOCK):
+                if begin + BLOCK <= n:
+                    found = estimate(sums, begin - first, factors, shifts, begin, base, step, total, bound, estimates)
+                else:
+                    last = sums[begin - first :], factors[begin:], shifts[begin:]
+                    found = _estimate_last(last, (base, step, total), bound, estimates)
+                if stop - begin < BLOCK:
+                    found &= (np.uint64(1) << np.uint64(stop - begin)) - np.uint64(1)
+                while found:
+                    own = np.int64(lowest(found))
+                    found &= found - np.uint64(1)
+                    if not filtered or allowed[order[begin + own]] > 0:
+                        rows[i, count], scores[i, count] = begin + own, estimates[own]
+                        count += 1
+                if count > full:
+                    count, bound = keep_best(rows[i], scores[i], count, order, depth, bound)
+            counts[i], bounds[i] = count, bound
 
 
 @jit()
@@ -156,33 +162,16 @@ def scan(
         scores: receives their estimates, float32, of the same shape.
         counts: receives how many there are, int64, shape (n,).
     """
-    group, nprobe, partitions = asked.chosen.shape[0], asked.chosen.shape[1], signs.begins.shape[0] - 1
-    places, widest = asked.tables.shape[1] // 32, 0
+    partitions, widest, nprobe = signs.begins.shape[0] - 1, 0, asked.chosen.shape[1]
     for number in range(partitions):
         widest = max(widest, signs.begins[number + 1] - signs.begins[number])
-    sums, estimates = np.empty(widest + ROOM, np.uint16), np.empty(widest + ROOM, np.float32)
-    bounds = np.full(group, -np.inf, np.float32)
+    room = np.empty(widest + ROOM, np.uint16), np.empty(BLOCK, np.float32)
+    bounds = np.full(counts.shape[0], -np.inf, np.float32)
     counts[:] = 0
-    part, parts = share
     for turn in range(2):
-        first_visit, last_visit = (0, min(FRONT, nprobe)) if turn == 0 else (min(FRONT, nprobe), nprobe)
-        visited, visitors, ends = list_visitors(asked.chosen, first_visit, last_visit, partitions)
-        for place in range(visited.shape[0]):
-            number = visited[place]
-            if number % parts != part:
-                continue
-            first, length = signs.begins[number], signs.begins[number + 1] - signs.begins[number]
-            ahead = visited[min(place + 1, visited.shape[0] - 1)]
-            _ask(signs, ahead)
-            for visit in range(ends[number], ends[number + 1]):
-                i = visitors[visit]
-                add_entries(signs.planes, places * first, length, asked.tables, i, sums, places * signs.begins[ahead])
-                query = asked.centers[i, number], asked.steps[i], asked.lengths[i]
-                _estimate(sums, signs.factors, signs.shifts, (first, length), query, estimates)
-                state = counts[i], bounds[i]
-                counts[i], bounds[i] = _keep(
-                    estimates, (first, length), signs.order, allowed, (rows[i], scores[i]), state, depth
-                )
-        for i in range(group):
+        columns = (0, min(FRONT, nprobe)) if turn == 0 else (min(FRONT, nprobe), nprobe)
+        visits = list_visitors(asked.chosen, columns, share, partitions)
+        _visit_all(signs, asked, visits, allowed, depth, (rows, scores, counts, bounds), room)
+        for i in range(counts.shape[0]):
             if counts[i] > depth:
                 counts[i], bounds[i] = keep_best(rows[i], scores[i], counts[i], signs.order, depth, bounds[i])

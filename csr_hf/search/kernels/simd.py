@@ -23,9 +23,6 @@ BLOCK = 64
 """Documents whose codes lie together."""
 ROOM = BLOCK
 """Bytes that may be read, and sums that may be written, beyond the last document."""
-LANES = 16
-"""Numbers that `dot` multiplies at once."""
-_PAIRS = "llvm.x86.avx2.pmadd.wd"
 _BYTE, _SHORT, _WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _SHUFFLES = (
     ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
@@ -160,89 +157,57 @@ def add_plainly(
                 sums[begin + at] += np.uint16(lower[code & 15]) + np.uint16(upper[code >> 4])
 
 
-def _dots(several: int) -> Any:
-    """An intrinsic that multiplies a row of integers with `several` queries that follow each other."""
+def _estimate(
+    typing_context: Any,
+    sums: Any,
+    place: Any,
+    factors: Any,
+    shifts: Any,
+    row: Any,
+    base: Any,
+    step: Any,
+    total: Any,
+    bound: Any,
+    estimates: Any,
+) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, queries, sums = (
-            context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 3, 5)
+        sums, factors, shifts, estimates = (
+            context.make_array(signature.args[at])(context, builder, arguments[at]) for at in (0, 2, 3, 9)
         )
-        _, first, width, _, begin, _ = arguments
-        whole = first.type
-        wide, totals = ir.VectorType(_SHORT, LANES), ir.VectorType(ir.IntType(32), LANES // 2)
-        given = ir.VectorType(rows.data.type.pointee, LANES)
-        kept = [cgutils.alloca_once_value(builder, ir.Constant(totals, [0] * totals.count)) for _ in range(several)]
-        add_pairs = cgutils.get_or_insert_function(builder.module, ir.FunctionType(totals, [wide, wide]), _PAIRS)
-        add_all = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(totals.element, [totals]), f"llvm.vector.reduce.add.v{totals.count}i32"
-        )
+        halves, words = ir.VectorType(_SHORT, BLOCK), ir.VectorType(_WORD, BLOCK)
+        floats, first = ir.VectorType(ir.FloatType(), BLOCK), _WORD(0)
 
-        def load(data: Any, place: Any, kind: ir.VectorType) -> Any:
-            loaded = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
-            loaded.align = 1
-            return loaded
+        def load(array: Any, at: Any) -> Any:
+            loaded = builder.load(builder.bitcast(builder.gep(array.data, [at]), halves.as_pointer()))
+            loaded.align = 2
+            return builder.zext(loaded, words)
 
-        with cgutils.for_range(builder, builder.udiv(width, whole(LANES))) as loop:
-            at = builder.mul(loop.index, whole(LANES))
-            row = load(rows.data, builder.add(first, at), given)
-            row = row if given == wide else builder.sext(row, wide)
-            for number, total in enumerate(kept):
-                place = builder.add(builder.add(begin, at), builder.mul(width, whole(number)))
-                more = builder.call(add_pairs, [row, load(queries.data, place, wide)])
-                builder.store(builder.add(builder.load(total), more), total)
-        for number, total in enumerate(kept):
-            builder.store(builder.call(add_all, [builder.load(total)]), builder.gep(sums.data, [whole(number)]))
-        return context.get_dummy_value()
+        def every(number: Any) -> Any:
+            one = builder.insert_element(ir.Constant(floats, ir.Undefined), number, first)
+            return builder.shuffle_vector(one, one, ir.Constant(words, [0] * BLOCK))
 
-    def typed(typing_context: Any, rows: Any, first: Any, width: Any, queries: Any, begin: Any, sums: Any) -> Any:
-        return types.void(rows, types.int64, types.int64, queries, types.int64, sums), generate
+        def widened(array: Any) -> Any:
+            return builder.bitcast(builder.shl(load(array, arguments[4]), ir.Constant(words, [16] * BLOCK)), floats)
 
-    return intrinsic(typed)
+        base, step, total, bound = (every(number) for number in arguments[5:9])
+        found = builder.fsub(builder.fmul(step, builder.uitofp(load(sums, arguments[1]), floats)), total)
+        found = builder.fadd(builder.fadd(base, widened(shifts)), builder.fmul(widened(factors), found))
+        builder.store(found, builder.bitcast(estimates.data, floats.as_pointer())).align = 4
+        return builder.bitcast(builder.fcmp_ordered(">=", found, bound), ir.IntType(BLOCK))
+
+    numbers = [types.float32] * 4
+    kind = types.uint64(sums, types.intp, factors, shifts, types.intp, *numbers, estimates)
+    return kind, generate
 
 
-@jit()
-def dot_plainly(rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray) -> None:
-    """`dot` for processors that do not add products of 16 bits in pairs."""
-    total = np.int32(0)
-    for at in range(width):
-        total = np.int32(total + np.int32(rows[first + at]) * np.int32(queries[begin + at]))
-    sums[0] = total
+estimate: Any = intrinsic(_estimate)
+"""Estimate the scores of `BLOCK` documents: base + shift + factor * (step * sum - total).
 
-
-@jit()
-def dot_four_plainly(
-    rows: np.ndarray, first: int, width: int, queries: np.ndarray, begin: int, sums: np.ndarray
-) -> None:
-    """`dot_four` likewise."""
-    for number in range(4):
-        dot_plainly(rows, first, width, queries, begin + number * width, sums[number:])
-
-
-_has_pairs = "avx2" in processor_features()
-dot: Any = _dots(1) if _has_pairs else dot_plainly
-"""Multiply a row of int8 or int16 with a query of int16: rows (flat), where the row begins, its width, a multiple of
-`LANES`; queries (flat), where one begins; and an array that receives the product, int32."""
-dot_four: Any = _dots(4) if _has_pairs else dot_four_plainly
-"""`dot` for four queries that follow each other."""
-
-
-def _reaching(typing_context: Any, numbers: Any, first: Any, bound: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, first, bound = arguments
-        data = context.make_array(signature.args[0])(context, builder, array).data
-        lanes = ir.VectorType(ir.FloatType(), BLOCK)
-        loaded = builder.load(builder.bitcast(builder.gep(data, [first]), lanes.as_pointer()))
-        loaded.align = 4
-        one = builder.insert_element(ir.Constant(lanes, ir.Undefined), bound, _WORD(0))
-        every = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_WORD, BLOCK), [0] * BLOCK))
-        return builder.bitcast(builder.fcmp_ordered(">=", loaded, every), ir.IntType(BLOCK))
-
-    return types.uint64(numbers, types.intp, types.float32), generate
-
-
-reaching: Any = intrinsic(_reaching)
-"""Of `BLOCK` float32 from a place on, those that reach a bound: bit i of a uint64 stands for the i-th."""
+Takes sums, uint16, and the place of the first; factors and shifts, upper halves of float32, and the row of the first;
+base, step and total of the query, a bound, and room for the estimates, float32. Bit i of the uint64 that it returns
+tells that the i-th reaches the bound.
+"""
 _present = _shuffles()
 SHUFFLE = _present[0] if _present else None
 """The widest byte shuffle, and its width; None: entries are looked up one after the other."""
