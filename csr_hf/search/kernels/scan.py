@@ -104,7 +104,7 @@ def _visit_all(
         kept: of all queries: rows, their estimates, how many they are, and the smallest estimate still of interest.
         room: for sums of the widest partition, uint16, and for estimates of a block, float32.
     """
-    # Taken apart once: an array that a loop takes of a tuple is counted each time, for as long as it takes to add up.
+    # Taken apart once: to read an array out of a tuple counts a reference, which takes as long as a block's sums.
     (begins, order, planes, factors, shifts), (tables, steps, lengths, centers, _) = signs, asked
     (visited, visitors, ends), (rows, scores, counts, bounds), (sums, estimates) = visits, kept, room
     places, n, filtered = tables.shape[1] // 32, order.shape[0], allowed.shape[0] > 0
