@@ -257,6 +257,9 @@ def _write(
             }
         )
     manifest = make_manifest(settings, entries)
+    if earlier is not None:
+        # Once the manifest is exchanged, nothing else says whose these are.
+        _announce(folder, set(files_of(earlier)) - set(files_of(manifest)))
     _write_json(folder / MANIFEST, manifest)
     return str(manifest["checksum"])
 
@@ -285,7 +288,7 @@ def _add(folder: Path, segment: StoredSegment, part: str, ending: str = "") -> d
     name = f"{segment.name}.{ending}"
     while os.path.lexists(folder / name):
         name = f"{new_name()}.{ending}"
-    _announce(folder, name)
+    _announce(folder, {name})
     with write_whole(folder / name) as temporary:
         if part == "documents":
             from csr_hf.search.documents import write_documents
@@ -295,11 +298,11 @@ def _add(folder: Path, segment: StoredSegment, part: str, ending: str = "") -> d
         return {"file": name, **write_arrays(temporary, arrays)}
 
 
-def _announce(folder: Path, name: str) -> None:
-    """List a name before a file gets it, beside those of earlier saves that were killed."""
+def _announce(folder: Path, names: set[str]) -> None:
+    """List names before files get them, or before no manifest names them, beside those of saves that were killed."""
     known = read_pending(folder)
-    if name not in known:
-        _write_json(folder / PENDING, make_pending(known | {name}))
+    if not names <= known:
+        _write_json(folder / PENDING, make_pending(known | names))
 
 
 def _remove_unnamed(folder: Path, earlier: dict[str, Any] | None) -> None:

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from csr_hf.search import manifest as manifests
+from csr_hf.search import storage
 from csr_hf.search.manifest import LOCK, MANIFEST, PENDING, checksum_of
 from csr_hf.search.storage import StoredSegment, load_folder, new_name, save_folder
 from tests.helpers.scripts import ROOT
@@ -164,6 +165,19 @@ def test_every_acknowledged_save_of_several_processes_stands(tmp_path):
     ids = np.concatenate([each.arrays["ids"] for each in load_folder(tmp_path / "index")[0]])
     expected = {1000 * (number * 100 + round_) for number in (1, 2) for round_ in range(6)}
     assert loads and expected <= set(ids.tolist())
+
+
+def test_what_a_save_left_that_was_killed_before_it_tidied_up_is_removed_by_the_next(tmp_path, monkeypatch):
+    folder, seen = tmp_path / "index", {}
+    save(folder, [make_segment(3, documents=True), make_segment(4, seed=5)], seen)
+    with monkeypatch.context() as killed:
+        killed.setattr(storage, "_remove_unnamed", lambda *_: None)
+        save(folder, [make_segment(5, seed=6)], seen)
+    (folder / "notes.txt").write_text("mine")
+    left = set(names(folder))
+    save(folder, [make_segment(6, seed=7)], seen)
+    named = set(manifests.files_of(json.loads((folder / MANIFEST).read_text())))
+    assert set(names(folder)) == {*named, MANIFEST, "notes.txt"} and len(left) > 4
 
 
 _KILLED = """
