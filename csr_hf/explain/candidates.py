@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from csr_hf.explain.phrases import Phrases
 
-_BY_ODDS, _BY_COVER, _BY_ATOM = 8, 5, 5
+_BY_ODDS, _BY_COVER = 8, 5
 # Texts that the prior of log-odds counts for.
 _PRIOR = 50.0
 _BLOCK_LATENTS = 256
@@ -53,29 +53,28 @@ def compute_log_odds(present: np.ndarray, having: int, totals: np.ndarray, texts
     return (with_odds - rest_odds) / np.sqrt(1 / (present + prior) + 1 / (rest + prior))
 
 
-def find_candidates(strong: sp.csc_matrix, phrases: Phrases, units: np.ndarray, atoms: np.ndarray) -> list[np.ndarray]:
+def find_candidates(
+    strong: sp.csc_matrix, phrases: Phrases, vectors: np.ndarray, directions: np.ndarray, *, by_atom: int = 5
+) -> list[np.ndarray]:
     """Find phrases that may name each latent.
 
     Args:
         strong: of `mark_strong`, shape (n, hidden_dim).
         phrases: of the same n texts.
-        units: embeddings of the texts, of unit norm, shape (n, input_dim).
-        atoms: of the head, shape (hidden_dim, input_dim).
+        vectors: of the phrases, of unit norm, shape (m, input_dim).
+        directions: of the atoms of the head, of unit norm, shape (hidden_dim, input_dim).
+        by_atom: the nearest to the atom that are taken.
 
     Returns:
         Numbers of phrases for each latent: the largest log-odds; the largest difference between the shares of texts
-        with and without the latent that hold them; and the nearest to the atom, by the mean embedding of the texts
-        that hold them.
+        with and without the latent that hold them; and the nearest to the atom.
     """
     present, texts = phrases.present, strong.shape[0]
     totals = present.getnnz(axis=0).astype(np.float64)
     held = (strong.T.tocsr() @ present).tocsr()
-    contexts = _embed_contexts(present, units, totals)
-    scale = np.linalg.norm(atoms, axis=1, keepdims=True)
-    directions = (atoms / np.where(scale > 0, scale, 1)).astype(np.float32)
     found: list[np.ndarray] = []
-    for start in range(0, len(atoms), _BLOCK_LATENTS):
-        likeness = directions[start : start + _BLOCK_LATENTS] @ contexts.T
+    for start in range(0, len(directions), _BLOCK_LATENTS):
+        likeness = directions[start : start + _BLOCK_LATENTS] @ vectors.T
         for latent, alike in enumerate(likeness, start):
             part = slice(held.indptr[latent], held.indptr[latent + 1])
             numbers, counts = held.indices[part], held.data[part].astype(np.float64)
@@ -83,12 +82,18 @@ def find_candidates(strong: sp.csc_matrix, phrases: Phrases, units: np.ndarray, 
             odds = compute_log_odds(counts, having, totals[numbers], texts)
             cover = counts / max(having, 1) - (totals[numbers] - counts) / max(texts - having, 1)
             chosen = [numbers[_largest(odds, _BY_ODDS)], numbers[_largest(cover, _BY_COVER)]]
-            found.append(np.unique(np.concatenate([*chosen, _largest(alike, _BY_ATOM)])))
+            found.append(np.unique(np.concatenate([*chosen, _largest(alike, by_atom)])))
     return found
 
 
-def _embed_contexts(present: sp.csr_matrix, units: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Average the embeddings of the texts with each phrase, less the mean of all, of unit norm, shape (m, dim)."""
+def embed_contexts(phrases: Phrases, units: np.ndarray) -> np.ndarray:
+    """Average the embeddings of the texts with each phrase, less the mean of all, of unit norm, float32, (m, dim).
+
+    Args:
+        phrases: of n texts.
+        units: their embeddings, of unit norm, shape (n, dim).
+    """
+    present, totals = phrases.present, phrases.present.getnnz(axis=0)
     means = (present.T.tocsr() @ units) / np.maximum(totals, 1)[:, None].astype(np.float32) - units.mean(axis=0)
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     means[totals == 0] = 0

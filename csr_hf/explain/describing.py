@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from csr_hf.codes import encode_embeddings, subtract_modality_mean
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.activity import choose_examples, find_companions, tabulate_activity
-from csr_hf.explain.candidates import find_candidates, mark_strong
+from csr_hf.explain.candidates import embed_contexts, find_candidates, mark_strong
 from csr_hf.explain.items import Items
 from csr_hf.explain.latents import Example, Latent, Latents
 from csr_hf.explain.naming import Embed, NamedTexts, choose_names, measure_names, name_by_tfidf
@@ -30,6 +30,10 @@ STRONG_SHARE = 0.1
 _SHOWN_CHARACTERS = 300
 _BATCH = 256
 _FEWEST_TEXTS = 8
+# Phrases that are embedded themselves; where there are more, there are texts enough to tell by.
+_MOST_EMBEDDED = 10_000
+# Texts with a latent by which its name is chosen, where there are few.
+_FEWEST_STRONG = 16
 
 
 def embed_names_with(backbone: Backbone, head: CSRModel) -> Embed:
@@ -78,9 +82,13 @@ def describe_latents(
     logger.info("phrases    %s words and phrases", f"{len(phrases.names):,}")
     texts = NamedTexts(phrases, unit_rows(items.embeddings))
     strong, known = mark_strong(activity[first], shares[0]), phrases.take(first)
-    atoms = head.dictionary.detach().float().cpu().numpy()
-    candidates = find_candidates(strong, known, texts.units[first], atoms)
-    names = choose_names(candidates, draw_samples(activity, texts.units, first, shares[0], rng), texts, embed)
+    directions, embed = unit_rows(head.dictionary.detach().float().cpu().numpy()), _remember(embed)
+    is_few = len(known.names) <= _MOST_EMBEDDED
+    vectors = embed(list(known.names)) if is_few else embed_contexts(known, texts.units[first])
+    candidates = find_candidates(strong, known, vectors, directions, by_atom=16 if is_few else 5)
+    fewest = _FEWEST_STRONG if is_few else _FEWEST_TEXTS
+    drawn = draw_samples(activity, texts.units, first, shares[0], rng, fewest=fewest)
+    names = choose_names(candidates, drawn, texts, embed, directions if is_few else None)
     logger.info("names      chosen on %s texts", f"{len(first):,}")
     samples = [draw_samples(activity, texts.units, second, share, rng) for share in shares]
     measured = [measure_names(names, drawn, texts, embed) for drawn in samples]
@@ -93,6 +101,18 @@ def describe_latents(
         texts=len(items),
         scores=scores,
     )
+
+
+def _remember(embed: Embed) -> Embed:
+    """Return the same function, but that it embeds every name once."""
+    known: dict[str, np.ndarray] = {}
+
+    def remembered(names: Sequence[str]) -> np.ndarray:
+        if new := sorted(set(names) - known.keys()):
+            known.update(zip(new, embed(new), strict=True))
+        return np.array([known[name] for name in names], np.float32) if names else embed([])
+
+    return remembered
 
 
 def _describe(

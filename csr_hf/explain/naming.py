@@ -17,6 +17,8 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 # What BM25 says counts half of what the backbone says, and a further part of a name must raise both by so much.
 _WORDS_COUNT = 0.5
 _LEAST_GAIN = 0.005
+# So much counts the cosine of a name with the atom, where few texts have a latent and tell names apart by chance.
+_ATOM_COUNTS = 4.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class NamedTexts:
 
 
 def choose_names(
-    candidates: Sequence[np.ndarray], samples: Sequence[Sample | None], texts: NamedTexts, embed: Embed
+    candidates: Sequence[np.ndarray],
+    samples: Sequence[Sample | None],
+    texts: NamedTexts,
+    embed: Embed,
+    directions: np.ndarray | None = None,
 ) -> list[str]:
     """Choose a name of at most four words for each latent: parts are added as long as they make it predict better.
 
@@ -39,6 +45,8 @@ def choose_names(
             candidate.
         texts: all texts.
         embed: embeds candidates.
+        directions: of the atoms, of unit norm, shape (latents, input_dim), which names are to lie near too; for few
+            texts.
 
     Returns:
         Names, their parts separated by commas; empty where there are no candidates.
@@ -47,17 +55,21 @@ def choose_names(
     needed = np.unique(np.concatenate([np.empty(0, np.int64), *candidates])).astype(np.int64)
     vectors = embed(list(phrases.names[needed]))
     chosen = []
-    for numbers, sample in zip(candidates, samples, strict=True):
+    if directions is None:
+        directions = np.zeros((len(samples), vectors.shape[1]), np.float32)
+    for numbers, sample, direction in zip(candidates, samples, directions, strict=True):
         names = list(phrases.names[numbers])
         if sample is None or not names:
             chosen.append(names[0] if names else "")
             continue
         own = vectors[np.searchsorted(needed, numbers)]
-        chosen.append(", ".join(names[part] for part in _choose_parts(names, own, sample, texts)))
+        chosen.append(", ".join(names[part] for part in _choose_parts(names, own, sample, texts, direction)))
     return chosen
 
 
-def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: NamedTexts) -> list[int]:
+def _choose_parts(
+    names: list[str], vectors: np.ndarray, sample: Sample, texts: NamedTexts, direction: np.ndarray
+) -> list[int]:
     """Choose candidates one by one, each the one that helps most beside those before it."""
     rows = np.concatenate(sample)
     having = len(sample.having)
@@ -65,7 +77,7 @@ def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: 
     stems = [list(dict.fromkeys(map(stem, split_words(name)))) for name in names]
     matches = _weigh_words(stems, texts.phrases, rows)
     parts: list[int] = []
-    best, dense, sparse = 0.0, np.zeros(len(rows)), np.zeros(len(rows))
+    best, dense, sparse, whole = -np.inf, np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(vectors.shape[1])
     while len(parts) < LONGEST_PHRASE:
         open_ = [number for number in range(len(names)) if _fits(number, parts, stems)]
         if not open_:
@@ -75,11 +87,14 @@ def _choose_parts(names: list[str], vectors: np.ndarray, sample: Sample, texts: 
         matched = sparse[:, None] + matches[:, open_]
         gains = compute_auc(summed[:having], summed[having:])
         gains = gains + _WORDS_COUNT * compute_auc(matched[:having], matched[having:])
+        sums = whole + vectors[open_]
+        gains = gains + _ATOM_COUNTS * (sums @ direction) / np.maximum(np.linalg.norm(sums, axis=1), 1e-9)
         winner = int(np.argmax(gains))
         if gains[winner] < best + _LEAST_GAIN:
             break
         number = open_[winner]
         best, dense, sparse = float(gains[winner]), dense + likeness[:, number], matched[:, winner]
+        whole = sums[winner]
         parts.append(number)
     return parts
 

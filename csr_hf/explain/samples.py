@@ -34,7 +34,13 @@ def split_halves(embeddings: np.ndarray) -> np.ndarray:
 
 
 def draw_samples(
-    activity: sp.csc_matrix, units: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator
+    activity: sp.csc_matrix,
+    units: np.ndarray,
+    rows: np.ndarray,
+    share: float,
+    rng: np.random.Generator,
+    *,
+    fewest: int = _FEWEST,
 ) -> list[Sample | None]:
     """Draw for every latent texts with and without it.
 
@@ -42,8 +48,9 @@ def draw_samples(
         activity: value of each latent in each text, shape (n, hidden_dim), without explicit zeros.
         units: embeddings of the texts, of unit norm, shape (n, input_dim).
         rows: of the half to draw from.
-        share: texts count as having a latent where it is in this share of its active texts, the strongest; at least 8.
+        share: texts count as having a latent where it is in this share of its active texts, the strongest.
         rng: chooses the texts without it; the nearest ones are looked for among 12,288 texts.
+        fewest: texts that count as having a latent, if it is active in as many.
 
     Returns:
         One sample for each latent; None where fewer than two texts have it, or all do.
@@ -54,7 +61,7 @@ def draw_samples(
     chosen, nearest = [], []
     for latent in range(activity.shape[1]):
         part = slice(half.indptr[latent], half.indptr[latent + 1])
-        chosen.append(_choose_strong(half.indices[part], half.data[part], share))
+        chosen.append(_choose_strong(half.indices[part], half.data[part], share, fewest))
     for start in range(0, len(chosen), _BLOCK_LATENTS):
         nearest += _find_nearest(chosen[start : start + _BLOCK_LATENTS], start, pooled, own, around)
     samples: list[Sample | None] = []
@@ -92,10 +99,10 @@ def _find_nearest(
     return found
 
 
-def _choose_strong(rows: np.ndarray, values: np.ndarray, share: float) -> np.ndarray:
+def _choose_strong(rows: np.ndarray, values: np.ndarray, share: float, fewest: int) -> np.ndarray:
     """Choose at most 48 rows evenly from the share with the largest values."""
     order = rows[np.argsort(-values, kind="stable")]
-    strong = order[: max(int(np.ceil(share * len(order))), _FEWEST)]
+    strong = order[: max(int(np.ceil(share * len(order))), fewest)]
     return _spread(strong, _MOST)
 
 

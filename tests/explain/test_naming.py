@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from csr_hf.explain.candidates import compute_log_odds, find_candidates, mark_strong
+from csr_hf.explain.candidates import compute_log_odds, embed_contexts, find_candidates, mark_strong
 from csr_hf.explain.naming import NamedTexts, choose_names, measure_names, name_by_tfidf
 from csr_hf.explain.phrases import count_phrases, split_words, stem
-from csr_hf.explain.samples import draw_samples
+from csr_hf.explain.samples import Sample, draw_samples
 
 TOPICS = [["guitar", "violin"], ["sugar"], ["rocket", "orbit", "moon"]]
 FILLERS = ["table", "window", "river", "paper", "garden", "street"]
@@ -42,13 +42,17 @@ def planted():
     return NamedTexts(count_phrases(texts), embed(texts)), sp.csc_matrix(values), atoms
 
 
-def test_names_are_what_was_planted_and_predict(planted):
+@pytest.mark.parametrize("is_few", [False, True])
+def test_names_are_what_was_planted_and_predict(planted, is_few):
     texts, activity, atoms = planted
     first, second = np.arange(0, 600, 2), np.arange(1, 600, 2)
     strong = mark_strong(activity[first], 0.5)
-    candidates = find_candidates(strong, texts.phrases.take(first), texts.units[first], atoms)
+    known = texts.phrases.take(first)
+    vectors = embed(list(known.names)) if is_few else embed_contexts(known, texts.units[first])
+    candidates = find_candidates(strong, known, vectors, atoms, by_atom=16 if is_few else 5)
     rng = np.random.default_rng(0)
-    names = choose_names(candidates, draw_samples(activity, texts.units, first, 0.5, rng), texts, embed)
+    drawn = draw_samples(activity, texts.units, first, 0.5, rng)
+    names = choose_names(candidates, drawn, texts, embed, atoms if is_few else None)
     for name, topic in zip(names, TOPICS, strict=False):
         assert split_words(name)[0] in topic
         assert 1 <= len(split_words(name)) <= 4
@@ -57,6 +61,23 @@ def test_names_are_what_was_planted_and_predict(planted):
     assert (sparse[:3] > 0.85).all()
     # The last latent never fires: nothing is known of it.
     assert np.isnan([dense[3], sparse[3]]).all()
+
+
+def test_where_texts_tell_nothing_names_lie_near_the_atom(planted):
+    texts, _, atoms = planted
+    rng = np.random.default_rng(0)
+    sample = Sample(rng.permutation(600)[:2], rng.permutation(600)[:2])
+    every = [np.arange(len(texts.phrases.names))] * 3
+    names = choose_names(every, [sample] * 3, texts, embed, atoms[:3])
+    for name, topic in zip(names, TOPICS, strict=False):
+        assert set(split_words(name)) & set(topic)
+
+
+def test_more_texts_are_drawn_where_a_tenth_are_few(planted):
+    texts, activity, _ = planted
+    for fewest in (8, 16):
+        drawn = draw_samples(activity, texts.units, np.arange(600), 0.01, np.random.default_rng(0), fewest=fewest)
+        assert [len(sample.having) for sample in drawn[:3]] == [fewest] * 3
 
 
 def test_the_obvious_names_are_words_of_largest_mean_tfidf(planted):
