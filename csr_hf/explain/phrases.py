@@ -102,7 +102,9 @@ def count_phrases(texts: Sequence[str], fewest: int | None = None) -> Phrases:
         is_frequent, ends = held.getnnz(axis=0) >= fewest, np.ones(len(keys), bool)
         ends[phrase_of] = is_name[tokens[starts]] & is_name[last]
         spelled = spelled[keys // len(words)] + " " + vocabulary[keys % len(words)]
+        # "dict dict" says no more than "dict".
         chosen = np.flatnonzero(is_frequent & ends)
+        chosen = chosen[np.array([len(set(spelled[key].split(" "))) == length for key in chosen], bool)]
         names.extend(spelled[chosen])
         parts.append(held[:, chosen])
         begun = np.full(len(tokens), -1, np.int64)

@@ -35,6 +35,11 @@ def test_phrases_may_hold_stop_words_but_not_end_with_them():
     assert sorted(phrases.names) == ["cards", "house", "house of cards"]
 
 
+def test_phrases_do_not_say_a_word_twice():
+    phrases = count_phrases(["dict dict of keys"] * 4)
+    assert sorted(phrases.names) == ["dict", "dict of keys", "keys"]
+
+
 def plain_phrases(texts, longest, fewest):
     """Phrases with the numbers of texts that hold them, counted one by one; no stop words among these words."""
     found = {}
@@ -43,7 +48,8 @@ def plain_phrases(texts, longest, fewest):
         held = {" ".join(words[a : a + n]) for n in range(1, longest + 1) for a in range(len(words) - n + 1)}
         for phrase in held:
             found[phrase] = found.get(phrase, 0) + 1
-    return {phrase: count for phrase, count in found.items() if count >= fewest}
+    kept = {phrase: count for phrase, count in found.items() if count >= fewest}
+    return {phrase: count for phrase, count in kept.items() if len(set(phrase.split())) == len(phrase.split())}
 
 
 @settings(max_examples=50, deadline=None)
