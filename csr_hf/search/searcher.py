@@ -29,6 +29,9 @@ _ROOM = 2**21
 _ALL = np.float32(np.inf)
 _FILTERED = 1 / 20
 """Power of the share of the documents that may be found by which margins are wider."""
+_FEW, _AMPLE = 1_000, 10
+"""All partitions are visited for so few documents that may be found, or where fewer than so many times the hits that
+are asked for lie in those near enough: each of them is wanted, wherever it lies."""
 _ANYWHERE = frozen(np.empty(0, np.uint8))
 
 
@@ -154,8 +157,10 @@ def _plan(
     partitions, margin = settings["partitions"], _ALL
     nprobe = partitions if params.nprobe in ("auto", None) else int(params.nprobe)
     if params.nprobe == "auto" and measured is not None:
-        # The nearest of few lie further away, in more partitions.
-        margin = np.float32(measured.margin * share**-_FILTERED)
+        allowed = share * total
+        if allowed > _FEW and allowed * measured.nprobe >= _AMPLE * top_k * partitions:
+            # The nearest of few lie further away, in more partitions.
+            margin = np.float32(measured.margin * share**-_FILTERED)
     candidates = params.candidates or (measured.candidates if measured else _CANDIDATES)
     by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
     if by is None:

@@ -123,6 +123,22 @@ def test_partitions_are_found_between_those_that_were_measured():
     assert (flat.find_least(0.5), flat.find_least(0.6)) == (4, 50)
 
 
+@pytest.mark.parametrize("recall", [0.8, 0.95])
+def test_the_few_documents_that_may_be_found_are_all_found(coder, recall):
+    rows, queries = make_rows(4000, 0), make_rows(20, 1)
+    index = InvertedIndex.build(rows, coder)
+    allowed = np.argsort(rows @ queries.mean(axis=0))[[0, 1, 2000, 3999]]
+    found = index.search(queries, 4, SearchParams(recall=recall), allowed=allowed)
+    assert (np.sort(found.ids, axis=1) == np.sort(allowed)).all()
+
+
+def test_as_many_hits_are_found_as_are_asked_for(coder):
+    index = InvertedIndex.build(make_rows(4000, 0), coder)
+    for top_k in (10, 300, 2500, 4000):
+        found = index.search(make_rows(20, 1), top_k, SearchParams(recall=0.8))
+        assert (found.positions >= 0).all() and found.positions.shape == (20, top_k)
+
+
 def test_searches_by_the_margin_of_an_index_find_what_searches_of_all_partitions_find(coder, monkeypatch):
     rows, queries = make_rows(4000, 0), make_rows(200, 1)
     index = InvertedIndex.build(rows, coder)
