@@ -244,6 +244,8 @@ def test_latents_steer_and_contradictions_are_named(visit):
         option = visit.wait(lambda: visit.all("ul[role=listbox] li"))[0]
         visit.changes(option.click)
         visit.one(f"#{name} input").send_keys(Keys.ESCAPE)
+        # Another list opens once this one has closed: until then its options would be taken for the other's.
+        visit.wait(lambda: not visit.all("ul[role=listbox]"))
     visit.wait(lambda: "both wanted and unwanted" in visit.text("#results [role=alert]"))
 
 
