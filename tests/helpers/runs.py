@@ -8,7 +8,7 @@ from filelock import FileLock
 from csr_hf.cli.main import main
 
 RECIPE = {
-    "data": {"limit": 200, "held_out": 0.3, "max_characters": 200},
+    "data": {"limit": 200, "held_out": 0.25, "max_characters": 200},
     "model": {"hidden_dim": 512, "k": 16},
     "training": {"max_steps": 40, "per_device_train_batch_size": 64, "save_steps": 20, "logging_steps": 10},
     "evaluation": {"ks": [8, 16]},
