@@ -74,7 +74,7 @@ def test_index_holds_the_whole_corpus_and_answers(finished):
     assert hits[0].id == document["id"]
     assert hits[0].score > hits[1].score
     # What is stored is nearly the embedding: the cosine of a text with itself.
-    assert hits[0].score == pytest.approx(1, abs=0.05)
+    assert hits[0].score == pytest.approx(1, abs=0.08)
 
 
 def test_hits_have_the_cosine_of_the_decoded_document(finished):
