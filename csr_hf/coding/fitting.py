@@ -50,7 +50,7 @@ def fit_index_coder(
     dim = head.config.input_dim
     if residual_bytes is not None and 0 < residual_bytes <= SCALE_BYTES:
         raise ValueError(
-            f"`residual_bytes` ({residual_bytes}) must be 0, or at least {SCALE_BYTES + 1}: 2 are a scale."
+            f"`residual_bytes` ({residual_bytes}) must be 0, or at least {SCALE_BYTES + 1}: a scale takes two."
         )
     size = max(-(-dim // 2), SCALE_BYTES + 1) if residual_bytes is None else min(residual_bytes, dim + SCALE_BYTES)
     if not size:

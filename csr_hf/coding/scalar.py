@@ -37,10 +37,14 @@ class ScalarQuantizer:
 
     def __init__(self, axes: np.ndarray, size: int) -> None:
         if axes.dtype != np.float32 or axes.ndim != 2:
-            raise ValueError(f"`axes` ({axes.dtype}, {axes.shape}) must be float32 with the shape (m, dim).")
+            raise ValueError(
+                f"`axes` ({axes.dtype}, {axes.shape}) must be float32 with the shape (m, dim). Take those of `fit`."
+            )
         self.whole, self.half = divide_axes(axes.shape[1], size)
         if len(axes) != self.whole + 2 * self.half:
-            raise ValueError(f"`axes` has {len(axes)} rows; {size} bytes take {self.whole + 2 * self.half}.")
+            raise ValueError(
+                f"`axes` has {len(axes)} rows; {size} bytes take {self.whole + 2 * self.half}. Fit them again."
+            )
         lengths = np.einsum("ij,ij->i", axes.astype(np.float64), axes)
         if not (np.isfinite(lengths).all() and (lengths > 0).all()):
             raise ValueError("`axes` holds NaN, infinity, or a row of zeros. Fit them again.")

@@ -63,7 +63,7 @@ class Measured:
     @property
     def label(self) -> str:
         """The setting in words."""
-        return ", ".join(f"{name} {'all' if value is None else value}" for name, value in self.setting.items())
+        return ", ".join(f"{name} {value}" for name, value in self.setting.items())
 
     @property
     def batch_ms_median(self) -> float:

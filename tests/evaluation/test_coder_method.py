@@ -48,11 +48,11 @@ def test_queries_are_compared_with_what_a_coder_reads_back(rows, similarity):
 
 def test_residuals_are_read_back_and_counted(many_rows):
     plain = make_coder(bits=3)
-    residual = ScalarQuantizer.fit(many_rows - plain.decode(plain.encode(many_rows)), 4)
+    residual = ScalarQuantizer.fit(many_rows - plain.decode(plain.encode(many_rows)), 6)
     method = CoderMethod(make_coder(bits=3, residual=residual), "dot")
-    assert (method.name, method.bytes_per_vector) == ("CSR + residual", 12)
+    assert (method.name, method.bytes_per_vector) == ("CSR + residual", 14)
     errors = [((each.vectors(many_rows) - many_rows) ** 2).sum() for each in (CoderMethod(plain, "dot"), method)]
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.5 * errors[0]
 
 
 def test_settings_name_everything_that_changes_a_score():
