@@ -74,7 +74,8 @@ def test_index_holds_the_whole_corpus_and_answers(finished):
     assert hits[0].id == document["id"]
     assert hits[0].score > hits[1].score
     # What is stored is nearly the embedding: the cosine of a text with itself.
-    assert hits[0].score == pytest.approx(1, abs=0.08)
+    itself = [searcher.search(searcher.documents[row]["text"], 1)[0].score for row in range(0, 200, 10)]
+    assert min(itself) > 0.9 and np.mean(itself) > 0.93
 
 
 def test_hits_have_the_cosine_of_the_decoded_document(finished):
