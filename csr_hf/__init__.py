@@ -16,7 +16,10 @@ _PUBLIC = {
     "CSROutput": "csr_hf.modeling_csr",
     "SparseCodes": "csr_hf.sparse_codes",
     "PackedCodes": "csr_hf.coding.packing",
+    "CompactCodes": "csr_hf.coding.compact",
     "Coder": "csr_hf.coding.coder",
+    "CompactCoder": "csr_hf.coding.compact_coder",
+    "load_coder": "csr_hf.coding.compact_coder",
     "fit_coder": "csr_hf.coding.fitting",
     "fit_index_coder": "csr_hf.coding.fitting",
     "Backbone": "csr_hf.embedding.backbone",
@@ -54,6 +57,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
+    from csr_hf.coding.compact import CompactCodes
+    from csr_hf.coding.compact_coder import CompactCoder, load_coder
     from csr_hf.coding.fitting import fit_coder, fit_index_coder
     from csr_hf.coding.packing import PackedCodes
     from csr_hf.configuration_csr import CSRConfig

@@ -29,6 +29,17 @@ def open_codes(path: str | Path) -> safe_open:
     return safe_open(path, framework="numpy")
 
 
+def read_format(path: str | Path) -> str | None:
+    """Return the format that a safetensors file names; None where it names none, or cannot be read."""
+    from safetensors import SafetensorError
+
+    try:
+        with open_codes(path) as file:
+            return (file.metadata() or {}).get("format")
+    except (OSError, SafetensorError):
+        return None
+
+
 def read_metadata(file: safe_open, expected: str) -> dict[str, str]:
     """Read the metadata of an open file of codes.
 

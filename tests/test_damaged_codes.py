@@ -11,7 +11,10 @@ import torch
 from safetensors.numpy import load, save
 
 from csr_hf.coding.coder import Coder
+from csr_hf.coding.compact import CompactCodes
+from csr_hf.coding.compact_coder import CompactCoder
 from csr_hf.coding.packing import PackedCodes
+from csr_hf.coding.prior_fitting import fit_links, fit_prior
 from csr_hf.coding.scalar import ScalarQuantizer
 from csr_hf.coding.transform import TransformQuantizer
 from csr_hf.configuration_csr import CSRConfig
@@ -19,7 +22,7 @@ from csr_hf.modeling_csr import CSRModel
 from csr_hf.sparse_codes import SparseCodes
 from tests.helpers.damage import damage_arrays, damage_bytes, run_alone
 
-KINDS = ["sparse", "packed", "coder", "coder of transforms"]
+KINDS = ["sparse", "packed", "compact", "coder", "compact coder"]
 TEXTS = ["", "-1", "0", "1", "1.5", "nan", "inf", "null", "x", "[]", "7" * 30, "7" * 5000, "[" * 5000, '"x"', "3", "4"]
 """What may stand in the metadata."""
 DTYPES = {
@@ -40,8 +43,12 @@ DTYPES = {
 def make_coder(kind="coder"):
     torch.manual_seed(0)
     head = CSRModel(CSRConfig(input_dim=16, hidden_dim=64, k=6)).eval()
-    coder, rows = Coder(head, row_bytes=12), np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
-    quantizer = TransformQuantizer if "transforms" in kind else ScalarQuantizer
+    rows = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+    coder = Coder(head, row_bytes=12)
+    if "compact" in kind:
+        learned = fit_links(coder.pursuit, rows, 12)
+        coder = CompactCoder(head, row_bytes=12, prior=fit_prior(learned, coder.pursuit, rows, 12, 3))
+    quantizer = TransformQuantizer if "compact" in kind else ScalarQuantizer
     coder.residual = quantizer.fit(rows - coder.decode(coder.encode(rows)), 4)
     return coder, rows[:40]
 
@@ -49,10 +56,10 @@ def make_coder(kind="coder"):
 def write(kind, path):
     coder, rows = make_coder(kind)
     packed = coder.encode(rows)
-    if kind.startswith("coder"):
+    if kind.endswith("coder"):
         coder.save(path)
     else:
-        (packed if kind == "packed" else packed.unpack()).save(path, ids=[f"d{at}" for at in range(len(rows))])
+        (packed.unpack() if kind == "sparse" else packed).save(path, ids=[f"d{at}" for at in range(len(rows))])
 
 
 def make_reader(kind):
@@ -61,9 +68,9 @@ def make_reader(kind):
     queries, packed = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32), coder.encode(rows)
 
     def read_coder(path):
-        found = Coder.load(path, coder.head)
+        found = type(coder).load(path, coder.head)
         found.decode(found.encode(queries))
-        return found.decode(packed)
+        return found.decode(found.encode(rows)) if kind == "compact coder" else found.decode(packed)
 
     def read_codes(path):
         codes = SparseCodes.load(path) if kind == "sparse" else PackedCodes.load(path)
@@ -77,7 +84,16 @@ def make_reader(kind):
         sparse.truncate(min(2, sparse.k)) if sparse.k else None
         return sparse.to_scipy() if sparse.dim < 2**31 else None
 
-    return read_coder if kind.startswith("coder") else read_codes
+    def read_compact(path):
+        codes = CompactCodes.load(path)
+        names = CompactCodes.load_ids(path)
+        assert names is None or len(names) == len(codes)
+        CompactCodes.concatenate([codes[:2], codes[1:]])
+        return coder.decode(CompactCodes(codes.rows, packed.coder, packed.head_fingerprint, codes.residual))
+
+    if kind == "compact":
+        return read_compact
+    return read_coder if kind.endswith("coder") else read_codes
 
 
 def change_header(raw):

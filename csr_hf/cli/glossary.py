@@ -23,7 +23,7 @@ GLOSSARY = {
     "kept": "Short for retention, where a table has many columns.",
     "dense": "The full embeddings, compared without any code.",
     "CSR": "Contrastive Sparse Representation: codes, compared over the latents that the query keeps.",
-    "packed": "Of codes: stored as bits, values in 3 or 4 of them each, and compared after decoding.",
+    "packed": "Of codes: stored in as few bits as they need, values at 8 or 16 levels, and compared after decoding.",
     "residual": "What a code leaves of an embedding; CSR + residual and indexes keep it in further bytes.",
     "truncation": "The first dimensions of an embedding, in int8, or in float16 where all of them fit.",
     "adapter": "Like truncation, after a linear map that was trained to make the first dimensions keep most.",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from csr_hf.coding.coder import Coder
+from csr_hf.coding.compact_coder import CompactCoder
+from csr_hf.coding.head_coder import HeadCoder
+from csr_hf.coding.prior_fitting import fit_links, fit_prior
 from csr_hf.coding.pursuit import MOST_LATENTS
 from csr_hf.coding.scalar import FEWEST_ROWS, ScalarQuantizer
 from csr_hf.coding.scalar_kernels import SCALE_BYTES
@@ -22,6 +25,8 @@ _FEWEST_FITTED, _MOST_FITTED = 700, 20_000
 _MOST_FITTED_OF_INDEX = 10_000
 # Bytes are worth more in a residual than in more latents than these take; a residual below 32 bytes is worth less.
 _CODE_BYTES, _LEAST_WITH_RESIDUAL = 16, 48
+_MOST_LINKED = 64
+"""Bytes of rows beyond which knowing which latents are active together saves little."""
 
 
 def fit_index_coder(
@@ -66,10 +71,10 @@ def fit_index_coder(
 class _Measured(NamedTuple):
     kept: float
     """Share of the dense top 10."""
-    coder: Coder
+    coder: Coder | CompactCoder
 
 
-def fit_coder(head: CSRModel, train: np.ndarray, budget: int) -> Coder:
+def fit_coder(head: CSRModel, train: np.ndarray, budget: int) -> Coder | CompactCoder:
     """Choose k, bits and residual that keep most of training embeddings within a budget of bytes.
 
     Args:
@@ -83,16 +88,16 @@ def fit_coder(head: CSRModel, train: np.ndarray, budget: int) -> Coder:
     return max(_fit(head, train, [budget]), key=lambda measured: measured.kept).coder
 
 
-def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> list[Coder]:
+def fit_coders(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> list[Coder | CompactCoder]:
     """Make coders for budgets of bytes, with the settings that keep most of training embeddings.
 
-    What is kept is the share of the dense top 10 of 300 embeddings among 3,000 others; residuals, beside codes of 16
-    bytes, are fitted on the rest of them.
+    What is kept is the share of the dense top 10 of 300 embeddings among 3,000 others; how probable codes are, and
+    residuals, beside codes of 16 bytes, are fitted on the rest of them.
 
     Args:
         head: the CSR head.
         train: embeddings, shape (n, input_dim), without the mean of their modality; with fewer than 4,000, or None,
-            values get 3 bits and there are no residual codes.
+            codes are packed, their values get 3 bits, and there are no residual codes.
         budgets: bytes of an embedding, at least 3.
 
     Returns:
@@ -110,16 +115,37 @@ def _fit(head: CSRModel, train: np.ndarray | None, budgets: Sequence[int]) -> li
     order = np.random.default_rng(0).permutation(len(train))
     queries, documents, rest = np.split(order, [_QUERIES, _QUERIES + _DOCUMENTS])
     trial = _Trial(train[np.sort(queries)], train[np.sort(documents)])
-    code = Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0])
-    sample = train[np.sort(rest[:_MOST_FITTED])].astype(np.float32)
-    fitted = TransformQuantizer.fit(sample - code.decode(code.encode(sample)), _LEAST_WITH_RESIDUAL - _CODE_BYTES)
+    maker = _CoderMaker(head, train[np.sort(rest)].astype(np.float32), max(budgets))
     found = []
     for budget in budgets:
-        found.append(trial.best([Coder(head, row_bytes=budget, bits=bits) for bits in _BITS]))
+        found.append(trial.best([maker.make(budget, bits) for bits in _BITS]))
         if budget >= _LEAST_WITH_RESIDUAL:
-            residual = fitted.resize(budget - _CODE_BYTES)
-            found.append(trial.best([Coder(head, row_bytes=_CODE_BYTES, bits=_BITS[0], residual=residual)]))
+            found.append(trial.best([maker.make_with_residual(budget)]))
     return found
+
+
+class _CoderMaker:
+    """Makes compact coders of one head, fitted on the same embeddings."""
+
+    def __init__(self, head: CSRModel, train: np.ndarray, largest: int) -> None:
+        self.head, self.train = head, train
+        self.pursuit = Coder(head, row_bytes=_CODE_BYTES).pursuit
+        self.learned = fit_links(self.pursuit, train, min(largest, _MOST_LINKED))
+        self._short: tuple[CompactCoder, TransformQuantizer] | None = None
+
+    def make(self, row_bytes: int, bits: int) -> CompactCoder:
+        """Make a coder without a residual."""
+        prior = fit_prior(self.learned, self.pursuit, self.train, row_bytes, bits)
+        return CompactCoder(self.head, row_bytes=row_bytes, prior=prior)
+
+    def make_with_residual(self, budget: int) -> CompactCoder:
+        """Make a coder whose residual takes all bytes that a short code leaves."""
+        size = budget - _CODE_BYTES
+        if self._short is None:
+            code, sample = self.make(_CODE_BYTES, _BITS[0]), self.train[:_MOST_FITTED]
+            self._short = code, TransformQuantizer.fit(sample - code.read_back(sample), size)
+        code, residual = self._short
+        return CompactCoder(self.head, row_bytes=_CODE_BYTES, prior=code.prior, residual=residual.resize(size))
 
 
 class _Trial:
@@ -129,13 +155,13 @@ class _Trial:
         self.queries, self.documents = _unit(queries), documents
         self.neighbors = self._find(documents)
 
-    def best(self, coders: Sequence[Coder]) -> _Measured:
+    def best(self, coders: Sequence[Coder | CompactCoder]) -> _Measured:
         """Return the coder that keeps the largest share of the dense top 10, the first of equals."""
         measured = [_Measured(self._measure(coder), coder) for coder in coders]
         return max(measured, key=lambda each: each.kept)
 
-    def _measure(self, coder: Coder) -> float:
-        found = self._find(coder.decode(coder.encode(self.documents)))
+    def _measure(self, coder: HeadCoder[Any]) -> float:
+        found = self._find(coder.read_back(self.documents))
         return float((found[:, :, None] == self.neighbors[:, None]).any(axis=2).mean())
 
     def _find(self, documents: np.ndarray) -> np.ndarray:

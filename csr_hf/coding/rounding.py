@@ -7,6 +7,7 @@ the others leave, until none moves: coordinate descent on whole numbers.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +16,27 @@ from csr_hf.coding.pursuit import Chosen, Pursuit, fit_values
 from csr_hf.plumbing.jit import jit
 from csr_hf.plumbing.threads import available_threads, run
 
-_TASK_ROWS = 64
+TASK_ROWS = 64
 _SWEEPS = 10
-# Steps to try, of an eighth of an octave each: a smaller one clips the largest values and rounds the others better.
-_SCALES_TRIED = 6
+# Steps to try, of an eighth of an octave each, around the smallest that clips no value.
+_SMALLER_TRIED, _LARGER_TRIED, _FIXED_LARGER_TRIED = 6, 8, 2
+_ZERO_BITS = np.float32(-3)
+"""Of a latent that is left out, beside level 1."""
+
+
+class Rounding(NamedTuple):
+    """How values are rounded."""
+
+    gram: np.ndarray
+    """Inner products of unit atoms, float32, shape (hidden_dim, hidden_dim)."""
+    norms: np.ndarray
+    """Of the atoms, float32, shape (hidden_dim,)."""
+    steps: np.ndarray
+    """By scale, float32, shape (256,)."""
+    highest: int
+    """Level."""
+    worth: float
+    """Of a bit, as a share of what the last latent explains; 0 where all levels take as many bits."""
 
 
 def fitting_shift(dim: int, stream_bits: int, bits: int) -> int:
@@ -53,57 +71,79 @@ def round_chosen(pursuit: Pursuit, chosen: Chosen, bits: int, row_bytes: int) ->
     """
     largest = float(chosen.values.max(initial=0))
     base = 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
-    steps = (base * 2.0 ** (-np.arange(256) / 8)).astype(np.float32)
     shape = chosen.indices.shape
     found = Levels(chosen.indices, np.zeros(shape, np.uint16), np.zeros(shape[0], np.uint8))
     stream = 8 * (row_bytes - 1)
-    limits = np.array([stream, fitting_shift(len(pursuit.gram), stream, bits), bits])
+    room = np.array([stream, fitting_shift(len(pursuit.gram), stream, bits), bits])
+    rounding = Rounding(pursuit.gram, pursuit.norms, step_sizes(base), 2**bits, 0.0)
     tasks = []
-    for start in range(0, shape[0], _TASK_ROWS):
-        rows = slice(start, start + _TASK_ROWS)
+    for start in range(0, shape[0], TASK_ROWS):
+        rows = slice(start, start + TASK_ROWS)
         part = Chosen(*(array[rows] for array in chosen))
-        tasks.append((pursuit.gram, pursuit.norms, limits, steps, part, found.levels[rows], found.scales[rows]))
+        tasks.append((rounding, room, part, found.levels[rows], found.scales[rows]))
     run(_round_rows, tasks, available_threads())
     return found, base
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+def step_sizes(base: float) -> np.ndarray:
+    """Return what a level is worth by the scale of its row, float32, shape (256,): `base` at most."""
+    steps: np.ndarray = (base * 2.0 ** (-np.arange(256) / 8)).astype(np.float32)
+    return steps
+
+
+@jit()
 def _round_rows(
-    gram: np.ndarray,
-    norms: np.ndarray,
-    limits: np.ndarray,
-    steps: np.ndarray,
-    chosen: Chosen,
-    levels: np.ndarray,
-    scales: np.ndarray,
+    rounding: Rounding, limits: np.ndarray, chosen: Chosen, levels: np.ndarray, scales: np.ndarray
 ) -> None:
     """Round each row, see `round_chosen`; limits are the bits of a stream, of a gap and of a level."""
-    indices, values, targets, counts = chosen
-    k, highest = indices.shape[1], np.float32(1 << limits[2])
-    products, room = np.empty((k, k), np.float32), np.empty((k + 2, k), np.float32)
-    tried, best = np.empty(k, np.float32), np.empty(k, np.float32)
-    for row in range(indices.shape[0]):
-        latents, target, count = indices[row], targets[row], _count_fitting(indices[row], counts[row], limits)
-        _gather_products(gram, norms, latents[:count], products)
-        fitted = values[row].copy()
-        if count < counts[row]:
-            fit_values(products, target, fitted, (count, 0), room)
-        largest = fitted[:count].max() if count else np.float32(0)
-        if largest == 0:
-            continue
-        # Where the row is too small beside others for any step, all its levels are 0.
-        first = min(int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest))), 255)
-        most = np.float32(-1)
-        for scale in range(max(first - 2, 0), min(first + _SCALES_TRIED, 255) + 1):
-            step = steps[scale]
-            for place in range(count):
-                tried[place] = min(np.rint(fitted[place] / step), highest)
-            gain = _move_levels(products, target, tried, (count, step, highest), room[0])
-            if gain > most:
-                most, scales[row] = gain, scale
-                best[:count] = tried[:count]
+    found = np.empty(chosen.indices.shape[1], np.float32)
+    for row in range(chosen.indices.shape[0]):
+        count = _count_fitting(chosen.indices[row], chosen.counts[row], limits)
+        scales[row] = round_row(rounding, chosen, row, count, found)
         for place in range(count):
-            levels[row, place] = np.uint16(best[place])
+            levels[row, place] = np.uint16(found[place])
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def round_row(rounding: Rounding, chosen: Chosen, row: int, count: int, levels: np.ndarray) -> int:
+    """Round the values of the first `count` latents of a row to whole levels, and return their scale.
+
+    Args:
+        rounding: how.
+        chosen: latents of all rows.
+        row: which of them.
+        count: latents in use.
+        levels: receives whole numbers, float32, shape (k,).
+    """
+    latents, target = chosen.indices[row], chosen.targets[row]
+    steps, highest = rounding.steps, np.float32(rounding.highest)
+    products, room = np.empty((count, count), np.float32), np.empty((count + 2, count), np.float32)
+    _gather_products(rounding.gram, rounding.norms, latents[:count], products)
+    fitted = chosen.values[row, :count].copy()
+    if count < chosen.counts[row]:
+        fit_values(products, target, fitted, (count, 0), room)
+    largest = fitted.max() if count else np.float32(0)
+    levels[:count] = 0
+    if largest == 0:
+        return 0
+    # Where the row is too small beside others for any step, all its levels are 0.
+    first = min(int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest))), 255)
+    tried, most, best = np.empty(count, np.float32), np.float32(-np.inf), 0
+    # Larger steps make more zeros, and levels of fewer bits.
+    larger = _LARGER_TRIED if rounding.worth else _FIXED_LARGER_TRIED
+    worth = np.float32(rounding.worth) * fitted[count - 1] ** 2 * products[count - 1, count - 1]
+    for scale in range(max(first - larger, 0), min(first + _SMALLER_TRIED, 255) + 1):
+        step = steps[scale]
+        for place in range(count):
+            tried[place] = min(np.rint(fitted[place] / step), highest)
+        gain = _move_levels(products, target, tried, (count, step, highest), room[0])
+        if worth:
+            for place in range(count):
+                gain -= worth * (np.log2(tried[place] + np.float32(0.5)) if tried[place] else _ZERO_BITS)
+        if gain > most:
+            most, best = gain, scale
+            levels[:count] = tried
+    return best
 
 
 @jit()

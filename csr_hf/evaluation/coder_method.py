@@ -12,7 +12,7 @@ from csr_hf.evaluation.similarity import rows_for
 from csr_hf.evaluation.vector_method import VectorMethod
 
 if TYPE_CHECKING:
-    from csr_hf.coding.coder import Coder
+    from csr_hf.coding.head_coder import HeadCoder
     from csr_hf.modeling_csr import CSRModel
 
 
@@ -26,9 +26,9 @@ class CoderMethod(VectorMethod):
 
     of_head = True
 
-    def __init__(self, coder: Coder, similarity: Similarity = "cosine") -> None:
+    def __init__(self, coder: HeadCoder[Any], similarity: Similarity = "cosine") -> None:
         super().__init__(coder.bytes_per_vector, similarity)
-        self.coder, self.name, self.k = coder, coder.name, coder.k
+        self.coder, self.name, self.k = coder, coder.name, coder.usual_k
 
     def store_documents(self, documents: np.ndarray) -> np.ndarray:
         """Pack embeddings as they are, which is how the head was trained, and decode them."""
@@ -36,7 +36,7 @@ class CoderMethod(VectorMethod):
 
     def store(self, rows: np.ndarray) -> np.ndarray:
         """Pack rows and decode them, to unit norm for cosine."""
-        return rows_for(self.coder.decode(self.coder.encode(rows)), self.similarity)
+        return rows_for(self.coder.read_back(rows), self.similarity)
 
     def center(self, embeddings: np.ndarray, modality: str | None) -> np.ndarray:
         """Subtract the head's mean of a modality."""

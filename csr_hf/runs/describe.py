@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from csr_hf.code_files import read_format
 from csr_hf.evaluation.results import Results, Row, find_other_head
 from csr_hf.heads import is_head_config, load_head
 from csr_hf.repository import open_repository
@@ -203,10 +204,31 @@ def _describe_packed(path: Path) -> Description:
     return Description(facts, [f"packed codes {path}: {codes}, head {codes.head_fingerprint or 'unknown'}"])
 
 
-def _is_packed(path: Path) -> bool:
-    from csr_hf.coding.packed_files import is_packed
+def _describe_compact(path: Path) -> Description:
+    from csr_hf.coding.compact import CompactCodes
 
-    return path.suffix == ".safetensors" and is_packed(path)
+    codes = CompactCodes.load(path)
+    facts = {
+        "rows": len(codes),
+        "bytes_per_row": codes.bytes_per_row,
+        "residual_bytes": codes.bytes_per_row - codes.row_bytes,
+        "coder": codes.coder,
+        "head": codes.head_fingerprint,
+    }
+    line = f"compact codes {path}: {codes}, coder {codes.coder}, head {codes.head_fingerprint or 'unknown'}"
+    return Description(facts, [line])
+
+
+def _is_packed(path: Path) -> bool:
+    from csr_hf.coding.packed_files import PACKED_FORMAT
+
+    return path.suffix == ".safetensors" and read_format(path) == PACKED_FORMAT
+
+
+def _is_compact(path: Path) -> bool:
+    from csr_hf.coding.compact import COMPACT_FORMAT
+
+    return path.suffix == ".safetensors" and read_format(path) == COMPACT_FORMAT
 
 
 def _is_results(path: Path) -> bool:
@@ -221,5 +243,6 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("unfinished", lambda path: RunFolder.of(path).state.is_file(), _describe_unfinished),
     ("index", lambda path: path.is_dir() and any(path.glob("*.json")), _describe_index),
     ("packed codes", _is_packed, _describe_packed),
+    ("compact codes", _is_compact, _describe_compact),
     ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

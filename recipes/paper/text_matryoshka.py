@@ -15,6 +15,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ TOKENS = 128
 def read_pairs(recipe: RunRecipe) -> Dataset:
     """Read the training pairs of the recipe: no row that it holds out."""
     parts = []
-    for source in load_sources(recipe.data):
+    pairs = [source for source in recipe.data.sources if "positive" in source.columns]
+    for source in load_sources(replace(recipe.data, sources=pairs)):
         rows = source.rows.select(np.flatnonzero(~source.held_out))
         parts.append(rows.select_columns(["anchor", "positive"]))
     return concatenate_datasets(parts)
