@@ -19,7 +19,7 @@ from csr_hf.plumbing.threads import available_threads, run
 TASK_ROWS = 64
 _SWEEPS = 10
 # Steps to try, of an eighth of an octave each, around the smallest that clips no value.
-_SMALLER_TRIED, _LARGER_TRIED, _FIXED_LARGER_TRIED = 6, 8, 2
+_SMALLER_TRIED, _LARGER_TRIED, _FIXED_LARGER_TRIED, _PATIENCE = 6, 8, 2, 1
 _ZERO_BITS = np.float32(-3)
 """Of a latent that is left out, beside level 1."""
 
@@ -130,19 +130,24 @@ def round_row(rounding: Rounding, chosen: Chosen, row: int, count: int, levels: 
     first = min(int(np.ceil(np.float32(8) * np.log2(steps[0] * highest / largest))), 255)
     tried, most, best = np.empty(count, np.float32), np.float32(-np.inf), 0
     # Larger steps make more zeros, and levels of fewer bits.
-    larger = _LARGER_TRIED if rounding.worth else _FIXED_LARGER_TRIED
+    larger, patience = (_LARGER_TRIED, _PATIENCE) if rounding.worth else (_FIXED_LARGER_TRIED, _SMALLER_TRIED)
     worth = np.float32(rounding.worth) * fitted[count - 1] ** 2 * products[count - 1, count - 1]
-    for scale in range(max(first - larger, 0), min(first + _SMALLER_TRIED, 255) + 1):
-        step = steps[scale]
-        for place in range(count):
-            tried[place] = min(np.rint(fitted[place] / step), highest)
-        gain = _move_levels(products, target, tried, (count, step, highest), room[0])
-        if worth:
+    for direction, start, reach in ((-1, first, larger + 1), (1, first + 1, _SMALLER_TRIED)):
+        worse = 0
+        for scale in range(start, start + direction * reach, direction):
+            if scale < 0 or scale > 255 or worse > patience:
+                break
+            step = steps[scale]
             for place in range(count):
-                gain -= worth * (np.log2(tried[place] + np.float32(0.5)) if tried[place] else _ZERO_BITS)
-        if gain > most:
-            most, best = gain, scale
-            levels[:count] = tried
+                tried[place] = min(np.rint(fitted[place] / step), highest)
+            gain = _move_levels(products, target, tried, (count, step, highest), room[0])
+            if worth:
+                for place in range(count):
+                    gain -= worth * (np.log2(tried[place] + np.float32(0.5)) if tried[place] else _ZERO_BITS)
+            worse += 1
+            if gain > most:
+                most, best, worse = gain, scale, 0
+                levels[:count] = tried
     return best
 
 
