@@ -18,8 +18,12 @@ from csr_hf.plumbing.redaction import without_secrets
 if TYPE_CHECKING:
     from csr_hf.backends import Backend
     from csr_hf.cli.invocation import Invocation
-    from csr_hf.cli.options import SearchOptions
+    from csr_hf.cli.options import EncodeOptions, SearchOptions
+    from csr_hf.coding.coder import Coder
+    from csr_hf.coding.compact import CompactCodes
+    from csr_hf.coding.compact_coder import CompactCoder
     from csr_hf.coding.packing import PackedCodes
+    from csr_hf.encoder import CSREncoder
     from csr_hf.explain.steering import Steer
     from csr_hf.explain.why import Match
     from csr_hf.runs.searcher import Hit, RunSearcher
@@ -41,8 +45,11 @@ def encode(called: Invocation) -> Report:
         options.model, device=called.device, trust_remote_code=called.trust_remote_code
     )
     settings = {"prompt_name": options.prompt_name, "task": options.task, "batch_size": options.batch_size}
-    stored: SparseCodes | PackedCodes
-    if options.refine != "values" and (options.bits or options.bytes):
+    stored: SparseCodes | PackedCodes | CompactCodes
+    if options.coder:
+        rows = encoder.subtract_modality_means(encoder.embed(texts, **settings), texts)
+        stored = _find_coder(options.coder, options, encoder).encode(rows)
+    elif options.refine != "values" and (options.bits or options.bytes):
         coder = Coder(
             encoder.head,
             k=options.k if options.k or options.bytes else encoder.head.config.k,
@@ -60,12 +67,37 @@ def encode(called: Invocation) -> Report:
     data = {
         "output": options.output,
         "rows": len(stored),
-        "k": stored.k,
-        "latents": stored.dim,
+        "k": getattr(stored, "k", None),
+        "latents": encoder.head.config.hidden_dim,
         "bits": getattr(stored, "bits", None),
     }
     data["bytes_per_row"] = stored.nbytes / max(len(stored), 1)
     return Report(data, lambda: print_line(f"{stored} in {options.output}"))
+
+
+def _find_coder(path: Path, options: EncodeOptions, encoder: CSREncoder) -> Coder | CompactCoder:
+    """Read a coder, or fit and write it.
+
+    Raises:
+        ValueError: for options that a coder leaves no choice of, or other bytes than its own.
+    """
+    from csr_hf.coding.compact_coder import load_coder
+    from csr_hf.runs.coders import fit_run_coder
+
+    chosen = [f"--{name}" for name in ("k", "bits", "refine") if getattr(options, name) is not None]
+    if chosen:
+        raise ValueError(f"`--coder` ({path}) has chosen {', '.join(chosen)} itself. Leave them out.")
+    if path.exists():
+        coder = load_coder(path, encoder.head)
+        if options.bytes not in (None, coder.bytes_per_vector):
+            own = f"differs from the {coder.bytes_per_vector} of {path}"
+            raise ValueError(f"`--bytes` ({options.bytes}) {own}. Leave it out, or name another file.")
+        return coder
+    if options.bytes is None:
+        raise ValueError(f"`--coder` ({path}) does not exist. Give the `--bytes` to fit one for.")
+    coder = fit_run_coder(options.model, encoder.head, encoder.backbone, options.bytes)
+    coder.save(path)
+    return coder
 
 
 def index(called: Invocation) -> Report:

@@ -110,6 +110,7 @@ COMMANDS = {
   csr-hf encode runs/quickstart/model faq.csv --column answer --k 16 --output codes.safetensors
   csr-hf encode runs/quickstart/model texts.txt --bits 4 --output packed.safetensors
   csr-hf encode runs/quickstart/model texts.txt --bytes 48 --output packed.safetensors
+  csr-hf encode runs/quickstart texts.txt --bytes 48 --coder coder.safetensors --output compact.safetensors
 """,
     ),
     "index": Command(

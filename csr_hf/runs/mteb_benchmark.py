@@ -25,7 +25,8 @@ from csr_hf.plumbing.atomic import check_writable
 from csr_hf.plumbing.provenance import forget_flag, provenance
 from csr_hf.repository import open_repository
 from csr_hf.runs.arguments import MTEBArguments
-from csr_hf.runs.embedding import embed_loaded, load
+from csr_hf.runs.coders import sample_train
+from csr_hf.runs.embedding import load
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import RunRecipe
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
 logger = logging.getLogger(__name__)
-_TRAIN_ROWS = 100_000
 _BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 
@@ -183,10 +183,7 @@ def _embed_train(
             logger.info("%sits embeddings are no longer in %s; %s", left_out, recipe.embeddings_dir, again)
             return None
         logger.info("baselines  %s need what the head was trained on, which is embedded again", ", ".join(wanted))
-    embed_loaded(recipe, data)
-    train = data.train_embeddings()
-    rows = np.random.default_rng(0).permutation(len(train))[:_TRAIN_ROWS]
-    return train[np.sort(rows)].astype(np.float32)
+    return sample_train(recipe, data)
 
 
 def _find_trained_on(

@@ -35,7 +35,9 @@ def test_sentences_are_of_rows_that_are_trained_on(tmp_path):
         assert rows == set(np.flatnonzero(~source.held_out).tolist()) and 100 < len(rows) < 200
     assert len(set(found)) == len(found)
     # Those of fewer than 20 characters are left out.
-    assert {re.sub(r"\d+", "N", text) for text in found} == {f"Text N of {name} begins here." for name in ("one", "two")}
+    assert {re.sub(r"\d+", "N", text) for text in found} == {
+        f"Text N of {name} begins here." for name in ("one", "two")
+    }
 
 
 def test_a_rival_learns_from_the_pairs_alone(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 from csr_hf import CSREncoder, CSRModel, InvertedIndex, PackedCodes, Results, RunRecipe, SparseCodes
 from csr_hf.cli.main import main
 from csr_hf.coding.coder import Coder
+from csr_hf.coding.compact_coder import load_coder
 from csr_hf.runs.embedding import embed
 from csr_hf.runs.first_head import first_head
 from csr_hf.runs.searcher import RunSearcher
@@ -192,6 +193,33 @@ def test_encode_command_packs_codes(finished, tmp_path, capsys):
     assert "`--bytes` (12) needs latents chosen by pursuit. Leave out `--refine values`" in capsys.readouterr().err
     assert main([*arguments, "--bits", "9"]) == 2
     assert "`bits` ('9'): should be less than or equal to 8" in capsys.readouterr().err
+
+
+def test_encode_command_fits_a_coder_and_uses_it_again(finished, tmp_path, capsys):
+    (tmp_path / "faq.csv").write_text("id,text\n007,a first text\nx,another one\n")
+    run, output, coder = finished / "first", tmp_path / "codes.safetensors", tmp_path / "coder.safetensors"
+    arguments = ["encode", str(run), str(tmp_path / "faq.csv"), "-o", str(output), "--no-progress"]
+    arguments += ["--coder", str(coder)]
+    assert main(arguments) == 2
+    assert f"`--coder` ({coder}) does not exist. Give the `--bytes` to fit one for" in capsys.readouterr().err
+    assert main([*arguments, "--bytes", "24"]) == 0
+    encoder = CSREncoder.from_pretrained(run)
+    embeddings = encoder.embed(["a first text", "another one"])
+    made = load_coder(coder, encoder.head)
+    # There is too little to learn from here for anything but packed codes.
+    assert isinstance(made, Coder) and made.bytes_per_vector == 24
+    assert np.array_equal(PackedCodes.load(output).rows, made.encode(embeddings).rows)
+    written = coder.read_bytes()
+    assert main(arguments) == 0 and coder.read_bytes() == written
+    assert PackedCodes.load_ids(output) == ["007", "x"]
+    assert main([*arguments, "--bytes", "25"]) == 2
+    assert f"`--bytes` (25) differs from the 24 of {coder}" in capsys.readouterr().err
+    assert main([*arguments, "--k", "4", "--bits", "3"]) == 2
+    assert "has chosen --k, --bits itself. Leave them out" in capsys.readouterr().err
+    assert main(["encode", str(run / "model"), *arguments[2:-1], str(tmp_path / "again"), "--bytes", "24"]) == 0
+    shutil.copytree(run / "model", tmp_path / "head")
+    assert main(["encode", str(tmp_path / "head"), *arguments[2:-1], str(tmp_path / "new"), "--bytes", "24"]) == 2
+    assert "head is no run, so that a coder cannot be fitted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["", "model", "index", "results.json"])

@@ -15,7 +15,7 @@ READERS, LOADERS = 2, 1
 class Load:
     """A folder with an index, what writers did to it, and what readers found wrong.
 
-    Every document is known by its id for ever, so that a reader can tell whether a hit is one that was there at any time.
+    No id is given twice, so that a reader can tell whether a hit is a document that was there at any time.
     """
 
     def __init__(self, folder):
@@ -88,7 +88,7 @@ class Load:
         def run(*arguments):
             try:
                 target(*arguments)
-            except Exception as error:
+            except (ValueError, OSError, LookupError, RuntimeError, TypeError) as error:
                 self.faults.append(error)
 
         return run
