@@ -161,8 +161,13 @@ def _draw_sizes(axes: Any, points: Sequence[tuple[str, Point]]) -> None:
 
 
 def draw_line(axes: Any, points: Sequence[Point], **style: Any) -> None:
-    """Draw a line from left to right, with a bar at every point that has an interval."""
-    points = sorted(points)
+    """Draw a line from left to right, with a bar at every point that has an interval.
+
+    Scores that are no number have no place, as correlations of what is constant.
+    """
+    points = sorted(point for point in points if all(map(math.isfinite, point)))
+    if not points:
+        return
     # A resampled interval need not hold the score itself.
     below = [max(point.y - point.low, 0) for point in points]
     above = [max(point.high - point.y, 0) for point in points]

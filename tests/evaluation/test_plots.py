@@ -108,6 +108,16 @@ def test_types_of_tasks_have_a_panel_each_and_means_their_intervals(tmp_path, fi
     assert titles == ["Retrieval: A, B\n100 + 100 queries", "STS: C\n100 pairs"]
 
 
+def test_scores_that_are_no_number_have_no_place(tmp_path, figures):
+    """As the correlation of scores that are all alike."""
+    kept = {16: 0.8, 32: float("nan"), 64: 0.9}
+    rows = [Row("t", "m", "CSR", 4, size, 0.5, share, 10) for size, share in kept.items()]
+    rows.append(Row("t", "m", "PCA", None, 16, float("nan"), float("nan"), 10))
+    plot_task_types(Results(rows, {"task_types": {"t": "STS"}}), tmp_path / "plot.png")
+    (lines,) = drawn(figures[0])
+    assert lines["CSR"] == [(16, 0.8), (64, 0.9)] and "PCA" not in lines
+
+
 def test_names_stand_apart_beside_the_ends_of_their_lines(tmp_path, figures):
     rows = [Row("t", "nDCG@10", "dense", None, 1536, 0.8, 1.0, n_queries=9)]
     for number in range(12):
