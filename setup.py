@@ -81,7 +81,7 @@ setup(
     },
     entry_points={"console_scripts": ["csr-hf = csr_hf.cli.main:main"]},
     classifiers=[
-        # The one that tests run on; later ones are accepted.
+        # Those that tests were run on; later ones are accepted.
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
