@@ -21,6 +21,7 @@ MOST_ACTIVE = 255
 _MOST_CHOICES = 16
 _LARGEST_LOGIT = 2**14
 _WORTH = 0.15
+"""Of a bit, as a share of what the last latent explains: one more latent takes some 8 bits."""
 _LEAST_BASE, _LARGEST_BASE = 2.0**-94, 2.0**119
 
 

@@ -13,8 +13,7 @@ from csr_hf.coding.pursuit import Pursuit
 
 _MOST_ROWS = 100_000
 _FEWEST_ACTIVE = 8
-_EPOCHS, _BATCH, _RATE = 2, 512, 0.02
-_FEWEST_STEPS = 120
+_EPOCHS, _BATCH, _RATE, _FEWEST_STEPS = 2, 512, 0.02, 120
 # How strongly links are held to 0: what few rows say is not believed.
 _DECAY = 2.0
 _MOST_LINKED = 2048
@@ -24,11 +23,13 @@ _FEW = 0.5
 # Shares of latents that are replaced by others, by mode: embeddings of other texts are as surprising.
 _NOISE = (0.0, 0.25, 0.5, 1.0)
 _MEASURED = 2048
+"""Rows whose symbols are counted."""
 # How far numbers of other texts may be from those that were seen, and how much more often they need another mode.
 _WIDTH = 8
 _OTHER_MODES = 1 / 6
 _KINDS, _ROUNDS = 6, 20
 _USUAL = 16
+"""Active latents that links have their own strength for."""
 _BITS_OF_A_LATENT = 5
 """At least, with its level."""
 

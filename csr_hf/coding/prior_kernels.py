@@ -26,7 +26,9 @@ from csr_hf.coding.rounding import Rounding, round_row
 from csr_hf.plumbing.jit import jit
 
 _LEVEL_BITS, _HEADER_BITS = 2.4, 8
+"""Of a usual level, and of all beside latents: for a first guess of how many latents fit."""
 _LEAST_BITS, _TYPICAL_BITS = 5, 8
+"""Of one more latent with its level."""
 MOST_LOGIT = 192
 """Largest logit of a latent, in sixteenths: beyond it only the least share of `TOTAL` is left for the other answer."""
 

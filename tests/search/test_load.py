@@ -115,4 +115,4 @@ def test_an_index_is_searched_while_it_changes(tmp_path):
 
 @pytest.mark.slow
 def test_an_index_is_searched_for_long_while_it_changes(tmp_path):
-    put_under_load(tmp_path / "index", 1500)
+    put_under_load(tmp_path / "index", 400)
