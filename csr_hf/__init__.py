@@ -17,6 +17,7 @@ _PUBLIC = {
     "SparseCodes": "csr_hf.sparse_codes",
     "PackedCodes": "csr_hf.coding.packing",
     "CompactCodes": "csr_hf.coding.compact",
+    "load_codes": "csr_hf.coding.compact",
     "Coder": "csr_hf.coding.coder",
     "CompactCoder": "csr_hf.coding.compact_coder",
     "load_coder": "csr_hf.coding.compact_coder",
@@ -57,7 +58,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from csr_hf.coding.coder import Coder
-    from csr_hf.coding.compact import CompactCodes
+    from csr_hf.coding.compact import CompactCodes, load_codes
     from csr_hf.coding.compact_coder import CompactCoder, load_coder
     from csr_hf.coding.fitting import fit_coder, fit_index_coder
     from csr_hf.coding.packing import PackedCodes

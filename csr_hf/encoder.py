@@ -150,7 +150,9 @@ class CSREncoder(HeadEncoder):
     ) -> CSREncoder:
         """Train a head, measure it, and index what it was trained on: a run, as `csr-hf run` makes it.
 
-        The same call again goes on where an earlier one stopped, and takes what is done as it is.
+        The same call again goes on where an earlier one stopped, and takes what is done as it is. A head that the
+        encoder has is left as it is, and a new one is trained; to go on from it, pass its folder as
+        `recipe={"model": {"init": folder}}` and another `output_dir`.
 
         Args:
             inputs: what to learn from: texts, pairs of a question and its answer, rows as mappings, a data set or

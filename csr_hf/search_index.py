@@ -238,11 +238,10 @@ class SearchIndex:
 
     @property
     def latents(self) -> Latents | None:
-        """Names of the head's latents, which `csr-hf explain` writes into the folder; None where there are none."""
+        """Names of the head's latents, of the folder (`csr-hf explain`) or the encoder; None where there are none."""
         if isinstance(self._latents, Path):
-            own = head_fingerprint(self.encoder.head)
-            self._latents = Latents.load(self._latents, own) if self._latents.is_file() else None
-        return self._latents
+            self._latents = Latents.load(self._latents, self.index.head) if self._latents.is_file() else None
+        return self._latents or getattr(self.encoder, "latents", None)
 
     @latents.setter
     def latents(self, found: Latents) -> None:
@@ -271,6 +270,8 @@ class SearchIndex:
         elif head_fingerprint(load_head(open_repository(files.model))) != own:
             raise ValueError(f"{files.model} holds another head than this index. Choose another folder.")
         self.index.save(files.index, overwrite=overwrite)
+        if self.latents is not None and not files.latents.exists():
+            self.latents.save(files.latents)
 
     @classmethod
     def load(
@@ -325,7 +326,7 @@ class SearchIndex:
 
     def __repr__(self) -> str:
         kept = f", {', '.join(self.columns)}" if self.columns else ""
-        return f"SearchIndex(n={len(self)}, {self.index.bytes_per_vector:.0f} bytes a document{kept})"
+        return f"SearchIndex(n={len(self)}, {self.index.bytes_per_document:.0f} bytes a document{kept})"
 
     def read_ids(self, words: Sequence[str]) -> list[Any]:
         """Read ids that are given as text: as integers where those of the index are integers.

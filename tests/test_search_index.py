@@ -173,6 +173,19 @@ def test_an_index_without_its_texts_does_not_replace_one_with_them(saved):
         bare.save(saved / "index")
 
 
+def test_bytes_of_a_document_do_not_change_when_others_are_deleted(saved, encoder):
+    index = load(saved, encoder)
+    before = index.index.bytes_per_document
+    assert repr(index).startswith(f"SearchIndex(n=300, {before:.0f} bytes a document") and 30 < before < 400
+    index.delete([f"d{at}" for at in range(250)])
+    assert index.index.bytes_per_document == before
+
+
+def test_how_to_search_is_no_latent(saved, encoder):
+    with pytest.raises(TypeError, match=r"takes no `recall` beside .*SearchParams\(recall=0\.9\)"):
+        load(saved, encoder).search("red", recall=0.9)
+
+
 def test_two_writers_lose_nothing(saved, encoder):
     one, two = load(saved, encoder), load(saved, encoder)
     one.add(["from one"], ids=["one"])

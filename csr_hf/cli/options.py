@@ -149,7 +149,7 @@ class EncodeOptions:
     """Pack as many latents as fit into so many bytes a text, with values of 3 bits or --bits."""
     coder: Path | None = None
     """File of a coder, which keeps most within its bytes: read, or where there is none, fitted to what the run was
-    trained on for so many --bytes, and written (CompactCodes.load; load_coder)."""
+    trained on for so many --bytes, and written (load_codes, load_coder)."""
     task: Literal["query", "document"] | None = None
     """Encode as queries or as documents, for backbones that tell them apart."""
     prompt_name: str | None = None

@@ -59,7 +59,7 @@ def run(called: Invocation) -> Report | None:
 
 def _list_next(folder: RunFolder) -> list[str]:
     """List what can be done with a run; one of embeddings has no texts, and nothing that embeds a question."""
-    if not folder.documents.is_file():
+    if not folder.has_texts:
         return [f"  {python_search(folder)}", f"  csr-hf info {folder.path}"]
     return [
         f'  csr-hf search {folder.path} "how do I ..."',

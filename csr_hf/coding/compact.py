@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from csr_hf.code_files import read_ids
+from csr_hf.code_files import read_format, read_ids
+from csr_hf.coding.packing import PackedCodes
 from csr_hf.coding.row_files import RowFile, read_row_file, write_row_file
 from csr_hf.coding.row_lengths import stored_bytes
 from csr_hf.plumbing.jit import frozen
@@ -133,3 +134,16 @@ class CompactCodes:
             ValueError: if the file is damaged, or has not as many names as rows.
         """
         return read_ids(path, "rows")
+
+
+def load_codes(path: str | Path) -> PackedCodes | CompactCodes:
+    """Read codes of either kind that a coder made and that were saved.
+
+    Args:
+        path: the safetensors file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, damaged, or holds something else.
+    """
+    return CompactCodes.load(path) if read_format(path) == COMPACT_FORMAT else PackedCodes.load(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -51,6 +51,7 @@ def read_steering(
     more: Mapping[int | str, float] | None = None,
     without: Sequence[int | str] = (),
     must: Sequence[int | str] = (),
+    **others: Any,
 ) -> Steering:
     """Find the latents that are meant, by number or name.
 
@@ -59,11 +60,18 @@ def read_steering(
         more: latent -> weight, in norms of the query: 0.5 is much. Negative weights push away.
         without: latents to remove from the query; it is pushed away from them.
         must: latents that documents must have.
+        **others: refused.
 
     Raises:
+        TypeError: for other keywords.
         ValueError: for an unknown or ambiguous name, a weight that is no finite number, or a latent that is wanted
             and unwanted at a time.
     """
+    if others:
+        raise TypeError(
+            f"a search takes no `{next(iter(others))}` beside `more`, `without` and `must`. How to search is said by "
+            "`params`, such as SearchParams(recall=0.9)."
+        )
     added: dict[int, float] = {}
     for latent, weight in (more or {}).items():
         if not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:

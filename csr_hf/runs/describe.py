@@ -219,6 +219,24 @@ def _describe_compact(path: Path) -> Description:
     return Description(facts, [line])
 
 
+def _describe_coder(path: Path) -> Description:
+    from csr_hf.code_files import open_codes, read_head
+
+    with open_codes(path) as file:
+        metadata = file.metadata()
+    row_bytes, residual = int(metadata["row_bytes"]), int(metadata["residual_bytes"])
+    facts = {"bytes": row_bytes + residual, "residual_bytes": residual, "head": read_head(metadata)}
+    parts = f"{row_bytes + residual} bytes an embedding, {residual} of them residual"
+    return Description(facts, [f"coder {path}: {parts}, for head {facts['head']}; csr_hf.load_coder reads it"])
+
+
+def _is_coder(path: Path) -> bool:
+    from csr_hf.coding.coder import Coder
+    from csr_hf.coding.compact_coder import CompactCoder
+
+    return path.suffix == ".safetensors" and read_format(path) in (Coder.format, CompactCoder.format)
+
+
 def _is_packed(path: Path) -> bool:
     from csr_hf.coding.packed_files import PACKED_FORMAT
 
@@ -244,5 +262,6 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("index", lambda path: path.is_dir() and any(path.glob("*.json")), _describe_index),
     ("packed codes", _is_packed, _describe_packed),
     ("compact codes", _is_compact, _describe_compact),
+    ("coder", _is_coder, _describe_coder),
     ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
 ]

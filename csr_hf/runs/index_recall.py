@@ -74,8 +74,9 @@ def describe_size(index: InvertedIndex) -> str:
     if settings["residual_bytes"]:
         parts.append(f"{settings['residual_bytes']} what the code leaves")
     parts += [f"{2 * settings['input_dim']} a {copy} copy" for copy in index.copies]
-    of_document = index.bytes_per_vector - index.table_bytes / max(len(index), 1)
-    return f"{of_document:,.0f} bytes a document ({', '.join(parts)}), and {index.table_bytes:,} of tables"
+    return (
+        f"{index.bytes_per_document:,.0f} bytes a document ({', '.join(parts)}), and {index.table_bytes:,} of tables"
+    )
 
 
 def _leave_out(positions: np.ndarray, own: np.ndarray) -> np.ndarray:

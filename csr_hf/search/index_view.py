@@ -42,7 +42,7 @@ class IndexView:
 
     def __repr__(self) -> str:
         return (
-            f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_vector:.0f} bytes a document)"
+            f"InvertedIndex(n={len(self)}, k={self.k}, dim={self.dim}, {self.bytes_per_document:.0f} bytes a document)"
         )
 
     @property
@@ -162,6 +162,11 @@ class IndexView:
     def bytes_per_vector(self) -> float:
         """Bytes stored for a document, its share of all tables included; not its id."""
         return self._stored_bytes / max(sum(segment.size for segment in self._segments), 1)
+
+    @property
+    def bytes_per_document(self) -> float:
+        """Bytes stored for a document, deleted or not, without its id and without tables."""
+        return (self._stored_bytes - self.table_bytes) / max(sum(segment.size for segment in self._segments), 1)
 
     @property
     def table_bytes(self) -> int:

@@ -5,10 +5,11 @@ import pytest
 
 from csr_hf.codes import head_fingerprint
 from csr_hf.coding.coder import Coder
-from csr_hf.coding.compact import CompactCodes
-from csr_hf.coding.compact_coder import CompactCoder
+from csr_hf.coding.compact import CompactCodes, load_codes
+from csr_hf.coding.compact_coder import CompactCoder, load_coder
 from csr_hf.coding.prior_fitting import fit_links, fit_prior
 from csr_hf.coding.transform import TransformQuantizer
+from csr_hf.runs.describe import describe
 from tests.coding.heads import make_head, make_rows
 
 
@@ -111,6 +112,23 @@ def test_coders_are_saved_and_loaded_with_their_head_alone(tmp_path, request, na
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder"):
             CompactCoder.load(path, make_head())
+
+
+def test_codes_and_coders_of_either_kind_are_loaded_by_one_call(tmp_path, coder):
+    packed = Coder(coder.head, row_bytes=9)
+    for made in (coder, packed):
+        made.save(tmp_path / "coder.safetensors")
+        codes = made.encode(make_rows(4))
+        codes.save(tmp_path / "codes.safetensors")
+        loaded = load_coder(tmp_path / "coder.safetensors", coder.head)
+        assert type(loaded) is type(made) and loaded.settings == made.settings
+        np.testing.assert_array_equal(load_codes(tmp_path / "codes.safetensors").rows, codes.rows)
+        facts = [describe(tmp_path / f"{name}.safetensors")[0] for name in ("coder", "codes")]
+        size = made.bytes_per_vector
+        assert facts[0].startswith(f"coder {tmp_path / 'coder.safetensors'}: {size} bytes an embedding, 0 of them")
+        assert f"{size} bytes a row" in facts[1]
+    with pytest.raises(ValueError, match="no file of packed codes"):
+        load_codes(tmp_path / "coder.safetensors")
 
 
 def test_codes_of_another_coder_are_refused(coder):

@@ -119,15 +119,24 @@ def test_mistakes_are_named(index):
 
 
 def test_names_are_read_beside_the_index(tmp_path, index):
+    SearchIndex(index.index, Embeddings()).save(tmp_path / "bare")
+    assert SearchIndex.load(tmp_path / "bare", texts=False).latents is None
     index.save(tmp_path)
-    assert SearchIndex.load(tmp_path, texts=False).latents is None
-    index.latents.save(tmp_path / "latents.json")
     loaded = SearchIndex.load(tmp_path, texts=False)
     wanted = loaded.search(ROWS[1], 3, must=[f"name {busiest(index)}"])
     assert wanted == index.search(ROWS[1], 3, must=[busiest(index)])
     Latents(index.latents.latents, "other", 9).save(tmp_path / "latents.json")
     with pytest.raises(ValueError, match="of another head"):
         SearchIndex.load(tmp_path, texts=False).search(ROWS[1], must=["name 3"])
+
+
+def test_names_come_with_the_encoder(tmp_path, index):
+    encoder = Embeddings()
+    encoder.latents = index.latents
+    made = SearchIndex(index.index, encoder)
+    assert made.latents is index.latents
+    made.save(tmp_path)
+    assert SearchIndex.load(tmp_path, texts=False).latents.latents == index.latents.latents
 
 
 def test_a_snapshot_sees_what_was_there(index):
