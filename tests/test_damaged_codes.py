@@ -159,7 +159,8 @@ def try_all(kind, folder, count):
 def test_damaged_files_are_refused_or_read(tmp_path, kind, count):
     call = f"from tests.test_damaged_codes import try_all; try_all({kind!r}, {str(tmp_path)!r}, {count})"
     found = run_alone(call)
-    assert found["tried"] > 200 and found["refused"] > found["tried"] / 2
+    # Most numbers of a prior, and all of compact codes, may be any.
+    assert found["tried"] > 200 and found["refused"] > found["tried"] / (4 if "compact" in kind else 2)
 
 
 @pytest.mark.slow
