@@ -224,8 +224,11 @@ def _describe_coder(path: Path) -> Description:
 
     with open_codes(path) as file:
         metadata = file.metadata()
-    row_bytes, residual = int(metadata["row_bytes"]), int(metadata["residual_bytes"])
-    facts = {"bytes": row_bytes + residual, "residual_bytes": residual, "head": read_head(metadata)}
+    try:
+        row_bytes, residual, head = int(metadata["row_bytes"]), int(metadata["residual_bytes"]), read_head(metadata)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
+    facts = {"bytes": row_bytes + residual, "residual_bytes": residual, "head": head}
     parts = f"{row_bytes + residual} bytes an embedding, {residual} of them residual"
     return Description(facts, [f"coder {path}: {parts}, for head {facts['head']}; csr_hf.load_coder reads it"])
 

@@ -129,6 +129,10 @@ def test_codes_and_coders_of_either_kind_are_loaded_by_one_call(tmp_path, coder)
         assert f"{size} bytes a row" in facts[1]
     with pytest.raises(ValueError, match="no file of packed codes"):
         load_codes(tmp_path / "coder.safetensors")
+    whole = (tmp_path / "coder.safetensors").read_bytes()
+    (tmp_path / "coder.safetensors").write_bytes(whole.replace(b"row_bytes", b"raw_bytes"))
+    with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder .*Save it again"):
+        describe(tmp_path / "coder.safetensors")
 
 
 def test_codes_of_another_coder_are_refused(coder):
