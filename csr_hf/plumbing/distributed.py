@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,8 +51,27 @@ def processes() -> Iterator[bool]:
     try:
         yield rank_and_world()[0] == 0
     finally:
-        if rank_and_world()[1] > 1:
-            dist.destroy_process_group()
+        _leave()
+
+
+def leave_at_exit() -> None:
+    """Leave the other processes when the interpreter exits, unless an error ends it.
+
+    Threads of the group that outlive the interpreter abort the process, so that a finished training ends as a failed
+    one. After an error others may wait in vain for this process, and leaving in order would wait for them.
+    """
+    atexit.unregister(_leave_after_success)
+    atexit.register(_leave_after_success)
+
+
+def _leave_after_success() -> None:
+    if not hasattr(sys, "last_value"):
+        _leave()
+
+
+def _leave() -> None:
+    if rank_and_world()[1] > 1:
+        dist.destroy_process_group()
 
 
 def trains_on_cpu() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr_hf.plumbing.atomic import explain_full_disk, write_whole
-from csr_hf.plumbing.distributed import LONGEST_WAIT, from_first_process, trains_on_cpu
+from csr_hf.plumbing.distributed import LONGEST_WAIT, from_first_process, leave_at_exit, trains_on_cpu
 from csr_hf.plumbing.launcher import check_launcher
 from csr_hf.runs.folder import RunFolder
 from csr_hf.training.arguments import CSRTrainingArguments
@@ -56,6 +56,7 @@ def make_accelerator(args: CSRTrainingArguments, tracker_dir: Path) -> Accelerat
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != args.mixed_precision:
         # Accelerate keeps the precision of a process's first Accelerator and refuses another one later.
         AcceleratorState._reset_state()
+    leave_at_exit()
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=args.mixed_precision,

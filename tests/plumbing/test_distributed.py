@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 EVERYTHING = {"gamma": 0.3, "distillation": 0.5, "balance": 0.2, "k_start": 9}
 
 COMMON = """
-import json, sys
+import atexit, json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ from tests.plumbing.test_distributed import LONG, make_trainer
 
 folder = Path(sys.argv[1])
 embeddings = np.load(folder / "embeddings.npy")
+
+
+def tell_whether_in_group():  # Registered first, so called last.
+    (folder / f"in-group-{os.environ['RANK']}").write_text(str(torch.distributed.is_initialized()))
+
+
+atexit.register(tell_whether_in_group)
 
 
 def save_weights(name, *size, **settings):
@@ -88,8 +95,6 @@ told["sum"] = float(sum_over_processes(torch.tensor(float(rank + 1))))
 """
 
 TRAIN_TOO = """
-import os
-
 world = int(os.environ["WORLD_SIZE"])
 save_weights("whole_batch", 64 // world)
 save_weights("accumulated", 64 // world // 4, gradient_accumulation_steps=4)
@@ -215,6 +220,20 @@ def test_the_first_process_looks_for_all(finished):
 def test_processes_that_wait_do_not_time_out(finished):
     for rank in (0, 1):
         assert json.loads((finished / f"told-{rank}.json").read_text())["timeout"] >= 24 * 3600
+
+
+def test_processes_leave_their_group_before_they_exit(finished):
+    # A group that outlives the interpreter aborts now and then: "terminate called without an active exception".
+    for rank in (0, 1):
+        assert (finished / f"in-group-{rank}").read_text() == "False"
+
+
+def test_processes_that_fail_do_not_wait_for_others(tmp_path):
+    np.save(tmp_path / "embeddings.npy", np.random.default_rng(0).standard_normal((600, 12)).astype(np.float32))
+    run = start(tmp_path, 'make_trainer(folder / "whole", embeddings, 32)\nraise ValueError("on purpose")')
+    output, _ = run.communicate()
+    assert run.returncode == 1 and "ValueError: on purpose" in output
+    assert {path.read_text() for path in tmp_path.glob("in-group-*")} == {"True"}
 
 
 def test_files_may_show_late(tmp_path):
