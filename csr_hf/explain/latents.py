@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +96,23 @@ class Latents:
         return sum(cosine >= FOUND_AGAIN for cosine in known) / len(known) if known else None
 
     def name(self, number: int) -> str:
-        """Return the name of a latent, or its number in words where it has none."""
-        return self.latents[number].name or f"latent {number}"
+        """Return the name of a latent, with its number where others have the same, or its number alone."""
+        name = self.latents[number].name
+        if not name:
+            return f"latent {number}"
+        return f"{name} #{number}" if name.lower() in self._shared else name
+
+    @cached_property
+    def _shared(self) -> set[str]:
+        """Names that several latents have."""
+        counts = Counter(each.name.lower() for each in self.latents if each.name)
+        return {name for name, count in counts.items() if count > 1}
 
     def find(self, latent: int | str) -> int:
         """Find a latent by number or name.
 
         Args:
-            latent: its number, as an integer or in digits, or its name, case aside.
+            latent: its number, as an integer or in digits, or its name as given or as `name` shows it, case aside.
 
         Raises:
             ValueError: if there is no such latent (the nearest name is given), or several have the name.
@@ -112,10 +123,10 @@ class Latents:
                 raise ValueError(f"latent {number} does not exist. Give a number from 0 to {len(self) - 1:,}.")
             return number
         wanted = latent.strip().lower()
-        found = [each.number for each in self.latents if each.name and each.name.lower() == wanted]
+        named = {each.number: self.name(each.number) for each in self.latents if each.name}
+        found = [number for number, name in named.items() if wanted in (name.lower(), str(self[number].name).lower())]
         if not found:
-            names = [each.name for each in self.latents if each.name]
-            raise ValueError(f"{latent!r} names no latent. {_suggest(wanted, names)}")
+            raise ValueError(f"{latent!r} names no latent. {_suggest(wanted, list(named.values()))}")
         if len(found) > 1:
             raise ValueError(f"{latent!r} names the latents {', '.join(map(str, found))}. Give one of the numbers.")
         return found[0]

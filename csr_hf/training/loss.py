@@ -141,10 +141,11 @@ class CSRLoss(nn.Module):
         residuals = embeddings - decoded
         # A matrix product with the dead latents alone: they are few after the first steps.
         pre = F.linear(embeddings - model.pre_bias, model.encoder.weight[dead], model.latent_bias[dead]).float()
+        pre = F.leaky_relu(pre, self.args.auxiliary_slope)
         if count < len(dead):
             values, places = torch.topk(pre, count, dim=-1)
-            pre = torch.full_like(pre, -torch.inf).scatter(-1, places, values)
-        explained = torch.relu(pre) @ model.dictionary[dead].float()
+            pre = torch.zeros_like(pre).scatter(-1, places, values)
+        explained = pre @ model.dictionary[dead].float()
         # The mean is that of all processes; the loss of each takes its part of the sum of squares.
         n = sum_over_processes(residuals.new_tensor(float(len(residuals))))
         mean = sum_over_processes(residuals.sum(0)) / n.clamp_min(1)

@@ -44,12 +44,16 @@ KS = (8, 16, 32, 64, 128, 256)
 WIDTHS = ("1x", "2x", "8x", "16x")
 """Of hidden_dim, beside that of the recipe."""
 FIXED_K = 32
+_REVIVED = {"training.beta": 2.0, "training.auxiliary_slope": 0.05}
 STARTS: dict[str, dict[str, Any]] = {
     "centered": {"model.whitening": 0.0},
-    "half": {"model.whitening": 0.5},
     "whitened": {"model.whitening": 0.9},
+    "revived": _REVIVED,
+    "centered-revived": {"model.whitening": 0.0, **_REVIVED},
+    "whitened-revived": {"model.whitening": 0.3, **_REVIVED},
 }
-"""Heads that are trained on embeddings without their mean, and whitened, at the widths of `STARTED_AT`."""
+"""Against dead latents, at the widths of `STARTED_AT`: embeddings without their mean or whitened, and a strong auxiliary
+error that is not flat below 0."""
 STARTED_AT = ("4x", "16x")
 MOST_K_IN_BYTES = 64
 SEARCHED = 10_000

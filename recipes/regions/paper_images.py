@@ -14,12 +14,14 @@ _FOLDER = "paper/results/images"
 _KS = (8, 16, 32, 64, 128, 256)
 _WIDTHS = ("1x", "2x", "4x", "8x", "16x")
 _STARTS = {
-    "": "as they are",
-    "centered": "centered (0)",
-    "half": "whitened by 0.5",
-    "whitened": "whitened by 0.9",
+    "": ("as they are", "usual"),
+    "revived": ("as they are", "strong"),
+    "centered": ("centered (0)", "usual"),
+    "centered-revived": ("centered (0)", "strong"),
+    "whitened-revived": ("whitened by 0.3", "strong"),
+    "whitened": ("whitened by 0.9", "usual"),
 }
-"""Beginnings of the names of heads: what the table calls the embeddings that they learn from."""
+"""Beginnings of the names of heads: what the table calls the embeddings and the auxiliary error they learn from."""
 
 
 def _results() -> Results:
@@ -131,12 +133,12 @@ def starts_table() -> str:
     results = _results()
     lines = []
     for width in ("4x", "16x"):
-        for start, name in _STARTS.items():
+        for start, names in _STARTS.items():
             own = "k32" if width == "4x" else "16x_k32"
             line = _head_line(results, f"{start}_{width}_k32" if start else own)
             if line is not None:
-                lines.append([width, name, *line])
-    return table(["hidden_dim", "embeddings", "dead", "postings", "1-NN", "probe"], lines, left=2)
+                lines.append([width, *names, *line])
+    return table(["hidden_dim", "embeddings", "auxiliary error", "dead", "postings", "1-NN", "probe"], lines, left=3)
 
 
 def clip_table() -> str:

@@ -59,6 +59,11 @@ def test_what_is_required_changes_no_query():
     assert steer_queries(HEAD, query, steering) is query
 
 
+def test_latents_of_one_name_are_told_apart_by_their_numbers():
+    assert [NAMES.name(number) for number in (3, 4, 5, 6)] == ["Blood sugar", "twice #4", "twice #5", "word6"]
+    assert [NAMES.find(NAMES.name(number)) for number in (3, 4, 5)] == [3, 4, 5]
+
+
 def test_codes_with_all_required_latents():
     codes = encode_embeddings(HEAD, make_rows(50))
     first, second = (int(latent) for latent in codes.indices[0, :2])
@@ -75,6 +80,7 @@ def test_codes_with_all_required_latents():
     [
         ({"more": {"blod sugar": 1}}, "'blod sugar' names no latent. Did you mean"),
         ({"without": ["twice"]}, "'twice' names the latents 4, 5"),
+        ({"without": ["twices"]}, "Did you mean 'twice #"),
         ({"must": [96]}, "latent 96 does not exist. Give a number from 0 to 95"),
         ({"more": {3: float("nan")}}, "the weight nan"),
         ({"more": {"blood sugar": 0.3}, "without": [3]}, "`more` and `without` both name 'Blood sugar'"),

@@ -29,6 +29,8 @@ def test_unknown_preset_names_those_there_are():
         ("temperature", -1),
         ("distillation_temperature", 0),
         ("beta", -0.1),
+        ("auxiliary_slope", -0.1),
+        ("auxiliary_slope", 1.1),
         ("gamma", -1),
         ("balance", -1),
         ("max_grad_norm", -1),

@@ -121,6 +121,20 @@ def test_dead_latents_get_a_gradient_only_through_the_auxiliary_term(batch):
         assert bool(head.encoder.weight.grad[:3].abs().sum() > 0) is (beta > 0)
 
 
+def test_dead_latents_that_are_negative_for_all_rows_learn_by_a_slope(batch):
+    for slope in (0.0, 0.2):
+        head = make_head()
+        with torch.no_grad():
+            head.latent_bias[:3] = -10
+        head.stats_last_nonzero[:3] = head.config.dead_threshold + 1
+        output = compute(head, batch, reconstruction={"1": 1.0}, beta=0.5, auxiliary_slope=slope)
+        explained = slope * head.pre_activations(batch)[:, :3] @ head.dictionary[:3]
+        residuals = (batch - head.decode(*head.encode(batch))).detach()
+        torch.testing.assert_close(output.parts["auxiliary"], objectives.auxiliary(residuals, explained).detach())
+        output.loss.backward()
+        assert bool(head.latent_bias.grad[:3].abs().sum() > 0) is (slope > 0)
+
+
 def test_fired_latents_are_those_with_a_positive_value(head, batch):
     with torch.no_grad():
         head.latent_bias[7] = -100
