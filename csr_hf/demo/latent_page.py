@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from csr_hf.demo.latent_map import MOST_BUBBLES, WIDTH, Bubble, LatentMap, Text, find_texts
+from csr_hf.demo.latent_map import MOST_BUBBLES, WIDTH, Bubble, Group, LatentMap, Text, find_texts
 from csr_hf.demo.markup import show_body, show_chip, show_note, text
 from csr_hf.demo.run_view import RunView
 
 _LETTER = 0.55
+"""Width of a letter, as a share of the size of the font."""
+_OF_GROUPS = 17.0
+"""Size of the font of groups' names, as page.css has it."""
+_MARGIN = 40.0
+"""Of the image beside the circles, which names may use."""
 _SMALLEST, _LARGEST = 12.0, 22.0
 _TOGETHER = 8
 _LETTERS = 22
@@ -18,20 +23,23 @@ def show_map(view: RunView, drawn: LatentMap) -> str:
         return show_note("No latent fires: the index holds no documents.")
     bubbles = "".join(_show_bubble(view, bubble, number == 0) for number, bubble in enumerate(drawn.bubbles))
     if view.latents is not None:
-        bubbles += "".join(
-            f'<text class="csr-group" x="{group.x:.0f}" y="{group.y - 7:.0f}" aria-hidden="true">'
-            f"{text(_shorten(view.name(group.latent)))}</text>"
-            for group in drawn.groups
-        )
+        bubbles += "".join(_show_group(_shorten(view.name(group.latent)), group) for group in drawn.groups)
     live = int((view.fires > 0).sum())
     rest = f" The {MOST_BUBBLES} most frequent of {live:,} are drawn." if live > len(drawn.bubbles) else ""
     return (
         f'<div class="csr csr-map"><p class="csr-small">The larger a circle, the more documents have the latent; '
         f"similar latents stand together in one color.{rest} Click one, or go with the arrow keys and press Enter."
-        f'</p><div class="csr-scroll"><svg viewBox="-40 -24 {WIDTH + 80:.0f} {drawn.height + 28:.0f}" role="group" '
+        f'</p><div class="csr-scroll"><svg viewBox="{-_MARGIN:.0f} -24 {WIDTH + 2 * _MARGIN:.0f} {drawn.height + 28:.0f}" role="group" '
         f'aria-label="Map of {len(drawn.bubbles)} latents">{bubbles}</svg></div>'
         f'<p class="csr-over" aria-live="polite">&nbsp;</p></div>'
     )
+
+
+def _show_group(name: str, group: Group) -> str:
+    """Write a name above a group, moved in where it would stand out of the image."""
+    half = min(len(name) * _LETTER * _OF_GROUPS / 2, WIDTH / 2)
+    x = min(max(group.x, half - _MARGIN), WIDTH + _MARGIN - half)
+    return f'<text class="csr-group" x="{x:.0f}" y="{group.y - 7:.0f}" aria-hidden="true">{text(name)}</text>'
 
 
 def _show_bubble(view: RunView, bubble: Bubble, is_first: bool) -> str:

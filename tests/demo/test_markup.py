@@ -151,6 +151,19 @@ def test_the_map_names_its_circles_for_those_who_cannot_see_it(view):
     assert all(view.name(int(each["data-latent"])) in each["aria-label"] for each in circles)
 
 
+def test_names_of_groups_stay_within_the_map(view):
+    drawn = draw_map(view)
+    outside = drawn._replace(groups=[group._replace(x=x) for group in drawn.groups for x in (-30, 500, 1030)])
+    found = check(show_map(view, outside))
+    (left, _, width, _) = next(map(float, each["viewbox"].split()) for _, each in found.tags if "viewbox" in each)
+    places = [float(each["x"]) for _, each in found.tags if each.get("class") == "csr-group"]
+    names = [view.name(group.latent).partition(",")[0][:22] for group in outside.groups]
+    for x, name in zip(places, names, strict=True):
+        half = len(name) * 0.55 * 17 / 2
+        assert left <= x - half + 1 and x + half - 1 <= left + width
+    assert places[1] == 500
+
+
 def test_texts_of_a_latent_are_those_that_have_it_most(view):
     latent = int(np.argmax(view.fires))
     found = find_texts(view, latent, 9)
