@@ -22,7 +22,7 @@ from csr_hf.coding.range_coder import (
     start_writing,
     take,
 )
-from csr_hf.coding.rounding import Rounding, round_row
+from csr_hf.coding.rounding import Rounding, make_room, round_row
 from csr_hf.plumbing.jit import jit
 
 _LEVEL_BITS, _HEADER_BITS = 2.4, 8
@@ -65,20 +65,20 @@ class PriorTables(NamedTuple):
 
 
 @jit(inline="always")
-def _share(tables: PriorTables, logits: np.ndarray, place: int, mode: int, left: int) -> int:
+def _share(active: np.ndarray, logit: int) -> int:
     """Return the share of `TOTAL` of the answer that a place is active."""
-    logit = logits[place] + tables.left[mode, left]
-    return tables.active[min(max(logit, -MOST_LOGIT), MOST_LOGIT) + MOST_LOGIT]
+    return active[min(max(logit, -MOST_LOGIT), MOST_LOGIT) + MOST_LOGIT]
 
 
 @jit()
-def _link(tables: PriorTables, logits: np.ndarray, place: int, strength: np.int32) -> None:
+def _link(links: np.ndarray, logits: np.ndarray, place: int, strength: np.int32) -> None:
     """Add what an active place says of those behind it."""
-    if not tables.links.shape[0]:
+    if not links.shape[0]:
         return
-    links = tables.links[place]
-    for other in range(place + 1, logits.shape[0]):
-        logits[other] += (np.int32(links[other]) * strength) >> np.int32(4)
+    # Slices from the same start are added in vectors, places of whole arrays are not.
+    said, behind = links[place, place + 1 :], logits[place + 1 :]
+    for other in range(behind.shape[0]):
+        behind[other] += (said[other] * strength) >> 4
 
 
 @jit(inline="always")
@@ -100,13 +100,15 @@ def _write_row(
     state = _put_symbol(row, state, tables.scales, scale)
     state = _put_symbol(row, state, tables.counts, left)
     logits[:], strength = tables.bias[mode], tables.strengths[mode, left]
+    # Arrays of a tuple are counted as used at every access: not within the loop.
+    active, links, to_come, of_levels = tables.active, tables.links, tables.left[mode], tables.levels[kind]
     place, at = 0, 0
     while left and state[1]:
-        share = _share(tables, logits, place, mode, left)
+        share = _share(active, logits[place] + to_come[left])
         if place == places[at]:
             state = put(row, state, 0, share)
-            state = _put_symbol(row, state, tables.levels[kind], levels[at] - 1)
-            _link(tables, logits, place, strength)
+            state = _put_symbol(row, state, of_levels, levels[at] - 1)
+            _link(links, logits, place, strength)
             at += 1
             left -= 1
         else:
@@ -120,12 +122,13 @@ def _count_bits(tables: PriorTables, places: np.ndarray, mode: int, logits: np.n
     """Return the bits that tell which places are active, ascending ones."""
     left, place, at, product, bits = places.shape[0], 0, 0, 1.0, 0.0
     logits[:], strength = tables.bias[mode], tables.strengths[mode, left]
+    active, links, to_come = tables.active, tables.links, tables.left[mode]
     while left:
-        share = _share(tables, logits, place, mode, left)
+        share = _share(active, logits[place] + to_come[left])
         if place == places[at]:
             bits -= np.log2(product * share / TOTAL)
             product = 1.0
-            _link(tables, logits, place, strength)
+            _link(links, logits, place, strength)
             at += 1
             left -= 1
         else:
@@ -169,6 +172,7 @@ def read_rows(
         modes: likewise.
     """
     logits = np.empty(tables.bias.shape[1], np.int32)
+    active, links, latents = tables.active, tables.links, tables.latents
     for number in range(rows.shape[0]):
         row = rows[number]
         state, mode = _take_symbol(row, start_reading(row, 0), tables.modes)
@@ -177,13 +181,14 @@ def read_rows(
         state, left = _take_symbol(row, state, tables.counts)
         scales[number], modes[number] = scale, mode
         logits[:], strength = tables.bias[mode], tables.strengths[mode, left]
+        to_come, of_levels = tables.left[mode], tables.levels[kind]
         place, at = 0, 0
         while left and place < logits.shape[0]:
-            share = _share(tables, logits, place, mode, left)
+            share = _share(active, logits[place] + to_come[left])
             if peek(state) < share:
-                state, level = _take_symbol(row, take(row, state, 0, share), tables.levels[kind])
-                indices[number, at], levels[number, at] = tables.latents[place], level + 1
-                _link(tables, logits, place, strength)
+                state, level = _take_symbol(row, take(row, state, 0, share), of_levels)
+                indices[number, at], levels[number, at] = latents[place], level + 1
+                _link(links, logits, place, strength)
                 at += 1
                 left -= 1
             else:
@@ -203,24 +208,25 @@ def write_rows(tables: PriorTables, rounding: Rounding, chosen: Chosen, rows: np
     """
     most = min(chosen.indices.shape[1], tables.left.shape[1] - 1)
     logits, levels = np.empty(tables.bias.shape[1], np.int32), np.empty(most, np.float32)
-    row, room = np.empty(rows.shape[1], np.uint8), 8 * rows.shape[1]
+    row, bits_of_row, room = np.empty(rows.shape[1], np.uint8), 8 * rows.shape[1], make_room(most)
     for number in range(rows.shape[0]):
         available = min(chosen.counts[number], most)
-        mode, count = _guess(tables, chosen.indices[number, :available], room, logits)
+        mode, count = _guess(tables, chosen.indices[number, :available], bits_of_row, logits)
         fits, exceeds = -1, available + 1
+        room.known[:] = 0
         while exceeds - fits > 1:
             count = min(max(count, fits + 1), exceeds - 1)
-            scale = round_row(rounding, chosen, number, count, levels)
+            scale = round_row(rounding, chosen, number, (count, levels), room)
             places, kept = _sort_active(tables.places, chosen.indices[number, :count], levels)
             bits = _count_bits(tables, places, mode, logits) + _count_symbol_bits(tables, kept, scale, mode)
             if _write_row(tables, (places, kept, scale), mode, logits, row):
                 rows[number], fits = row, count
-                if room - bits < _LEAST_BITS:
+                if bits_of_row - bits < _LEAST_BITS:
                     break
-                count += max(int((room - bits) / _TYPICAL_BITS), 1)
+                count += max(int((bits_of_row - bits) / _TYPICAL_BITS), 1)
             else:
                 exceeds = count
-                count -= max(int((bits - room) / _TYPICAL_BITS), 1)
+                count -= max(int((bits - bits_of_row) / _TYPICAL_BITS), 1)
 
 
 @jit()

@@ -39,6 +39,17 @@ class Rounding(NamedTuple):
     """Of a bit, as a share of what the last latent explains; 0 where all levels take as many bits."""
 
 
+class Room(NamedTuple):
+    """Memory for one row after the other, with what is known of the row that is rounded."""
+
+    products: np.ndarray
+    """Inner products of the chosen atoms, float32, shape (k, k)."""
+    factors: np.ndarray
+    """What `fit_values` goes on with, float32, shape (k + 2, k)."""
+    known: np.ndarray
+    """How many latents have products, and how many have factors, int64, shape (2,): 0 for another row."""
+
+
 def fitting_shift(dim: int, stream_bits: int, bits: int) -> int:
     """Return the low bits of a gap by which most latents surely fit into a stream of so many bits."""
     return max(range(17), key=lambda shift: (stream_bits - (dim >> shift)) / (1 + shift + bits))
@@ -97,31 +108,43 @@ def _round_rows(
 ) -> None:
     """Round each row, see `round_chosen`; limits are the bits of a stream, of a gap and of a level."""
     found = np.empty(chosen.indices.shape[1], np.float32)
+    room = make_room(chosen.indices.shape[1])
     for row in range(chosen.indices.shape[0]):
         count = _count_fitting(chosen.indices[row], chosen.counts[row], limits)
-        scales[row] = round_row(rounding, chosen, row, count, found)
+        room.known[:] = 0
+        scales[row] = round_row(rounding, chosen, row, (count, found), room)
         for place in range(count):
             levels[row, place] = np.uint16(found[place])
 
 
+@jit()
+def make_room(k: int) -> Room:
+    """Make room for rows of at most k latents."""
+    return Room(np.empty((k, k), np.float32), np.empty((k + 2, k), np.float32), np.zeros(2, np.int64))
+
+
 @jit(fastmath={"reassoc", "contract", "nsz"})
-def round_row(rounding: Rounding, chosen: Chosen, row: int, count: int, levels: np.ndarray) -> int:
-    """Round the values of the first `count` latents of a row to whole levels, and return their scale.
+def round_row(rounding: Rounding, chosen: Chosen, row: int, wanted: tuple[int, np.ndarray], room: Room) -> int:
+    """Round the values of the first latents of a row to whole levels, and return their scale.
 
     Args:
         rounding: how.
         chosen: latents of all rows.
         row: which of them.
-        count: latents in use.
-        levels: receives whole numbers, float32, shape (k,).
+        wanted: how many latents, and what receives their levels: whole numbers, float32, shape (k,).
+        room: `known` is 0 unless the last call was for the same row.
     """
+    count, levels = wanted
     latents, target = chosen.indices[row], chosen.targets[row]
     steps, highest = rounding.steps, np.float32(rounding.highest)
-    products, room = np.empty((count, count), np.float32), np.empty((count + 2, count), np.float32)
-    _gather_products(rounding.gram, rounding.norms, latents[:count], products)
+    products, known = room.products, room.known
+    if count > known[0]:
+        _gather_products(rounding.gram, rounding.norms, latents, (known[0], count), products)
+        known[0] = count
     fitted = chosen.values[row, :count].copy()
     if count < chosen.counts[row]:
-        fit_values(products, target, fitted, (count, 0), room)
+        fit_values(products, target, fitted, (count, min(known[1], count)), room.factors)
+        known[1] = max(known[1], count)
     largest = fitted.max() if count else np.float32(0)
     levels[:count] = 0
     if largest == 0:
@@ -140,7 +163,7 @@ def round_row(rounding: Rounding, chosen: Chosen, row: int, count: int, levels: 
             step = steps[scale]
             for place in range(count):
                 tried[place] = min(np.rint(fitted[place] / step), highest)
-            gain = _move_levels(products, target, tried, (count, step, highest), room[0])
+            gain = _move_levels(products, target, tried, (count, step, highest), room.factors[0])
             if worth:
                 for place in range(count):
                     gain -= worth * (np.log2(tried[place] + np.float32(0.5)) if tried[place] else _ZERO_BITS)
@@ -152,10 +175,13 @@ def round_row(rounding: Rounding, chosen: Chosen, row: int, count: int, levels: 
 
 
 @jit()
-def _gather_products(gram: np.ndarray, norms: np.ndarray, latents: np.ndarray, products: np.ndarray) -> None:
-    """Fill in the inner products of the atoms of chosen latents."""
-    for one in range(len(latents)):
-        for other in range(len(latents)):
+def _gather_products(
+    gram: np.ndarray, norms: np.ndarray, latents: np.ndarray, span: tuple[int, int], products: np.ndarray
+) -> None:
+    """Fill in the inner products of the atoms of the first latents, of which those of some are there."""
+    known, count = span
+    for one in range(count):
+        for other in range(known if one < known else 0, count):
             size = norms[latents[one]] * norms[latents[other]]
             products[one, other] = gram[latents[one], latents[other]] * size
 
