@@ -20,6 +20,7 @@ _ADAPTED = {
     "MLQuestions": "all-MiniLM-L6-v2/results/mlquestions_k32",
 }
 _OWN = ("CSR, packed", "CSR + residual")
+_CLOSEST = (*_OWN, "PQ", "OPQ", "RaBitQ", "binary")
 _SHORT = {
     ("dense", 1536): "float32 embeddings",
     ("CSR + residual", 96): "packed codes with a residual",
@@ -74,11 +75,17 @@ def short_table() -> str:
     return table(["stored for each document", "bytes", "nDCG@10", "kept"], lines)
 
 
-def tasks_table() -> str:
-    """Show what each method keeps within each budget, mean over seven tasks; CSR as the mean over three seeds."""
+def tasks_table(without: str | None = None) -> str:
+    """Show what each method keeps within each budget, mean over tasks; CSR as the mean over three seeds.
+
+    Args:
+        without: a task to leave out; then only codes and quantizers are shown.
+    """
     found = [load_results(folder) for folder in _SEEDS]
+    if without is not None:
+        found = [Results([row for row in each.rows if row.task != without], each.details) for each in found]
     tables = [require_budgets(results) for results in found]
-    merged = dict(tables[0].lines)
+    merged = {name: line for name, line in tables[0].lines.items() if without is None or name in _CLOSEST}
     for method in _OWN:
         seeds = [each.lines[method] for each in tables if method in each.lines]
         if seeds:
@@ -191,6 +198,7 @@ REGIONS = {
     "scifact": short_table,
     "seven-tasks": tasks_table,
     "seven-tasks-summary": tasks_summary,
+    "six-tasks": partial(tasks_table, "ClusTREC-Covid"),
     "seven-tasks-command": partial(command_of, _GENERAL),
     "by-task": partial(by_task_table, 48),
     "codes-by-k": codes_by_k_table,
