@@ -13,10 +13,10 @@ _DIRECTIONS = ("text to image", "image to text")
 _RECALLS = ("R@1", "R@5", "R@10")
 _RECALL_COLUMNS = [f"{direction}, {metric}" for direction in _DIRECTIONS for metric in _RECALLS]
 _VARIANTS = {
-    "modality_bias True": "as it is",
+    "auxiliary_slope 0.2": "as it is",
+    "auxiliary_slope 0": "auxiliary error flat below 0 (the paper's)",
     "modality_bias False": "one bias for both (the paper's)",
     "gamma 0": "no contrast",
-    "contrast_on reconstructions": "contrast on reconstructions (the paper's; removed)",
 }
 """Endings of the method's name in the file of the sweep: what the table calls them."""
 

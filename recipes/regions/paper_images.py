@@ -142,23 +142,26 @@ def starts_table() -> str:
 
 
 def clip_table() -> str:
-    """Show the same for photographs in a small CLIP."""
+    """Show the same for photographs in a small CLIP, by codes and by what they decode to."""
     results = load_results(f"{_FOLDER}/clip_whitening")
+    names = {row.method for row in results.rows}
     lines = []
     for run in results.details["runs"]:
-        whitening = run.get("model.whitening")
-        cells = []
-        for method in ("CSR", "CSR, decoded"):
-            name = next(
-                row.method
-                for row in results.rows
-                if row.method.startswith(f"{method}, hidden_dim {run['hidden_dim']},")
-                and row.method.endswith(f"whitening {whitening}")
-            )
-            cells.append(_score(_find(results, method=name, metric=NEAREST)))
-        lines.append([str(run["hidden_dim"]), str(whitening), f"{run['dead_fraction']:.1%}", *cells])
-    lines.append(["dense", "", "", "", _score(_find(results, method="dense", metric=NEAREST))])
-    return table(["hidden_dim", "whitening", "dead", "1-NN by codes alone", "1-NN, decoded"], lines, left=0)
+        whitening, is_strong = run["model.whitening"], "training.beta" not in run
+        varied = f"whitening {whitening}{'' if is_strong else ', beta'}"
+        cells = [
+            _score(_find(results, method=name, metric=metric))
+            for metric in ("dense top 10", NEAREST)
+            for method in ("CSR", "CSR, decoded")
+            for name in names
+            if name.startswith(f"{method}, hidden_dim") and varied in name
+        ]
+        start = "centered (0)" if whitening is None else f"whitened by {whitening}"
+        figures = [f"{run['dead_fraction']:.1%}", f"{run['postings_per_document']:.2f}"]
+        lines.append([start, "strong" if is_strong else "usual", *figures, *cells])
+    lines.append(["dense", *[""] * 5, _score(_find(results, method="dense", metric=NEAREST)), ""])
+    header = ["embeddings", "auxiliary error", "dead", "postings", "dense top 10 by codes", "decoded"]
+    return table([*header, "1-NN by codes", "decoded"], lines, left=2)
 
 
 def mean_to_spread() -> str:
