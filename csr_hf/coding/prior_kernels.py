@@ -75,7 +75,7 @@ def _link(links: np.ndarray, logits: np.ndarray, place: int, strength: np.int32)
     """Add what an active place says of those behind it."""
     if not links.shape[0]:
         return
-    # Slices from the same start are added in vectors, places of whole arrays are not.
+    # Slices that start together are added in vectors; places of whole arrays are added one by one.
     said, behind = links[place, place + 1 :], logits[place + 1 :]
     for other in range(behind.shape[0]):
         behind[other] += (said[other] * strength) >> 4
@@ -100,7 +100,7 @@ def _write_row(
     state = _put_symbol(row, state, tables.scales, scale)
     state = _put_symbol(row, state, tables.counts, left)
     logits[:], strength = tables.bias[mode], tables.strengths[mode, left]
-    # Arrays of a tuple are counted as used at every access: not within the loop.
+    # Taking an array out of a tuple counts a reference, which is slow within the loop.
     active, links, to_come, of_levels = tables.active, tables.links, tables.left[mode], tables.levels[kind]
     place, at = 0, 0
     while left and state[1]:
