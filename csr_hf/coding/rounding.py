@@ -135,16 +135,8 @@ def round_row(rounding: Rounding, chosen: Chosen, row: int, wanted: tuple[int, n
         room: `known` is 0 unless the last call was for the same row.
     """
     count, levels = wanted
-    latents, target = chosen.indices[row], chosen.targets[row]
-    steps, highest = rounding.steps, np.float32(rounding.highest)
-    products, known = room.products, room.known
-    if count > known[0]:
-        _gather_products(rounding.gram, rounding.norms, latents, (known[0], count), products)
-        known[0] = count
-    fitted = chosen.values[row, :count].copy()
-    if count < chosen.counts[row]:
-        fit_values(products, target, fitted, (count, min(known[1], count)), room.factors)
-        known[1] = max(known[1], count)
+    target, steps, highest = chosen.targets[row], rounding.steps, np.float32(rounding.highest)
+    products, fitted = room.products, _fit_first(rounding, chosen, row, count, room)
     largest = fitted.max() if count else np.float32(0)
     levels[:count] = 0
     if largest == 0:
@@ -172,6 +164,19 @@ def round_row(rounding: Rounding, chosen: Chosen, row: int, wanted: tuple[int, n
                 most, best, worse = gain, scale, 0
                 levels[:count] = tried
     return best
+
+
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _fit_first(rounding: Rounding, chosen: Chosen, row: int, count: int, room: Room) -> np.ndarray:
+    """Fit the values of the first `count` latents of a row, going on with what is known of it."""
+    known, fitted = room.known, chosen.values[row, :count].copy()
+    if count > known[0]:
+        _gather_products(rounding.gram, rounding.norms, chosen.indices[row], (known[0], count), room.products)
+        known[0] = count
+    if count < chosen.counts[row]:
+        fit_values(room.products, chosen.targets[row], fitted, (count, min(known[1], count)), room.factors)
+        known[1] = max(known[1], count)
+    return fitted
 
 
 @jit()

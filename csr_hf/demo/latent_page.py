@@ -26,10 +26,11 @@ def show_map(view: RunView, drawn: LatentMap) -> str:
         bubbles += "".join(_show_group(_shorten(view.name(group.latent)), group) for group in drawn.groups)
     live = int((view.fires > 0).sum())
     rest = f" The {MOST_BUBBLES} most frequent of {live:,} are drawn." if live > len(drawn.bubbles) else ""
+    box = f"{-_MARGIN:.0f} -24 {WIDTH + 2 * _MARGIN:.0f} {drawn.height + 28:.0f}"
     return (
         f'<div class="csr csr-map"><p class="csr-small">The larger a circle, the more documents have the latent; '
         f"similar latents stand together in one color.{rest} Click one, or go with the arrow keys and press Enter."
-        f'</p><div class="csr-scroll"><svg viewBox="{-_MARGIN:.0f} -24 {WIDTH + 2 * _MARGIN:.0f} {drawn.height + 28:.0f}" role="group" '
+        f'</p><div class="csr-scroll"><svg viewBox="{box}" role="group" '
         f'aria-label="Map of {len(drawn.bubbles)} latents">{bubbles}</svg></div>'
         f'<p class="csr-over" aria-live="polite">&nbsp;</p></div>'
     )

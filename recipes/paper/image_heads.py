@@ -52,8 +52,8 @@ STARTS: dict[str, dict[str, Any]] = {
     "centered-revived": {"model.whitening": 0.0, **_REVIVED},
     "whitened-revived": {"model.whitening": 0.3, **_REVIVED},
 }
-"""Against dead latents, at the widths of `STARTED_AT`: embeddings without their mean or whitened, and a strong auxiliary
-error that is not flat below 0."""
+"""Against dead latents, at the widths of `STARTED_AT`: embeddings without their mean or whitened, and a strong
+auxiliary error that is not flat below 0."""
 STARTED_AT = ("4x", "16x")
 MOST_K_IN_BYTES = 64
 SEARCHED = 10_000

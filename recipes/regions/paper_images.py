@@ -21,7 +21,7 @@ _STARTS = {
     "whitened-revived": ("whitened by 0.3", "strong"),
     "whitened": ("whitened by 0.9", "usual"),
 }
-"""Beginnings of the names of heads: what the table calls the embeddings and the auxiliary error they learn from."""
+"""Beginnings of the names of heads: what the table calls their embeddings and their auxiliary error."""
 
 
 def _results() -> Results:
