@@ -61,8 +61,8 @@ class CSRTrainingArguments:
     beta: Weight = 1 / 32
     """Weight of the auxiliary error, which revives dead latents."""
     auxiliary_slope: Annotated[_Number, Field(ge=0, le=1)] = 0.0
-    """Slope of the auxiliary error's ReLU below 0, where it is flat as published: a dead latent that is negative for all
-    rows, as one that only texts use is for images, learns by a slope alone. 0.2 revives those."""
+    """Slope of the auxiliary error's ReLU below 0, where it is flat as published. A dead latent that is negative for
+    all rows, as one that only texts use is for images, learns by a slope alone: 0.2 revives those."""
     gamma: Weight = 0.0
     """Weight of the contrast."""
     contrast: Literal["self", "pairs", "labels"] = "self"
