@@ -65,6 +65,7 @@ class CSREncoder(HeadEncoder):
         self._name: str | None = None
         self._run: Path | None = None
         self._folder: Path | None = None
+        self._latents: tuple[tuple[Any, ...], Latents] | None = None
         if head is not None:
             if k is not None:
                 head.config.k = k
@@ -212,7 +213,12 @@ class CSREncoder(HeadEncoder):
         places = [] if self._run is None else [RunFolder.of(self._run).latents]
         places += [self._folder / LATENTS] if self._folder is not None else []
         found = next((path for path in places if path.is_file()), None)
-        return None if found is None else Latents.load(found, head_fingerprint(self.head))
+        if found is None:
+            return None
+        version = found, found.stat().st_mtime_ns, id(self.head)
+        if self._latents is None or self._latents[0] != version:
+            self._latents = version, Latents.load(found, head_fingerprint(self.head))
+        return self._latents[1]
 
     @property
     def device(self) -> torch.device:

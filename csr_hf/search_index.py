@@ -241,7 +241,8 @@ class SearchIndex:
         """Names of the head's latents, of the folder (`csr-hf explain`) or the encoder; None where there are none."""
         if isinstance(self._latents, Path):
             self._latents = Latents.load(self._latents, self.index.head) if self._latents.is_file() else None
-        return self._latents or getattr(self.encoder, "latents", None)
+        self._latents = self._latents or getattr(self.encoder, "latents", None)
+        return self._latents
 
     @latents.setter
     def latents(self, found: Latents) -> None:
@@ -305,8 +306,7 @@ class SearchIndex:
         found = head_fingerprint(encoder.head)
         if index.head != found:
             raise ValueError(
-                f"{files.index} was built with another head ({index.head}) than that of the encoder ({found}). Index "
-                "the documents again with this head."
+                f"{files.index} was built with another head than the encoder's ({index.head}, {found}). Index it anew."
             )
         opened = cls(index, encoder)
         opened._latents = files.latents

@@ -23,7 +23,7 @@ from csr_hf.plumbing.provenance import provenance, record_command
 from csr_hf.runs.folder import RunFolder
 from csr_hf.search.params import SearchParams
 
-_DOCUMENTS, _QUERIES = 24_000, 200
+_DOCUMENTS, _QUERIES = 150_000, 1_000
 
 
 def main(run: str, output: str) -> None:

@@ -1,6 +1,7 @@
 """Folders that are ready to be shared, and what loads them."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -226,6 +227,20 @@ def test_another_backbone_has_no_revision_of_the_old_one(tmp_path):
 def test_a_run_is_read_as_its_head(encoder, tmp_path):
     write_run(tmp_path / "run", make_head())
     assert CSREncoder.from_pretrained(tmp_path / "run", device="cpu").fingerprint == encoder.fingerprint
+
+
+def test_names_of_latents_are_read_again_only_where_the_file_is_another(tmp_path):
+    head = make_head()
+    write_run(tmp_path / "run", head)
+    path = tmp_path / "run" / "latents.json"
+    encoder = CSREncoder.from_pretrained(tmp_path / "run", device="cpu")
+    assert encoder.latents is None
+    Latents([Latent(n, f"name {n}", 0.5) for n in range(256)], head.fingerprint, 90).save(path)
+    found = encoder.latents
+    assert found.name(3) == "name 3" and encoder.latents is found
+    Latents([Latent(n, f"other {n}", 0.5) for n in range(256)], head.fingerprint, 90).save(path)
+    os.utime(path, ns=(0, 0))
+    assert encoder.latents.name(3) == "other 3"
 
 
 def test_names_of_latents_go_along_without_texts(tmp_path):
