@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from csr_hf.evaluation.results import Results, Row
 from regions.markdown import RECIPES, load_json, load_results, table
@@ -14,6 +15,17 @@ _HEAD = ("CSR, packed", "CSR + residual")
 _WIDE = 1536
 
 
+class Point(NamedTuple):
+    """A fine-tuned model that was measured."""
+
+    rate: str
+    """Learning rate."""
+    minutes: str
+    batches: str
+    """Of 64 pairs that it had seen."""
+    results: Results
+
+
 def minutes_table() -> str:
     """Show what each model keeps of the frozen model's scores within each budget, and the minutes it took."""
     general, lines = load_results(_GENERAL), []
@@ -21,27 +33,35 @@ def minutes_table() -> str:
     minutes = load_json(f"{_FOLDER}/minutes.json")
     head = minutes["embedding_minutes"] + minutes["training_minutes"]
     for tasks, trained in _points():
-        lines += [[f"**{len(tasks)} tasks**", *([""] * (len(budgets) + 2))]]
-        for name, took, results, method in (
-            ("frozen MiniLM, truncated", "0", general, "truncation"),
-            ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f} and its fit", general, "adapter"),
-            *((f"frozen MiniLM, {method}", f"{head:.0f}", general, method) for method in _HEAD),
-            *(("fine-tuned, truncated", f"{took}", results, "truncation") for took, results in trained),
+        lines += [[f"**{len(tasks)} tasks**", *([""] * (len(budgets) + 3))]]
+        for name, took, batches, results, method in (
+            ("frozen MiniLM, truncated", "0", "", general, "truncation"),
+            ("frozen MiniLM, adapter", f"{minutes['embedding_minutes']:.0f} and its fit", "", general, "adapter"),
+            *((f"frozen MiniLM, {method}", f"{head:.0f}", "", general, method) for method in _HEAD),
+            *(
+                (f"fine-tuned at {point.rate}, truncated", point.minutes, point.batches, point.results, "truncation")
+                for point in trained
+            ),
         ):
             cells = [_mean(results, general, tasks, method, budget) for budget in budgets]
             whole = _mean(results, general, tasks, "dense", _WIDE) if method == "truncation" else ""
-            lines.append([name, took, *cells, whole])
-    return table(["model", "minutes", *(f"{budget} bytes" for budget in budgets), "all 1,536 bytes"], lines)
+            lines.append([name, took, batches, *cells, whole])
+    header = ["model", "minutes", "batches", *(f"{budget} bytes" for budget in budgets), "all 1,536 bytes"]
+    return table(header, lines)
 
 
-def _points() -> Iterator[tuple[list[str], list[tuple[str, Results]]]]:
-    """List each set of tasks that was measured, most tasks first, with the minutes at which all of them were."""
+def _points() -> Iterator[tuple[list[str], list[Point]]]:
+    """List each set of tasks that was measured, most tasks first, with the models that all of them were measured of."""
     found = []
-    for folder in sorted((RECIPES / _FOLDER).glob("minutes_*"), key=lambda path: int(path.name.split("_")[1])):
-        found.append((folder.name.split("_")[1], load_results(f"{_FOLDER}/{folder.name}")))
-    sets = dict.fromkeys(tuple(dict.fromkeys(row.task for row in results.rows)) for _, results in found)
+    for rate in sorted((RECIPES / _FOLDER).glob("lr_*")):
+        for point in load_json(f"{_FOLDER}/{rate.name}/training.json")["points"]:
+            if (rate / point["folder"]).is_dir():
+                results = load_results(f"{_FOLDER}/{rate.name}/{point['folder']}")
+                minutes = f"{point['minutes']:.0f}"
+                found.append(Point(rate.name.removeprefix("lr_"), minutes, f"{point['step']:,}", results))
+    sets = dict.fromkeys(tuple(dict.fromkeys(row.task for row in point.results.rows)) for point in found)
     for tasks in sorted(sets, key=len, reverse=True):
-        yield list(tasks), [point for point in found if set(tasks) <= {row.task for row in point[1].rows}]
+        yield list(tasks), [point for point in found if set(tasks) <= {row.task for row in point.results.rows}]
 
 
 def _mean(results: Results, general: Results, tasks: Sequence[str], method: str, budget: int) -> str:
