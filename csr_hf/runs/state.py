@@ -151,7 +151,10 @@ class RunState:
         then = ", ".join(f"{key} {_show(self.recipe.get(key))}" for key in keys[:_NAMED])
         now = ", ".join(_show(recipe.get(key)) for key in keys[:_NAMED])
         more = f" ({len(keys) - _NAMED} more keys differ)" if len(keys) > _NAMED else ""
-        raise ValueError(f"{self.path} holds {self.kind} with {then}, this recipe says {now}{more}: {_WAY_OUT}.")
+        longer = keys == ["training.max_steps"]
+        further = f" In another folder, model.init={self.path} trains this head on." if longer else ""
+        differs = f"{self.kind} with {then}, this recipe says {now}{more}"
+        raise ValueError(f"{self.path} holds {differs}: {_WAY_OUT}.{further}")
 
     def _save(self) -> None:
         folder = RunFolder.of(self.path)

@@ -48,7 +48,8 @@ def names_counts() -> str:
 def emoji_counts() -> str:
     """Say how many pictures named the latents of the head on emoji, how many of its latents fire and are measured."""
     found = load_json(_HEADS["emoji"])
-    return f"{found['texts']:,} emoji; the table is of {found['scores'][0]['latents']:,} of its {found['live']:,} live latents"
+    measured = f"{found['scores'][0]['latents']:,} of its {found['live']:,} live latents"
+    return f"{found['texts']:,} emoji; the table is of {measured}"
 
 
 def doubtful() -> str:

@@ -51,7 +51,7 @@ def minutes_table() -> str:
 
 
 def _points() -> Iterator[tuple[list[str], list[Point]]]:
-    """List each set of tasks that was measured, most tasks first, with the models that all of them were measured of."""
+    """List each set of tasks that was measured, most tasks first, with the models that were measured on all of it."""
     found = []
     for rate in sorted((RECIPES / _FOLDER).glob("lr_*")):
         for point in load_json(f"{_FOLDER}/{rate.name}/training.json")["points"]:

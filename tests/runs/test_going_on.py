@@ -120,7 +120,8 @@ def test_what_is_missing_is_made_again(base, run):
     [
         (
             ["--training.max_steps", "40"],
-            "holds a run with training.max_steps 30, this recipe says 40: choose another",
+            "holds a run with training.max_steps 30, this recipe says 40: choose another --output-dir, or start over "
+            "with --overwrite. In another folder, model.init={run} trains this head on.",
         ),
         (["--k", "5"], "holds a run with model.k 4, this recipe says 5: choose another --output-dir, or start over "),
         (["--data.held_out", "0.3"], "holds a run with data.held_out 0.2, this recipe says 0.3"),
@@ -135,7 +136,7 @@ def test_another_recipe_is_refused_with_what_differs(base, run, capsys, flags, s
     for command in ("run", "train"):
         assert main(words(base, run, *flags, command=command)) == 2
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
+        assert said.format(run=run) in error and error.count("\n") == 1
     assert files(run) == before
 
 
