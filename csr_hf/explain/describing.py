@@ -15,7 +15,7 @@ from csr_hf.explain.activity import choose_examples, find_companions, tabulate_a
 from csr_hf.explain.candidates import embed_contexts, find_candidates, mark_strong
 from csr_hf.explain.items import Items
 from csr_hf.explain.latents import Example, Latent, Latents
-from csr_hf.explain.naming import Embed, NamedTexts, choose_names, measure_names, name_by_tfidf
+from csr_hf.explain.naming import Embed, NamedTexts, center_rows, choose_names, measure_names, name_by_tfidf
 from csr_hf.explain.phrases import count_phrases
 from csr_hf.explain.samples import draw_samples, split_halves
 
@@ -84,7 +84,7 @@ def describe_latents(
     strong, known = mark_strong(activity[first], shares[0]), phrases.take(first)
     directions, embed = unit_rows(head.dictionary.detach().float().cpu().numpy()), _remember(embed)
     is_few = len(known.names) <= _MOST_EMBEDDED
-    vectors = embed(list(known.names)) if is_few else embed_contexts(known, texts.units[first])
+    vectors = center_rows(embed(list(known.names))) if is_few else embed_contexts(known, texts.units[first])
     candidates = find_candidates(strong, known, vectors, directions, by_atom=16 if is_few else 5)
     fewest = _FEWEST_STRONG if is_few else _FEWEST_TEXTS
     drawn = draw_samples(activity, texts.units, first, shares[0], rng, fewest=fewest)

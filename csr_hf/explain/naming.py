@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.phrases import LONGEST_PHRASE, Phrases, split_words, stem
 from csr_hf.explain.samples import Sample, compute_auc
 
@@ -18,7 +20,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 _WORDS_COUNT = 0.5
 _LEAST_GAIN = 0.005
 # So much counts the cosine of a name with the atom, where few texts have a latent and tell names apart by chance.
-_ATOM_COUNTS = 4.0
+_ATOM_COUNTS = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,15 @@ class NamedTexts:
     phrases: Phrases
     units: np.ndarray
     """Their embeddings, of unit norm, shape (n, input_dim)."""
+
+
+class Nearness(NamedTuple):
+    """What tells how near candidates lie to an atom."""
+
+    centered: np.ndarray
+    """Candidates less the mean of all, of unit norm, shape (m, input_dim)."""
+    direction: np.ndarray
+    """Of the atom, of unit norm, shape (input_dim,)."""
 
 
 def choose_names(
@@ -54,6 +65,7 @@ def choose_names(
     phrases = texts.phrases
     needed = np.unique(np.concatenate([np.empty(0, np.int64), *candidates])).astype(np.int64)
     vectors = embed(list(phrases.names[needed]))
+    centered = center_rows(vectors)
     chosen = []
     if directions is None:
         directions = np.zeros((len(samples), vectors.shape[1]), np.float32)
@@ -62,13 +74,19 @@ def choose_names(
         if sample is None or not names:
             chosen.append(names[0] if names else "")
             continue
-        own = vectors[np.searchsorted(needed, numbers)]
-        chosen.append(", ".join(names[part] for part in _choose_parts(names, own, sample, texts, direction)))
+        at = np.searchsorted(needed, numbers)
+        near = Nearness(centered[at], direction)
+        chosen.append(", ".join(names[part] for part in _choose_parts(names, vectors[at], near, sample, texts)))
     return chosen
 
 
+def center_rows(rows: np.ndarray) -> np.ndarray:
+    """Subtract the mean of rows, shape (n, dim), which says nothing of an atom, and scale them to unit norm."""
+    return unit_rows(rows - rows.mean(axis=0)) if len(rows) else rows
+
+
 def _choose_parts(
-    names: list[str], vectors: np.ndarray, sample: Sample, texts: NamedTexts, direction: np.ndarray
+    names: list[str], vectors: np.ndarray, near: Nearness, sample: Sample, texts: NamedTexts
 ) -> list[int]:
     """Choose candidates one by one, each the one that helps most beside those before it."""
     rows = np.concatenate(sample)
@@ -77,7 +95,7 @@ def _choose_parts(
     stems = [list(dict.fromkeys(map(stem, split_words(name)))) for name in names]
     matches = _weigh_words(stems, texts.phrases, rows)
     parts: list[int] = []
-    best, dense, sparse, whole = -np.inf, np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(vectors.shape[1])
+    best, dense, sparse, whole = -np.inf, np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(near.direction))
     while len(parts) < LONGEST_PHRASE:
         open_ = [number for number in range(len(names)) if _fits(number, parts, stems)]
         if not open_:
@@ -87,8 +105,8 @@ def _choose_parts(
         matched = sparse[:, None] + matches[:, open_]
         gains = compute_auc(summed[:having], summed[having:])
         gains = gains + _WORDS_COUNT * compute_auc(matched[:having], matched[having:])
-        sums = whole + vectors[open_]
-        gains = gains + _ATOM_COUNTS * (sums @ direction) / np.maximum(np.linalg.norm(sums, axis=1), 1e-9)
+        sums = whole + near.centered[open_]
+        gains = gains + _ATOM_COUNTS * (sums @ near.direction) / np.maximum(np.linalg.norm(sums, axis=1), 1e-9)
         winner = int(np.argmax(gains))
         if gains[winner] < best + _LEAST_GAIN:
             break
