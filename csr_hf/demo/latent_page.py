@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from csr_hf.demo.latent_map import MOST_BUBBLES, WIDTH, Bubble, Group, LatentMap, Text, find_texts
 from csr_hf.demo.markup import show_body, show_chip, show_note, text
 from csr_hf.demo.run_view import RunView
@@ -70,8 +72,8 @@ def _show_label(name: str, radius: float) -> str:
 
 
 def _shorten(name: str) -> str:
-    """Take the first of the phrases that a name is made of."""
-    first = name.partition(",")[0].strip()
+    """Take the first of the phrases that a name is made of, without the number of one that others have too."""
+    first = re.sub(r" #\d+$", "", name).partition(",")[0].strip()
     return first if len(first) <= _LETTERS else f"{first[: _LETTERS - 1].rstrip()}…"
 
 

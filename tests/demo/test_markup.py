@@ -9,7 +9,7 @@ import pytest
 from csr_hf.demo.answering import Settings, answer
 from csr_hf.demo.comparing import compare
 from csr_hf.demo.latent_map import WIDTH, draw_map, find_texts, place_bubbles
-from csr_hf.demo.latent_page import list_latents, show_latent, show_map
+from csr_hf.demo.latent_page import _shorten, list_latents, show_latent, show_map
 from csr_hf.demo.markup import show_body, text
 from csr_hf.demo.results import show_answer, show_comparison, show_header
 from csr_hf.demo.run_view import Document, RunView
@@ -149,6 +149,19 @@ def test_the_map_names_its_circles_for_those_who_cannot_see_it(view):
     assert [int(each["data-latent"]) for each in circles] == [bubble.latent for bubble in drawn.bubbles]
     assert [each["tabindex"] for each in circles].count("0") == 1
     assert all(view.name(int(each["data-latent"])) in each["aria-label"] for each in circles)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("sort, list", "sort"),
+        ("blood sugar #12", "blood sugar"),
+        ("c #", "c #"),
+        ("a name that is far too long for it", "a name that is far to…"),
+    ],
+)
+def test_labels_are_the_first_phrase_of_a_name(name, label):
+    assert _shorten(name) == label
 
 
 def test_names_of_groups_stay_within_the_map(view):
