@@ -11,6 +11,8 @@ from tests.helpers.hub_server import TOKEN, LocalHub
 from tests.helpers.runs import make_once, make_run
 from tests.helpers.scripts import ROOT, load_script
 
+# Some tests import gRPC before a backend does, and an idle channel of one writes to the terminal of another.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 

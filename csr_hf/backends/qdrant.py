@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ class Qdrant(Backend):
 
     def __init__(self, url: str, collection: str, api_key: str | None = None) -> None:
         super().__init__(collection)
+        # Its client brings gRPC, whose core writes its log to stderr by itself, and reads this when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from qdrant_client import QdrantClient
         from qdrant_client.common.client_exceptions import QdrantException
         from qdrant_client.http.exceptions import ApiException
