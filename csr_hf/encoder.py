@@ -215,7 +215,7 @@ class CSREncoder(HeadEncoder):
         found = next((path for path in places if path.is_file()), None)
         if found is None:
             return None
-        version = found, found.stat().st_mtime_ns, id(self.head)
+        version = found, found.stat().st_mtime_ns, self.head
         if self._latents is None or self._latents[0] != version:
             self._latents = version, Latents.load(found, head_fingerprint(self.head))
         return self._latents[1]

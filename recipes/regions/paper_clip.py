@@ -116,4 +116,5 @@ REGIONS = {
     "clip-dead-images": partial(dead, "image"),
     "clip-dead-texts": partial(dead, "text"),
     "clip-zero-shot": partial(kept, "CSR, decoded", 4),
+    "clip-zero-shot-codes": partial(kept, "CSR", 4),
 }
