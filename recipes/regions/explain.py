@@ -45,6 +45,11 @@ def names_counts() -> str:
     return f"{found['texts']:,} texts, in which {found['live']:,} latents fire"
 
 
+def naming_seconds() -> str:
+    """Return the processor time that naming the general head's latents took, in seconds."""
+    return f"{load_json(_HEADS['general'])['cpu_seconds']:.0f}"
+
+
 def emoji_counts() -> str:
     """Say how many pictures named the latents of the head on emoji, how many of its latents fire and are measured."""
     found = load_json(_HEADS["emoji"])
@@ -130,6 +135,7 @@ REGIONS = {
     "explain-command": names_command,
     "explain-counts": names_counts,
     "explain-doubtful": doubtful,
+    "explain-seconds": naming_seconds,
     "explain-emoji": emoji_counts,
     "explain-found-again": found_again,
     "steering": steering_table,
