@@ -40,6 +40,7 @@ from csr_hf.runs.recipe import RunRecipe
 RECIPE = Path(__file__).parents[1] / "all-MiniLM-L6-v2" / "general_k32.yaml"
 DIMS = [384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 8]
 TOKENS = 128
+"""Of a text in the training; the saved model takes as many as before."""
 
 
 def read_pairs(recipe: RunRecipe) -> Dataset:
@@ -56,13 +57,14 @@ class SaveByMinutes(TrainerCallback):
     """Save the model whenever the training has taken one of several numbers of minutes of one core.
 
     Args:
-        model: what is trained.
+        model: what is trained. It is saved with the length of texts that it has now, however they are cut later.
         minutes: when to save, rising.
         output: folder of the models and of `minutes.json`, which says how long an interrupted training took so far.
     """
 
     def __init__(self, model: SentenceTransformer, minutes: list[float], output: Path) -> None:
         self.model, self.minutes, self.output = model, minutes, output
+        self._tokens = model.max_seq_length
         self._record = output / "minutes.json"
         self.points: list[dict[str, Any]] = []
         self._began = self._before = 0.0
@@ -98,7 +100,9 @@ class SaveByMinutes(TrainerCallback):
             self._save("epoch", self._before + (time.process_time() - self._began) / 60, state.global_step)
 
     def _save(self, name: str, minutes: float, step: int) -> None:
+        cut, self.model.max_seq_length = self.model.max_seq_length, self._tokens
         self.model.save_pretrained(str(self.output / name))
+        self.model.max_seq_length = cut
         self.points.append({"folder": name, "minutes": minutes, "step": step})
         with write_whole(self._record) as path:
             path.write_text(json.dumps({"points": self.points, **provenance()}, indent=1), encoding="utf-8")
@@ -121,6 +125,7 @@ def fine_tune(
     """
     dims = [dim for dim in DIMS if dim <= (model.get_embedding_dimension() or 0)]
     saving = SaveByMinutes(model, minutes, output)
+    model.max_seq_length = min(TOKENS, model.max_seq_length or TOKENS)
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 64,
         "num_train_epochs": 1,
@@ -155,7 +160,6 @@ def main() -> None:
     record_command(shlex.join(["python", "recipes/paper/text_matryoshka.py", *sys.argv[1:]]))
     recipe = RunRecipe.load(RECIPE)
     model: SentenceTransformer = load_backbone(recipe.backbone.name_or_path, device="cpu").model
-    model.max_seq_length = TOKENS
     minutes = [float(mark) for mark in options.minutes.split(",")]
     fine_tune(model, read_pairs(recipe), options.output, minutes, learning_rate=options.learning_rate)
 

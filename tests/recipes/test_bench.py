@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from csr_hf import CSRConfig, CSRModel
+from csr_hf.codes import encode_embeddings
+from csr_hf.coding.coder import Coder
 from csr_hf.coding.fitting import fit_index_coder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "bench"))
 
+import hidden_dims
 import search
 import train
 from data import load_data
@@ -335,3 +338,28 @@ def test_training_on_no_embeddings_is_refused(tmp_path, capsys, rows, message):
     assert train.main(["--embeddings", str(path)]) == 2
     error = capsys.readouterr().err
     assert f"`--embeddings` ({path})" in error and message in error
+
+
+def test_searches_through_codes_are_measured_beside_dense_ones(folder, head, rows, tmp_path):
+    output = tmp_path / "found.json"
+    arguments = [str(folder / "head"), "--embeddings", str(folder / "rows.npy"), "--n-queries", str(QUERIES)]
+    assert hidden_dims.main([*arguments, "--ks", "4,8", "--turns", "2", "--output", str(output)]) == 0
+    whole, cut_4, cut_8, codes_4, codes_8 = json.loads(output.read_text())["searches"]
+    assert (whole["dims"], cut_4["dims"], cut_8["dims"]) == (DIM, 4, 8)
+    assert whole["recall"] == 1
+    assert cut_4["recall"] < cut_8["recall"] < 1 and codes_4["recall"] < codes_8["recall"] < 1
+    for each in (whole, cut_4, codes_4, codes_8):
+        assert len(each["multiply_seconds"]) == len(each["find_seconds"]) == 2
+
+    coder = Coder(head, k=8)
+    stored = coder.unpack(coder.encode(rows[:DOCUMENTS])).to_scipy().toarray() != 0
+    asked = encode_embeddings(head, rows[DOCUMENTS:], 8).to_scipy().toarray() != 0
+    assert codes_8["postings"] == pytest.approx((asked.astype(int) @ stored.T.astype(int)).mean())
+    assert (codes_8["hidden_dim"], codes_8["k"], codes_8["postings_if_even"]) == (256, 8, 0.25)
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_measured(folder, tmp_path, capsys):
+    output = tmp_path / "found.json"
+    arguments = [str(folder / "head"), "--embeddings", str(tmp_path / "none.npy"), "--output", str(output)]
+    assert hidden_dims.main(arguments) == 2
+    assert "none.npy" in capsys.readouterr().err and not output.exists()

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from tests.helpers.scripts import load_script
+from tests.helpers.scripts import ROOT, load_script
 
 text_matryoshka = load_script("paper/text_matryoshka")
 text_tasks = load_script("paper/text_tasks")
@@ -39,6 +39,16 @@ def test_a_training_stops_at_its_minutes_and_goes_on_to_the_end_of_the_epoch(tmp
     assert abs(saved[0] - saved[1]).max() > 1e-4
 
 
+def test_texts_are_cut_in_the_training_alone(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(text_matryoshka, "TOKENS", 3)
+    model = SentenceTransformer(str(tiny_folder("bert")), device="cpu")
+    usual = model.max_seq_length
+    assert usual > 3
+    text_matryoshka.fine_tune(model, PAIRS, tmp_path, [1e-9], per_device_train_batch_size=4, warmup_steps=1)
+    assert model.max_seq_length == 3
+    assert SentenceTransformer(str(tmp_path / "minutes_1e-09"), device="cpu").max_seq_length == usual
+
+
 def test_a_model_without_a_head_is_measured_whole_and_cut(tmp_path, tiny_folder):
     pytest.importorskip("mteb")
     from tests.helpers.mteb_tasks import TEXT_TASKS, by_name
@@ -54,3 +64,43 @@ def test_a_model_without_a_head_is_measured_whole_and_cut(tmp_path, tiny_folder)
     again = text_tasks.measure(model, tasks, [8, 16], tmp_path / "out", tmp_path / "embeddings")
     scores = [[row.score for row in each.results.rows] for each in (benchmark, again)]
     assert scores[0] == pytest.approx(scores[1])
+
+
+@pytest.fixture
+def curve(monkeypatch):
+    """The script of the curve, and the regions that it shares with the page."""
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    from regions import paper_text
+
+    return load_script("text_curve"), paper_text
+
+
+def test_the_curve_begins_at_the_frozen_model_and_goes_on_by_minutes(curve):
+    script, regions = curve
+    frozen = regions.list_frozen()
+    tasks = frozen[0].tasks
+    fine_tuned = [each for each in regions.list_trained() if each.method == "truncation"]
+    whole = [each for each in fine_tuned if set(tasks) <= set(each.tasks)]
+    assert 0 < len(whole) < len(fine_tuned)
+    lines = script.list_lines(frozen, fine_tuned, 64)
+    assert list(lines) == [whole[0].model, "frozen MiniLM, CSR, packed"]
+    assert lines[whole[0].model] == [
+        (0.0, frozen[0].share(tasks, 64)), *((each.minutes, each.share(tasks, 64)) for each in whole)
+    ]  # fmt: skip
+    minutes = [point[0] for point in lines[whole[0].model]]
+    assert minutes == sorted(minutes)
+
+
+def test_a_share_is_the_mean_over_tasks_and_seeds_of_the_largest_setting_within_the_budget(curve):
+    _, regions = curve
+    packed = next(each for each in regions.list_frozen() if each.method == regions.PACKED)
+    assert len(packed.results) == 3
+    expected = []
+    for results in packed.results:
+        for task in packed.tasks:
+            dense = packed.results[0].select(task=task, method="dense")[0]
+            rows = [row for row in results.select(task=task, method=regions.PACKED) if row.metric == dense.metric]
+            largest = max(row.bytes_per_vector for row in rows if row.bytes_per_vector <= 50)
+            expected += [row.score / dense.score for row in rows if row.bytes_per_vector == largest]
+    assert packed.share(packed.tasks, 50) == pytest.approx(sum(expected) / len(expected))
+    assert packed.share(packed.tasks, 8) is None
