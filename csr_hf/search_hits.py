@@ -53,6 +53,21 @@ def find_allowed(index: InvertedIndex, condition: str | pc.Expression | Any) -> 
     return find_documents(condition, documents)
 
 
+def find_ids(index: InvertedIndex, condition: Filter) -> tuple[np.ndarray, bool]:
+    """Return the ids of the documents that fit a condition, and whether they are the condition itself.
+
+    Raises:
+        ValueError: as `find_allowed` does, and for another number of bools than positions.
+    """
+    allowed, alive = find_allowed(index, condition), index.alive
+    if allowed.dtype != bool:
+        return allowed, True
+    if allowed.shape != alive.shape:
+        raise ValueError(f"`filter` has {len(allowed):,} bools, there are {len(alive):,} positions. Give one each.")
+    # A document that was replaced still has its row, and its id is that of another one.
+    return index.ids_of(np.flatnonzero(allowed & alive)), False
+
+
 def make_hits(index: InvertedIndex, found: list[list[tuple[Any, int, float]]]) -> list[list[Hit]]:
     """Look up what is known of the documents that were found."""
     documents = index.documents

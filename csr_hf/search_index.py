@@ -22,7 +22,7 @@ from csr_hf.runs.folder import RunFolder
 from csr_hf.search.documents import TEXT, append_documents
 from csr_hf.search.index import InvertedIndex
 from csr_hf.search.params import SearchParams
-from csr_hf.search_hits import Filter, Hit, find_allowed, make_hits
+from csr_hf.search_hits import Filter, Hit, find_allowed, find_ids, make_hits
 from csr_hf.search_inputs import (
     Encoder,
     describe_documents,
@@ -130,11 +130,8 @@ class SearchIndex:
             raise ValueError("`delete` takes either `ids` or `filter`. Pass one of them.")
         if ids is not None:
             return self.index.delete(ids, missing_ok=missing_ok)
-        snapshot = copy.copy(self.index)
-        mask = find_allowed(snapshot, filter)
-        if mask.dtype != bool:
-            return self.index.delete(mask, missing_ok=missing_ok)
-        return self.index.delete(snapshot.ids_of(np.flatnonzero(mask)), missing_ok=True)
+        chosen, are_given = find_ids(copy.copy(self.index), filter)
+        return self.index.delete(chosen, missing_ok=missing_ok or not are_given)
 
     @overload
     def search(
@@ -283,7 +280,7 @@ class SearchIndex:
         device: str | None = None,
         texts: bool = True,
         trust_remote_code: bool = False,
-        verify: bool | None = None,
+        verify: bool = False,
     ) -> SearchIndex:
         """Open what `save`, `csr-hf run` or `csr-hf index` wrote; the index is mapped into memory.
 
@@ -300,7 +297,7 @@ class SearchIndex:
             ValueError: if a part of it is missing or damaged, or the index was built with another head.
         """
         files = RunFolder.of(folder)
-        index = InvertedIndex.load(files.index, verify=bool(verify), documents=True)
+        index = InvertedIndex.load(files.index, verify=verify, documents=True)
         if encoder is None:
             encoder = load_encoder(files, device=device, texts=texts, trust_remote_code=trust_remote_code)
         found = head_fingerprint(encoder.head)

@@ -281,6 +281,23 @@ def test_delete_takes_ids_or_a_filter(built):
             built.delete(**given)
 
 
+def test_a_condition_that_replaced_rows_fit_deletes_none_of_those_that_took_their_place(saved, encoder):
+    index = load(saved, encoder)
+    doomed = [hit.id for hit in index.search("red", 300, EXACT, filter='lang == "de"')]
+    index.add(["blue", "red"], ids=doomed[:2], metadata=[{"lang": "en"}, {"lang": "de"}], replace=True)
+    assert index.delete(filter='lang == "de"') == len(doomed) - 1
+    assert doomed[0] in index.index
+    assert not set(doomed[1:]) & {hit.id for hit in index.search("red", 300, EXACT)}
+
+
+def test_bools_to_delete_by_are_one_for_each_position(built):
+    before = len(built)
+    for wrong in (before - 1, before + 1):
+        with pytest.raises(ValueError, match=f"`filter` has {wrong} bools, there are {before} positions"):
+            built.delete(filter=np.ones(wrong, bool))
+    assert len(built) == before
+
+
 def test_an_index_without_metadata_has_no_filters(encoder):
     rows = encoder.embed(TEXTS[:5], task="document")
     built = SearchIndex.build(encoder, TEXTS[:5])

@@ -60,7 +60,14 @@ class Coder(HeadCoder[PackedCodes]):
         )
 
     def unpack(self, codes: PackedCodes) -> SparseCodes:
-        """Read the latents of codes; residuals are left out."""
+        """Read the latents of codes; residuals are left out.
+
+        Raises:
+            ValueError: if they are codes of another head.
+        """
+        own = head_fingerprint(self.head)
+        if codes.head_fingerprint not in (None, own):
+            raise ValueError(f"`codes` are of another head ({codes.head_fingerprint}) than {own}. Decode with theirs.")
         return codes.unpack()
 
     def _put_residual(self, codes: PackedCodes, residual: np.ndarray) -> PackedCodes:

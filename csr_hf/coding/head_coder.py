@@ -219,7 +219,7 @@ class HeadCoder(ABC, Generic[Codes]):
                 raise ValueError(f"its residual is not one of {size} bytes")
             if residual is not None and residual.dim != head.config.input_dim:
                 raise ValueError(f"its residuals are not for embeddings of {head.config.input_dim} dimensions")
-        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        except (SafetensorError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, or no file of a coder ({error}). Save it again.") from error
         if fingerprint != head_fingerprint(head):
             raise ValueError(f"{path} was made for another head ({fingerprint!r:.80}) than {head_fingerprint(head)}.")

@@ -139,7 +139,7 @@ def _pursue_rows(
                 _subtract(left, gram, chosen[count - 1 :], fitted[count - 1 :], 1)
             for other in range(count):
                 left[chosen[other]] = _TAKEN
-        fit_values(products, target, fitted, (count, (count - 1) // REFIT_EVERY * REFIT_EVERY), room)
+        fit_values(products, target, fitted, (count, max(count - 1, 0) // REFIT_EVERY * REFIT_EVERY), room)
         counts[row] = count
         # The others have the value 0, but a code names no latent twice.
         place = count

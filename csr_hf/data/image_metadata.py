@@ -36,7 +36,7 @@ def read_captions(file: Path, source: SourceArguments) -> Captions:
 
     Args:
         file: a csv, jsonl or parquet file with the column `file_name`: paths from the folder of the file.
-        source: its `columns` and `keep` are read, and `id`; without `columns` the first of `CAPTIONS`, else `label`.
+        source: its `columns`, `keep` and `id_column` are read; without `columns` the first of `CAPTIONS`, else `label`.
 
     Raises:
         ValueError: if it is damaged, lacks the column, or a row names no file or one outside of the folder; file, row
@@ -64,7 +64,7 @@ def _choose(names: list[str], source: SourceArguments) -> dict[str, Kind]:
     """Choose the columns to read, and what each is read as."""
     caption = next((name for name in CAPTIONS if name in names), None)
     roles = source.columns or ({"text": caption} if caption else {"label": "label"})
-    kinds: dict[str, Kind] = {**dict.fromkeys(source.keep, "shown"), "id": "text"}
+    kinds: dict[str, Kind] = {**dict.fromkeys(source.keep, "shown"), source.id_column: "text"}
     kinds |= {column: "label" if role == "label" else "text" for role, column in roles.items()}
     return {name: kind for name, kind in {**kinds, _FILE_NAME: "text"}.items() if name in names}
 

@@ -49,8 +49,8 @@ def is_saved_dataset(folder: Path) -> bool:
 def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dataset:
     """Read the columns that a source needs, of a file, a folder or a Hub data set; of a stream the first `limit` rows.
 
-    A file that is a table is read as it is now, and only its columns of roles, `id` and `keep`. It is kept in a mapped
-    file, not in memory.
+    A file that is a table is read as it is now, and only its columns of roles, of ids and of `keep`. It is kept in a
+    mapped file, not in memory.
 
     Args:
         source: what is read.
@@ -59,23 +59,6 @@ def read_dataset(source: SourceArguments, option: str = "`data.columns`") -> Dat
     Raises:
         ValueError: for a source that cannot be read, with the reason, or that lacks a column; those present are named.
     """
-    rows = _read_rows(source, option)
-    if source.id_column == "id":
-        return rows
-    used = {*source.columns.values(), *source.keep}
-    if "id" in rows.column_names:
-        if "id" in used:
-            raise ValueError(
-                f"`data.id_column` is {source.id_column!r}, but a column 'id' is kept too. Rename that one."
-            )
-        rows = rows.remove_columns("id")
-    if source.id_column in used:
-        return rows.add_column("id", list(rows[source.id_column]))
-    return rows.rename_column(source.id_column, "id")
-
-
-def _read_rows(source: SourceArguments, option: str) -> Dataset:
-    """Read the columns that a source needs, by their own names."""
     if _URL.match(source.source):
         shown = source.source.partition("?")[0]
         raise ValueError(f"data set {shown!r} cannot be read: it is a URL. Download the file, and give its path.")
@@ -166,7 +149,7 @@ def _read_stream(source: SourceArguments, path: Path) -> Dataset:
     rows = list(stream.shuffle(seed=0, buffer_size=_SHUFFLE_BUFFER).take(source.limit))
     if not rows:
         raise ValueError("the stream has no rows.")
-    wanted = {*source.columns.values(), *source.keep, "id"} & rows[0].keys() if source.columns else rows[0].keys()
+    wanted = {*source.columns.values(), *source.keep, source.id_column} & rows[0].keys() if source.columns else rows[0].keys()
     return datasets.Dataset.from_list([{name: row[name] for name in wanted} for row in rows])
 
 

@@ -58,6 +58,8 @@ class Source:
     """Share of the rows of a training batch, relative to other sources; None: the number of rows."""
     skipped: tuple[str, ...] = ()
     """Images that are not used: those that cannot be opened, and of a folder all that its report leaves out."""
+    has_ids: bool = True
+    """Whether the data names its rows; else they have numbers."""
 
     def __post_init__(self) -> None:
         self.roles = _order_roles(self.roles, self.name)
@@ -184,9 +186,8 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
     folder = read_image_folder(source) if is_image_folder(path) else None
     dataset: Any
     dataset, embeddings = (folder.rows, None) if folder else _read_rows(source)
-    # What was read calls it so.
-    source = replace(source, id_column="id")
     columns = find_columns(dataset.column_names, source)
+    dataset = _name_ids(dataset, source.id_column, {*columns.values(), *source.keep})
     layout = next(known for known in LAYOUTS if set(known) == set(columns))
     selected = {role: column for role, column in columns.items() if role != "embedding"}
     rows = select_columns(dataset, selected, arguments.max_characters, keep=source.keep, name=name)
@@ -217,6 +218,7 @@ def _load_source(source: SourceArguments, arguments: DataArguments) -> Source:
         kept=tuple(source.keep),
         weight=source.weight,
         skipped=skipped,
+        has_ids="id" in dataset.column_names or "image" in layout,
     )
 
 
@@ -235,6 +237,21 @@ def _read_rows(source: SourceArguments) -> tuple[Dataset, Vectors | None]:
         is_whole = source.limit is None or source.limit >= len(embeddings)
         return Dataset.from_dict(rows), embeddings if is_whole else embeddings[: source.limit]
     return read_dataset(source), None
+
+
+def _name_ids(rows: Dataset, column: str, used: set[str]) -> Dataset:
+    """Call a column of ids `id`; one that has this name already makes room.
+
+    Raises:
+        ValueError: if that one is used too.
+    """
+    if column == "id":
+        return rows
+    if "id" in rows.column_names:
+        if "id" in used:
+            raise ValueError(f"`data.id_column` is {column!r}, but a column 'id' is kept too. Rename that one.")
+        rows = rows.remove_columns("id")
+    return rows.add_column("id", list(rows[column])) if column in used else rows.rename_column(column, "id")
 
 
 def _drop_images(

@@ -89,8 +89,8 @@ def describe_snippet(config: dict[str, Any], results: Results | None) -> str:
     if best.method == _SHOWN:
         return f"{text} That is the method {_SHOWN} of the tables below."
     if best.method == "CSR, packed":
-        coder = f"`csr_hf.Coder(encoder.head, row_bytes={best.bytes_per_vector})`"
-        return f"{text} The figures above are of codes that {coder} packs."
+        coder = f"`csr_hf.fit_coder(encoder.head, embeddings, {best.bytes_per_vector})`"
+        return f"{text} The figures above are of codes by {coder}, fitted to training embeddings."
     return f"{text} The figures above are of the method {best.method} of the tables below."
 
 
@@ -178,7 +178,7 @@ def list_limits(config: dict[str, Any], recipe: dict[str, Any], results: Results
             f"By size alone it is not the best: {row.bytes_per_vector} bytes of {row.method} keep {row.retention:.1%}."
             for row in sorted(smaller, key=lambda row: row.bytes_per_vector)
         ]
-    found.append("Latents have no names: `SparseEncoder.decode` of sentence-transformers means nothing here.")
+    found.append("Latents are no words of a vocabulary: `SparseEncoder.decode` of sentence-transformers means nothing here.")
     return found
 
 

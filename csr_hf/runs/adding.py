@@ -53,9 +53,7 @@ def add_documents(
     shown, known, role = rows.show_documents(), index.index.documents, rows.document_role
     if shown is None or known is None:
         raise ValueError(f"{folder} or {source} has no texts. Add embeddings in Python: csr_hf.InvertedIndex.add.")
-    ids = list(shown[ID])
-    if ids == [str(row) for row in range(len(ids))]:
-        ids = _number_after(index, len(ids))
+    ids = list(shown[ID]) if rows.has_ids else _number_after(index, len(shown))
     columns = [name for name in shown.column_names if name != ID and name in known.column_names]
     new = append_documents([known], make_documents(None, shown.select_columns(columns), len(ids)), len(ids))
     backbone = index.encoder.backbone

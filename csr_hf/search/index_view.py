@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from csr_hf.coding.packing import PackedCodes
 from csr_hf.search.doc_ids import show_id
 from csr_hf.search.kernels.group import QueryTables
 from csr_hf.search.params import SearchParams, find_measured
@@ -151,7 +152,7 @@ class IndexView:
     @property
     def codes(self) -> SparseCodes:
         """The stored codes of all documents, in order of position, deleted ones included, without residuals."""
-        return SparseCodes.concatenate([segment.packed.unpack() for segment in self._segments])
+        return PackedCodes.concatenate([segment.packed.with_residual(None) for segment in self._segments]).unpack()
 
     @property
     def nbytes(self) -> int:

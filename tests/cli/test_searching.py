@@ -201,6 +201,27 @@ def test_rows_without_ids_get_the_next_numbers(faq, capsys, tmp_path):
     assert found(capsys, tmp_path / "run", "--where", "page == 9") == ["3"]
 
 
+def test_numbers_that_the_data_gives_are_ids(faq, capsys, tmp_path):
+    """Numbers from 0 on are what rows without ids have, too."""
+    import shutil
+
+    shutil.copytree(faq, tmp_path / "run")
+    more = tmp_path / "more.jsonl"
+    rows = [{"nr": nr, "answer": f"Read page {nr}.", "page": nr, "score": "1"} for nr in ("0", "1")]
+    more.write_text("\n".join(map(json.dumps, rows)))
+    words = ["add", str(tmp_path / "run"), str(more), "--text-column", "answer", "--device", "cpu"]
+    assert main([*words, "--id-column", "nr"]) == 2
+    assert "'0' is in use" in capsys.readouterr().err
+    assert main([*words, "--id-column", "nr", "--replace", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 3
+    # A row that is left out takes its number along.
+    rows = [{"answer": text, "page": "77", "score": "1"} for text in ("Sit down.", "", "Stand up.")]
+    more.write_text("\n".join(map(json.dumps, rows)))
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path / "run"), "added": 2, "documents": 5}
+    assert sorted(found(capsys, tmp_path / "run", "--where", "page == 77")) == ["3", "4"]
+
+
 def test_a_backend_filters_by_what_is_kept(shop, faq, tmp_path, capfd):
     pytest.importorskip("milvus_lite", reason='pip install "csr_hf[milvus]"')
     engine = ["--backend", f"milvus-lite:{tmp_path / 'shop.db'}", "--device", "cpu"]

@@ -109,3 +109,29 @@ def test_heads_of_too_many_latents_are_refused():
 def test_wrong_rows_are_refused():
     with pytest.raises(ValueError, match="embeddings are 23 wide, this head takes `input_dim` 24"):
         Coder(make_head(), row_bytes=8).encode(make_rows(3, 23))
+
+
+def test_tensors_without_axes_are_refused(tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    head, rows, path = make_head(), make_rows(4200), tmp_path / "coder.safetensors"
+    packed = Coder(head, row_bytes=8, bits=3)
+    packed.residual = ScalarQuantizer.fit(rows - packed.read_back(rows), 6)
+    for coder in (packed, fit_coder(head, rows, 48), fit_coder(head, rows, 8)):
+        coder.save(path)
+        with safe_open(path, "numpy") as file:
+            metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        for name, array in arrays.items():
+            save_file({**arrays, name: np.zeros((), array.dtype)}, path, metadata=metadata)
+            with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder"):
+                type(coder).load(path, head)
+
+
+def test_codes_of_another_head_are_not_decoded():
+    rows = make_rows(10)
+    codes = Coder(make_head(), row_bytes=8).encode(rows)
+    other = Coder(make_head(seed=5), row_bytes=8)
+    for use in (other.decode, other.unpack):
+        with pytest.raises(ValueError, match="are of another head"):
+            use(codes)

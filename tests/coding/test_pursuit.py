@@ -103,3 +103,15 @@ def test_compiled_pursuit_refuses_what_the_head_refuses():
         encode_embeddings(head, make_rows(100), 97, refine="pursuit")
     with pytest.raises(ValueError, match="embeddings are 23 wide, this head takes `input_dim` 24"):
         encode_embeddings(head, make_rows(100, 23), 4, refine="pursuit")
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 9])
+def test_an_embedding_that_no_atom_explains_has_an_empty_code(k):
+    head, rows = make_head(), make_rows(80)
+    rows[::2] = head.pre_bias.detach().numpy()
+    chosen = Pursuit(head.dictionary.detach(), head.pre_bias.detach()).choose(torch.from_numpy(rows), k)
+    assert (chosen.counts[::2] == 0).all() and (chosen.counts[1::2] > 0).all()
+    codes = encode_embeddings(head, rows, k, refine="pursuit")
+    assert (codes.values[::2] == 0).all()
+    alone = encode_embeddings(head, np.repeat(rows[1::2], 2, axis=0), k, refine="pursuit")
+    np.testing.assert_array_equal(codes.values[1::2], alone.values[::2])

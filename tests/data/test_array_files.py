@@ -142,3 +142,12 @@ def test_a_member_whose_header_promises_more_than_it_holds_is_refused(tmp_path, 
     path.write_bytes(content.replace(b"(30, 4)", b"(90, 4)"))
     with pytest.raises(ValueError, match=r"a.npz' cannot be read"):
         read_arrays(path, {})
+
+
+def test_a_column_of_ids_names_the_embeddings(tmp_path):
+    vectors = np.eye(4, dtype=np.float32)
+    np.savez(tmp_path / "rows.npz", embedding=vectors, sku=np.array([7, 5, 3, 1]))
+    (source,) = load_sources(DataArguments(source=str(tmp_path / "rows.npz"), id_column="sku", held_out=0))
+    assert list(source.rows["id"]) == ["7", "5", "3", "1"]
+    with pytest.raises(ValueError, match="'ean', but .* has no such column"):
+        load_sources(DataArguments(source=str(tmp_path / "rows.npz"), id_column="ean"))

@@ -259,3 +259,12 @@ def test_links_are_followed_once(tmp_path):
     os.symlink(tmp_path / "elsewhere", tmp_path / "photos" / "linked")
     os.symlink(tmp_path / "photos", tmp_path / "photos" / "linked" / "again")
     assert len(load(tmp_path / "photos")) == 1
+
+
+def test_a_column_of_ids_names_the_images(tmp_path):
+    save_pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text,sku,id\nb.png,blue,0017,x\na.png,red,0018,y\n")
+    assert list(load(tmp_path, id_column="sku").rows["id"]) == ["0017", "0018"]
+    assert list(load(tmp_path).rows["id"]) == ["x", "y"]
+    with pytest.raises(ValueError, match=r"`data.id_column` gives: 'ean', but .* has no such column"):
+        load(tmp_path, id_column="ean")

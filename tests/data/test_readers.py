@@ -62,6 +62,17 @@ def test_streams_stop_at_the_limit(tmp_path, kind):
     assert list(first.rows["anchor"]) != questions[:30]  # Shuffled.
 
 
+@pytest.mark.parametrize("columns", [{}, {"text": "body"}])
+def test_a_stream_of_a_folder_keeps_its_ids(tmp_path, columns):
+    lines = [{"text": "a", "body": f"text {row}", "sku": f"s{row}"} for row in range(20)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = DataArguments(source=str(tmp_path), columns=columns, id_column="sku", streaming=True, limit=20)
+    (source,) = load_sources(arguments)
+    assert sorted(source.rows["id"]) == sorted(line["sku"] for line in lines)
+    if columns:
+        assert dict(zip(source.rows["id"], source.rows["text"], strict=True))["s7"] == "text 7"
+
+
 def test_streams_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`data.streaming` needs `data.limit`"):
         DataArguments(source="user/web", streaming=True)

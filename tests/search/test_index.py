@@ -188,3 +188,17 @@ def test_a_search_sees_the_index_as_it_was(coder):
     for thread in threads:
         thread.join()
     assert not faults and len(index) == 300
+
+
+def test_codes_of_segments_of_any_size_are_those_of_their_documents():
+    torch.manual_seed(3)
+    coder = Coder(CSRModel(CSRConfig(input_dim=DIM, hidden_dim=LATENTS, k=8)).eval(), row_bytes=20)
+    rows = make_rows(120, seed=4)
+    index = InvertedIndex.build(rows[:60], coder)
+    for row in range(60, 120):
+        index.add(rows[row : row + 1], coder)
+    assert len({segment.packed.k for segment in index._segments}) > 1
+    dense = index.codes.to_scipy().toarray()
+    assert dense.shape == (120, LATENTS)
+    for position in range(120):
+        np.testing.assert_array_equal(index.decode(position)[0].to_scipy().toarray()[0], dense[position])
