@@ -173,7 +173,7 @@ class CSREncoder(HeadEncoder):
         from csr_hf.runs.fitting import fit
 
         content = dict(recipe or {})
-        content["model"] = {"k": self._k, "hidden_dim": self.hidden_dim, **(content.get("model") or {})}
+        content["model"] = {"k": self.k, "hidden_dim": self.hidden_dim, **(content.get("model") or {})}
         content["output_dir"] = str(output_dir)
         fit(self.backbone, inputs, content, overwrite=overwrite)
         folder = RunFolder.of(output_dir)

@@ -34,6 +34,7 @@ _INSTEAD = {
     "k": "`max_active_dims`",
     "top_k": "`max_active_dims`",
     "truncate_dim": "`max_active_dims`",
+    "refine": "it to `encode` or `encode_document`: a query is not refined",
     "precision": "the codes to `codes.pack()`, or embeddings to `csr_hf.Coder`",
 }
 

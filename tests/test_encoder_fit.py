@@ -57,6 +57,13 @@ def test_fit_goes_on_with_the_same_texts_and_refuses_others(fitted, texts, tiny_
         CSREncoder(same.backbone, k=5, hidden_dim=64).fit(texts, output_dir=path, recipe=SMALL)
 
 
+def test_a_new_head_has_the_k_of_the_one_that_it_replaces(fitted, texts, tmp_path):
+    encoder = CSREncoder.from_pretrained(fitted[1], device="cpu")
+    encoder.hidden_dim = 48
+    encoder.fit(texts, output_dir=tmp_path / "run", recipe=SMALL)
+    assert (encoder.k, encoder.head.config.k, encoder.head.config.hidden_dim) == (4, 4, 48)
+
+
 @pytest.mark.parametrize("kind", ["pairs", "rows", "dataset", "columns"])
 def test_fit_takes_pairs_and_tables(kind, tiny_folder, tmp_path):
     rows = KINDS["bert"].pairs(90)

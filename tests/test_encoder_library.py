@@ -89,6 +89,8 @@ def test_keywords_of_sentence_transformers(encoder):
             call("a", convert_to_numpy=True)
         with pytest.raises(TypeError, match=r"'k'. Pass `max_active_dims`"):
             call("a", k=3)
+    with pytest.raises(TypeError, match=r"'refine'. Pass it to `encode` or `encode_document`"):
+        encoder.encode_query("a", refine=True)
 
 
 @pytest.mark.parametrize("name", ["encode", "encode_query", "encode_document"])

@@ -164,7 +164,7 @@ class PgVector(Backend):
         if current is None or current.closed:
             current = psycopg.connect(self._url, autocommit=True)
             self._of_thread.connection = current
-            self._connections = [one for one in self._connections if not one.closed] + [current]
+            self._connections.append(current)
         return current
 
     @property

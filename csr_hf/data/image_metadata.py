@@ -36,7 +36,7 @@ def read_captions(file: Path, source: SourceArguments) -> Captions:
 
     Args:
         file: a csv, jsonl or parquet file with the column `file_name`: paths from the folder of the file.
-        source: its `columns`, `keep` and `id_column` are read; without `columns` the first of `CAPTIONS`, else `label`.
+        source: its `columns`, `keep` and `id_column` are read; without `columns` the first of `CAPTIONS`, or `label`.
 
     Raises:
         ValueError: if it is damaged, lacks the column, or a row names no file or one outside of the folder; file, row

@@ -149,8 +149,8 @@ def _read_stream(source: SourceArguments, path: Path) -> Dataset:
     rows = list(stream.shuffle(seed=0, buffer_size=_SHUFFLE_BUFFER).take(source.limit))
     if not rows:
         raise ValueError("the stream has no rows.")
-    wanted = {*source.columns.values(), *source.keep, source.id_column} & rows[0].keys() if source.columns else rows[0].keys()
-    return datasets.Dataset.from_list([{name: row[name] for name in wanted} for row in rows])
+    names = {*source.columns.values(), *source.keep, source.id_column} if source.columns else rows[0].keys()
+    return datasets.Dataset.from_list([{name: row[name] for name in names & rows[0].keys()} for row in rows])
 
 
 def _sample_rows(batches: Iterator[pa.RecordBatch], limit: int) -> pa.Table:

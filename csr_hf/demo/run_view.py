@@ -161,8 +161,7 @@ class RunView:
     @property
     def index_bytes(self) -> float:
         """Bytes of a document in the index, without what does not grow with the documents, such as the head."""
-        count = len(self.alive)
-        return self.index.bytes_per_vector - self.index.table_bytes / count if count else 0.0
+        return self.index.bytes_per_document
 
     @property
     def takes_pictures(self) -> bool:

@@ -117,7 +117,7 @@ class Latents:
         Raises:
             ValueError: if there is no such latent (the nearest name is given), or several have the name.
         """
-        if isinstance(latent, int) or latent.strip().isdigit():
+        if not isinstance(latent, str) or latent.strip().isdecimal():
             number = int(latent)
             if not 0 <= number < len(self):
                 raise ValueError(f"latent {number} does not exist. Give a number from 0 to {len(self) - 1:,}.")

@@ -74,7 +74,7 @@ def read_steering(
         )
     added: dict[int, float] = {}
     for latent, weight in (more or {}).items():
-        if not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+        if not isinstance(weight, int | float | np.floating) or not abs(weight) <= _LARGEST:
             raise ValueError(f"`more` gives {latent!r} the weight {weight!r}. Give a number, such as 0.3 or -0.3.")
         added[_find(latents, latent)] = float(weight)
     removed, required = (_find_all(latents, name, given) for name, given in (("without", without), ("must", must)))
@@ -145,7 +145,7 @@ def have_latents(codes: SparseCodes, must: Sequence[int]) -> np.ndarray:
 def _find(latents: Latents | int, latent: int | str) -> int:
     if not isinstance(latents, int):
         return latents.find(latent)
-    if isinstance(latent, str) and not latent.strip().isdigit():
+    if isinstance(latent, str) and not latent.strip().isdecimal():
         raise ValueError(f"{latent!r} is a name, and the latents have none yet. `csr-hf explain RUN` names them.")
     if not 0 <= int(latent) < latents:
         raise ValueError(f"latent {latent} does not exist. Give a number from 0 to {latents - 1:,}.")

@@ -81,12 +81,6 @@ def trains_on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
-def wait_for_all() -> None:
-    """Wait until every process has reached this call."""
-    if rank_and_world()[1] > 1:
-        dist.barrier()
-
-
 def from_first_process(function: Callable[[], _Result]) -> _Result:
     """Call a function on the first process, and return its result on all of them.
 

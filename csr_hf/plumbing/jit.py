@@ -71,14 +71,6 @@ def _half(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-def _to_half(typing_context: Any, number: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate
-
-
 def _lowest(typing_context: Any, bits: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -105,8 +97,6 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 _WIDENS = {"f16c", "fp-armv8", "fullfp16"} & processor_features()
 from_half: Any = intrinsic(_half) if _WIDENS else half_by_bits
 """The float32 equal to a finite float16, given its bits."""
-to_half: Any = intrinsic(_to_half) if _WIDENS else None
-"""The bits of the float16 nearest to a float32; None where the processor has no instruction for it."""
 lowest: Any = intrinsic(_lowest)
 """Which is the lowest bit of a uint64 that is set."""
 prefetch: Any = intrinsic(_prefetch)

@@ -23,20 +23,11 @@ class Description(NamedTuple):
     lines: list[str]
 
 
-def describe(path: str | Path) -> list[str]:
-    """Return lines that describe a run, a head, an index, an embedding cache, results, or a file of codes.
+def examine(path: str | Path) -> Description:
+    """Describe a run, a head, an index, an embedding cache, results, a coder, or a file of codes.
 
     Raises:
         ValueError: if the path does not exist, is damaged, or is nothing that csr_hf writes.
-    """
-    return examine(path).lines
-
-
-def examine(path: str | Path) -> Description:
-    """Find out what a path holds.
-
-    Raises:
-        ValueError: as `describe` does.
     """
     path = Path(path)
     if not path.exists():
@@ -126,7 +117,7 @@ def _describe_index(path: Path) -> Description:
         "latents": index.dim,
         "copies": list(index.copies),
         "head": index.head,
-        "bytes_per_document": index.bytes_per_vector,
+        "bytes_per_document": index.bytes_per_document,
         "table_bytes": index.table_bytes,
         "partitions": index.partitions,
         "nprobe": index.nprobe,
@@ -252,6 +243,12 @@ def _is_compact(path: Path) -> bool:
     return path.suffix == ".safetensors" and read_format(path) == COMPACT_FORMAT
 
 
+def _is_index(path: Path) -> bool:
+    from csr_hf.search.manifest import has_manifest
+
+    return path.is_dir() and has_manifest(path)
+
+
 def _is_results(path: Path) -> bool:
     return path.name == RunFolder.of(path.parent).results.name or RunFolder.of(path).results.exists()
 
@@ -262,7 +259,7 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("embedding cache", lambda path: path.is_dir() and any(path.glob("shard-*.arrow")), _describe_cache),
     ("results", _is_results, _describe_results),
     ("unfinished", lambda path: RunFolder.of(path).state.is_file(), _describe_unfinished),
-    ("index", lambda path: path.is_dir() and any(path.glob("*.json")), _describe_index),
+    ("index", _is_index, _describe_index),
     ("packed codes", _is_packed, _describe_packed),
     ("compact codes", _is_compact, _describe_compact),
     ("coder", _is_coder, _describe_coder),

@@ -161,6 +161,7 @@ class InvertedIndex(IndexView):
                 joined = join(self._segments, len(self._encoder.centers))
                 state = self._state._replace(segments=(joined,))
                 self._state = refit(state) if has_outgrown(state.settings, joined.size) else state
+                self._lists = {}
 
     def relabel(self, ids: Sequence[Hashable] | np.ndarray, documents: pa.Table | None) -> None:
         """Give the documents of a compact index other ids and texts; their codes stay.
@@ -174,6 +175,7 @@ class InvertedIndex(IndexView):
         """
         with self._writing:
             self._state = self._state._replace(segments=relabel(self._segments, ids, documents))
+            self._lists = {}
 
     def search(
         self,
@@ -261,11 +263,13 @@ class InvertedIndex(IndexView):
 
     def _list_codes(self, state: State) -> list[CodeLists]:
         unit = state.settings["similarity"] == "cosine"
+        # Another thread may put new ones in their place, where segments are no longer there.
+        lists = self._lists
         for segment in state.segments:
             # By name: deleting documents changes none of its codes.
-            if segment.name not in self._lists:
-                self._lists[segment.name] = CodeLists.of(segment, state.encoder, unit=unit)
-        return [self._lists[segment.name] for segment in state.segments]
+            if segment.name not in lists:
+                lists[segment.name] = CodeLists.of(segment, state.encoder, unit=unit)
+        return [lists[segment.name] for segment in state.segments]
 
     def find_strongest(self, latent: int, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Find the documents in which a latent is strongest.

@@ -13,7 +13,7 @@ from csr_hf.search.doc_ids import show_id
 from csr_hf.search.kernels.group import QueryTables
 from csr_hf.search.params import SearchParams, find_measured
 from csr_hf.search.query_encoder import QueryEncoder
-from csr_hf.search.searcher import ids_at, starts_of
+from csr_hf.search.searcher import DEFAULT_CANDIDATES, ids_at, starts_of
 from csr_hf.search.segment import Segment, decode
 from csr_hf.sparse_codes import SparseCodes
 
@@ -160,11 +160,6 @@ class IndexView:
         return self._stored_bytes + sum(segment.ids.nbytes for segment in self._segments)
 
     @property
-    def bytes_per_vector(self) -> float:
-        """Bytes stored for a document, its share of all tables included; not its id."""
-        return self._stored_bytes / max(sum(segment.size for segment in self._segments), 1)
-
-    @property
     def bytes_per_document(self) -> float:
         """Bytes stored for a document, deleted or not, without its id and without tables."""
         return (self._stored_bytes - self.table_bytes) / max(sum(segment.size for segment in self._segments), 1)
@@ -189,7 +184,7 @@ class IndexView:
     def candidates(self) -> int:
         """Documents that a search reranks where nobody says otherwise."""
         measured = find_measured(self._settings, SearchParams.recall)
-        return len(self) if measured is None else measured.candidates
+        return min(DEFAULT_CANDIDATES, len(self)) if measured is None else measured.candidates
 
     @property
     def _stored_bytes(self) -> int:

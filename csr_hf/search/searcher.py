@@ -22,7 +22,7 @@ _GROUP = 32
 """Queries that one thread takes at a time: a partition is read once for all of them that visit it."""
 _LONG = 500_000
 """Documents that a query visits from which on several threads share a lone one: below, waking them takes longer."""
-_CANDIDATES = 200
+DEFAULT_CANDIDATES = 200
 """To rerank, where the index has measured nothing."""
 _ROOM = 2**21
 """Candidates that a thread keeps at a time, at most, unless one query needs more."""
@@ -161,7 +161,7 @@ def _plan(
         if allowed > _FEW and allowed * measured.nprobe >= _AMPLE * top_k * partitions:
             # The nearest of few lie further away, in more partitions.
             margin = np.float32(measured.margin * share**-_FILTERED)
-    candidates = params.candidates or (measured.candidates if measured else _CANDIDATES)
+    candidates = params.candidates or (measured.candidates if measured else DEFAULT_CANDIDATES)
     by = {"none": BY_SCAN, "codes": BY_CODES, "float16": BY_COPIES}.get(params.rerank)
     if by is None:
         by = BY_COPIES if "float16" in settings["copies"] else BY_CODES

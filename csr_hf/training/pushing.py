@@ -6,16 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csr_hf.heads import holds_other_model
 from csr_hf.modeling_csr import CSRModel
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.repository import is_hub_id
 from csr_hf.training.arguments import CSRTrainingArguments
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

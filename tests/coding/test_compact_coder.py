@@ -9,7 +9,7 @@ from csr_hf.coding.compact import CompactCodes, load_codes
 from csr_hf.coding.compact_coder import CompactCoder, load_coder
 from csr_hf.coding.prior_fitting import fit_links, fit_prior
 from csr_hf.coding.transform import TransformQuantizer
-from csr_hf.runs.describe import describe
+from csr_hf.runs.describe import examine
 from tests.coding.heads import make_head, make_rows
 
 
@@ -123,7 +123,7 @@ def test_codes_and_coders_of_either_kind_are_loaded_by_one_call(tmp_path, coder)
         loaded = load_coder(tmp_path / "coder.safetensors", coder.head)
         assert type(loaded) is type(made) and loaded.settings == made.settings
         np.testing.assert_array_equal(load_codes(tmp_path / "codes.safetensors").rows, codes.rows)
-        facts = [describe(tmp_path / f"{name}.safetensors")[0] for name in ("coder", "codes")]
+        facts = [examine(tmp_path / f"{name}.safetensors").lines[0] for name in ("coder", "codes")]
         size = made.bytes_per_vector
         assert facts[0].startswith(f"coder {tmp_path / 'coder.safetensors'}: {size} bytes an embedding, 0 of them")
         assert f"{size} bytes a row" in facts[1]
@@ -132,7 +132,7 @@ def test_codes_and_coders_of_either_kind_are_loaded_by_one_call(tmp_path, coder)
     whole = (tmp_path / "coder.safetensors").read_bytes()
     (tmp_path / "coder.safetensors").write_bytes(whole.replace(b"row_bytes", b"raw_bytes"))
     with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder .*Save it again"):
-        describe(tmp_path / "coder.safetensors")
+        examine(tmp_path / "coder.safetensors").lines
 
 
 def test_codes_of_another_coder_are_refused(coder):

@@ -149,5 +149,5 @@ def test_a_column_of_ids_names_the_embeddings(tmp_path):
     np.savez(tmp_path / "rows.npz", embedding=vectors, sku=np.array([7, 5, 3, 1]))
     (source,) = load_sources(DataArguments(source=str(tmp_path / "rows.npz"), id_column="sku", held_out=0))
     assert list(source.rows["id"]) == ["7", "5", "3", "1"]
-    with pytest.raises(ValueError, match="'ean', but .* has no such column"):
+    with pytest.raises(ValueError, match=r"'ean', but .* has no such column"):
         load_sources(DataArguments(source=str(tmp_path / "rows.npz"), id_column="ean"))

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from csr_hf.explain.latents import Example, Latent, Latents
@@ -68,7 +69,9 @@ def test_latents_of_another_head_are_refused(latents, tmp_path):
 
 
 def test_latents_are_found_by_number_and_name(latents):
-    assert [latents.find(given) for given in (2, "2", "Blood, Sugar ")] == [2, 2, 0]
+    assert [latents.find(given) for given in (2, np.uint16(2), "2", "Blood, Sugar ")] == [2, 2, 2, 0]
+    with pytest.raises(ValueError, match="'²' names no latent"):
+        latents.find("²")
     assert [latents.name(number) for number in (0, 1)] == ["blood, sugar", "latent 1"]
     assert [latent.number for latent in latents.live] == [0, 2]
     assert latents.found_again == 0.5

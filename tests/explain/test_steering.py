@@ -64,6 +64,14 @@ def test_latents_of_one_name_are_told_apart_by_their_numbers():
     assert [NAMES.find(NAMES.name(number)) for number in (3, 4, 5)] == [3, 4, 5]
 
 
+def test_numbers_of_numpy_are_numbers():
+    codes = encode_embeddings(HEAD, make_rows(1))
+    latent, weight = codes.indices[0, 0], codes.values[0, 0]
+    for latents in (NAMES, HEAD.config.hidden_dim):
+        steering = read_steering(latents, more={latent: weight}, must=[latent])
+        assert steering == read_steering(latents, more={int(latent): float(weight)}, must=[int(latent)])
+
+
 def test_codes_with_all_required_latents():
     codes = encode_embeddings(HEAD, make_rows(50))
     first, second = (int(latent) for latent in codes.indices[0, :2])

@@ -76,5 +76,4 @@ def test_the_size_of_a_document_does_not_depend_on_how_many_there_are(data):
     size = describe_size(index)
     expected = f"{stored:.0f} bytes a document (8 of them its code, 24 a float16 copy)"
     assert size == f"{expected}, and {index.table_bytes:,} of tables"
-    assert index.bytes_per_vector * 90 == pytest.approx(index.nbytes)
     assert index.table_bytes > 0

@@ -190,6 +190,20 @@ def test_a_search_sees_the_index_as_it_was(coder):
     assert not faults and len(index) == 300
 
 
+def test_lists_of_segments_that_are_gone_are_given_back(coder):
+    index = InvertedIndex.build(make_rows(50), coder)
+    exact = SearchParams(exact=True)
+    for start in range(50, 80, 10):
+        index.add(make_rows(10, seed=start), coder)
+        index.search(make_rows(1), 3, exact)
+        index.compact()
+        before = index.search(make_rows(1), 3, exact)
+        index.relabel(np.arange(len(index)) + 1, None)
+        again = index.search(make_rows(1), 3, exact)
+        np.testing.assert_array_equal(again.positions, before.positions)
+        assert len(index._lists) == index.segments == 1
+
+
 def test_codes_of_segments_of_any_size_are_those_of_their_documents():
     torch.manual_seed(3)
     coder = Coder(CSRModel(CSRConfig(input_dim=DIM, hidden_dim=LATENTS, k=8)).eval(), row_bytes=20)
