@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from safetensors import safe_open
 
 _TYPES = ("U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64", "F16", "F32", "F64")
+
+
+def select_one(rows: Any, count: int) -> Any:
+    """Turn the number of a row into the slice of it alone; other selections of `count` rows stay as they are.
+
+    Raises:
+        IndexError: if there is no such row.
+    """
+    if not isinstance(rows, (int, np.integer)):
+        return rows
+    if not -count <= rows < count:
+        raise IndexError(f"row {rows} of {count} codes")
+    return slice(rows, rows + 1) if rows != -1 else slice(-1, None)
 
 
 def open_codes(path: str | Path) -> safe_open:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from csr_hf.modeling_csr import CSRModel
 
+QUERY_K_FACTOR = 4
+"""A query keeps so many times the latents of a document: it is not stored, and the ranking is closer for it."""
 _BLOCK_ROWS = 2048
 # From about so many embeddings on, compiled pursuit is faster although it first multiplies all pairs of atoms.
 _COMPILED_ROWS = 64
@@ -46,11 +48,45 @@ def subtract_modality_mean(head: CSRModel, embeddings: np.ndarray, modality: str
     return shifted
 
 
+def subtract_modality_means(head: CSRModel, embeddings: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
+    """Subtract from each embedding the mean of its own modality.
+
+    Args:
+        head: as for `subtract_modality_mean`.
+        embeddings: shape (n, input_dim).
+        kinds: modality of each.
+
+    Returns:
+        float32, shape (n, input_dim).
+
+    Raises:
+        ValueError: for another number of modalities than embeddings, or a modality that the head does not know.
+    """
+    if len(kinds) != len(embeddings):
+        raise ValueError(f"`inputs` has {len(kinds)} inputs for {len(embeddings)} embeddings: give one for each.")
+    if not head.config.modalities:
+        return embeddings
+    own, shifted = np.array(kinds, object), np.empty(embeddings.shape, np.float32)
+    for kind in dict.fromkeys(kinds):
+        shifted[own == kind] = subtract_modality_mean(head, embeddings[own == kind], kind)
+    return shifted
+
+
 def modality_means(head: CSRModel) -> dict[str, np.ndarray]:
     """Return what `subtract_modality_mean` subtracts, by modality, float32; empty for a head of one modality."""
     if not head.config.modalities:
         return {}
     return dict(zip(head.config.modalities, head.modality_bias.float().cpu().numpy(), strict=True))
+
+
+def read_atoms(head: CSRModel) -> np.ndarray:
+    """Return the atoms of the decoder, float32, shape (hidden_dim, input_dim)."""
+    return head.dictionary.detach().float().cpu().numpy()
+
+
+def choose_query_k(k: int, hidden_dim: int) -> int:
+    """Return how many latents a query keeps: four times those of a document, as far as there are so many."""
+    return min(QUERY_K_FACTOR * k, hidden_dim)
 
 
 def head_fingerprint(head: CSRModel) -> str:

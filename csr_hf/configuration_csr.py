@@ -42,7 +42,7 @@ _OF_TRANSFORMERS = {each.name for each in fields(PretrainedConfig)} | {
 # What is believed of a saved configuration beside the fields of a head. All else that transformers knows is for other
 # models: code of other repositories, kernels, labels by the million.
 _KEPT = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "_commit_hash"}
-_AUTO_MAP = {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
+AUTO_MAP = {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _MOST_MODALITIES = 16
 _LONGEST_NAME = 4096
@@ -188,7 +188,7 @@ def _keep_own_code(auto_map: Any) -> dict[str, str]:
         return {}
     # transformers puts the repository before the name, with two hyphens.
     places = {name: str(place).rpartition("--")[2] for name, place in auto_map.items()}
-    return {name: place for name, place in places.items() if _AUTO_MAP.get(name) == place}
+    return {name: place for name, place in places.items() if AUTO_MAP.get(name) == place}
 
 
 def refuse_unsupported(settings: dict[str, Any]) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import numpy as np
 
 from csr_hf.code_products import multiply_codes, multiply_rows
-from csr_hf.codes import encode_embeddings, encode_queries, head_fingerprint, scale_documents, subtract_modality_mean
+from csr_hf.codes import (
+    choose_query_k,
+    encode_embeddings,
+    encode_queries,
+    head_fingerprint,
+    scale_documents,
+    subtract_modality_means,
+)
 from csr_hf.embedding.arguments import Task
 from csr_hf.embedding.backbone import Backbone
 from csr_hf.embedding.images import is_image
@@ -23,9 +30,6 @@ if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
 
     from csr_hf.modeling_csr import CSRModel
-
-# A query keeps so many times the latents of a document: it is not stored, and the ranking is closer for it.
-_QUERY_FACTOR = 4
 
 
 # What people type who come from dense models, and what to pass here.
@@ -210,7 +214,7 @@ class HeadEncoder:
         if not project:
             return self.encode(inputs, **options)
         config = self.head.config
-        k = _choose_k(options, min(_QUERY_FACTOR * config.k, config.hidden_dim), config.hidden_dim)
+        k = _choose_k(options, choose_query_k(config.k, config.hidden_dim), config.hidden_dim)
         return self._give(encode_queries(self.head, self._rows(inputs, options), k), options, inputs)
 
     @show_keywords(EncodeOptions, batch_size=32, **_OFF)
@@ -285,13 +289,7 @@ class HeadEncoder:
         """
         if not self.head.config.modalities:
             return embeddings
-        kinds = np.array(self.backbone.modalities_of(_as_list(inputs)), object)
-        if len(kinds) != len(embeddings):
-            raise ValueError(f"`inputs` has {len(kinds)} inputs for {len(embeddings)} embeddings: give one for each.")
-        shifted = np.empty_like(embeddings)
-        for kind in dict.fromkeys(kinds):
-            shifted[kinds == kind] = subtract_modality_mean(self.head, embeddings[kinds == kind], kind)
-        return shifted
+        return subtract_modality_means(self.head, embeddings, self.backbone.modalities_of(_as_list(inputs)))
 
     def _rows(self, inputs: Any, options: EncodeOptions) -> np.ndarray:
         """Embed inputs as the head takes them; refuse keywords that nothing here takes."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .configuration_csr import CSRConfig
 
 # The tied weight has two names in sentence-transformers, which saves it under this one.
-_TIED_WEIGHT = "decoder.linear.weight"
+TIED_WEIGHT = "decoder.linear.weight"
 _CACHED_BYTES = 1 << 20
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _INTEGERS = {"I64", "I32"}
@@ -98,9 +98,9 @@ def check_file(path: str, config: CSRConfig) -> bool:
     except (SafetensorError, OverflowError, UnicodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged or incomplete ({reason}). Download or save it again.") from error
-    is_tied_name = "encoder.weight" not in found and _TIED_WEIGHT in found
+    is_tied_name = "encoder.weight" not in found and TIED_WEIGHT in found
     if is_tied_name:
-        found["encoder.weight"], kinds["encoder.weight"] = found[_TIED_WEIGHT], kinds[_TIED_WEIGHT]
+        found["encoder.weight"], kinds["encoder.weight"] = found[TIED_WEIGHT], kinds[TIED_WEIGHT]
     sizes, width = config.hidden_dim, config.input_dim
     wanted = {"encoder.weight": (sizes, width), "pre_bias": (width,), "latent_bias": (sizes,)}
     # These two may be missing: the count then starts at 0, and an untied decoder at the transposed encoder.
@@ -127,7 +127,7 @@ def read_file(path: str) -> dict[str, torch.Tensor]:
     """Read a safetensors file of a head; the tied weight is called `encoder.weight`."""
     weights = load_file(path)
     if "encoder.weight" not in weights:
-        weights["encoder.weight"] = weights.pop(_TIED_WEIGHT)
+        weights["encoder.weight"] = weights.pop(TIED_WEIGHT)
     return weights
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # A repository with one of these holds a model; sentence-transformers need not write config.json.
 _OF_A_MODEL = {"config.json", "modules.json", "model.safetensors"}
 _TENSORS = ("encoder.weight", "pre_bias", "latent_bias", "stats_last_nonzero")
-_AUTO_MAP = {"AutoConfig": "configuration_csr.CSRConfig", "AutoModel": "modeling_csr.CSRModel"}
-_TIED_WEIGHT = "decoder.linear.weight"
 
 
 def is_head_config(config: Any) -> bool:
@@ -184,6 +182,8 @@ def import_head(
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of the head; other contents of the file are ignored."""
+    from csr_hf.head_weights import TIED_WEIGHT
+
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -196,7 +196,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         state = _unpickle_tensors(path)
     state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     # The tied weight has two names; CSRv2 and sentence-transformers save it under the second.
-    state.setdefault("encoder.weight", state.get(_TIED_WEIGHT))
+    state.setdefault("encoder.weight", state.get(TIED_WEIGHT))
     tensors = {name: state[name] for name in _TENSORS if hasattr(state.get(name), "ndim")}
     missing = [name for name in _TENSORS[:3] if name not in tensors]
     if missing:
@@ -234,13 +234,13 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for values that no head has.
     """
-    from csr_hf.configuration_csr import CSRConfig
+    from csr_hf.configuration_csr import AUTO_MAP, CSRConfig
 
     fields = CSRConfig.from_dict(config).to_dict().keys() & CSRConfig.__annotations__.keys()
     version = str(config.get("transformers_version"))
     beside = {
         "architectures": config.get("architectures") == ["CSRModel"],
-        "auto_map": config.get("auto_map") == _AUTO_MAP,
+        "auto_map": config.get("auto_map") == AUTO_MAP,
         # Checked above.
         **dict.fromkeys(("dtype", "torch_dtype"), True),
         "model_type": is_head_config(config),

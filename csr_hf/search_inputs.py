@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from csr_hf.codes import subtract_modality_mean
+from csr_hf.codes import subtract_modality_means
 from csr_hf.embedding.images import is_image, make_thumbnail, names_missing_image
 from csr_hf.embedding.inputs import as_sequence
 from csr_hf.embedding.loading import load_backbone_of
@@ -60,12 +60,9 @@ def embed(
     if encoder.backbone is None:
         raise ValueError("there is no backbone to embed texts. Load the index with `texts=True`, or pass an encoder.")
     embeddings = encoder.backbone.embed(inputs, prompt_name, task=task)
-    if not encoder.head.config.modalities or not len(inputs):
+    if not encoder.head.config.modalities:
         return embeddings
-    kinds = np.array(encoder.backbone.modalities_of(inputs), object)
-    for kind in dict.fromkeys(kinds):
-        embeddings[kinds == kind] = subtract_modality_mean(encoder.head, embeddings[kinds == kind], kind)
-    return embeddings
+    return subtract_modality_means(encoder.head, embeddings, encoder.backbone.modalities_of(inputs))
 
 
 def embed_queries(encoder: Encoder, queries: Any) -> tuple[np.ndarray, bool]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.code_files import open_codes, pack_ids, read_head, read_ids, read_metadata, read_tensor
+from csr_hf.code_files import open_codes, pack_ids, read_head, read_ids, read_metadata, read_tensor, select_one
 from csr_hf.plumbing.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -126,10 +126,7 @@ class SparseCodes:
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> SparseCodes:
         """Select rows by an integer (one row), a slice, a bool mask or row numbers."""
-        if isinstance(rows, (int, np.integer)):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)} codes")
-            rows = slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+        rows = select_one(rows, len(self))
         return self._like(self.indices[rows], self.values[rows])
 
     def truncate(self, k: int) -> SparseCodes:

@@ -13,6 +13,8 @@ from csr_hf.coding.bit_reading import Layout
 from csr_hf.plumbing.threads import available_threads, run
 from csr_hf.sparse_codes import LARGEST_DIM, index_dtype
 
+LEAST_BASE, LARGEST_BASE = 2.0**-94, 2.0**119
+"""Of steps, so that all of them are normal numbers."""
 _CHUNK = 8192
 _MOST_BITS, _LARGEST_SHIFT = 8, 31
 _HIGHEST_LEVEL = 255
@@ -63,6 +65,12 @@ def check_bits(bits: int) -> int:
             f"`bits` ({bits!r}) must be an integer from 1 to {_MOST_BITS}: 3 or 4 suffice for most heads."
         )
     return int(bits)
+
+
+def step_sizes(base: float) -> np.ndarray:
+    """Return what a level is worth by the scale of its row, float32, shape (256,): `base` at most."""
+    steps: np.ndarray = (base * 2.0 ** (-np.arange(256) / 8)).astype(np.float32)
+    return steps
 
 
 def round_values(values: np.ndarray, steps: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from csr_hf.code_files import read_format, read_ids
+from csr_hf.code_files import read_format, read_ids, select_one
 from csr_hf.coding.packing import PackedCodes
 from csr_hf.coding.row_files import RowFile, read_row_file, write_row_file
 from csr_hf.coding.row_lengths import stored_bytes
@@ -68,8 +68,9 @@ class CompactCodes:
         residual = "" if self.residual is None else f", {self.bytes_per_row - self.row_bytes:.5g} of them residual"
         return f"CompactCodes(n={len(self)}, {self.bytes_per_row:.5g} bytes a row{residual})"
 
-    def __getitem__(self, rows: slice | np.ndarray) -> CompactCodes:
-        """Select rows by a slice, a bool mask or row numbers; residuals go along."""
+    def __getitem__(self, rows: int | slice | np.ndarray) -> CompactCodes:
+        """Select rows by an integer (one row), a slice, a bool mask or row numbers; residuals go along."""
+        rows = select_one(rows, len(self))
         residual = None if self.residual is None else self.residual[rows]
         return CompactCodes(self.rows[rows], self.coder, self.head_fingerprint, residual)
 

@@ -10,13 +10,12 @@ import numpy as np
 
 from csr_hf.code_files import read_format
 from csr_hf.codes import head_fingerprint
-from csr_hf.coding.bit_rows import sort_levels
+from csr_hf.coding.bit_rows import sort_levels, step_sizes
 from csr_hf.coding.coder import Coder
 from csr_hf.coding.compact import CompactCodes
 from csr_hf.coding.head_coder import HeadCoder, digest_arrays
 from csr_hf.coding.prior import LatentPrior, PriorArrays
 from csr_hf.coding.pursuit import Chosen
-from csr_hf.coding.rounding import step_sizes
 from csr_hf.coding.transform import TransformQuantizer
 from csr_hf.sparse_codes import SparseCodes
 

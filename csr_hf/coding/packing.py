@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from csr_hf.code_files import read_ids
+from csr_hf.code_files import read_ids, select_one
 from csr_hf.coding.bit_reading import Layout
 from csr_hf.coding.bit_rows import (
+    LARGEST_BASE,
+    LEAST_BASE,
     Levels,
     check_bits,
     check_layout,
@@ -18,6 +20,7 @@ from csr_hf.coding.bit_rows import (
     read_levels,
     round_values,
     sort_levels,
+    step_sizes,
     write_levels,
 )
 from csr_hf.coding.packed_files import PackedFile, read_packed, write_packed
@@ -25,8 +28,6 @@ from csr_hf.coding.row_lengths import stored_bytes
 from csr_hf.plumbing.jit import frozen
 from csr_hf.sparse_codes import SparseCodes
 
-_SCALES = (2.0 ** (-np.arange(256) / 8)).astype(np.float32)
-_SMALLEST_BASE, _LARGEST_BASE = 2.0**-94, 2.0**119
 _WIDEST_ROW = 2**24
 
 
@@ -96,13 +97,13 @@ class PackedCodes:
         """
         bits = check_bits(bits)
         largest, least = float(codes.values.max(initial=0)), float(codes.values.min(initial=0))
-        if not (largest <= _LARGEST_BASE and least >= 0):
+        if not (largest <= LARGEST_BASE and least >= 0):
             raise ValueError(
                 f"`codes` hold values from {least:g} to {largest:g}, which must lie in [0, 2**119]. Encode them again."
             )
         if base is None:
-            base = max(2.0 ** math.ceil(math.log2(largest)), _SMALLEST_BASE) if largest else 1.0
-        steps = _SCALES * np.float32(_check_base(base))
+            base = max(2.0 ** math.ceil(math.log2(largest)), LEAST_BASE) if largest else 1.0
+        steps = step_sizes(_check_base(base))
         levels, scales = round_values(codes.values, steps, bits)
         return cls.from_levels(codes.indices, levels, scales, codes.dim, bits, base, codes.head_fingerprint)
 
@@ -167,7 +168,7 @@ class PackedCodes:
     @property
     def steps(self) -> np.ndarray:
         """What a level is worth by the scale of its row, float32, shape (256,)."""
-        return _SCALES * np.float32(self.base)
+        return step_sizes(self.base)
 
     @property
     def row_bytes(self) -> int:
@@ -194,10 +195,7 @@ class PackedCodes:
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> PackedCodes:
         """Select rows by an integer (one row), a slice, a bool mask or row numbers; residuals go along."""
-        if isinstance(rows, (int, np.integer)):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)} codes")
-            rows = slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+        rows = select_one(rows, len(self))
         residual = None if self.residual is None else self.residual[rows]
         return PackedCodes(self.rows[rows], self._layout, self.base, self.head_fingerprint, residual, check=False)
 
@@ -337,7 +335,7 @@ class PackedCodes:
 
 
 def _check_base(base: float) -> float:
-    if not _SMALLEST_BASE <= base <= _LARGEST_BASE:
+    if not LEAST_BASE <= base <= LARGEST_BASE:
         raise ValueError(f"`base` ({base!r}) must be from 2**-94 to 2**119, so that all steps are normal numbers.")
     return float(np.float32(base))
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.coding.bit_rows import Levels, check_bits
+from csr_hf.coding.bit_rows import LARGEST_BASE, LEAST_BASE, Levels, check_bits, step_sizes
 from csr_hf.coding.prior_kernels import MOST_LOGIT, PriorTables, read_rows, write_rows
 from csr_hf.coding.pursuit import MOST_LATENTS, Chosen, Pursuit
 from csr_hf.coding.range_coder import TOTAL
-from csr_hf.coding.rounding import TASK_ROWS, Rounding, step_sizes
+from csr_hf.coding.rounding import TASK_ROWS, Rounding
 from csr_hf.plumbing.jit import frozen
 from csr_hf.plumbing.threads import available_threads, run
 
@@ -22,7 +22,6 @@ _MOST_CHOICES = 16
 _LARGEST_LOGIT = 2**14
 _WORTH = 0.15
 """Of a bit, as a share of what the last latent explains: one more latent takes some 8 bits."""
-_LEAST_BASE, _LARGEST_BASE = 2.0**-94, 2.0**119
 
 
 class PriorArrays(NamedTuple):
@@ -156,7 +155,7 @@ def _check_numbers(arrays: PriorArrays) -> None:
     for name in ("bias", "left", "strengths"):
         if np.abs(getattr(arrays, name).astype(int)).max() > _LARGEST_LOGIT:
             raise ValueError(f"`{name}` must be from -{_LARGEST_LOGIT} to {_LARGEST_LOGIT}.")
-    if not _LEAST_BASE <= arrays.base[0] <= _LARGEST_BASE:
+    if not LEAST_BASE <= arrays.base[0] <= LARGEST_BASE:
         raise ValueError(f"`base` ({arrays.base[0]!r}) must be from 2**-94 to 2**119.")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr_hf.coding.bit_rows import Levels
+from csr_hf.coding.bit_rows import Levels, step_sizes
 from csr_hf.coding.pursuit import Chosen, Pursuit, fit_values
 from csr_hf.plumbing.jit import jit
 from csr_hf.plumbing.threads import available_threads, run
@@ -94,12 +94,6 @@ def round_chosen(pursuit: Pursuit, chosen: Chosen, bits: int, row_bytes: int) ->
         tasks.append((rounding, room, part, found.levels[rows], found.scales[rows]))
     run(_round_rows, tasks, available_threads())
     return found, base
-
-
-def step_sizes(base: float) -> np.ndarray:
-    """Return what a level is worth by the scale of its row, float32, shape (256,): `base` at most."""
-    steps: np.ndarray = (base * 2.0 ** (-np.arange(256) / 8)).astype(np.float32)
-    return steps
 
 
 @jit()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csr_hf.codes import decoded_norms, head_fingerprint, subtract_modality_mean
+from csr_hf.codes import decoded_norms, head_fingerprint, read_atoms, subtract_modality_mean
 from csr_hf.demo.dense import find_dense
 from csr_hf.demo.uploads import open_upload
 from csr_hf.embedding.images import is_image, make_thumbnail
@@ -106,7 +106,7 @@ class RunView:
         self.backbone: Backbone = searcher.encoder.backbone
         self.index: InvertedIndex = searcher.index.index
         self.alive, self.codes = self.index.alive, self.index.codes
-        self.atoms: np.ndarray = self.head.dictionary.detach().float().cpu().numpy()
+        self.atoms = read_atoms(self.head)
         self.bias: np.ndarray = self.head.pre_bias.detach().float().cpu().numpy()
         self.by_dot = self.index.similarity == "dot"
         self.dense = dense if dense is None or self.by_dot else unit_rows(dense)

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from csr_hf.codes import (
+    choose_query_k,
     decode_codes,
     decoded_norms,
     encode_embeddings,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
     from csr_hf.sparse_codes import SparseCodes
 
-QUERY_K_FACTOR = 4
-"""A query keeps this many times the documents' latents, at no cost in storage."""
 _BITS = 4
 _NORM_BYTES = 4
 _SCORES_IN_MEMORY = 1 << 26
@@ -72,7 +71,7 @@ class CSRMethod(Method):
         self.head, self.k, self.plain = head, k, plain
         self.by_dot = similarity == "dot"
         self.similarity = "dot" if self.by_dot else "cosine"
-        self.query_k = k if plain else min(QUERY_K_FACTOR * k, head.config.hidden_dim)
+        self.query_k = k if plain else choose_query_k(k, head.config.hidden_dim)
         code = encode_embeddings(head, np.zeros((1, head.config.input_dim), np.float32), k, dtype="float16")
         # A search divides by the norm of a plain code. That of what a packed code decodes to follows from the code.
         plain_bytes = code.nbytes + (0 if self.by_dot else _NORM_BYTES)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csr_hf.codes import QUERY_K_FACTOR
 from csr_hf.embedding.arguments import Similarity
 from csr_hf.evaluation.baselines import make_baselines
 from csr_hf.evaluation.coder_method import make_coder_methods
-from csr_hf.evaluation.csr_methods import QUERY_K_FACTOR, CSRMethod, DecodedMethod
+from csr_hf.evaluation.csr_methods import CSRMethod, DecodedMethod
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.names import DEFAULT_BASELINES
 from csr_hf.evaluation.similarity import rows_for

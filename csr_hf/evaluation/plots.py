@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from csr_hf.evaluation.line_labels import label_ends
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.atomic import write_whole
+
+logger = logging.getLogger(__name__)
 
 _STYLES: dict[str, dict[str, Any]] = {
     "CSR, packed": {"color": "#a4161a", "marker": "o", "linewidth": 2.4},
@@ -127,6 +130,14 @@ def make_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def plot_if_possible(draw: Callable[..., None], results: Results, path: Path, *details: Any) -> None:
+    """Call a function that draws results into a file; log why there is no plot where matplotlib is missing."""
+    try:
+        draw(results, path, *details)
+    except ImportError as error:
+        logger.info("plot       none: %s", error)
 
 
 def _retention(row: Row) -> Point:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from csr_hf.codes import encode_embeddings, subtract_modality_mean
+from csr_hf.codes import encode_embeddings, read_atoms, subtract_modality_mean
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.activity import choose_examples, find_companions, tabulate_activity
 from csr_hf.explain.candidates import embed_contexts, find_candidates, mark_strong
@@ -82,7 +82,7 @@ def describe_latents(
     logger.info("phrases    %s words and phrases", f"{len(phrases.names):,}")
     texts = NamedTexts(phrases, unit_rows(items.embeddings))
     strong, known = mark_strong(activity[first], shares[0]), phrases.take(first)
-    directions, embed = unit_rows(head.dictionary.detach().float().cpu().numpy()), _remember(embed)
+    directions, embed = unit_rows(read_atoms(head)), _remember(embed)
     is_few = len(known.names) <= _MOST_EMBEDDED
     vectors = center_rows(embed(list(known.names))) if is_few else embed_contexts(known, texts.units[first])
     candidates = find_candidates(strong, known, vectors, directions, by_atom=16 if is_few else 5)

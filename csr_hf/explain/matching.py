@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from csr_hf.codes import read_atoms
+from csr_hf.evaluation.similarity import unit_rows
+
 if TYPE_CHECKING:
     from csr_hf.modeling_csr import CSRModel
 
@@ -34,15 +37,9 @@ def match_latents(head: CSRModel, other: CSRModel) -> Matches:
     widths = head.config.input_dim, other.config.input_dim
     if widths[0] != widths[1]:
         raise ValueError(f"`other` takes `input_dim` {widths[1]}, `head` {widths[0]}. Match heads of one backbone.")
-    first, second = (_unit_atoms(each) for each in (head, other))
+    first, second = (unit_rows(read_atoms(each)) for each in (head, other))
     likeness = first @ second.T
     rows, columns = linear_sum_assignment(-likeness)
     partners, cosines = np.full(len(first), -1, np.int64), np.zeros(len(first), np.float32)
     partners[rows], cosines[rows] = columns, likeness[rows, columns]
     return Matches(partners, cosines)
-
-
-def _unit_atoms(head: CSRModel) -> np.ndarray:
-    atoms = head.dictionary.detach().float().cpu().numpy()
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return np.asarray(atoms / np.where(norms > 0, norms, 1), np.float32)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from csr_hf.codes import read_atoms
+
 if TYPE_CHECKING:
     from csr_hf.explain.latents import Latents
     from csr_hf.modeling_csr import CSRModel
@@ -96,7 +98,7 @@ def steer_queries(head: CSRModel, queries: np.ndarray, steering: Steering) -> np
     """
     if not steering.changes_query:
         return np.asarray(queries, np.float32)
-    return turn_queries(head.dictionary.detach().float().cpu().numpy(), queries, steering)
+    return turn_queries(read_atoms(head), queries, steering)
 
 
 def turn_queries(dictionary: np.ndarray, queries: np.ndarray, steering: Steering) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from csr_hf.codes import encode_embeddings, head_fingerprint
+from csr_hf.codes import encode_embeddings, head_fingerprint, read_atoms
 from csr_hf.coding.packing import PackedCodes
 from csr_hf.plumbing.float_rows import as_float_rows
 from csr_hf.plumbing.foreign import one_line
@@ -128,7 +128,7 @@ def split_score(
     asked = np.asarray(query, np.float64)
     active = codes.values[0] > 0
     numbers, values = codes.indices[0][active].astype(np.int64), codes.values[0][active].astype(np.float64)
-    atoms = head.dictionary.detach().float().cpu().numpy()[numbers].astype(np.float64)
+    atoms = read_atoms(head)[numbers].astype(np.float64)
     common = head.pre_bias.detach().float().cpu().numpy().astype(np.float64)
     alone = values @ atoms + common
     whole = alone if decoded is None else np.asarray(decoded, np.float64)

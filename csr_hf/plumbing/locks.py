@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ try:
     import fcntl
 except ImportError:  # Windows has none.
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 _here = threading.Lock()
 
@@ -39,6 +42,32 @@ def lock_file(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is a link, which is not followed. Remove it.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder, which is made; without effect where folders cannot be locked.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process writes to {folder}. Wait until it ends, or choose another --output-dir."
+            ) from error
+        except OSError as error:  # Some network file systems lock no folders.
+            logger.debug("%s cannot be locked: %s", folder, error)
         yield
     finally:
         os.close(descriptor)

@@ -178,8 +178,10 @@ def list_limits(config: dict[str, Any], recipe: dict[str, Any], results: Results
             f"By size alone it is not the best: {row.bytes_per_vector} bytes of {row.method} keep {row.retention:.1%}."
             for row in sorted(smaller, key=lambda row: row.bytes_per_vector)
         ]
-    nameless = "Latents are no words of a vocabulary: `SparseEncoder.decode` of sentence-transformers means nothing here."
-    return [*found, nameless]
+    found.append(
+        "Latents are no words of a vocabulary: `SparseEncoder.decode` of sentence-transformers means nothing here."
+    )
+    return found
 
 
 def render_versions(recipe: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from csr_hf.codes import head_fingerprint
 from csr_hf.data.run_data import RunData
 from csr_hf.data.sources import Source
 from csr_hf.embedding.arguments import Similarity
+from csr_hf.evaluation.plots import plot_if_possible, plot_retention
 from csr_hf.evaluation.results import Results, Row
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.runs.folder import RunFolder
@@ -73,7 +74,7 @@ def measure_held_out(recipe: RunRecipe, data: RunData, head: CSRModel) -> Result
             logger.warning("%s: %s", task, doubt)
     folder = RunFolder.of(recipe.output_dir)
     results.save(folder.path)
-    _plot(results, folder, metric)
+    plot_if_possible(plot_retention, results, folder.plot, metric)
     return results
 
 
@@ -140,12 +141,3 @@ def _measure_labels(methods: Sequence[Method], head: CSRModel, data: RunData) ->
         sides = [(source.vectors[role][rows], source.labels[rows]) for rows in (~test, test)]
         modality = source.modality(role) if head.config.modalities else None
         yield from evaluate_labeled(methods, *sides, data=source.name, modality=modality)
-
-
-def _plot(results: Results, folder: RunFolder, metric: str) -> None:
-    from csr_hf.evaluation.plots import plot_retention
-
-    try:
-        plot_retention(results, folder.plot, metric)
-    except ImportError as error:
-        logger.info("plot       none: %s", error)

@@ -18,7 +18,7 @@ from csr_hf.evaluation.leaderboard import published_meta, write_submission
 from csr_hf.evaluation.method import Method
 from csr_hf.evaluation.methods import all_methods, describe_methods
 from csr_hf.evaluation.names import FITTED, Baseline
-from csr_hf.evaluation.results import Results
+from csr_hf.evaluation.plots import plot_if_possible, plot_task_types
 from csr_hf.evaluation.tasks import Benchmark, HeadMeta, check_earlier, evaluate_tasks, load_tasks, remove_earlier
 from csr_hf.heads import load_head
 from csr_hf.plumbing.atomic import check_writable
@@ -96,7 +96,8 @@ def evaluate_mteb(source: str | Path, tasks: Sequence[str], arguments: MTEBArgum
         done = [task for name, task in loaded.items() if name not in benchmark.failures]
         ks = arguments.measured_ks or [model.head.config.k]
         write_submission(arguments.submit_dir, str(source), cached, model.head, done, ks, trained_on=trained_on)
-    _plot(benchmark.results, output.plot)
+    if benchmark.results.rows:
+        plot_if_possible(plot_task_types, benchmark.results, output.plot)
     return benchmark
 
 
@@ -193,14 +194,3 @@ def _find_trained_on(
     sources = {source.source for source in recipe.data.sources or [recipe.data]} if recipe else set()
     known = {task.metadata.name for task in tasks.values() if task.metadata.dataset["path"] in sources}
     return {*(named or ()), *known} if named is not None or known else None
-
-
-def _plot(results: Results, path: Path) -> None:
-    from csr_hf.evaluation.plots import plot_task_types
-
-    if not results.rows:
-        return
-    try:
-        plot_task_types(results, path)
-    except ImportError as error:
-        logger.info("plot: none, %s", error)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from csr_hf.codes import head_fingerprint, project_queries
-from csr_hf.evaluation.csr_methods import QUERY_K_FACTOR
+from csr_hf.codes import choose_query_k, head_fingerprint, project_queries
 from csr_hf.evaluation.similarity import unit_rows
 from csr_hf.explain.steering import Steer
 from csr_hf.plumbing.settings import suggest
@@ -183,7 +182,8 @@ class RunSearcher:
         backbone, head = self.encoder.backbone, self.encoder.head
         by_dot = backbone is not None and backbone.similarity_fn_name == "dot"
         projections = project_queries(head, rows if by_dot else unit_rows(rows))
-        query_k = min(query_k or QUERY_K_FACTOR * self.index.schema.k, head.config.hidden_dim)
+        known = choose_query_k(self.index.schema.k, head.config.hidden_dim)
+        query_k = known if not query_k else min(query_k, head.config.hidden_dim)
         found = self.index.search(projections.codes(query_k), top_k, filter=filter)
         answers = [
             [self._look_up(number, score) for number, score in zip(*row, strict=True) if number >= 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,17 +15,13 @@ from csr_hf.data.fingerprints import fingerprint_source
 from csr_hf.data.run_data import RunData
 from csr_hf.plumbing.atomic import write_whole
 from csr_hf.plumbing.distributed import from_first_process
+from csr_hf.plumbing.locks import hold_folder
 from csr_hf.plumbing.provenance import forget_flag
 from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.model_card import is_generated
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.recipe import RunRecipe
 from csr_hf.training.arguments import INDIFFERENT
-
-try:
-    import fcntl
-except ImportError:  # Windows has none.
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +176,7 @@ def open_run(new: RunState, *, overwrite: bool = False) -> Iterator[RunState]:
     with ExitStack() as stack:
 
         def begin() -> RunState:
-            stack.enter_context(_locked(folder.path))
+            stack.enter_context(hold_folder(folder.path))
             return _begin(new, folder, overwrite)
 
         yield from_first_process(begin)
@@ -289,25 +284,3 @@ def _find_card(folder: RunFolder) -> list[Path]:
     names |= {f"results/{path.name}" for path in folder.path.glob("results/*")}
     names |= {f".eval_results/{path.name}" for path in folder.path.glob(".eval_results/*")}
     return [folder.path / name for name in sorted(find_written(names, []))]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder; without effect where folders cannot be locked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process writes to {folder}. Wait until it ends, or choose another --output-dir."
-            ) from error
-        except OSError as error:  # Some network file systems lock no folders.
-            logger.debug("%s cannot be locked: %s", folder, error)
-        yield
-    finally:
-        os.close(descriptor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 from csr_hf.data.run_data import RunData
+from csr_hf.evaluation.plots import plot_if_possible
 from csr_hf.evaluation.results import Results, Row
-from csr_hf.evaluation.sweep_plot import name_settings, swept_settings
+from csr_hf.evaluation.sweep_plot import name_settings, plot_sweep, swept_settings
 from csr_hf.plumbing.provenance import provenance
 from csr_hf.runs.arguments import SweepArguments
 from csr_hf.runs.combinations import Combination, check_combinations, check_disk, combine
@@ -60,7 +60,7 @@ def sweep(
             measured[each.name] = _measure(each, data)
             results = _join(folder, measured)
             results.save(folder.path)
-    _plot(results, folder.sweep_plot)
+    plot_if_possible(plot_sweep, results, folder.sweep_plot)
     return results
 
 
@@ -112,12 +112,3 @@ def _join(folder: RunFolder, measured: dict[str, Results]) -> Results:
 
 def _name(row: Row, run: dict[str, Any]) -> Row:
     return dataclasses.replace(row, method=f"{row.method}, {name_settings(swept_settings(run))}")
-
-
-def _plot(results: Results, path: Path) -> None:
-    from csr_hf.evaluation.sweep_plot import plot_sweep
-
-    try:
-        plot_sweep(results, path)
-    except ImportError as error:
-        logger.info("plot: none, %s", error)

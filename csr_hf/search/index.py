@@ -240,9 +240,8 @@ class InvertedIndex(IndexView):
         """
         self._check_codes(codes)
         state = self._state
-        scores, positions = self._find_codes(
-            state, codes, masks_of(state.segments, allowed), check_top_k(top_k), params
-        )
+        masks, top_k = masks_of(state.segments, allowed), check_top_k(top_k)
+        scores, positions = self._find_codes(state, codes, masks, top_k, params)
         return Hits(ids_at(state.segments, positions), positions, scores)
 
     def _project(self, state: State, queries: np.ndarray) -> SparseCodes:
@@ -262,9 +261,8 @@ class InvertedIndex(IndexView):
         return find_sparse(state.segments, self._list_codes(state), codes, masks, top_k, threads)
 
     def _list_codes(self, state: State) -> list[CodeLists]:
-        unit = state.settings["similarity"] == "cosine"
-        # Another thread may put new ones in their place, where segments are no longer there.
-        lists = self._lists
+        # Another thread may put other lists in their place.
+        unit, lists = state.settings["similarity"] == "cosine", self._lists
         for segment in state.segments:
             # By name: deleting documents changes none of its codes.
             if segment.name not in lists:

@@ -163,6 +163,11 @@ class CSRTrainingArguments:
         progress = (step - warmup) / max(1, self.max_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
+    @property
+    def active_contrast(self) -> str:
+        """What codes are contrasted with; "self", which asks nothing of the data, where the contrast has no weight."""
+        return self.contrast if self.gamma else "self"
+
     def decisive(self) -> dict[str, Any]:
         """Return the arguments that the weights of each step depend on: a run is resumed with the same ones."""
         return {name: value for name, value in self.to_dict().items() if name not in (*INDIFFERENT, *_OF_EVALUATIONS)}

@@ -67,7 +67,7 @@ class Batches:
     def __init__(
         self, train_dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel, accelerator: Accelerator
     ) -> None:
-        self._contrast = args.contrast if args.gamma else "self"
+        self._contrast = args.active_contrast
         self._local_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self._has_modalities = bool(model.config.modalities)
         self.rows = make_rows(train_dataset, args, model)
@@ -120,9 +120,9 @@ def make_rows(dataset: TrainDataset, args: CSRTrainingArguments, model: CSRModel
         ValueError: if the embeddings are empty, not finite, or not `input_dim` wide, or the contrast needs pairs or
             labels that the data does not have.
     """
-    contrast = args.contrast if args.gamma else "self"
     sources = make_sources(dataset, RunFolder.of(args.output_dir or Path.cwd()).streams)
-    rows = TrainingRows(sources, paired=contrast in ("pairs", "labels"), modality_means=modality_means(model))
+    paired = args.active_contrast in ("pairs", "labels")
+    rows = TrainingRows(sources, paired=paired, modality_means=modality_means(model))
     check_contrast(args, rows.sources)
     if rows.dim != model.config.input_dim:
         raise ValueError(
@@ -138,7 +138,7 @@ def check_contrast(args: CSRTrainingArguments, sources: Sequence[Source]) -> Non
     Raises:
         ValueError: if it needs pairs or labels that no source has.
     """
-    contrast = args.contrast if args.gamma else "self"
+    contrast = args.active_contrast
     has_pairs = any(len(source.roles) > 1 for source in sources)
     has_labels = any(source.labels is not None for source in sources)
     if (contrast == "pairs" and not has_pairs) or (contrast == "labels" and not has_labels):

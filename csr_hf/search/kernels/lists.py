@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from csr_hf.plumbing.jit import jit
-from csr_hf.search.kernels.topk import make_key, offer, sort_heap
+from csr_hf.search.kernels.topk import key_score, make_key, offer, sort_heap
 
 
 @jit()
@@ -64,14 +64,8 @@ def search_lists(
             if score >= bound:
                 size = offer(keys, size, make_key(score, start + position))
                 if size == keys.shape[0]:
-                    bound = max(bound, _score_of(keys[0]))
+                    bound = max(bound, key_score(keys[0]))
     sort_heap(keys, size)
-
-
-@jit()
-def _score_of(key: np.uint64) -> np.float32:
-    ordered = np.uint32(key >> np.uint64(32))
-    return np.uint32(ordered & np.uint32(0x7FFFFFFF)).view(np.float32)
 
 
 @jit()
