@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from csr_hf.explain.latents import Latents
     from csr_hf.explain.why import Match
     from csr_hf.modeling_csr import CSRModel
-    from csr_hf.publishing.export import Layout, Loaded
+    from csr_hf.publishing.export import Loaded
+    from csr_hf.publishing.layouts import Layout
     from csr_hf.search_index import SearchIndex
 
 logger = logging.getLogger(__name__)
@@ -260,9 +261,9 @@ class CSREncoder(HeadEncoder):
             ValueError: if it is not fitted, `folder` holds something else, or the layout cannot hold the backbone.
         """
         from csr_hf.publishing.export import export
-        from csr_hf.publishing.model_card import CardOptions
+        from csr_hf.publishing.model_card import CardDetails
 
-        card = CardOptions(license=license)
+        card = CardDetails(license=license)
         done = export(self._loaded(), folder, layout=layout, base_model=base_model, card=card, overwrite=overwrite)
         for note in done.notes:
             logger.warning("%s", note)
@@ -298,10 +299,10 @@ class CSREncoder(HeadEncoder):
         """
         from csr_hf.publishing.export import export
         from csr_hf.publishing.hub import push
-        from csr_hf.publishing.model_card import CardOptions
+        from csr_hf.publishing.model_card import CardDetails
 
         with tempfile.TemporaryDirectory() as temporary:
-            card = CardOptions(repo_id=repo_id, license=license)
+            card = CardDetails(repo_id=repo_id, license=license)
             done = export(self._loaded(), Path(temporary, "model"), layout=layout, card=card)
             for note in done.notes:
                 logger.warning("%s", note)

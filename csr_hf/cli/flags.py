@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from csr_hf.plumbing.settings import Flag, field_docs, plain_type, read_yaml, sections
+from csr_hf.plumbing.settings import Flag, field_docs, parse_yaml_value, plain_type, sections
 
 # Keys that a recipe refuses, saying what to give instead.
 _REFUSED = ("training.output_dir",)
@@ -74,7 +74,11 @@ def add_keys(parser: argparse.ArgumentParser, kind: type, words: Sequence[str]) 
         group = parser.add_argument_group(f"keys of `{section}`", field_docs(kind).get(section))
         for field in _fields(section_kind):
             name = f"{section}.{field.name}"
-            given: dict[str, Any] = {"default": argparse.SUPPRESS, "type": _reporting(read_yaml), "metavar": "VALUE"}
+            given: dict[str, Any] = {
+                "default": argparse.SUPPRESS,
+                "type": _reporting(parse_yaml_value),
+                "metavar": "VALUE",
+            }
             help_text = argparse.SUPPRESS if name in _REFUSED else field.help.replace("%", "%%")
             group.add_argument(f"--{name}", dest=name, help=help_text, **given)
             if get_origin(field.kind) is dict:
@@ -112,7 +116,7 @@ def _reader(kind: Any) -> Any:
     origin = get_origin(kind)
     if origin is list:
         return lambda text: [part.strip() for part in text.split(",") if part.strip()]
-    return _reporting(read_yaml) if origin is dict else str
+    return _reporting(parse_yaml_value) if origin is dict else str
 
 
 def _reporting(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -18,7 +18,7 @@ _LONGEST_NAME = 64
 
 
 class CompactCodes:
-    """Codes of `n` embeddings as a coder wrote them after the probabilities that it knows; `Coder.decode` reads them.
+    """Codes of n embeddings in as few bits as they are probable, written by a `CompactCoder`; its `decode` reads them.
 
     Args:
         rows: uint8, shape (n, m).

@@ -188,11 +188,11 @@ def _columns_by_name(present: Sequence[str], source: str) -> dict[str, str]:
             return {role: role for role in layout}
     if len(present) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in present[0]), None)):
         raise ValueError(
-            f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. Its columns: "
+            f"{source} has none of the columns `text`, `image`, `anchor` and `positive`, or `embedding`. Its columns: "
             f"{present[0]}. Its cells are separated by {delimiter!r}: give tabs the ending .tsv, or write commas."
         )
     raise ValueError(
-        f"{source} has none of the columns `text`, `anchor` and `positive`, or `embedding`. "
+        f"{source} has none of the columns `text`, `image`, `anchor` and `positive`, or `embedding`. "
         f"Its columns: {name_few(present, _NAMED_COLUMNS)}. "
         "Say which is which with `data.columns`, for example {anchor: question, positive: answer}."
     )

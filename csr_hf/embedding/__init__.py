@@ -1,4 +1,5 @@
 """Turn texts and images into dense vectors, once.
 
-`backbone` loads the frozen model and embeds with it, `cache` keeps the embeddings on disk, `images` reads images.
+`loading` finds and loads the frozen model, `backbone` embeds with it, `cache` keeps the embeddings on disk, `images`
+reads images.
 """

@@ -1,4 +1,4 @@
-"""What every part may use, and what imports none of them.
+"""Helpers that every other package may use, and that import none of these.
 
 `settings` (checked dataclasses), `logs`, `provenance` (where a result comes from), `atomic` (files written whole),
 `redaction`, `distributed` (processes), `threads`, `jit`.

@@ -30,14 +30,14 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def frozen(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
-    """A read-only contiguous view, so that kernels see one type of array whoever made it."""
+    """Return a read-only contiguous view, so that kernels see one type of array whoever made it."""
     view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
 
 
 def processor_features() -> set[str]:
-    """What the processor that numba compiles for can do, in LLVM's names."""
+    """Return what the processor that numba compiles for can do, in LLVM's names."""
     name, features = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)
     if name or features is not None:
         return {feature[1:] for feature in (features or "").split(",") if feature.startswith("+")}
@@ -46,7 +46,7 @@ def processor_features() -> set[str]:
 
 @jit()
 def largest_size(numbers: np.ndarray) -> np.float32:
-    """The largest absolute value of float32, NaN where one is NaN, 0 for none.
+    """Return the largest absolute value of float32; NaN where one is NaN, 0 for none.
 
     Bits of floats that are not negative are in their order, NaN last, and vectors of integers are compared at once.
     """
@@ -58,7 +58,7 @@ def largest_size(numbers: np.ndarray) -> np.float32:
 
 @jit()
 def half_by_bits(bits: np.uint16) -> np.float32:
-    """The float32 equal to a finite float16: move exponent and mantissa, then correct the bias."""
+    """Convert a finite float16, given its bits, to float32: move exponent and mantissa, then correct the bias."""
     size = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13)).view(np.float32) * _HALF_TO_FLOAT
     return -size if bits >> np.uint16(15) else size
 

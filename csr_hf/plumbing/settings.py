@@ -169,7 +169,7 @@ def field_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-def read_yaml(text: str) -> Any:
+def parse_yaml_value(text: str) -> Any:
     """Read one value of a command line as YAML.
 
     Raises:
@@ -194,5 +194,5 @@ def read_overrides(text: str) -> dict[str, Any]:
         key, equals, value = pair.strip().partition("=")
         if not equals:
             raise ValueError(f"{pair!r} is not key=value.")
-        found[key] = read_yaml(value)
+        found[key] = parse_yaml_value(value)
     return found

@@ -8,17 +8,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from csr_hf.embedding.loading import NeedsRemoteCodeError, load_backbone_of
+from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import clean_config, find_fingerprint, is_head_config, load_head
 from csr_hf.plumbing.atomic import write_whole
-from csr_hf.publishing.backbone_facts import find_backbone_facts
+from csr_hf.publishing.backbone_facts import BackboneFacts, find_backbone_facts
 from csr_hf.publishing.files import CARD, find_written
 from csr_hf.publishing.latent_names import save_latents, take_latents
+from csr_hf.publishing.layouts import Layout, choose_layout, default_layout
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
-from csr_hf.publishing.model_card_metadata import CardOptions
+from csr_hf.publishing.model_card_metadata import CardDetails
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
 from csr_hf.runs.folder import RunFolder
@@ -26,11 +27,6 @@ from csr_hf.runs.folder import RunFolder
 if TYPE_CHECKING:
     from csr_hf.embedding.backbone import Backbone
     from csr_hf.modeling_csr import CSRModel
-
-Layout = Literal["full", "head"]
-
-LARGE_BACKBONE = 1_000_000_000
-"""Bytes of backbone weights above which the default layout is "head"."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ def export(
     *,
     layout: Layout | None = None,
     base_model: str | None = None,
-    card: CardOptions | None = None,
+    card: CardDetails | None = None,
     device: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -139,52 +135,35 @@ def export(
         config.base_model_name_or_path = base
     revision = config.base_model_revision if base == config.base_model_name_or_path else None
     facts = find_backbone_facts(base, revision=revision) if base else None
-    if layout is None:
-        chosen, reason = _default_layout(opened.weight_bytes, facts.weight_bytes if facts else None)
-    else:
-        chosen, reason = layout, "as requested"
     # Before the name changes: the repository may not hold the backbone, and then its config says where to find it.
-    backbone = _load_portable(opened) if chosen == "full" else None
-    obstacle = backbone if isinstance(backbone, str) else None
-    if isinstance(backbone, str):
-        if layout == "full":
-            raise ValueError(f"layout full cannot hold this backbone: {backbone}. Use layout head (--layout head).")
-        chosen, reason, backbone = "head", backbone, None
-    notes = [_note_on_name(base, chosen, obstacle)] if base is None or not is_hub_id(base) else []
-    config.base_model_name_or_path, config.base_model_revision = (None, None) if notes else (base, revision)
+    choice = choose_layout(layout, _known_bytes(facts, opened.weight_bytes), opened.load)
+    is_on_hub = base is not None and is_hub_id(base)
+    notes = [] if is_on_hub else [_note_on_name(base, choice.layout, choice.obstacle)]
+    config.base_model_name_or_path, config.base_model_revision = (base, revision) if is_on_hub else (None, None)
     latents, unnamed = take_latents(opened.files, head)
     notes += unnamed
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        if backbone is not None:
-            write_full(backbone, head, temporary)
+        if choice.backbone is not None:
+            write_full(choice.backbone, head, temporary)
         else:
             write_head(head, temporary)
         save_latents(latents, temporary)
         if opened.files is not None:
             notes += copy_run_files(opened.files, temporary, head.fingerprint)
-        notes += write_card(temporary, chosen, (card or CardOptions()).called(opened.name), facts)
+        notes += write_card(temporary, choice.layout, (card or CardDetails()).called(opened.name), facts)
     notes = [note for note in notes if note]
-    return Exported(folder, chosen, native_name(head), reason, notes, remote_code=obstacle is not None)
-
-
-def _load_portable(opened: _Source) -> Backbone | str:
-    """Load the backbone of a head, or say why no export can hold it."""
-    try:
-        return opened.load()
-    except NeedsRemoteCodeError:
-        return (
-            "it needs code of its own repository, which an export does not carry; the head alone names the backbone, "
-            "and whoever loads both passes trust_remote_code"
-        )
+    needs_code = choice.obstacle is not None
+    return Exported(folder, choice.layout, native_name(head), choice.reason, notes, remote_code=needs_code)
 
 
 def _note_on_name(base: str | None, layout: Layout, obstacle: str | None) -> str:
     """Word a warning on a backbone that is not on the Hub, empty if it is unknown; refuse one for a head alone."""
     if layout == "head":
         way_out = f"No export can hold it: {obstacle}. Say" if obstacle else "Use layout full (--layout full), or say"
+        named = "the head names no backbone" if base is None else f"the backbone {base!r} is not on the Hub"
         raise ValueError(
-            f"the backbone {base!r} is not on the Hub, and a head alone must name one that others can fetch. "
+            f"{named}, and a head alone must name one that others can fetch. "
             f"{way_out} which it is (--base-model user/name)."
         )
     return (
@@ -198,7 +177,7 @@ def write_card_folder(
     *,
     layout: Layout | None = None,
     base_model: str | None = None,
-    card: CardOptions | None = None,
+    card: CardDetails | None = None,
     overwrite: bool = False,
 ) -> list[str]:
     """Write a model card and what it quotes, without the weights: `README.md`, `config.json`, `results/`.
@@ -233,13 +212,13 @@ def write_card_folder(
         config["base_model_revision"] = None
     facts = find_backbone_facts(base, revision=config.get("base_model_revision")) if base else None
     if layout is None:
-        layout, _ = _default_layout(_packed_bytes(repository), facts.weight_bytes if facts else None)
+        layout, _ = default_layout(_known_bytes(facts, _packed_bytes(repository)))
     config["base_model_name_or_path"] = base if base and is_hub_id(base) else None
     with write_whole(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     of_run = source if Path(source).is_dir() else repository.folder
     notes = copy_run_files(of_run, folder, find_fingerprint(repository))
-    return notes + write_card(folder, layout, (card or CardOptions()).called(str(source)), facts)
+    return notes + write_card(folder, layout, (card or CardDetails()).called(str(source)), facts)
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:
@@ -310,24 +289,13 @@ def _list_others(folder: Path) -> list[str]:
     return sorted({name if name.split("/")[0] in tops else name.split("/")[0] for name in names - written})
 
 
+def _known_bytes(facts: BackboneFacts | None, packed: int | None) -> int | None:
+    """Return the bytes of a backbone's weights: of its own repository if known, else of what comes with the head."""
+    return facts.weight_bytes if facts is not None and facts.weight_bytes is not None else packed
+
+
 def _packed_bytes(repository: Repository) -> int | None:
     """Count the bytes of weights in a repository that holds the backbone; None if it does not."""
     if not repository.is_packed:
         return None
     return sum(path.stat().st_size for path in repository.folder.rglob("*.safetensors"))
-
-
-def _default_layout(packed_bytes: int | None, weight_bytes: int | None) -> tuple[Layout, str]:
-    """Choose a layout by the size of the backbone's weights; also return the reason.
-
-    Args:
-        packed_bytes: of what comes with the head.
-        weight_bytes: of the backbone's own repository, which counts if it is known.
-    """
-    weight_bytes = packed_bytes if weight_bytes is None else weight_bytes
-    if weight_bytes is None:
-        return "full", "the size of the backbone is unknown"
-    size = f"the backbone's weights are {weight_bytes / 1e9:.2f} GB"
-    if weight_bytes > LARGE_BACKBONE:
-        return "head", f"{size}, above 1 GB: it stays where it is (--layout full takes it along)"
-    return "full", size

@@ -48,7 +48,7 @@ def save_latents(latents: Latents | None, folder: Path) -> None:
         latents.save(folder / LATENTS)
 
 
-def describe_latents(latents: Latents | None) -> str:
+def render_latents(latents: Latents | None) -> str:
     """Word a paragraph on the names of latents for the model card, empty without any."""
     known = [latent for latent in latents.live if latent.name and latent.auc is not None] if latents else []
     if not known or latents is None:

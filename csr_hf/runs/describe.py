@@ -37,7 +37,7 @@ def examine(path: str | Path) -> Description:
             facts, lines = describe_kind(path)
             return Description({"kind": kind, "path": path, **facts}, lines)
     raise ValueError(
-        f"{path} is not a run, model, index, embedding cache, results or file of sparse codes. Give the path of "
+        f"{path} is not a run, model, index, embedding cache, results, coder or file of codes. Give the path of "
         "something that csr_hf wrote."
     )
 

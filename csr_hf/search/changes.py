@@ -64,8 +64,17 @@ def delete(segments: Sequence[Segment], ids: Iterable[Hashable], *, missing_ok: 
     return left, int(found.sum())
 
 
-def make_room(segments: Sequence[Segment], ids: DocIds, *, replace: bool) -> list[Segment]:
-    """Return the segments as they must be for documents with these ids to come."""
+def claim_ids(segments: Sequence[Segment], ids: DocIds, *, replace: bool) -> list[Segment]:
+    """Return the segments without the documents whose ids new ones have.
+
+    Args:
+        segments: of the index.
+        ids: of the new documents.
+        replace: without it, ids in use are refused.
+
+    Raises:
+        ValueError: for ids in use, or of another kind.
+    """
     found = list(segments)
     kinds = {segment.ids.kind for segment in segments if segment.size}
     if ids.n and kinds - {ids.kind}:

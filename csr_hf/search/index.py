@@ -14,13 +14,13 @@ from csr_hf.plumbing.jit import frozen
 from csr_hf.search import storage
 from csr_hf.search.build.partitions import find_typical_norm, fit_partitions
 from csr_hf.search.build.tuning import choose_settings
-from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, delete, make_room, relabel
+from csr_hf.search.changes import HEAD, check_embeddings, check_partitions, check_stored, claim_ids, delete, relabel
 from csr_hf.search.code_lists import CodeLists, find_sparse, find_strongest, require
 from csr_hf.search.doc_ids import DocIds, number_after
 from csr_hf.search.index_view import IndexView, State
 from csr_hf.search.params import SearchParams, check_copies, check_top_k, count_threads
 from csr_hf.search.query_encoder import QueryEncoder, check_queries
-from csr_hf.search.refitting import find_within, has_outgrown, refit
+from csr_hf.search.repartitioning import find_within, has_outgrown, remake_partitions
 from csr_hf.search.searcher import Hits, find_dense, ids_at, masks_of
 from csr_hf.search.segment import Documents, Segment, join
 from csr_hf.sparse_codes import QueryProjections, SparseCodes
@@ -132,7 +132,7 @@ class InvertedIndex(IndexView):
         with self._writing:
             first = number_after(s.ids for s in self._segments if s.size) if ids is None else 0
             numbered = DocIds.check(ids, len(rows), first)
-            segments = make_room(self._segments, numbered, replace=replace)
+            segments = claim_ids(self._segments, numbered, replace=replace)
             encoded = Documents.encode(rows, coder, self._encoder, self._settings)
             segment = Segment.arrange(encoded, numbered, len(self._encoder.centers))._replace(documents=documents)
             kept = [old for old in segments if old.size]
@@ -160,7 +160,7 @@ class InvertedIndex(IndexView):
             if len(self._segments) > 1 or any(segment.alive is not None for segment in self._segments):
                 joined = join(self._segments, len(self._encoder.centers))
                 state = self._state._replace(segments=(joined,))
-                self._state = refit(state) if has_outgrown(state.settings, joined.size) else state
+                self._state = remake_partitions(state) if has_outgrown(state.settings, joined.size) else state
                 self._lists = {}
 
     def relabel(self, ids: Sequence[Hashable] | np.ndarray, documents: pa.Table | None) -> None:

@@ -2,7 +2,7 @@
 
 Shapes: embeddings x and reconstructions x_hat (n, input_dim); similarities (n, m), cosines of n codes or
 embeddings with m others. Errors are divided by the variance of the data, so that one set of weights serves embeddings
-of any scale and width.
+of any scale and width, or as published by the number of elements.
 """
 
 from __future__ import annotations

@@ -84,6 +84,9 @@ def test_files_of_codes_hold_them_as_they_are(tmp_path, request, name):
 def test_codes_are_selected_and_stacked(residual_coder):
     codes = residual_coder.encode(make_rows(40, seed=6))
     assert same(CompactCodes.concatenate([codes[:7], codes[7:]]), codes)
+    assert same(CompactCodes.concatenate([codes[0], codes[np.int64(1)], codes[2:-1], codes[-1]]), codes)
+    with pytest.raises(IndexError, match=f"row {len(codes)} of {len(codes)} codes"):
+        codes[len(codes)]
     mask = np.arange(40) % 3 == 0
     np.testing.assert_allclose(residual_coder.decode(codes[mask]), residual_coder.decode(codes)[mask], atol=1e-5)
     with pytest.raises(ValueError, match="of one coder, of one at least"):

@@ -12,8 +12,8 @@ from csr_hf.plumbing.settings import (
     field_docs,
     from_mapping,
     known_keys,
+    parse_yaml_value,
     read_overrides,
-    read_yaml,
     sections,
     settings,
     suggest,
@@ -130,4 +130,4 @@ def test_what_is_no_override_is_refused():
     with pytest.raises(ValueError, match=r"'no-value' is not key=value"):
         read_overrides("training.balance=1,no-value")
     with pytest.raises(ValueError, match=r"'\{a: ' is not a YAML value"):
-        read_yaml("{a: ")
+        parse_yaml_value("{a: ")

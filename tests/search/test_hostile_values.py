@@ -127,7 +127,7 @@ def test_ids_that_are_none_are_refused(coder, ids):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["test_operations.py", "test_hostile_values.py", "test_refitting.py"])
+@pytest.mark.parametrize("path", ["test_operations.py", "test_hostile_values.py", "test_repartitioning.py"])
 def test_no_kernel_leaves_its_arrays(path, tmp_path):
     """With numba's bounds checks, everything gives what it gives without."""
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Tables of dense queries: for signs of documents, and for their residual codes."""
+"""Bring dense queries to unit norm, and make the tables in which signs of documents are looked up."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Table entries are added up over the half bytes of many documents: byte shuffles look up 64 entries in one go. A table
 of 16 entries of a byte fits a vector register, and the processor's byte shuffle is a look-up in it: the "fast scan" of
-product quantisation (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
+product quantization (André, Kermarrec, Le Scouarnec, VLDB 2015) with signs of four dimensions for a code.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def has_outgrown(settings: dict[str, Any], n: int) -> bool:
     return n >= _GROWTH * max(settings.get("fitted", n), 1)
 
 
-def refit(state: State, seed: int = 0) -> State:
+def remake_partitions(state: State, seed: int = 0) -> State:
     """Make partitions and their signs anew for the documents of one segment, of which none is deleted.
 
     Embeddings are float16 copies where the index keeps them, else what is stored of them, decoded. As many partitions
