@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -89,21 +89,12 @@ def upload(
         Unavailable: if the backend is still busy or out of reach after the last retry.
     """
     settings = settings or UploadSettings()
-    patiently = Retrying(
-        retry=retry_if_exception_type(Unavailable),
-        stop=stop_after_attempt(1 + settings.retries),
-        wait=wait_exponential(settings.delay, max=_LONGEST_WAIT) + wait_random(0, settings.delay),
-        before_sleep=before_sleep_log(logger, logging.INFO),
-        reraise=True,
-    )
-    kind: Literal["integers", "strings"] = (
-        "integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings"
-    )
+    patiently = _make_retrying(settings)
     columns, table = read_metadata(metadata, len(codes))
     schema = patiently(backend.read_schema) or Schema(
         dim=codes.dim,
         k=codes.k,
-        ids=kind,
+        ids="integers" if all(isinstance(one, int | np.integer) for one in ids) else "strings",
         head=codes.head_fingerprint,
         decoded=decoded_norms is not None,
         columns=columns,
@@ -129,6 +120,17 @@ def upload(
     patiently(backend.flush)
     taken.remove()
     return len(codes) - before
+
+
+def _make_retrying(settings: UploadSettings) -> Retrying:
+    """Make what calls a function again while the backend is busy or out of reach."""
+    return Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        stop=stop_after_attempt(1 + settings.retries),
+        wait=wait_exponential(settings.delay, max=_LONGEST_WAIT) + wait_random(0, settings.delay),
+        before_sleep=before_sleep_log(logger, logging.INFO),
+        reraise=True,
+    )
 
 
 def _fingerprint(schema: Schema, documents: Documents, batch_size: int) -> str:

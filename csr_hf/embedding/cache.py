@@ -257,20 +257,16 @@ def _embed(
     """
     dim, dtype = shape
     embeddings = np.empty((len(positions), dim), dtype)
-    if isinstance(inputs, ImageColumn):
-        order = np.arange(len(positions))
-    else:
-        # One shard of texts is in memory at a time. An ImageColumn opens each image when it is embedded.
-        texts = list(inputs[positions.start : positions.stop])
-        order = np.argsort([len(text) for text in texts], kind="stable")
-    is_image = isinstance(inputs, ImageColumn)
+    # One shard of texts is in memory at a time. An ImageColumn opens each image when it is embedded.
+    texts = None if isinstance(inputs, ImageColumn) else list(inputs[positions.start : positions.stop])
+    order = np.arange(len(positions)) if texts is None else np.argsort([len(text) for text in texts], kind="stable")
     for start in range(0, len(order), _BLOCK_ROWS):
         rows, piece = order[start : start + _BLOCK_ROWS], piece_path(path, start)
         if (kept := read_piece(piece, len(rows), dim)) is not None:
             embeddings[rows] = kept
             bar.update(len(rows))
             continue
-        block = embed([inputs[positions[row]] if is_image else texts[row] for row in rows])
+        block = embed([inputs[positions[row]] if texts is None else texts[row] for row in rows])
         good = (np.isfinite(block) & (np.abs(block) <= np.finfo(dtype).max)).all(axis=1)
         if not good.all():
             bad = positions[rows[int(np.argmin(good))]]
