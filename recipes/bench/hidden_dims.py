@@ -107,8 +107,11 @@ def measure(data: SearchData, heads: Sequence[str], ks: Sequence[int], turns: in
         The figures of each, dense vectors first: `multiply_seconds` and `find_seconds` by turn, for all queries, and
         `recall`, besides those of `Searched`.
     """
-    dense = [search_dense(data, dims) for dims in (data.documents.shape[1], *ks)]
-    searched = [*dense, *(search_codes(data, folder, k) for folder in heads for k in ks)]
+    searched = [search_dense(data, dims) for dims in (data.documents.shape[1], *ks)]
+    for folder in heads:
+        for k in ks:
+            searched.append(search_codes(data, folder, k))
+            print(f"indexed  {folder}, k {k}", flush=True)
     runs = [
         (kind, partial(_time, run))
         for each in searched

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from regions import explain, images, paper_clip, paper_images, paper_text, quality, speed, training, words
+from regions import explain, images, paper_clip, paper_images, paper_text, paper_time, quality, speed, training, words
 
 REGIONS: dict[str, Callable[[], str]] = {
     **quality.REGIONS,
@@ -12,6 +12,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     **speed.REGIONS,
     **words.REGIONS,
     **paper_text.REGIONS,
+    **paper_time.REGIONS,
     **paper_images.REGIONS,
     **paper_clip.REGIONS,
 }
