@@ -146,13 +146,16 @@ class CSRConfig(PretrainedConfig):
         """Read config.json; the old `model_type` of a head becomes the present one. Otherwise as in transformers.
 
         Raises:
+            OSError: if there is none.
             ValueError: if it is no mapping, or nested deeply.
         """
         try:
             config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if not config:  # As transformers has it for a folder without the file.
+                raise FileNotFoundError(f"{pretrained_model_name_or_path} has no config.json, or an empty one.")
+            return _renew(config), unused
         except (RecursionError, AttributeError, TypeError) as error:
             raise ValueError(f"config.json of {pretrained_model_name_or_path} is no mapping of settings.") from error
-        return _renew(config), unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -319,9 +322,8 @@ def _check_settings(name: str, value: Any) -> dict[str, Any]:
 
 def _list_keys(value: Any) -> Iterable[str]:
     """List the keys of mappings, and of those inside of them."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     yield from value if isinstance(value, dict) else ()
-    for each in inner:
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _list_keys(each)
 
 

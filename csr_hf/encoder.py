@@ -47,7 +47,8 @@ class CSREncoder(HeadEncoder):
             settings such as `prompts`; for a SentenceTransformer `device` and settings.
 
     Raises:
-        ValueError: if the backbone is not found, its width is not the head's `input_dim`, or `k` exceeds hidden_dim.
+        ValueError: if the backbone is not found, its width is not the head's `input_dim`, `head` is no CSRModel, or
+            `k` or `hidden_dim` is out of range.
     """
 
     def __init__(
@@ -67,10 +68,16 @@ class CSREncoder(HeadEncoder):
         self._run: Path | None = None
         self._folder: Path | None = None
         self._latents: tuple[tuple[Any, ...], Latents] | None = None
-        if head is not None:
-            if k is not None:
-                head.config.k = k
-            self._take_head(head)
+        if head is None:
+            self._check_sizes()
+            return
+        if not hasattr(head, "config"):
+            raise ValueError(
+                f"`head` ({head!r:.80}) is no CSRModel. CSREncoder.from_pretrained loads one by its name."
+            )
+        if k is not None:
+            head.config.k = k
+        self._take_head(head)
 
     def __repr__(self) -> str:
         if self._head is None:
@@ -317,6 +324,14 @@ class CSREncoder(HeadEncoder):
         if config.base_model_name_or_path is None and (is_hub_id(backbone.name) or Path(backbone.name).exists()):
             config.base_model_name_or_path, config.base_model_revision = backbone.name, backbone.revision
         return Loaded(backbone, self.head, self._run)
+
+    def _check_sizes(self) -> None:
+        """Check the sizes of the head that `fit` will make."""
+        from csr_hf.configuration_csr import CSRConfig
+        from csr_hf.runs.recipe import ModelArguments
+
+        dim = self.backbone.dim
+        CSRConfig(input_dim=dim, hidden_dim=ModelArguments(hidden_dim=self.hidden_dim).hidden_dim_for(dim), k=self._k)
 
     def _take_head(self, head: CSRModel) -> None:
         check_width(self.backbone, head)

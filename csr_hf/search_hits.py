@@ -77,7 +77,9 @@ def make_hits(index: InvertedIndex, found: list[list[tuple[Any, int, float]]]) -
     for hits in found:
         answer = []
         for (one, _, score), row in zip(hits, read_rows(documents, [hit[1] for hit in hits]), strict=True):
-            text, thumbnail = row.pop(TEXT, None), row.pop(THUMBNAIL, None)
+            text = row.pop(TEXT, None)
+            # A column of this name may also be the user's own.
+            thumbnail = row.pop(THUMBNAIL, None) if isinstance(row.get(THUMBNAIL), bytes | None) else None
             answer.append(Hit(one, score, text, row, thumbnail))
         answers.append(answer)
     return answers

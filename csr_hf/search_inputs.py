@@ -13,7 +13,7 @@ from csr_hf.embedding.images import is_image, make_thumbnail, names_missing_imag
 from csr_hf.embedding.inputs import as_sequence
 from csr_hf.embedding.loading import load_backbone_of
 from csr_hf.heads import load_head
-from csr_hf.plumbing.float_rows import as_float_rows
+from csr_hf.plumbing.float_rows import as_float_rows, to_array
 from csr_hf.repository import open_repository
 from csr_hf.runs.folder import RunFolder
 from csr_hf.search.documents import TEXT, make_documents
@@ -77,7 +77,7 @@ def embed_queries(encoder: Encoder, queries: Any) -> tuple[np.ndarray, bool]:
     """
     if _is_numeric(queries):
         single = np.ndim(queries) == 1
-        return np.asarray(as_float_rows(queries[None] if single else queries, "`queries`")), single
+        return to_array(as_float_rows(queries[None] if single else queries, "`queries`")), single
     single = isinstance(queries, str) or is_image(queries)
     asked = [queries] if single else list(as_sequence(queries, "queries"))
     for question in asked:

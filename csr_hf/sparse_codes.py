@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import csr_hf
 
-_FORMAT = "csr_hf.sparse_codes"
+SPARSE_FORMAT = "csr_hf.sparse_codes"
 _MAX_UINT16_DIM = 65_536
 LARGEST_DIM = 2**31 - 1
 """Longest latents axis, so that every latent is an int32."""
@@ -84,6 +84,9 @@ class SparseCodes:
         *,
         check: bool = True,
     ) -> None:
+        for name, array in (("indices", indices), ("values", values)):
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"`{name}` is a {type(array).__name__}. Give a NumPy array of the shape (n, k).")
         if indices.ndim != 2 or indices.shape != values.shape:
             raise ValueError(f"`indices` {indices.shape} and `values` {values.shape} must both have the shape (n, k).")
         if indices.dtype.kind not in "iu":
@@ -166,9 +169,15 @@ class SparseCodes:
         return matrix
 
     def to_torch(self, layout: Literal["sparse", "dense"] = "sparse") -> torch.Tensor:
-        """Convert to a float32 torch tensor of shape (n, dim): sparse COO, as in sentence-transformers, or dense."""
+        """Convert to a float32 torch tensor of shape (n, dim): sparse COO, as in sentence-transformers, or dense.
+
+        Raises:
+            ValueError: for another layout.
+        """
         import torch
 
+        if layout not in ("sparse", "dense"):
+            raise ValueError(f'`layout` ({layout!r}) is unknown. Choose "sparse" or "dense".')
         rows, columns = np.nonzero(self.values)
         latents = self.indices[rows, columns].astype(np.int64)
         _check_range(latents, self.dim)
@@ -223,7 +232,7 @@ class SparseCodes:
         """
         from safetensors.numpy import save_file
 
-        metadata = {"format": _FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
+        metadata = {"format": SPARSE_FORMAT, "dim": str(self.dim), "head": json.dumps(self.head_fingerprint)}
         tensors = {"indices": np.ascontiguousarray(self.indices), "values": np.ascontiguousarray(self.values)}
         if ids is not None:
             tensors["ids"] = pack_ids(ids, len(self))
@@ -245,7 +254,7 @@ class SparseCodes:
 
         try:
             with open_codes(path) as file:
-                metadata = read_metadata(file, _FORMAT)
+                metadata = read_metadata(file, SPARSE_FORMAT)
                 indices, values = read_tensor(file, "indices"), read_tensor(file, "values")
             return cls(indices, values, int(metadata["dim"]), read_head(metadata))
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from csr_hf import CSRConfig
+from csr_hf import CSRConfig, CSRModel
 
 
 def write_config(folder, **changes):
@@ -173,3 +173,19 @@ def test_configurations_of_the_old_name_are_read(tmp_path):
 def test_settings_replaced_at_loading_are_checked_together(sizes, tmp_path):
     config = CSRConfig.from_pretrained(write_config(tmp_path), **sizes)
     assert {name: getattr(config, name) for name in sizes} == sizes
+
+
+@pytest.mark.parametrize("load", [CSRConfig.from_pretrained, CSRModel.from_pretrained])
+def test_a_head_without_its_config_is_not_given_another(tmp_path, load):
+    CSRModel(CSRConfig(k=8)).save_pretrained(tmp_path)
+    assert load(tmp_path) is not None
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(OSError, match=r"config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"csr_hf"'])
+def test_a_config_that_is_no_mapping_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises((ValueError, OSError), match=r"config\.json"):
+        CSRConfig.from_pretrained(tmp_path)

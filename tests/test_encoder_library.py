@@ -317,3 +317,19 @@ def test_mteb_evaluates_an_encoder(encoder, tmp_path):
     assert meta.experiment_kwargs["k"] == 6
     smaller = CSREncoder(encoder.backbone, make_head(input_dim=32, hidden_dim=96, k=6), k=2)
     assert smaller.mteb_model_meta.experiment_kwargs != meta.experiment_kwargs
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"k": 999, "hidden_dim": 64}, "`k` .999. must not exceed `hidden_dim`"),
+        ({"k": 0}, "`k` .0. must be a positive integer"),
+        ({"k": "32"}, "`k` .'32'. must be a positive integer"),
+        ({"hidden_dim": "abc"}, "hidden_dim` .'abc'. must be a number, or a multiple"),
+        ({"hidden_dim": -1}, "hidden_dim` .-1. must be a number"),
+        ({"head": "qs/model"}, "`head` .'qs/model'. is no CSRModel"),
+    ],
+)
+def test_sizes_that_no_head_has_are_refused_at_once(tiny_folder, given, message):
+    with pytest.raises(ValueError, match=message):
+        CSREncoder(str(tiny_folder("bert")), device="cpu", **given)

@@ -64,7 +64,7 @@ FORBIDDEN = {
 PACKED = {"coding.packing", "coding.packed_files", "coding.bit_rows", "coding.bit_reading", "coding.bit_writing"}
 
 
-PLUMBING_OF_SEARCH = {"atomic", "jit", "locks", "settings", "threads"}
+PLUMBING_OF_SEARCH = {"atomic", "float_rows", "jit", "locks", "settings", "threads"}
 
 
 @functools.cache

@@ -365,3 +365,29 @@ def test_queries_beyond_float32_are_refused(built, value):
 def test_a_name_is_no_encoder():
     with pytest.raises(ValueError, match=r"`encoder` \(str\) must be a CSREncoder"):
         SearchIndex.build("user/minilm-csr", ["a text"])
+
+
+def test_a_thumbnail_of_the_user_stays_metadata(encoder):
+    index = SearchIndex.build(encoder, ["red", "blue"], metadata={"thumbnail": ["r.png", "b.png"]})
+    (hit,) = index.search("red", 1, EXACT, filter='thumbnail == "r.png"')
+    assert (hit.metadata, hit.thumbnail) == ({"thumbnail": "r.png"}, None)
+
+
+def test_an_embedding_of_16_bits_asks(encoder):
+    index = SearchIndex.build(encoder, TEXTS[:20])
+    asked = torch.tensor(encoder.embed(TEXTS[:2], task="query"))
+    for kind in (torch.bfloat16, torch.float16):
+        expected = index.search(asked.to(kind).float().numpy(), 3)
+        assert index.search(asked.to(kind), 3) == expected
+        assert index.search(asked[0].to(kind), 3) == expected[0]
+
+
+def test_a_column_without_values_is_filled_by_later_documents(encoder, tmp_path):
+    index = SearchIndex.build(encoder, ["red", "blue"], metadata=[{"x": None}, {"x": None}])
+    index.add(["green"], metadata=[{"x": "hi"}])
+    for opened in (index, index):
+        assert [hit.text for hit in opened.search("green", 3, EXACT, filter="x == 'hi'")] == ["green"]
+        opened.index.compact()
+    index.save(tmp_path)
+    again = SearchIndex.load(tmp_path, encoder)
+    assert [hit.text for hit in again.search("green", 3, EXACT, filter="x == 'hi'")] == ["green"]

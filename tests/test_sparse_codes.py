@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from csr_hf import SparseCodes
@@ -287,3 +288,20 @@ def test_damaged_files_are_refused_or_hold_other_codes(tmp_path):
     refused, read = load_damaged(tmp_path / "file", "SparseCodes", use, 31, 600)
     assert refused > 100
     assert read > 20
+
+
+def test_arrays_of_numpy_alone_are_codes():
+    indices, values = [[1, 2]], [[0.5, 0.25]]
+    with pytest.raises(ValueError, match="`indices` is a list"):
+        SparseCodes(indices, np.array(values), 4)
+    with pytest.raises(ValueError, match="`values` is a Tensor"):
+        SparseCodes(np.array(indices), torch.tensor(values), 4)
+    with pytest.raises(ValueError, match="`layout` \\('csr'\\) is unknown"):
+        SparseCodes(np.array(indices), np.array(values), 4).to_torch("csr")
+
+
+def test_a_folder_is_never_replaced_by_codes(tmp_path):
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(IsADirectoryError):
+        SparseCodes(np.array([[1, 2]]), np.array([[0.5, 0.25]]), 4).save(tmp_path)
+    assert (tmp_path / "kept.txt").read_text() == "mine"

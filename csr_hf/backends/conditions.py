@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import pyarrow as pa
 
 from csr_hf.backends.metadata import NUMERIC, arrow_field, field_name, number_name
-from csr_hf.search.documents import are_numbers, to_scalar
+from csr_hf.search.filter_expressions import are_numbers, to_scalar
 from csr_hf.search.filters import Combination, Comparison, Condition, Membership, Missing, Negation, parse_filter
 
 Value = str | int | float | bool

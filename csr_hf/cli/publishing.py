@@ -128,7 +128,7 @@ def import_head(called: Invocation) -> Report:
     if base != head.config.base_model_name_or_path:
         head.config.base_model_revision = None
     head.config.base_model_name_or_path = base
-    with write_whole(target) as temporary:
+    with write_whole(target, folder=True) as temporary:
         if backbone is not None:
             write_full(backbone, head, temporary)
         else:

@@ -36,10 +36,11 @@ def encode(called: Invocation) -> Report:
     from csr_hf.coding.coder import Coder
     from csr_hf.data.texts import read_texts
     from csr_hf.encoder import CSREncoder
-    from csr_hf.plumbing.atomic import check_writable
+    from csr_hf.plumbing.atomic import check_no_folder, check_writable
 
     (options,) = called.options
     check_writable(options.output.parent)
+    check_no_folder(options.output)
     texts, ids = read_texts(options.input, options.column)
     encoder = CSREncoder.from_pretrained(
         options.model, device=called.device, trust_remote_code=called.trust_remote_code
@@ -154,13 +155,14 @@ def delete(called: Invocation) -> Report:
 
 def search(called: Invocation) -> Report:
     """Search a finished run by the questions given, or by each that is typed."""
-    from csr_hf.plumbing.atomic import check_writable
+    from csr_hf.plumbing.atomic import check_no_folder, check_writable
     from csr_hf.runs.gallery import write_gallery
     from csr_hf.runs.searcher import RunSearcher
 
     (options,) = called.options
     if options.html:
         check_writable(options.html.parent)
+        check_no_folder(options.html)
     for question in options.question:
         if not question.strip():
             raise ValueError('a question is empty. Ask in words: csr-hf search RUN "how do I ...".')

@@ -295,11 +295,30 @@ def row_ids(dataset: Dataset, name: str) -> pa.ChunkedArray:
         row += len(part)
     names = pa.chunked_array(parts, pa.string())
     if missing:
+        given = Counter(names.to_pylist())
+        # A number that is an id of the data is not that of a row without one.
+        named = {row: f"row {row}" for row in missing if given[str(row)] > 1}
+        if named:
+            names = pa.chunked_array(
+                [[named.get(row, name) for row, name in enumerate(names.to_pylist())]], pa.string()
+            )
         logger.warning(
             "%s: %s rows have no id and go by their numbers: %s", name, f"{len(missing):,}", name_rows(missing)
         )
     _warn_of_repeated(names, name)
     return names
+
+
+def tell_apart(ids: Sequence[str]) -> list[str]:
+    """Give ids that repeat a number behind them from the second on, as in `a`, `a #2`, `a #3`."""
+    taken, found, counts = set(ids), list[str](), Counter[str]()
+    for one in ids:
+        counts[one] += 1
+        name = one
+        while counts[one] > 1 and (name := f"{one} #{counts[one]}") in taken:
+            counts[one] += 1
+        found.append(name)
+    return found
 
 
 def _warn_of_repeated(names: pa.ChunkedArray, name: str) -> None:

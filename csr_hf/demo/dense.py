@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from csr_hf.data.columns import tell_apart
 from csr_hf.plumbing.foreign import one_line
 from csr_hf.runs.embedding import embed_loaded, load
 from csr_hf.runs.folder import RunFolder
@@ -135,7 +136,6 @@ def _read_documents(data: RunData) -> tuple[dict[tuple[str, Any], int], np.ndarr
         return {}, None
     ids = [str(one) for one in shown[ID][:]]
     if len(set(ids)) < len(ids):
-        # As they are numbered in the index.
-        ids = [str(row) for row in range(len(ids))]
+        ids = tell_apart(ids)
     places = {pair: row for row, pair in enumerate(zip(ids, shown[TEXT][:], strict=True))}
     return places, data.documents()

@@ -87,11 +87,13 @@ def write_space(
 
     Raises:
         ImportError: if gradio is missing, whose version the Space asks for.
-        ValueError: if the run is not finished, or has no index of the library's own.
+        ValueError: if the run is not finished, or has no index of the library's own, or the folder holds something
+            else than an earlier Space.
         OSError: if the folder cannot be written; nothing is left behind.
     """
     gradio = import_gradio()
     check_writable(Path(folder).parent)
+    _check_target(Path(folder))
     files = RunFolder.of(run)
     searcher = RunSearcher.load(run, device=device)
     index, backbone = searcher.index, searcher.encoder.backbone
@@ -102,7 +104,7 @@ def write_space(
     dense = find_dense(files, index.index, backbone) if len(index) else None
     notes = add_thumbnails(files, index.index)
     title = title or files.path.resolve().name
-    with write_whole(folder) as temporary:
+    with write_whole(folder, folder=True) as temporary:
         temporary.mkdir()
         inside = RunFolder.of(temporary / _RUN)
         inside.path.mkdir()
@@ -121,6 +123,14 @@ def write_space(
         about = _ABOUT.format(mark=_MARK, title=title, size=len(index), backbone=Path(base).name)
         (temporary / _CARD).write_text(front + about, encoding="utf-8")
     return [*exported.notes, *notes, *([dense.reason] if dense is not None and dense.reason else [])]
+
+
+def _check_target(folder: Path) -> None:
+    """Refuse to write where something else than a Space is, which would be replaced as a whole."""
+    card = folder / _CARD
+    is_space = card.is_file() and _MARK in card.read_text(encoding="utf-8", errors="replace")
+    if folder.is_dir() and any(folder.iterdir()) and not is_space:
+        raise ValueError(f"{folder} exists and is no Space of csr_hf. Choose another folder to write, or remove it.")
 
 
 def push_space(

@@ -36,7 +36,7 @@ _open: set[Path] = set()
 
 
 @contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
+def write_whole(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """Write a file or a folder under a temporary name beside `path`, and give it the name `path` at the end.
 
     On any failure the temporary file or folder is removed, and an older `path` stays as it was. What killed processes
@@ -44,15 +44,19 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file or folder to write. Missing parent folders are created.
+        folder: write a folder, which may take the place of another; a file takes the place of none.
 
     Yields:
         The temporary path, which does not exist yet.
 
     Raises:
+        IsADirectoryError: if a file is to be written where a folder is, which stays as it is.
         OSError: if the folder cannot be written, also where a library has an error of its own for that. Of a full disk
             the message says what to do, and `errno` is one of `FULL`.
     """
     path = Path(path)
+    if not folder:
+        check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{threading.get_ident()}")
     restore(path)
@@ -62,6 +66,8 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         # Inside, since what was written takes its space until it is removed.
         with explain_full_disk(path):
             yield temporary
+            if not folder:
+                check_no_folder(path)
             _replace(temporary, path)
     finally:
         _remove(temporary)
@@ -123,6 +129,16 @@ def check_writable(folder: str | Path) -> None:
             probe.write(b"\0" * 4096)
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
+
+
+def check_no_folder(path: str | Path) -> None:
+    """Check that a file can be written at a path, since no folder is there.
+
+    Raises:
+        IsADirectoryError: if there is one.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder. Give the name of a file, such as {Path(path) / 'file'}.")
 
 
 def check_space(path: str | Path, size: int) -> None:

@@ -48,6 +48,16 @@ def as_float_rows(given: Any, name: str) -> np.ndarray | torch.Tensor:
     return _stack(given, name)
 
 
+def to_array(given: Any) -> np.ndarray:
+    """Return an array as it is, a tensor of any device and type as one that numpy has, and make one of all else."""
+    if isinstance(given, np.ndarray):
+        return given
+    if type(given).__module__.partition(".")[0] == "torch":
+        given = given.detach().cpu()
+        return (given.float() if given.is_floating_point() and given.element_size() == 2 else given).numpy()
+    return np.asarray(given)
+
+
 def is_float(dtype: np.dtype) -> bool:
     """Tell whether embeddings may have a type: a float of 2, 4 or 8 bytes, or bfloat16 of ml_dtypes."""
     return (dtype.kind == "f" and dtype.itemsize in _SIZES) or dtype.name == "bfloat16"
@@ -110,13 +120,8 @@ def _stack(given: Iterable[Any], name: str) -> np.ndarray:
 
 def _as_vector(row: Any) -> np.ndarray:
     """Return one of several vectors as an array; what is none has no axis or no floats."""
-    if type(row).__module__.partition(".")[0] == "torch":
-        row = row.detach().cpu()
-        return (row.float() if row.is_floating_point() and row.element_size() == 2 else row).numpy()
-    if isinstance(row, np.ndarray):
-        return row
     try:
-        return np.asarray(row)
+        return to_array(row)
     except ValueError:
         # Lists of several lengths make no array.
         return np.asarray(None)

@@ -142,7 +142,7 @@ def export(
     config.base_model_name_or_path, config.base_model_revision = (base, revision) if is_on_hub else (None, None)
     latents, unnamed = take_latents(opened.files, head)
     notes += unnamed
-    with write_whole(folder) as temporary:
+    with write_whole(folder, folder=True) as temporary:
         temporary.mkdir()
         if choice.backbone is not None:
             write_full(choice.backbone, head, temporary)

@@ -228,19 +228,25 @@ def _is_coder(path: Path) -> bool:
     from csr_hf.coding.coder import Coder
     from csr_hf.coding.compact_coder import CompactCoder
 
-    return path.suffix == ".safetensors" and read_format(path) in (Coder.format, CompactCoder.format)
+    return path.is_file() and read_format(path) in (Coder.format, CompactCoder.format)
 
 
 def _is_packed(path: Path) -> bool:
     from csr_hf.coding.packed_files import PACKED_FORMAT
 
-    return path.suffix == ".safetensors" and read_format(path) == PACKED_FORMAT
+    return path.is_file() and read_format(path) == PACKED_FORMAT
 
 
 def _is_compact(path: Path) -> bool:
     from csr_hf.coding.compact import COMPACT_FORMAT
 
-    return path.suffix == ".safetensors" and read_format(path) == COMPACT_FORMAT
+    return path.is_file() and read_format(path) == COMPACT_FORMAT
+
+
+def _is_sparse(path: Path) -> bool:
+    from csr_hf.sparse_codes import SPARSE_FORMAT
+
+    return path.suffix == ".safetensors" or (path.is_file() and read_format(path) == SPARSE_FORMAT)
 
 
 def _is_index(path: Path) -> bool:
@@ -263,5 +269,5 @@ _KINDS: list[tuple[str, Callable[[Path], bool], Callable[[Path], Description]]] 
     ("packed codes", _is_packed, _describe_packed),
     ("compact codes", _is_compact, _describe_compact),
     ("coder", _is_coder, _describe_coder),
-    ("codes", lambda path: path.suffix == ".safetensors", _describe_codes),
+    ("codes", _is_sparse, _describe_codes),
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from csr_hf.codes import decoded_norms, encode_embeddings
 from csr_hf.coding.fitting import fit_index_coder
 from csr_hf.coding.pursuit import MOST_LATENTS
+from csr_hf.data.columns import tell_apart
 from csr_hf.data.run_data import RunData
 from csr_hf.plumbing.atomic import check_space, write_whole
 from csr_hf.runs.embedding import embed_loaded, load
@@ -152,8 +153,8 @@ def _describe_documents(data: RunData) -> tuple[list[str] | None, pa.Table | Non
         return None, None
     ids = [str(one) for one in shown[ID]]
     if len(set(ids)) < len(ids):
-        logger.warning("index      the ids of some documents repeat, so that they are numbered by rows instead")
-        ids = [str(row) for row in range(len(ids))]
+        logger.warning("index      the ids of some documents repeat: the second of an id is called `id #2`, and so on")
+        ids = tell_apart(ids)
     return ids, make_documents(None, shown.remove_columns(ID), len(ids))
 
 

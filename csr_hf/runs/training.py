@@ -178,7 +178,7 @@ def _train(
 def save_model(head: CSRModel, recipe: RunRecipe, extra: dict[str, Any]) -> None:
     """Write the folder of the head whole or not at all, and the resolved recipe beside it and inside it."""
     folder = RunFolder.of(recipe.output_dir)
-    with write_whole(folder.model) as temporary:
+    with write_whole(folder.model, folder=True) as temporary:
         head.save_pretrained(temporary)
         recipe.save(temporary / folder.model_recipe.name, extra)
     recipe.save(folder.recipe, extra)

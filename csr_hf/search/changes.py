@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csr_hf.plumbing.float_rows import to_array
 from csr_hf.search import storage
 from csr_hf.search.build.partitions import count_partitions
 from csr_hf.search.doc_ids import DocIds, distinct_ids, show_id
@@ -41,7 +42,7 @@ def check_partitions(partitions: int | None, n: int) -> int:
 
 def check_embeddings(embeddings: Any, input_dim: int) -> np.ndarray:
     """Return embeddings as an array of floats, which may be memory-mapped."""
-    rows = embeddings if isinstance(embeddings, np.ndarray) else np.asarray(embeddings)
+    rows = to_array(embeddings)
     if rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1] != input_dim:
         raise ValueError(f"`embeddings` ({rows.dtype}, {rows.shape}) must be floats of the shape (n, {input_dim}).")
     return rows

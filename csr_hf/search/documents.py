@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ import pyarrow.compute as pc
 
 from csr_hf.plumbing.atomic import check_space
 from csr_hf.plumbing.settings import suggest
-from csr_hf.search.filters import Combination, Comparison, Condition, Membership, Missing, Negation, parse_filter
+from csr_hf.search.filter_expressions import ARROW_ERRORS, to_expression
+from csr_hf.search.filters import parse_filter
 
 TEXT = "text"
 """Column of the documents' texts."""
-_ERRORS = (pa.ArrowException, MemoryError, OverflowError)
 
 
 def make_documents(texts: Sequence[str | None] | None, metadata: Any, n: int) -> pa.Table | None:
@@ -67,7 +66,7 @@ def append_documents(tables: Sequence[pa.Table], new: pa.Table | None, n: int) -
         if new is not None:
             raise ValueError("`metadata`: the index keeps no texts or metadata of its documents. Build it with them.")
         return None
-    known, columns = tables[0].schema, {}
+    known, columns = tables[0].schema, dict[str, Any]()
     for name in new.column_names if new is not None else ():
         if name not in known.names:
             raise ValueError(
@@ -78,13 +77,14 @@ def append_documents(tables: Sequence[pa.Table], new: pa.Table | None, n: int) -
             columns[field.name] = pa.nulls(n, field.type)
             continue
         try:
-            columns[field.name] = new[field.name].cast(field.type)
-        except _ERRORS as error:
+            # A column that has held nothing yet may hold anything.
+            columns[field.name] = new[field.name] if pa.types.is_null(field.type) else new[field.name].cast(field.type)
+        except ARROW_ERRORS as error:
             raise ValueError(
                 f"`metadata`: {field.name!r} holds {new[field.name].type}, in the index it holds {field.type}. "
                 "Convert it."
             ) from error
-    return pa.table(columns, schema=known)
+    return pa.table(columns)
 
 
 def find_documents(condition: str | pc.Expression, table: pa.Table) -> np.ndarray:
@@ -99,17 +99,15 @@ def find_documents(condition: str | pc.Expression, table: pa.Table) -> np.ndarra
     """
     import pyarrow.dataset as ds
 
-    if not isinstance(condition, pc.Expression):
-        condition = _to_expression(parse_filter(condition, table.column_names), table.schema)
     try:
+        if not isinstance(condition, pc.Expression):
+            condition = to_expression(parse_filter(condition, table.column_names), table)
         found = ds.dataset(table).to_table(columns={"fits": condition})["fits"]
         if not pa.types.is_boolean(found.type):
             raise ValueError(f"`filter` gives {found.type}, not true or false for each document.")
         return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), bool)
-    except _ERRORS as error:
+    except ARROW_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
-        if "Failed to parse string" in reason:
-            raise ValueError(f"`filter` compares texts with numbers ({reason}). Write the value in quotes.") from error
         raise ValueError(f"`filter` cannot be applied to {', '.join(table.column_names)}: {reason}") from error
 
 
@@ -121,7 +119,7 @@ def read_rows(table: pa.Table, positions: Sequence[int]) -> list[dict[str, Any]]
     """
     try:
         return [{name: table[name][at].as_py() for name in table.column_names} for at in positions]
-    except (UnicodeDecodeError, *_ERRORS) as error:
+    except (UnicodeDecodeError, *ARROW_ERRORS) as error:
         raise ValueError(
             f"the texts of the documents are damaged ({error}). Copy or build the index again."
         ) from error
@@ -160,7 +158,7 @@ def parse_documents(content: np.ndarray) -> pa.Table:
         for name in table.column_names:
             for chunk in table[name].chunks:
                 _check_values(chunk)
-    except (OSError, ValueError, *_ERRORS) as error:
+    except (OSError, ValueError, *ARROW_ERRORS) as error:
         raise ValueError(f"holds no table that can be read ({' '.join(str(error).split())[:120]})") from error
     return table
 
@@ -191,6 +189,8 @@ def _columns_of(metadata: Any) -> dict[str, Any]:
         return {name: metadata[name] for name in metadata.column_names}
     if isinstance(metadata, Mapping):
         found = {str(name): values for name, values in metadata.items()}
+    elif hasattr(metadata, "to_arrow"):  # A data frame of polars.
+        found = _columns_of(metadata.to_arrow())
     elif hasattr(metadata, "column_names"):  # A data set.
         found = {name: list(metadata[name]) for name in metadata.column_names}
     elif hasattr(metadata, "columns"):  # A data frame.
@@ -206,11 +206,12 @@ def _columns_of(metadata: Any) -> dict[str, Any]:
 
 
 def _to_array(name: str, values: Any) -> pa.Array:
-    if isinstance(values, set | frozenset):
-        raise ValueError(f"`metadata`: {name!r} is a set, which has no order. Give a list.")
+    if isinstance(values, set | frozenset | str | bytes):
+        what = "a set, which has no order" if isinstance(values, set | frozenset) else "one text"
+        raise ValueError(f"`metadata`: {name!r} is {what}. Give a list, a value for each document.")
     try:
         return pa.array(values if isinstance(values, np.ndarray) else list(values), from_pandas=True)
-    except (TypeError, ValueError, UnicodeError, *_ERRORS) as error:
+    except (TypeError, ValueError, UnicodeError, *ARROW_ERRORS) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"`metadata`: {name!r} holds values that do not go together ({reason}). Convert them."
@@ -225,88 +226,4 @@ def _plain(values: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string(values.type) or pa.types.is_string_view(values.type):
         # Offsets of 64 bits, since a segment may hold more than 2 GB of texts.
         values = values.cast(pa.large_string())
-    return values
-
-
-def _to_expression(condition: Condition, schema: pa.Schema) -> pc.Expression:
-    """Turn a condition into an expression of pyarrow."""
-    if isinstance(condition, Combination):
-        joined = [_to_expression(each, schema) for each in condition.conditions]
-        # By pairs, so that a thousand conditions are ten deep.
-        while len(joined) > 1:
-            pairs = zip(joined[::2], joined[1::2], strict=False)
-            rest = joined[len(joined) // 2 * 2 :]
-            joined = [(left & right if condition.operator == "and" else left | right) for left, right in pairs] + rest
-        return joined[0]
-    if isinstance(condition, Negation):
-        return ~_to_expression(condition.condition, schema)
-    field = pc.field(condition.column)
-    if isinstance(condition, Missing):
-        return field.is_null()
-    column = schema.field(condition.column)
-    if pa.types.is_large_string(column.type) and are_numbers(condition):
-        # Files of texts, such as csv, hold numbers as they are written.
-        field = pc.if_else(pc.utf8_trim_whitespace(field) == "", pa.scalar(None, column.type), field)
-        field, column = field.cast(pa.float64()), column.with_type(pa.float64())
-    if isinstance(condition, Membership):
-        values = [to_scalar(value, column).as_py() for value in condition.values]
-        if pa.types.is_integer(column.type):
-            bounds = np.iinfo(column.type.to_pandas_dtype())
-            values = [int(value) for value in values if value == value // 1 and bounds.min <= value <= bounds.max]
-        found = field.isin(pa.array(values, column.type)) if values else pc.scalar(False)
-        # In itself, a missing value is in no list, so that it would be in every negation.
-        return pc.if_else(field.is_valid(), found, pa.scalar(None, pa.bool_()))
-    value = to_scalar(condition.value, column)
-    if pa.types.is_integer(column.type):
-        return _compare_whole(field, condition.operator, value.as_py(), column.type)
-    return _compare(field, condition.operator, value)
-
-
-def _compare(field: pc.Expression, operator: str, value: pa.Scalar) -> pc.Expression:
-    compared: dict[str, Any] = {
-        **{"==": field == value, "!=": field != value, "<": field < value},
-        **{"<=": field <= value, ">": field > value, ">=": field >= value},
-    }
-    return compared[operator]
-
-
-def _compare_whole(field: pc.Expression, operator: str, value: float, kind: pa.DataType) -> pc.Expression:
-    """Compare a column of integers with a number, exactly: Arrow would round both to floats of 32 bits."""
-    bounds = np.iinfo(kind.to_pandas_dtype())
-    is_below, is_within = operator in ("<", "<="), bounds.min <= value <= bounds.max
-    if is_within and value == int(value):
-        other = pa.scalar(int(value), kind)
-    elif operator in ("==", "!=") or not is_within:
-        fits = operator == "!=" if operator in ("==", "!=") else (value > bounds.max) == is_below
-        # A missing value fits neither this nor its negation.
-        return pc.if_else(field.is_valid(), pa.scalar(fits), pa.scalar(None, pa.bool_()))
-    else:
-        other, operator = pa.scalar(math.floor(value), kind), "<=" if is_below else ">"
-    return _compare(field, operator, other)
-
-
-def are_numbers(condition: Comparison | Membership) -> bool:
-    """Tell whether a condition compares with numbers alone."""
-    values = condition.values if isinstance(condition, Membership) else (condition.value,)
-    return bool(values) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
-
-
-def to_scalar(value: Any, column: pa.Field) -> pa.Scalar:
-    """Return a value as a column can be compared with it.
-
-    Raises:
-        ValueError: for a value of another kind than the column.
-    """
-    kind, is_text = column.type, isinstance(value, str)
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    try:
-        if numeric and isinstance(value, int | float) and not isinstance(value, bool):
-            return pa.scalar(value, pa.uint64() if isinstance(value, int) and value >= 2**63 else None)
-        if is_text and pa.types.is_temporal(kind):
-            return pa.scalar(value).cast(kind)
-        if (is_text and (pa.types.is_large_string(kind))) or (isinstance(value, bool) and pa.types.is_boolean(kind)):
-            return pa.scalar(value, kind)
-    except (UnicodeError, *_ERRORS):
-        pass
-    advice = f"write {value!r} in quotes" if pa.types.is_large_string(kind) else "write a value of that kind"
-    raise ValueError(f"`filter`: {column.name!r} holds {kind}, which {value!r:.80} is not: {advice}.")
+    return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values

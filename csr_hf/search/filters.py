@@ -8,6 +8,9 @@ it. A column whose name is no Python name is written `column("unit price")`.
 from __future__ import annotations
 
 import ast
+import json
+import keyword
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -82,7 +85,9 @@ def parse_filter(text: str, columns: Sequence[str]) -> Condition:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply or holds no text"
-        raise ValueError(f"`filter` ({_shorten(text)}) cannot be read: {reason}. Write it like {_EXAMPLE}.") from error
+        raise ValueError(
+            f"`filter` ({_shorten(text)}) cannot be read: {reason}. Write it like {_EXAMPLE}.{_explain_names(columns)}"
+        ) from error
     return _Reader(text.strip(), columns).read(tree, 0)
 
 
@@ -159,14 +164,17 @@ class _Reader:
 
     def _column(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):
-            name = node.id
+            # Python's parser normalizes names, µ among them.
+            like = (each for each in self.columns if unicodedata.normalize("NFKC", each) == node.id)
+            name = node.id if node.id in self.columns else next(like, node.id)
         else:
             given = node.args if isinstance(node, ast.Call) and not node.keywords else []
             if len(given) != 1 or not isinstance(given[0], ast.Constant) or not isinstance(given[0].value, str):
                 raise self._refusal(node, 'is no column such as column("unit price")')
             name = given[0].value
         if name not in self.columns:
-            raise ValueError(f"`filter`: there is no column {name!r:.80}. {_nearest(name, self.columns)}")
+            names = _explain_names(self.columns)
+            raise ValueError(f"`filter`: there is no column {name!r:.80}. {_nearest(name, self.columns)}{names}")
         return name
 
     def _value(self, node: ast.expr) -> Value | None:
@@ -188,13 +196,20 @@ class _Reader:
 
     def _refusal(self, node: ast.expr, what: str) -> ValueError:
         part = ast.get_source_segment(self.text, node) or self.text
-        return ValueError(f"`filter`: {_shorten(part)} {what}. Write it like {_EXAMPLE}.")
+        names = _explain_names(self.columns)
+        return ValueError(f"`filter`: {_shorten(part)} {what}. Write it like {_EXAMPLE}.{names}")
 
 
 def _nearest(name: str, columns: Sequence[str]) -> str:
     if name in ("null", "true", "false", "none"):
         return "Write None, True and False."
     return suggest(name, list(columns)) if columns else "The documents have no metadata."
+
+
+def _explain_names(columns: Sequence[str]) -> str:
+    """Say how columns are written whose names are none of Python; empty if there are none."""
+    names = [name for name in columns if not name.isidentifier() or keyword.iskeyword(name)]
+    return f" A column such as {names[0]!r:.80} is written column({json.dumps(names[0][:80])})." if names else ""
 
 
 def _shorten(text: str) -> str:

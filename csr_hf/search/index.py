@@ -65,7 +65,7 @@ class InvertedIndex(IndexView):
         Args:
             embeddings: shape (n, input_dim), floats, may be memory-mapped, less the mean of their modality.
             coder: makes what is stored; with a residual, unless few bytes matter more than what is found.
-            ids: unique integers, strings or other hashable objects, one a document; default 0 to n - 1.
+            ids: unique integers or strings, one a document; default 0 to n - 1.
             similarity: "cosine", for which embeddings are brought to unit norm, or "dot".
             copies: "float16" keeps the embeddings as well, 2 bytes a dimension, for exact ranking of candidates.
             partitions: groups of similar documents; default by their number.

@@ -115,7 +115,7 @@ class IndexView:
             return None
         import pyarrow as pa
 
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables, promote_options="default")
 
     def ids_of(self, positions: np.ndarray) -> np.ndarray:
         """Return the ids of documents by position: int64, or objects that are texts."""

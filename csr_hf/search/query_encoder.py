@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csr_hf.coding.scalar import ScalarQuantizer, divide_axes, order_axes
+from csr_hf.plumbing.float_rows import to_array
 from csr_hf.plumbing.jit import frozen
 from csr_hf.search.build.signs import make_rotation
 from csr_hf.search.kernels.dots import LANES
@@ -95,7 +96,7 @@ def check_queries(queries: Any, input_dim: int) -> tuple[np.ndarray, np.ndarray]
     Raises:
         ValueError: for another shape or type, and values that are not finite.
     """
-    rows = np.asarray(queries)
+    rows = to_array(queries)
     if rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1] != input_dim:
         raise ValueError(
             f"`queries` ({rows.dtype}, {rows.shape}) must be floats of the shape (n, {input_dim}): one query is "

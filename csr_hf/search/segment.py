@@ -228,7 +228,7 @@ def join(segments: Sequence[Segment], partitions: int) -> Segment:
     import pyarrow as pa
 
     tables = [s.documents.take(rows) for s, rows in zip(segments, alive, strict=True) if s.documents is not None]
-    return joined._replace(documents=pa.concat_tables(tables))
+    return joined._replace(documents=pa.concat_tables(tables, promote_options="default"))
 
 
 def decode(packed: PackedCodes, encoder: QueryEncoder, *, residual: bool = True) -> np.ndarray:

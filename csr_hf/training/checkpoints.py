@@ -51,7 +51,7 @@ def save_checkpoint(
         The folder of the checkpoint.
     """
     target = checkpoint_path(folder, record["step"])
-    with write_whole(target) as temporary:
+    with write_whole(target, folder=True) as temporary:
         model.save_pretrained(temporary)
         for name, state in states.items():
             # An open file lets torch say that the disk is full.

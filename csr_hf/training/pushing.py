@@ -65,7 +65,7 @@ def push_head(model: CSRModel, repo_id: str, folder: Path) -> None:
     """
     from huggingface_hub import HfApi
 
-    with write_whole(folder) as temporary:
+    with write_whole(folder, folder=True) as temporary:
         model.save_pretrained(temporary)
     with _explaining(repo_id, f" The head is in {folder}."):
         commit = HfApi().upload_folder(

@@ -125,6 +125,7 @@ def test_wrong_arguments_give_one_line(arguments, message, capsys):
         (["search", "nowhere", "q"], "nowhere has no model"),
         (["search", "nowhere", "q", "--fast"], "unknown argument '--fast'"),
         (["info", "nowhere"], "nowhere does not exist"),
+        (["encode", "nowhere", "none.txt", "-o", "."], ". is a folder. Give the name of a file"),
         (["encode", "nowhere", "none.txt", "-o", "codes"], "'none.txt' cannot be read: there is no such file"),
     ],
 )

@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
 
 from csr_hf.data.arguments import DataArguments, SourceArguments
-from csr_hf.data.columns import class_names, find_columns, number_labels, select_columns
+from csr_hf.data.columns import class_names, find_columns, number_labels, row_ids, select_columns, tell_apart
 from csr_hf.data.sources import load_sources
 
 TEXTS = ["one", "", "three words here", None, "  ", "six", "seven"]
@@ -190,3 +192,22 @@ def test_columns_that_cannot_be_kept_are_refused(keep, message):
     source = SourceArguments(source="a.csv", columns={"anchor": "question", "positive": "answer"}, keep=keep)
     with pytest.raises(ValueError, match=message):
         find_columns(["id", "question", "answer", "text"], source)
+
+
+def test_ids_that_repeat_are_told_apart():
+    assert tell_apart(["a", "b", "a", "a #2", "a", "b"]) == ["a", "b", "a #3", "a #2", "a #4", "b #2"]
+    assert tell_apart(["1", "2"]) == ["1", "2"]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a #2", "a #3", "a #2 #2"]), max_size=12))
+def test_no_two_ids_that_are_told_apart_are_equal(ids):
+    found = tell_apart(ids)
+    assert len(set(found)) == len(ids)
+    assert all(found[ids.index(one)] == one for one in ids)
+
+
+def test_a_row_without_an_id_never_takes_that_of_another():
+    dataset = Dataset.from_dict({"id": ["1", "", "3", None], "text": list("abcd")})
+    assert row_ids(dataset, "data").to_pylist() == ["1", "row 1", "3", "row 3"]
+    dataset = Dataset.from_dict({"id": ["x", "", "y"], "text": list("abc")})
+    assert row_ids(dataset, "data").to_pylist() == ["x", "1", "y"]

@@ -39,7 +39,7 @@ def test_file_and_folder_appear_when_complete(tmp_path):
     with write_whole(tmp_path / "deep" / "file") as temporary:
         temporary.write_text("new")
         assert not (tmp_path / "deep" / "file").exists()
-    with write_whole(tmp_path / "deep" / "folder") as temporary:
+    with write_whole(tmp_path / "deep" / "folder", folder=True) as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"deep": {"file": "new", "folder": {"part": "new"}}}
 
@@ -50,15 +50,32 @@ def test_older_ones_are_replaced(tmp_path, way):
     (tmp_path / "folder" / "only in the old one").write_text("old")
     with write_whole(tmp_path / "file") as temporary:
         temporary.write_text("new")
-    with write_whole(tmp_path / "folder") as temporary:
+    with write_whole(tmp_path / "folder", folder=True) as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"file": "new", "folder": {"part": "new"}}
+
+
+@pytest.mark.parametrize("path", ["folder", "folder/", "link"])
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path, way, path):
+    write_folder(tmp_path / "folder", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    before = content(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder. Give the name of a file"):
+        with write_whole(f"{tmp_path}/{path}"):
+            pytest.fail("nothing is to be written")
+    assert content(tmp_path) == before
+    # Nor of one that was made meanwhile.
+    with pytest.raises(IsADirectoryError):
+        with write_whole(tmp_path / "late") as temporary:
+            temporary.write_text("new")
+            write_folder(tmp_path / "late", "old")
+    assert content(tmp_path) == {**before, "late": {"part": "old"}}
 
 
 def test_a_link_to_a_folder_is_replaced_and_its_target_stays(tmp_path, way):
     write_folder(tmp_path / "target", "old")
     (tmp_path / "folder").symlink_to(tmp_path / "target")
-    with write_whole(tmp_path / "folder") as temporary:
+    with write_whole(tmp_path / "folder", folder=True) as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"folder": {"part": "new"}, "target": {"part": "old"}}
 
@@ -68,7 +85,7 @@ def test_failure_leaves_the_old_and_nothing_else(tmp_path, error):
     write_folder(tmp_path / "folder", "old")
     (tmp_path / "file").write_text("old")
     before = content(tmp_path)
-    with pytest.raises(type(error)), write_whole(tmp_path / "folder") as temporary:
+    with pytest.raises(type(error)), write_whole(tmp_path / "folder", folder=True) as temporary:
         write_folder(temporary, "half")
         raise error
     with pytest.raises(type(error)), write_whole(tmp_path / "file") as temporary:
@@ -79,7 +96,7 @@ def test_failure_leaves_the_old_and_nothing_else(tmp_path, error):
 
 def test_old_folder_stays_when_the_new_one_cannot_be_renamed(tmp_path, way):
     write_folder(tmp_path / "folder", "old")
-    with pytest.raises(FileNotFoundError), write_whole(tmp_path / "folder"):
+    with pytest.raises(FileNotFoundError), write_whole(tmp_path / "folder", folder=True):
         pass  # Nothing was written, so there is nothing to rename.
     assert content(tmp_path) == {"folder": {"part": "old"}}
 
@@ -89,7 +106,7 @@ def kill_a_writer(path, seconds):
     child = os.fork()
     if child == 0:
         for number in itertools.count():
-            with write_whole(path) as temporary:
+            with write_whole(path, folder=True) as temporary:
                 temporary.mkdir()
                 for part in "ab":
                     (temporary / part).write_text(str(number))
@@ -108,7 +125,7 @@ def test_a_killed_writer_always_leaves_a_whole_folder(tmp_path, way):
         restore(folder)
         assert (folder / "a").read_text() == (folder / "b").read_text()
         assert set(content(folder)) == {"a", "b"}
-    with write_whole(folder) as temporary:
+    with write_whole(folder, folder=True) as temporary:
         write_folder(temporary, "new")
     assert content(tmp_path) == {"folder": {"part": "new"}}
 
@@ -125,14 +142,14 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
 
         atomic._renameat2, os.replace = lambda: None, killed_after
-        with write_whole(tmp_path / "folder") as temporary:
+        with write_whole(tmp_path / "folder", folder=True) as temporary:
             write_folder(temporary, "new")
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert not (tmp_path / "folder").exists()
     restore(tmp_path / "folder")
     assert content(tmp_path / "folder") == {"part": "old"}
-    with write_whole(tmp_path / "folder") as temporary:
+    with write_whole(tmp_path / "folder", folder=True) as temporary:
         write_folder(temporary, "newer")
     assert content(tmp_path) == {"folder": {"part": "newer"}}
 
@@ -153,7 +170,7 @@ def test_nothing_of_a_process_that_lives_is_removed(tmp_path):
     os.utime(tmp_path / names["forgotten"], (0, 0))
     with write_whole(tmp_path / "file") as temporary:
         # Another write of this process, in another thread.
-        with write_whole(tmp_path / "file" / ".." / "else") as other:
+        with write_whole(tmp_path / "." / "else") as other:
             other.write_text("")
         temporary.write_text("")
     left = {name for name, file in names.items() if (tmp_path / file).exists()}

@@ -1,5 +1,7 @@
 """Conditions on metadata: read by Python's parser, never run, and true of the documents that Python says."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -109,7 +111,7 @@ def test_conditions_mean_what_they_mean_in_three_valued_logic(condition, rows):
         ("year == null", "is a column|no column 'null'. Write None"),
         ("null == year", "is a column"),
         ("year == '2020'", "'year' holds int64, which '2020' is not"),
-        ("lang == 3", "'en' as a scalar of type double.*Write the value in quotes"),
+        ("lang == 3", "'lang' holds texts, none of them a number. Write 3 in quotes"),
         ("lang == True", "'lang' holds large_string, which True is not"),
         ("ok == 1", "'ok' holds bool, which 1 is not"),
         ("price == True", "'price' holds double, which True is not"),
@@ -265,3 +267,70 @@ def test_integers_are_compared_exactly_with_any_number():
         ("u > 2.5", [3, 4]),
     ]:
         assert np.flatnonzero(find_documents(condition, table)).tolist() == expected, condition
+
+
+def decimals(*texts):
+    return pa.array([None if text is None else Decimal(text) for text in texts], pa.decimal128(10, 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "condition", "fits"),
+    [
+        (decimals("1.10", "2.00", None), "x > 1", [True, True, False]),
+        (decimals("1.10", "2.00", None), "x == 2", [False, True, False]),
+        (decimals("1.10", "2.00", None), "x <= 1.1", [True, False, False]),
+        (decimals("1.10", "2.00", None), "x in [1.1, 1.123]", [True, False, False]),
+        (decimals("1.10", "2.00", None), "not (x in [1.123])", [True, True, False]),
+        (np.array([0.1, 2], np.float32), "x == 0.1", [True, False]),
+        (np.array([0.1, 2], np.float32), "x in [0.1]", [True, False]),
+        (np.array([0.7, 2], np.float32), "x >= 0.7", [True, True]),
+        (np.array([0.1, 2], np.float32), "x <= 0.1", [True, False]),
+        (np.array([0.5, -2], np.float16), "x > 0", [True, False]),
+        (np.array([0.5, -2], np.float16), "x in [0.5, 1]", [True, False]),
+        ([" 89.90", "2", "n/a", "", None, "+3e2"], "x > 50", [True, False, False, False, False, True]),
+        ([" 89.90", "2", "n/a", "", None, "+3e2"], "not (x > 50)", [False, True, False, False, False, False]),
+        ([" 89.90", "2", "n/a", "", None, "+3e2"], "x in [300, 2]", [False, True, False, False, False, True]),
+        (["", " ", None], "x > 50", [False, False, False]),
+    ],
+)
+def test_numbers_of_every_kind_are_compared_as_they_are_meant(values, condition, fits):
+    table = make_documents(None, {"x": values}, len(values))
+    assert find_documents(condition, table).tolist() == fits
+
+
+def test_numbers_that_floats_do_not_tell_apart_are_compared_as_texts():
+    table = make_documents(None, {"x": ["9007199254740993", "1"]}, 2)
+    with pytest.raises(ValueError, match=r"are read up to 2\*\*53. Write '9007199254740993'"):
+        find_documents("x == 9007199254740993", table)
+    assert find_documents("x == '9007199254740993'", table).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["unit price", "class", "x-y"])
+@pytest.mark.parametrize("condition", ["{} < 2", "{} == 2", "prise < 2"])
+def test_columns_whose_names_are_none_of_python_are_explained(name, condition):
+    table = make_documents(None, {name: [1, 3]}, 2)
+    assert find_documents(f'column("{name}") < 2', table).tolist() == [True, False]
+    with pytest.raises(ValueError, match=rf"A column such as '{name}' is written column\(\"{name}\"\)"):
+        find_documents(condition.format(name), table)
+
+
+def test_names_are_those_that_python_makes_of_them():
+    assert find_documents("\u00b5 == 1", make_documents(None, {"\u00b5": [1, 2]}, 2)).tolist() == [True, False]
+    both = make_documents(None, {"\u00b5": [1, 2], "\u03bc": [2, 1]}, 2)
+    assert find_documents("\u03bc == 1", both).tolist() == [False, True]
+
+
+def test_a_column_that_held_nothing_takes_what_comes(tmp_path):
+    first = make_documents(None, {"x": [None, None]}, 2)
+    second = append_documents([first], make_documents(None, {"x": ["hi"]}, 1), 1)
+    third = append_documents([pa.concat_tables([first, second], promote_options="default")], None, 1)
+    together = pa.concat_tables([first, second, third], promote_options="default")
+    assert together["x"].to_pylist() == [None, None, "hi", None]
+    assert find_documents("x == 'hi'", together).tolist() == [False, False, True, False]
+
+
+def test_metadata_of_polars_and_of_one_text():
+    polars = pytest.importorskip("polars")
+    assert make_documents(None, polars.DataFrame({"x": [1, 2]}), 2)["x"].to_pylist() == [1, 2]
+    with pytest.raises(ValueError, match=r"'x' is one text. Give a list, a value for each document"):
+        make_documents(None, {"x": "ab"}, 2)

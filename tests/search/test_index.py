@@ -216,3 +216,12 @@ def test_codes_of_segments_of_any_size_are_those_of_their_documents():
     assert dense.shape == (120, LATENTS)
     for position in range(120):
         np.testing.assert_array_equal(index.decode(position)[0].to_scipy().toarray()[0], dense[position])
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "requires_grad"])
+def test_tensors_of_every_kind_are_embeddings(coder, kind):
+    rows = torch.from_numpy(make_rows(40))
+    rows = rows.requires_grad_() if kind == "requires_grad" else rows.to(getattr(torch, kind))
+    array = rows.detach().float().numpy()
+    hits = InvertedIndex.build(rows, coder).search(rows[:5], 3, ALL)
+    np.testing.assert_array_equal(hits.ids, InvertedIndex.build(array, coder).search(array[:5], 3, ALL).ids)
