@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from csr_hf.plumbing.redaction import without_secrets
 if TYPE_CHECKING:
     from csr_hf.backends import Backend
     from csr_hf.cli.invocation import Invocation
-    from csr_hf.cli.options import EncodeOptions, SearchOptions
+    from csr_hf.cli.options import DeleteOptions, EncodeOptions, SearchOptions
     from csr_hf.coding.coder import Coder
     from csr_hf.coding.compact import CompactCodes
     from csr_hf.coding.compact_coder import CompactCoder
@@ -28,7 +29,18 @@ if TYPE_CHECKING:
     from csr_hf.explain.why import Match
     from csr_hf.runs.searcher import Hit, RunSearcher
     from csr_hf.search.params import SearchParams
+    from csr_hf.search_index import SearchIndex
     from csr_hf.sparse_codes import SparseCodes
+
+_FLAGS = {
+    "pass `replace=True`": "pass --replace",
+    "Pass `missing_ok=True`": "Pass --missing-ok",
+    "`data.columns` gives text": "--text-column gives",
+    "`data.id_column` gives": "--id-column gives",
+    "with `data.columns`, for example {anchor: question, positive: answer}": "with --text-column",
+    "Write one with `InvertedIndex.save`": "Make one with `csr-hf index`",
+}
+"""What errors say of Python: how the flags of `add` and `delete` say it."""
 
 
 def encode(called: Invocation) -> Report:
@@ -123,15 +135,16 @@ def add(called: Invocation) -> Report:
     from csr_hf.runs.adding import add_documents
 
     (options,) = called.options
-    added, total = add_documents(
-        options.run,
-        options.source,
-        text_column=options.text_column,
-        id_column=options.id_column,
-        replace=options.replace,
-        device=called.device,
-        trust_remote_code=called.trust_remote_code,
-    )
+    with _named_by_flags():
+        added, total = add_documents(
+            options.run,
+            options.source,
+            text_column=options.text_column,
+            id_column=options.id_column,
+            replace=options.replace,
+            device=called.device,
+            trust_remote_code=called.trust_remote_code,
+        )
     data = {"run": options.run, "added": added, "documents": total}
     return Report(data, lambda: print_line(f"{added:,} documents added; {options.run} has {total:,}"))
 
@@ -143,14 +156,33 @@ def delete(called: Invocation) -> Report:
     (options,) = called.options
     if bool(options.ids) == (options.where is not None):
         raise ValueError("give either --ids a,b or --where 'price > 100', to say which documents are deleted.")
-    index = SearchIndex.load(options.run, texts=False)
-    given = {"filter": options.where} if options.where is not None else {"ids": index.read_ids(options.ids)}
-    deleted = index.delete(**given, missing_ok=options.missing_ok)
+    with _named_by_flags():
+        index = SearchIndex.load(options.run, texts=False)
+        deleted = _delete(index, options)
     if options.compact:
         index.index.compact()
     index.save(options.run)
     data = {"run": options.run, "deleted": deleted, "documents": len(index)}
     return Report(data, lambda: print_line(f"{deleted:,} documents deleted; {options.run} has {len(index):,}"))
+
+
+def _delete(index: SearchIndex, options: DeleteOptions) -> int:
+    given = {"filter": options.where} if options.where is not None else {"ids": index.read_ids(options.ids)}
+    return index.delete(**given, missing_ok=options.missing_ok)
+
+
+@contextmanager
+def _named_by_flags() -> Iterator[None]:
+    """Name what an error says of Python by the flags of the command line."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        said = str(error)
+        for keyword, flag in _FLAGS.items():
+            said = said.replace(keyword, flag)
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
 
 
 def search(called: Invocation) -> Report:

@@ -173,7 +173,7 @@ def test_documents_are_added_and_deleted(shop, capsys, tmp_path):
     more = tmp_path / "more.csv"
     more.write_text("sku,text,price,lang\nc1,a red coat,99,en\na17,a warm coat,90,en\n")
     assert main(["add", str(shop), str(more), "--device", "cpu"]) == 2
-    assert "'a17' is in use" in capsys.readouterr().err
+    assert "'a17' is in use. Delete it first, or pass --replace." in capsys.readouterr().err
     assert len(found(capsys, shop)) == 3
     assert main(["add", str(shop), str(more), "--replace", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"run": str(shop), "added": 2, "documents": 4}
@@ -181,9 +181,13 @@ def test_documents_are_added_and_deleted(shop, capsys, tmp_path):
     assert main(["delete", str(shop), "--where", 'lang == "de"']) == 0
     assert "1 documents deleted" in capsys.readouterr().out
     assert main(["delete", str(shop), "--ids", "a17,nothing"]) == 2
-    assert "no document 'nothing'" in capsys.readouterr().err
+    assert "no document 'nothing'. Pass --missing-ok to pass over it." in capsys.readouterr().err
     assert main(["delete", str(shop), "--ids", "a17,nothing", "--missing-ok", "--compact"]) == 0
     assert sorted(found(capsys, shop)) == ["0003", "c1"]
+    for command in (["delete", str(tmp_path / "none"), "--ids", "x"], ["add", str(tmp_path / "none"), str(more)]):
+        assert main([*command, "--device", "cpu"]) == 2
+        said = capsys.readouterr().err
+        assert "none" in said and "InvertedIndex" not in said
     assert main(["delete", str(shop)]) == 2
     assert "either --ids a,b or --where" in capsys.readouterr().err
 
