@@ -268,9 +268,9 @@ class CSREncoder(HeadEncoder):
             ValueError: if it is not fitted, `folder` holds something else, or the layout cannot hold the backbone.
         """
         from csr_hf.publishing.export import export
-        from csr_hf.publishing.model_card import CardDetails
+        from csr_hf.publishing.model_card import CardOptions
 
-        card = CardDetails(license=license)
+        card = CardOptions(license=license)
         done = export(self._loaded(), folder, layout=layout, base_model=base_model, card=card, overwrite=overwrite)
         for note in done.notes:
             logger.warning("%s", note)
@@ -306,10 +306,10 @@ class CSREncoder(HeadEncoder):
         """
         from csr_hf.publishing.export import export
         from csr_hf.publishing.hub import push
-        from csr_hf.publishing.model_card import CardDetails
+        from csr_hf.publishing.model_card import CardOptions
 
         with tempfile.TemporaryDirectory() as temporary:
-            card = CardDetails(repo_id=repo_id, license=license)
+            card = CardOptions(repo_id=repo_id, license=license)
             done = export(self._loaded(), Path(temporary, "model"), layout=layout, card=card)
             for note in done.notes:
                 logger.warning("%s", note)

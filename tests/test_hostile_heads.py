@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from csr_hf.configuration_csr import VERSION, CSRConfig
 from csr_hf.heads import import_checkpoint, load_head
 from csr_hf.publishing.export import write_card_folder
-from csr_hf.publishing.model_card import CardDetails
+from csr_hf.publishing.model_card import CardOptions
 from csr_hf.repository import open_repository
 from tests.conftest import make_head
 
 SECONDS, MEGABYTES = 1.0, 500
-CARD = CardDetails(repo_id="user/me", license="mit")
+CARD = CardOptions(repo_id="user/me", license="mit")
 FLOATS = ("encoder.weight", "pre_bias", "latent_bias", "modality_bias")
 NAMES = ("base_model_name_or_path", "base_model_revision", "modalities", "base_model_settings", "fingerprints")
 CODE = 'x"); __import__("os").system("echo pwned") #'

@@ -185,7 +185,8 @@ class SearchOptions(BackendOptions):
     html: Path | None = None
     """Also write the hits as a page, with thumbnails of images."""
     where: str | None = None
-    """Search among the documents that fit a condition: 'price < 10 and lang in ["en", "de"]'."""
+    """Search among the documents that fit a condition: 'price < 10 and lang in ["en", "de"]'; a column whose name is
+    no Python name is written column("unit price")."""
     more: Annotated[list[tuple[str, float]], Flag(parse=_read_weight)] = field(default_factory=list)
     """A latent to ask for more of, by name or number, and how much in norms of the query: 'refunds=0.3'."""
     without: Annotated[list[str], Flag(parse=str)] = field(default_factory=list)

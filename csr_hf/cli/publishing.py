@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from csr_hf.cli.invocation import Invocation
     from csr_hf.cli.publishing_options import CardSettings
     from csr_hf.publishing.export import Exported
-    from csr_hf.publishing.model_card import CardDetails
+    from csr_hf.publishing.model_card import CardOptions
 
 
 def export(called: Invocation) -> Report:
@@ -157,8 +157,8 @@ def _layout(options: CardSettings) -> dict[str, Any]:
     return {"layout": options.layout, "base_model": options.base_model}
 
 
-def _card(options: CardSettings, repo_id: str | None) -> CardDetails:
-    from csr_hf.publishing.model_card import CardDetails
+def _card(options: CardSettings, repo_id: str | None) -> CardOptions:
+    from csr_hf.publishing.model_card import CardOptions
 
     named = {"repo_id": repo_id} if repo_id else {}
-    return CardDetails(**named, license=options.license, datasets=options.dataset)
+    return CardOptions(**named, license=options.license, datasets=options.dataset)

@@ -42,7 +42,7 @@ class ExportOptions(FolderOptions, Overwriting):
 
 
 @settings
-class CardOptions(FolderOptions):
+class CardFlags(FolderOptions):
     """Flags of `csr-hf card`."""
 
     overwrite_card: bool = False

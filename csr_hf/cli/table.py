@@ -228,7 +228,7 @@ COMMANDS = {
     "card": Command(
         "write the model card of a run, and the files it quotes",
         "publishing:card",
-        ("cli.publishing_options:CardOptions",),
+        ("cli.publishing_options:CardFlags",),
         takes_recipe=False,
         examples="""
   csr-hf card runs/quickstart card --repo-id user/minilm-csr

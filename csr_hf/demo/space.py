@@ -17,7 +17,7 @@ from csr_hf.plumbing.atomic import check_writable, write_whole
 from csr_hf.publishing.export import export
 from csr_hf.publishing.hub import check_name, explained
 from csr_hf.publishing.layouts import Layout
-from csr_hf.publishing.model_card import CardDetails
+from csr_hf.publishing.model_card import CardOptions
 from csr_hf.repository import is_hub_id
 from csr_hf.runs.folder import RunFolder
 from csr_hf.runs.searcher import RunSearcher
@@ -108,7 +108,7 @@ def write_space(
         temporary.mkdir()
         inside = RunFolder.of(temporary / _RUN)
         inside.path.mkdir()
-        card = CardDetails(license=license)
+        card = CardOptions(license=license)
         exported = export(run, inside.model, layout=layout, base_model=base_model, card=card, device=device)
         index.save(inside.path)
         if dense is not None and dense.rows is not None:

@@ -19,7 +19,7 @@ from csr_hf.publishing.latent_names import save_latents, take_latents
 from csr_hf.publishing.layouts import Layout, choose_layout, default_layout
 from csr_hf.publishing.model_card import is_generated, write_card
 from csr_hf.publishing.model_card_facts import RESULTS, copy_run_files
-from csr_hf.publishing.model_card_metadata import CardDetails
+from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.sentence_transformers import native_name, write_full, write_head
 from csr_hf.repository import Repository, is_hub_id, open_repository
 from csr_hf.runs.folder import RunFolder
@@ -90,7 +90,7 @@ def export(
     *,
     layout: Layout | None = None,
     base_model: str | None = None,
-    card: CardDetails | None = None,
+    card: CardOptions | None = None,
     device: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -151,7 +151,7 @@ def export(
         save_latents(latents, temporary)
         if opened.files is not None:
             notes += copy_run_files(opened.files, temporary, head.fingerprint)
-        notes += write_card(temporary, choice.layout, (card or CardDetails()).called(opened.name), facts)
+        notes += write_card(temporary, choice.layout, (card or CardOptions()).called(opened.name), facts)
     notes = [note for note in notes if note]
     needs_code = choice.obstacle is not None
     return Exported(folder, choice.layout, native_name(head), choice.reason, notes, remote_code=needs_code)
@@ -177,7 +177,7 @@ def write_card_folder(
     *,
     layout: Layout | None = None,
     base_model: str | None = None,
-    card: CardDetails | None = None,
+    card: CardOptions | None = None,
     overwrite: bool = False,
 ) -> list[str]:
     """Write a model card and what it quotes, without the weights: `README.md`, `config.json`, `results/`.
@@ -218,7 +218,7 @@ def write_card_folder(
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     of_run = source if Path(source).is_dir() else repository.folder
     notes = copy_run_files(of_run, folder, find_fingerprint(repository))
-    return notes + write_card(folder, layout, (card or CardDetails()).called(str(source)), facts)
+    return notes + write_card(folder, layout, (card or CardOptions()).called(str(source)), facts)
 
 
 def check_target(folder: str | Path, source: str | Path) -> Path:

@@ -11,7 +11,7 @@ from csr_hf.plumbing.atomic import write_whole
 from csr_hf.publishing.backbone_facts import BackboneFacts
 from csr_hf.publishing.latent_names import render_latents
 from csr_hf.publishing.model_card_facts import RESULTS, CardFacts
-from csr_hf.publishing.model_card_metadata import CardDetails, make_card_data, make_eval_results
+from csr_hf.publishing.model_card_metadata import CardOptions, make_card_data, make_eval_results
 from csr_hf.publishing.model_card_sections import (
     describe_purpose,
     describe_snippet,
@@ -27,7 +27,7 @@ _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _MARK = re.compile(r"\n<!-- Made by csr-hf from the files in results/; sha256 ([0-9a-f]{16})\. [^>]*-->\n*\Z")
 
 
-def write_card(folder: Path, layout: str, options: CardDetails, backbone: BackboneFacts | None) -> list[str]:
+def write_card(folder: Path, layout: str, options: CardOptions, backbone: BackboneFacts | None) -> list[str]:
     """Write `README.md` and `.eval_results/` into a folder that holds config.json and `results/`.
 
     Files of an earlier card in `.eval_results/` are removed.
@@ -58,7 +58,7 @@ def write_card(folder: Path, layout: str, options: CardDetails, backbone: Backbo
     return [note for note in notes if note]
 
 
-def render_card(facts: CardFacts, layout: str, options: CardDetails, backbone: BackboneFacts) -> str:
+def render_card(facts: CardFacts, layout: str, options: CardOptions, backbone: BackboneFacts) -> str:
     """Render the card as text; the same files and options give the same text.
 
     Args:

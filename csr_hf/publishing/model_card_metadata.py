@@ -36,7 +36,7 @@ UNNAMED = "user/name"
 
 
 @dataclass(frozen=True)
-class CardDetails:
+class CardOptions:
     """What the author of a card adds to the files of a run."""
 
     repo_id: str = UNNAMED
@@ -46,7 +46,7 @@ class CardDetails:
     datasets: list[str] = field(default_factory=list)
     """Hub ids of the training data; default the sources in the recipe that are Hub ids."""
 
-    def called(self, source: str) -> CardDetails:
+    def called(self, source: str) -> CardOptions:
         """Take the name of what is exported where the author gave none.
 
         Args:
@@ -69,7 +69,7 @@ class CardDetails:
         return self.repo_id.rsplit("/", 1)[-1]
 
 
-def make_card_data(facts: CardFacts, layout: str, options: CardDetails, backbone: BackboneFacts) -> Any:
+def make_card_data(facts: CardFacts, layout: str, options: CardOptions, backbone: BackboneFacts) -> Any:
     """Make the front matter of a card, a `huggingface_hub.ModelCardData`.
 
     Args:

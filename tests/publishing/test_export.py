@@ -16,7 +16,7 @@ from csr_hf.explain.latents import Example, Latent, Latents
 from csr_hf.plumbing.foreign import inline
 from csr_hf.publishing import layouts
 from csr_hf.publishing.export import export
-from csr_hf.publishing.model_card import CardDetails
+from csr_hf.publishing.model_card import CardOptions
 from csr_hf.publishing.sentence_transformers import native_head
 from tests.conftest import MINILM
 from tests.publishing.conftest import change_json, make_head, make_results, write_run
@@ -130,7 +130,7 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_export_again_of_what_was_exported(exported, tmp_path):
-    again = export(exported, tmp_path / "again", device="cpu", card=CardDetails(repo_id="user/run")).folder
+    again = export(exported, tmp_path / "again", device="cpu", card=CardOptions(repo_id="user/run")).folder
     names = {path.relative_to(again) for path in again.rglob("*")}
     assert names == {path.relative_to(exported) for path in exported.rglob("*")}
     for name in ("README.md", "results/results.json", "model.safetensors", "0_Transformer/model.safetensors"):

@@ -16,7 +16,7 @@ from csr_hf.plumbing.redaction import shareable, without_secrets
 from csr_hf.publishing.backbone_facts import BackboneFacts, find_backbone_facts
 from csr_hf.publishing.export import write_card_folder
 from csr_hf.publishing.model_card import is_generated, write_card
-from csr_hf.publishing.model_card_metadata import CardDetails
+from csr_hf.publishing.model_card_metadata import CardOptions
 from csr_hf.publishing.model_card_sections import list_limits, summarize
 from tests.conftest import MINILM
 from tests.publishing.conftest import change_json, make_head, make_results, write_run
@@ -27,7 +27,7 @@ FIRST = ROOT / "model_cards" / "csr-all-MiniLM-L6-v2-python-docs"
 
 @pytest.fixture
 def card(run_folder, tmp_path):
-    write_card_folder(run_folder, tmp_path / "card", card=CardDetails(repo_id="user/minilm-csr"))
+    write_card_folder(run_folder, tmp_path / "card", card=CardOptions(repo_id="user/minilm-csr"))
     return tmp_path / "card"
 
 
@@ -118,7 +118,7 @@ def test_figures_of_mteb_join_those_of_the_run(run_folder, tmp_path):
         "SciFact": "retrieval",
         "STSBenchmark": "sts",
     }
-    write_card_folder(tmp_path / "card", tmp_path / "again", card=CardDetails(repo_id="user/run"))
+    write_card_folder(tmp_path / "card", tmp_path / "again", card=CardOptions(repo_id="user/run"))
     assert (tmp_path / "again" / "README.md").read_text() == text
 
 
@@ -182,7 +182,7 @@ def test_figures_of_another_head_are_left_out_and_it_is_said(run_folder, tmp_pat
 
 
 def test_same_files_give_the_same_card(card, tmp_path):
-    write_card_folder(card, tmp_path / "again", card=CardDetails(repo_id="user/minilm-csr"))
+    write_card_folder(card, tmp_path / "again", card=CardOptions(repo_id="user/minilm-csr"))
     names = {path.relative_to(card) for path in card.rglob("*") if path.is_file()}
     assert names == {
         path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()
@@ -223,7 +223,7 @@ def test_changes_of_a_person_are_noticed(card, run_folder, capsys):
     ],
 )
 def test_a_license_that_is_not_the_backbones_is_warned_of(card, license, backbone, warning):
-    notes = write_card(card, "full", CardDetails(license=license), BackboneFacts(license=backbone))
+    notes = write_card(card, "full", CardOptions(license=license), BackboneFacts(license=backbone))
     assert [warning in note for note in notes] == ([True] if warning else [])
     assert ModelCard.load(card / "README.md").data.license == (license or backbone)
 
@@ -336,7 +336,7 @@ def test_settings_of_the_backbone_are_quoted(tmp_path, layout):
     evil = EVIL.format(trap=tmp_path / "trap")
     settings = {"prompts": {"query": evil}, "truncate_dim": 384, "dtype": "bfloat16", "max_seq_length": 64}
     write_run(tmp_path / "run", make_head(base_model_settings=settings), make_results())
-    write_card_folder(tmp_path / "run", tmp_path / "card", layout=layout, card=CardDetails(repo_id="user/name"))
+    write_card_folder(tmp_path / "run", tmp_path / "card", layout=layout, card=CardOptions(repo_id="user/name"))
     text = (tmp_path / "card" / "README.md").read_text()
     recorded = text.partition("## Backbone\n")[2].partition("```json\n")[2].partition("\n```\n")[0]
     assert json.loads(recorded) == settings
