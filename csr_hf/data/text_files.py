@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+_STARTS = {rb"\x1f\x8b": ".gz", rb"BZh[1-9]1AY&SY": ".bz2", rb"\x28\xb5\x2f\xfd": ".zst"}
+"""Patterns of the first bytes of compressed files -> their endings."""
 
 
 @contextmanager
@@ -72,7 +77,11 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _find_encoding(file: io.BufferedReader, path: Path) -> str:
-    begin = file.peek(4)[:4]
+    start = file.peek(10)[:10]
+    begin = start[:4]
+    ending = next((ending for pattern, ending in _STARTS.items() if re.match(pattern, start)), None)
+    if ending is not None and path.suffix.lower() not in COMPRESSIONS:
+        raise ValueError(f"it is compressed. Give it the ending that says so: {path.name}{ending}.")
     for mark, encoding in _MARKS.items():
         if begin.startswith(mark):
             return encoding

@@ -55,3 +55,14 @@ def test_utf16_without_a_mark_is_named(tmp_path):
     path.write_bytes(b"\xff\xfea\0b")
     with pytest.raises(ValueError, match=r"^it begins as UTF-16, but is not\. Save it again as UTF-8\.$"):
         list(read_lines(path))
+
+
+@pytest.mark.parametrize(
+    ("ending", "begin"), [(".gz", b"\x1f\x8b"), (".bz2", b"BZh91AY&SY"), (".zst", b"\x28\xb5\x2f\xfd")]
+)
+def test_a_compressed_file_without_its_ending_is_named(tmp_path, ending, begin):
+    (tmp_path / "faq.csv").write_bytes(begin + bytes(range(128, 200)))
+    with pytest.raises(ValueError, match=rf"it is compressed\. Give it the ending that says so: faq\.csv\{ending}"):
+        list(read_lines(tmp_path / "faq.csv"))
+    (tmp_path / "faq.csv").write_text("BZhang wrote this\n")
+    assert list(read_lines(tmp_path / "faq.csv")) == ["BZhang wrote this"]
