@@ -333,3 +333,16 @@ def test_mteb_evaluates_an_encoder(encoder, tmp_path):
 def test_sizes_that_no_head_has_are_refused_at_once(tiny_folder, given, message):
     with pytest.raises(ValueError, match=message):
         CSREncoder(str(tiny_folder("bert")), device="cpu", **given)
+
+
+def test_a_device_that_cannot_be_used_is_named_at_once(tiny_folder, encoder):
+    folder = str(tiny_folder("bert"))
+    for call in (
+        lambda: CSREncoder(folder, device="toaster"),
+        lambda: load_backbone(folder, device="toaster"),
+        lambda: encoder.encode("a", device="toaster"),
+        lambda: encoder.encode_query(["a", "b"], device=["cpu", "toaster"]),
+    ):
+        with pytest.raises(ValueError, match=r"`device` toaster cannot be used: .*Leave it out, or give cpu"):
+            call()
+    assert np.array_equal(encoder.encode("a", device="cpu").indices, encoder.encode("a").indices)

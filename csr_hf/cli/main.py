@@ -14,6 +14,7 @@ from csr_hf.cli.invocation import Invocation
 from csr_hf.cli.parsing import build_overview, parse
 from csr_hf.cli.table import COMMANDS
 from csr_hf.plumbing.atomic import FULL
+from csr_hf.plumbing.devices import check_device
 from csr_hf.plumbing.errors import ExpectedError, explain
 from csr_hf.plumbing.foreign import visible
 from csr_hf.plumbing.launcher import launched_processes
@@ -73,7 +74,7 @@ def _call(called: Invocation) -> int:
     with _shown_log(level), nullcontext() if called.debug else _quiet_libraries(show_transfers):
         (disable_progress_bars if called.no_progress else enable_progress_bars)()
         if called.device is not None:
-            _check_device(called.device)
+            check_device(called.device, "--device")
         call = COMMANDS[called.name].load_call()
         if not called.json:
             report = call(called)
@@ -86,17 +87,6 @@ def _call(called: Invocation) -> int:
             if report is not None:
                 report.write_json(stdout)
     return 0 if report is None else report.code
-
-
-def _check_device(name: str) -> None:
-    """Check that torch can use a device, before anything is read."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(f"--device {name} cannot be used: {reason}. Leave it out, or give cpu.") from error
 
 
 @contextmanager

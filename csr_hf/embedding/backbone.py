@@ -18,6 +18,7 @@ from csr_hf.embedding.fingerprints import (
 )
 from csr_hf.embedding.images import is_image, prepare_image
 from csr_hf.embedding.inputs import as_sequence, check_text
+from csr_hf.plumbing.devices import check_device
 from csr_hf.plumbing.logs import shows_progress
 
 if TYPE_CHECKING:
@@ -126,13 +127,14 @@ class Backbone:
             float32, shape (n, dim).
 
         Raises:
-            ValueError: as `modalities_of` does, if the prompt or the task is unknown, or an image is broken.
+            ValueError: as `modalities_of` does, if the prompt or the task is unknown, an image is broken, or a device
+                cannot be used.
         """
         inputs = as_sequence(inputs)
         if show_progress_bar is None:
             show_progress_bar = len(inputs) > batch_size and shows_progress()
         chosen = self.prompt(prompt_name, task) if prompt is None else prompt
-        options: dict[str, Any] = {"prompt": chosen, "device": device, "chunk_size": chunk_size}
+        options: dict[str, Any] = {"prompt": chosen, "device": check_device(device), "chunk_size": chunk_size}
         if task is not None:
             options["task"] = task
         kinds, as_text = np.array(self.modalities_of(inputs), object), _text_marker(self.model.modalities)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from csr_hf.embedding.arguments import BackboneSettings
 from csr_hf.embedding.backbone import Backbone
+from csr_hf.plumbing.devices import check_device
 from csr_hf.repository import Repository, is_hub_id
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def load_backbone(
             `similarity`: see `BackboneSettings`.
 
     Raises:
-        ValueError: if no such model is found (every place that was tried is named), it needs code of its own, or a
-            setting is wrong.
+        ValueError: if no such model is found (every place that was tried is named), it needs code of its own, or the
+            device or a setting is wrong.
     """
-    origin = _Origin(device=device, token=token, trust_remote_code=trust_remote_code)
+    origin = _Origin(device=check_device(device), token=token, trust_remote_code=trust_remote_code)
     backbone = _find(name_or_path, revision, origin, BackboneSettings(**settings))
     _name_unused_prompt(backbone)
     return backbone
@@ -159,7 +160,7 @@ def load_backbone_of(
             a head from the Hub names a local folder as its backbone, the recorded settings are wrong, or the backbone
             is not found.
     """
-    name, origin = head.config.base_model_name_or_path, _Origin(device, token, trust_remote_code)
+    name, origin = head.config.base_model_name_or_path, _Origin(check_device(device), token, trust_remote_code)
     recorded = BackboneSettings.from_config(getattr(head.config, "base_model_settings", None), repository.name)
     settings = recorded.changed(overrides)
     packed = load_packed_backbone(repository, name or repository.name, device=device, settings=settings)
