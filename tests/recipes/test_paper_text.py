@@ -83,12 +83,12 @@ def test_the_curve_begins_at_the_frozen_model_and_goes_on_by_minutes(curve):
     whole = [each for each in fine_tuned if set(tasks) <= set(each.tasks)]
     assert 0 < len(whole) < len(fine_tuned)
     lines = script.list_lines(frozen, fine_tuned, 64)
-    assert list(lines) == [whole[0].model, "frozen MiniLM, CSR, packed"]
-    assert lines[whole[0].model] == [
-        (0.0, frozen[0].share(tasks, 64)), *((each.minutes, each.share(tasks, 64)) for each in whole)
-    ]  # fmt: skip
-    minutes = [point[0] for point in lines[whole[0].model]]
-    assert minutes == sorted(minutes)
+    assert list(lines) == [*dict.fromkeys(each.model for each in whole), "frozen MiniLM, CSR, packed"]
+    for model in {each.model for each in whole}:
+        expected = [(each.minutes, each.share(tasks, 64)) for each in whole if each.model == model]
+        assert lines[model] == [(0.0, frozen[0].share(tasks, 64)), *expected]
+        minutes = [point[0] for point in lines[model]]
+        assert minutes == sorted(minutes)
 
 
 def test_a_share_is_the_mean_over_tasks_and_seeds_of_the_largest_setting_within_the_budget(curve):
