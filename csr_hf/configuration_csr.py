@@ -152,7 +152,7 @@ class CSRConfig(PretrainedConfig):
         try:
             config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
             if not config:  # As transformers has it for a folder without the file.
-                raise FileNotFoundError(f"{pretrained_model_name_or_path} has no config.json, or an empty one.")
+                raise FileNotFoundError(f"{pretrained_model_name_or_path} has no config.json. Save the head again.")
             return _renew(config), unused
         except (RecursionError, AttributeError, TypeError) as error:
             raise ValueError(f"config.json of {pretrained_model_name_or_path} is no mapping of settings.") from error

@@ -385,9 +385,9 @@ def test_an_embedding_of_16_bits_asks(encoder):
 def test_a_column_without_values_is_filled_by_later_documents(encoder, tmp_path):
     index = SearchIndex.build(encoder, ["red", "blue"], metadata=[{"x": None}, {"x": None}])
     index.add(["green"], metadata=[{"x": "hi"}])
-    for opened in (index, index):
+    index.save(tmp_path / "two segments")
+    compact = SearchIndex.load(tmp_path / "two segments", encoder)
+    compact.index.compact()
+    compact.save(tmp_path / "one")
+    for opened in (index, compact, *(SearchIndex.load(folder, encoder) for folder in tmp_path.iterdir())):
         assert [hit.text for hit in opened.search("green", 3, EXACT, filter="x == 'hi'")] == ["green"]
-        opened.index.compact()
-    index.save(tmp_path)
-    again = SearchIndex.load(tmp_path, encoder)
-    assert [hit.text for hit in again.search("green", 3, EXACT, filter="x == 'hi'")] == ["green"]

@@ -151,12 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record_command(shlex.join(["python", "recipes/bench/hidden_dims.py", *arguments]))
     try:
         ks = [int(k) for k in options.ks.split(",")]
+        if min(options.turns, *ks) < 1:
+            raise ValueError(f"`--turns` ({options.turns}) and `--ks` ({options.ks}) must be at least 1.")
         check_writable(options.output.parent)
         data = load_data(options.embeddings, n_documents=options.n_documents, n_queries=options.n_queries)
         with limited_to(1):
             found = list(measure(data, options.heads, ks, options.turns))
-    except (ValueError, OSError) as error:
-        print(f"hidden_dims.py: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        way_on = '. pip install "csr_hf[bench]" installs what is missing' if isinstance(error, ImportError) else ""
+        print(f"hidden_dims.py: error: {error}{way_on}", file=sys.stderr)
         return 2
     written = shareable({**conditions(["faiss-cpu", "scipy"]), **data.description, "searches": found})
     with write_whole(options.output) as path:

@@ -135,7 +135,7 @@ def test_codes_and_coders_of_either_kind_are_loaded_by_one_call(tmp_path, coder)
     whole = (tmp_path / "coder.safetensors").read_bytes()
     (tmp_path / "coder.safetensors").write_bytes(whole.replace(b"row_bytes", b"raw_bytes"))
     with pytest.raises(ValueError, match=r"coder\.safetensors is damaged, or no file of a coder .*Save it again"):
-        examine(tmp_path / "coder.safetensors").lines
+        examine(tmp_path / "coder.safetensors")
 
 
 def test_codes_of_another_coder_are_refused(coder):

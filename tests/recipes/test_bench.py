@@ -358,8 +358,12 @@ def test_searches_through_codes_are_measured_beside_dense_ones(folder, head, row
     assert (codes_8["hidden_dim"], codes_8["k"], codes_8["postings_if_even"]) == (256, 8, 0.25)
 
 
-def test_a_file_that_is_missing_is_named_before_anything_is_measured(folder, tmp_path, capsys):
+def test_what_is_missing_or_too_small_is_named_before_anything_is_measured(folder, tmp_path, capsys):
     output = tmp_path / "found.json"
     arguments = [str(folder / "head"), "--embeddings", str(tmp_path / "none.npy"), "--output", str(output)]
     assert hidden_dims.main(arguments) == 2
     assert "none.npy" in capsys.readouterr().err and not output.exists()
+    arguments = [str(folder / "head"), "--embeddings", str(folder / "rows.npy"), "--output", str(output)]
+    for wrong in (["--turns", "0"], ["--ks", "8,0"]):
+        assert hidden_dims.main([*arguments, *wrong]) == 2
+        assert "must be at least 1" in capsys.readouterr().err

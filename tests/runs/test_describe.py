@@ -75,4 +75,4 @@ def test_packed_codes_are_described_and_damaged_ones_refused(tmp_path):
     raw = (tmp_path / "codes.safetensors").read_bytes()
     (tmp_path / "codes.safetensors").write_bytes(raw[:-1])
     with pytest.raises(ValueError, match=r"codes\.safetensors is truncated, damaged, or no file of"):
-        examine(tmp_path / "codes.safetensors").lines
+        examine(tmp_path / "codes.safetensors")
